@@ -1,0 +1,69 @@
+"""headstart: run a frozen encoder once, keep its features, train heads on them in seconds.
+
+    import headstart
+
+    cache = headstart.extract("reviews.csv", "reviews.h5", headstart.ExtractSettings(encoder="bert-base-chinese"))
+    run = headstart.train_head(cache, "run")
+    head = headstart.load_head(run)
+
+Names load what they need when they are first used, so importing this package loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .cache.errors import HeadstartError, UserError
+    from .cache.identity import Identity
+    from .cache.reader import Cache, open_cache
+    from .stages.extract import extract
+    from .stages.head import Head, load_head
+    from .stages.predict import predict
+    from .stages.settings import ExtractSettings, Precision, Storage, TrainSettings
+    from .stages.train_head import train_head
+
+_HOMES = {
+    "Cache": "cache.reader",
+    "ExtractSettings": "stages.settings",
+    "Head": "stages.head",
+    "HeadstartError": "cache.errors",
+    "Identity": "cache.identity",
+    "Precision": "stages.settings",
+    "Storage": "stages.settings",
+    "TrainSettings": "stages.settings",
+    "UserError": "cache.errors",
+    "extract": "stages.extract",
+    "load_head": "stages.head",
+    "open_cache": "cache.reader",
+    "predict": "stages.predict",
+    "train_head": "stages.train_head",
+}
+
+__all__ = [
+    "Cache",
+    "ExtractSettings",
+    "Head",
+    "HeadstartError",
+    "Identity",
+    "Precision",
+    "Storage",
+    "TrainSettings",
+    "UserError",
+    "extract",
+    "load_head",
+    "open_cache",
+    "predict",
+    "train_head",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

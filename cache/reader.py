@@ -1,0 +1,183 @@
+"""Reading a cache: rows mapped without copying, and checksums that say whether they are whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import DamagedError, NotACacheError, UserError
+from .hashing import Hashes, digest
+from .identity import Identity
+from .layout import Layout, Span, read_layout, storage_errors
+
+Features = npt.NDArray[np.floating[Any]]
+"""Features, (rows, width) float32 or float16."""
+Labels = npt.NDArray[np.int64]
+"""Class numbers, (rows,) int64, each an index into the label names."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cache:
+    """An open cache. Arrays are read-only maps of the file: rows are read when they are looked at.
+
+    Attributes:
+        path: The file.
+        layout: Rows, blocks, widths and storage.
+        identity: What the features are of; see `Identity`.
+        plan: How the rows were batched, and on what kind of device.
+        record: The record of the run: rows, tokens, seconds, speed, machine. Empty in an unfinished file.
+        label_names: The classes, in the order of their numbers; None without labels.
+        labels: (rows,) int64; None without labels.
+        text_hashes: (rows, 16) uint8, one hash per row's text.
+        token_hashes: (rows, 16) uint8, one hash per row's token sequence.
+    """
+
+    path: Path
+    layout: Layout
+    identity: Identity
+    plan: Mapping[str, Any]
+    record: Mapping[str, Any]
+    label_names: tuple[str, ...] | None
+    labels: Labels | None
+    text_hashes: Hashes
+    token_hashes: Hashes
+    block_checksums: Hashes
+    label_checksums: Hashes | None
+    _features: Mapping[str, Features]
+
+    @property
+    def rows(self) -> int:
+        return self.layout.rows
+
+    def features(self, name: str = "cls") -> Features:
+        """One feature of every row: (rows, width) float32 or float16, mapped and read-only.
+
+        Raises:
+            UserError: the cache does not hold this feature.
+        """
+        if name not in self._features:
+            held = ", ".join(sorted(self._features))
+            raise UserError(f"{self.path} holds no feature {name!r}; it holds: {held}")
+        return self._features[name]
+
+    def block_holds(self, block: int) -> bool:
+        """Whether a block's features and hashes are the ones that its checksum was taken of."""
+        rows = self.layout.block_slice(block)
+        parts = [self._features[name][rows] for name in sorted(self._features)]
+        checksum = block_checksum(rows, [*parts, self.text_hashes[rows], self.token_hashes[rows]])
+        return checksum == self.block_checksums[block].tobytes()
+
+    def damaged_blocks(self) -> list[int]:
+        """Read every row once and list the blocks whose checksum does not hold, of features or of labels."""
+        return [
+            block
+            for block in range(self.layout.blocks)
+            if not (self.block_holds(block) and self._block_labels_hold(block))
+        ]
+
+    def check(self) -> None:
+        """Read every row once, and raise where any is damaged.
+
+        Raises:
+            DamagedError: a checksum does not hold, or a label is out of range.
+        """
+        if damaged := self.damaged_blocks():
+            rows = self.layout.block_slice(damaged[0])
+            raise DamagedError(
+                f"{self.path}: {len(damaged)} of {self.layout.blocks} blocks are damaged, the first at rows "
+                f"{rows.start + 1:,} to {rows.stop:,}; extract again with --overwrite"
+            )
+        if self.labels is not None and self.label_names is not None:
+            if self.labels.min() < 0 or self.labels.max() >= len(self.label_names):
+                raise DamagedError(f"{self.path}: a label is outside 0 to {len(self.label_names) - 1}")
+
+    def _block_labels_hold(self, block: int) -> bool:
+        if self.labels is None or self.label_checksums is None:
+            return True
+        rows = self.layout.block_slice(block)
+        return block_checksum(rows, [self.labels[rows]]) == self.label_checksums[block].tobytes()
+
+
+def open_cache(path: str | Path) -> Cache:
+    """Open a finished cache, checking its structure, identity and documents (not its rows: see `Cache.check`).
+
+    Raises:
+        NotACacheError: there is no such file, it is not one of ours, it is unfinished, or of a newer version.
+        DamagedError: it is cut short, its structure is wrong, or a document's checksum does not hold.
+        StorageError: it cannot be read.
+    """
+    cache = open_any(Path(path))
+    if not cache.record:
+        raise NotACacheError(f"{path} is not finished; run the same headstart extract again to carry on with it")
+    return cache
+
+
+def open_any(path: Path) -> Cache:
+    """Open a cache, finished or not. An unfinished one has an empty record, and blocks that do not hold."""
+    layout, spans = read_layout(path)
+    with storage_errors(f"cannot read {path}"):
+        documents = {name: _read_document(path, name, spans) for name in layout.document_bytes}
+        arrays = {name: span.map(path) for name, span in spans.items() if span.shape}
+    names = documents.get("label_names")
+    if layout.labelled != (names is not None) or not (names is None or _is_list_of_names(names)):
+        raise DamagedError(f"{path}: its label names are not a list of distinct names, one list for its labels")
+    for name in ("plan", "record"):
+        if not isinstance(documents[name], dict):
+            raise DamagedError(f"{path}: its {name} is not a JSON object")
+    identity = Identity.from_dict(documents["identity"], str(path))
+    if set(identity.features) != set(layout.widths):
+        raise DamagedError(
+            f"{path}: it holds the features {sorted(layout.widths)}, its identity says {list(identity.features)}"
+        )
+    fields: dict[str, Any] = {
+        "labels": arrays.get("labels"),
+        "text_hashes": arrays["hashes/text"],
+        "token_hashes": arrays["hashes/tokens"],
+        "block_checksums": arrays["checksums/blocks"],
+        "label_checksums": arrays.get("checksums/labels"),
+        "_features": {name: arrays[f"features/{name}"] for name in layout.widths},
+    }
+    return Cache(
+        path=path,
+        layout=layout,
+        identity=identity,
+        plan=documents["plan"],
+        record=documents["record"],
+        label_names=None if names is None else tuple(names),
+        **fields,
+    )
+
+
+def block_checksum(rows: slice, parts: list[npt.NDArray[Any]]) -> bytes:
+    """The checksum of some arrays of a block: of its place, so that no block passes for another, then of each."""
+    return digest(np.array([rows.start, rows.stop], "<u8"), *parts)
+
+
+def _read_document(path: Path, name: str, spans: Mapping[str, Span]) -> Any:
+    """Read one JSON document. A record that was never written reads as an empty object."""
+    content = _read_bytes(path, spans[name])
+    checksum = _read_bytes(path, spans[f"checksums/{name}"])
+    if name == "record" and not any(checksum) and not any(content):
+        return {}
+    if digest(content) != checksum:
+        raise DamagedError(f"{path}: its {name} is damaged (the checksum does not hold); extract again with --overwrite")
+    try:
+        return json.loads(content.rstrip(b"\0"))
+    except ValueError as error:
+        raise DamagedError(f"{path}: its {name} is not JSON: {error}") from None
+
+
+def _read_bytes(path: Path, span: Span) -> bytes:
+    with path.open("rb") as file:
+        file.seek(span.offset)
+        return file.read(span.nbytes)
+
+
+def _is_list_of_names(names: Any) -> bool:
+    return isinstance(names, list) and all(isinstance(n, str) for n in names) and 0 < len(names) == len(set(names))

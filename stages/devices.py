@@ -1,0 +1,77 @@
+"""Which device to use, and what it has units for."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+import torch
+
+from ..cache.errors import SettingsError
+from .settings import Precision
+
+DTYPES = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT16: torch.float16}
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+"""On a CPU a batch should stay in its caches; a GPU must be filled (that figure was not measured)."""
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn ``auto`` or a device's name into a device that is there.
+
+    Raises:
+        SettingsError: no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingsError(f"device {name!r} cannot be used here ({reason}); try --device auto") from None
+    return device
+
+
+def choose_precision(wanted: Precision, device: torch.device) -> tuple[Precision, str]:
+    """Decide what to compute in, and say why.
+
+    Half precision is taken only where the hardware multiplies matrices in it: on a CPU without such units,
+    bfloat16 is emulated and several times slower than float32.
+    """
+    if wanted is not Precision.AUTO:
+        return wanted, "as asked for"
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Precision.BFLOAT16, "this GPU has bfloat16 units"
+        if torch.cuda.get_device_capability(device) >= (7, 0):
+            return Precision.FLOAT16, "this GPU has float16 units, and none for bfloat16"
+        return Precision.FLOAT32, "this GPU has no units for half precision"
+    if device.type == "cpu":
+        units = [unit for unit in ("amx_bf16", "avx512_bf16", "bf16") if torch.cpu.get_capabilities().get(unit)]
+        if units:
+            return Precision.BFLOAT16, f"this CPU has bfloat16 units ({units[0]})"
+        return Precision.FLOAT32, "this CPU has no bfloat16 units"
+    return Precision.FLOAT32, f"half precision was never tried on {device.type}"
+
+
+def default_batch_tokens(device: torch.device) -> int:
+    """Tokens in a batch that suit this kind of device."""
+    return _BATCH_TOKENS.get(device.type, _BATCH_TOKENS["cpu"])
+
+
+def describe(device: torch.device) -> str:
+    """The device's own name, for the record."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine())
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a speed was measured on."""
+    return {
+        "device": describe(device),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }

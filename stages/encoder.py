@@ -1,0 +1,180 @@
+"""The frozen encoder: texts to token ids, token ids to features. The one module that knows transformers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+
+from ..cache.errors import EncoderError, SettingsError
+from .devices import DTYPES
+from .encoder_files import EncoderFiles
+from .settings import Precision
+
+TokenIds = npt.NDArray[np.int32]
+"""One token sequence, (tokens,) int32."""
+Features = npt.NDArray[np.float32]
+
+VERSIONS = {"torch": torch.__version__, "transformers": transformers.__version__}
+
+
+class Encoder:
+    """A pretrained encoder that is never trained: in ``eval()``, under ``inference_mode``.
+
+    Attributes:
+        width: Numbers in each feature.
+        max_length: Longest token sequence, special tokens included.
+    """
+
+    def __init__(
+        self, files: EncoderFiles, *, device: torch.device, precision: Precision, prefix: str, max_length: int
+    ) -> None:
+        """Load the tokenizer and the weights.
+
+        Raises:
+            EncoderError: the files are damaged, do not fit each other, or are not an encoder's.
+            SettingsError: ``max_length`` is more than the encoder has positions for, or leaves no room for text.
+        """
+        self._name, self._prefix, self.max_length = files.name, prefix, max_length
+        self._device, self._precision = device, precision
+        with _quiet_transformers(), _loading(files):
+            self._tokenizer = _load_tokenizer(files)
+            self._model = _load_model(files)
+        self._model.to(device)
+        self.width = int(self._model.config.hidden_size)
+        self._check_fit()
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[list[TokenIds], npt.NDArray[np.bool_]]:
+        """Turn texts into token ids, special tokens included.
+
+        Returns:
+            The sequences, and (texts,) bool: which of them were cut at ``max_length``.
+        """
+        # The tokenizer's own pass over a batch, without the lists of Python integers that its wrapper builds.
+        backend = self._tokenizer.backend_tokenizer
+        encodings = backend.encode_batch([self._prefix + text for text in texts])
+        sequences = [np.array(encoding.ids, np.int32) for encoding in encodings]
+        return sequences, np.array([bool(encoding.overflowing) for encoding in encodings], bool)
+
+    def encode(self, sequences: Sequence[TokenIds]) -> dict[str, Features]:
+        """Encode one batch.
+
+        Args:
+            sequences: Token sequences; similar lengths waste the least.
+
+        Returns:
+            ``cls``: (sequences, width) float32, the last layer's hidden state at the first position.
+        """
+        longest = max(len(sequence) for sequence in sequences)
+        ids = np.full((len(sequences), longest), self._pad, np.int64)  # (sequences, longest)
+        mask = np.zeros((len(sequences), longest), np.int64)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = sequence
+            mask[row, : len(sequence)] = 1
+        enabled = self._precision is not Precision.FLOAT32
+        with torch.inference_mode(), torch.autocast(self._device.type, DTYPES[self._precision], enabled=enabled):
+            hidden = self._model(
+                input_ids=torch.from_numpy(ids).to(self._device), attention_mask=torch.from_numpy(mask).to(self._device)
+            ).last_hidden_state  # (sequences, longest, width)
+        return {"cls": hidden[:, 0].float().cpu().numpy()}
+
+    @property
+    def _pad(self) -> int:
+        return int(self._tokenizer.pad_token_id or 0)
+
+    def _check_fit(self) -> None:
+        """Refuse what would give features that are wrong, or none."""
+        tokens = self._model.get_input_embeddings().num_embeddings
+        if len(self._tokenizer) > tokens:
+            raise EncoderError(
+                f"encoder {self._name}: its tokenizer knows {len(self._tokenizer):,} tokens, its model {tokens:,}: "
+                "they do not belong together"
+            )
+        positions = min(_positions(self._model), self._tokenizer.model_max_length)
+        special = self._tokenizer.num_special_tokens_to_add()
+        if self.max_length > positions:
+            raise SettingsError(f"max_length is {self.max_length}; encoder {self._name} reads at most {positions} tokens")
+        if self.max_length <= special:
+            raise SettingsError(f"max_length is {self.max_length}, of which special tokens take {special}: no room for text")
+        backend = self._tokenizer.backend_tokenizer
+        backend.enable_truncation(self.max_length, direction=self._tokenizer.truncation_side)
+        backend.no_padding()
+        first, second = (self.encode([np.array([1, token], np.int32)])["cls"] for token in (2, 3))
+        if np.array_equal(first, second) and np.isfinite(first).all():
+            raise EncoderError(
+                f"encoder {self._name}: its first position does not see the tokens after it, so it cannot stand for a "
+                "text: this is a decoder, not an encoder"
+            )
+
+
+def _load_tokenizer(files: EncoderFiles) -> Any:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        files.folder, use_fast=True, trust_remote_code=False, local_files_only=True
+    )
+    if not tokenizer.is_fast:
+        raise EncoderError(f"encoder {files.name} has no fast tokenizer; save one as tokenizer.json beside its weights")
+    return tokenizer
+
+
+def _load_model(files: EncoderFiles) -> Any:
+    model, loading = transformers.AutoModel.from_pretrained(
+        files.folder,
+        dtype=torch.float32,
+        use_safetensors=not files.pickled,
+        trust_remote_code=False,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    if model.config.is_encoder_decoder:
+        raise EncoderError(f"encoder {files.name} is an encoder with a decoder ({model.config.model_type}); not supported")
+    # A pooler that was never saved is made up by transformers; no feature reads it. Anything else made up would be.
+    made_up = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))
+    wrong = made_up or sorted(map(str, loading["mismatched_keys"])) or loading["error_msgs"]
+    if wrong:
+        raise EncoderError(
+            f"encoder {files.name}: its weights do not fit its config.json ({len(wrong)} of them, such as {wrong[0]})"
+        )
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def _positions(model: Any) -> int:
+    """Most tokens that the model has positions for; RoBERTa's start after its padding index."""
+    most = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(most, int) or most < 1:
+        return 1 << 30
+    embedding = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(embedding, "padding_idx", None)
+    return most if padding is None else most - padding - 1
+
+
+@contextlib.contextmanager
+def _loading(files: EncoderFiles) -> Iterator[None]:
+    """Turn whatever transformers raises while it reads files into one line."""
+    try:
+        yield
+    except EncoderError:
+        raise
+    except Exception as error:  # it raises of every kind, according to what is wrong with which file
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise EncoderError(f"encoder {files.name}: its files in {files.folder} cannot be read: {reason}") from error
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers' own bars and reports off the terminal while it loads; what matters is raised."""
+    verbosity = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        if bars:
+            transformers.logging.enable_progress_bar()

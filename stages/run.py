@@ -1,0 +1,92 @@
+"""The folder that a training run leaves: ``head.safetensors`` and ``run.json``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..cache.errors import DamagedError, NotACacheError, OutputExistsError, StorageError
+from ..cache.layout import storage_errors
+
+HEAD_FILE = "head.safetensors"
+RUN_FILE = "run.json"
+FORMAT = "headstart-run"
+VERSION = 1
+
+
+@contextlib.contextmanager
+def new_run(folder: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give a scratch folder to fill; it takes the run's name when all went well, and is gone when not.
+
+    Raises:
+        OutputExistsError: the folder is there already and may not be replaced.
+        StorageError: it cannot be written.
+    """
+    require_free(folder, overwrite=overwrite)
+    scratch = folder.with_name(folder.name + ".partial")
+    with storage_errors(f"cannot write {folder}"):
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+    try:
+        yield scratch
+        with storage_errors(f"cannot write {folder}"):
+            if folder.exists():
+                replaced = folder.with_name(folder.name + ".replaced")
+                shutil.rmtree(replaced, ignore_errors=True)
+                folder.rename(replaced)
+                scratch.rename(folder)
+                shutil.rmtree(replaced)
+            else:
+                scratch.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def require_free(folder: Path, *, overwrite: bool) -> None:
+    """Refuse an output that is there already, unless it is a run that may be replaced."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not overwrite:
+        raise OutputExistsError(f"{folder} exists already; choose another --out, or --overwrite it")
+    if not (folder / RUN_FILE).is_file():
+        raise OutputExistsError(f"{folder} is not a run, so it is not overwritten; choose another --out")
+
+
+def write_run(folder: Path, fields: dict[str, Any]) -> None:
+    """Write ``run.json``."""
+    content = json.dumps({"format": FORMAT, "version": VERSION, **fields}, ensure_ascii=False, indent=1)
+    (folder / RUN_FILE).write_text(content + "\n", encoding="utf-8")
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Read and check ``run.json``.
+
+    Raises:
+        NotACacheError: the folder is not a run, or one of a newer version.
+        DamagedError: its ``run.json`` is not what it should be.
+        StorageError: it cannot be read.
+    """
+    path = folder / RUN_FILE
+    try:
+        fields = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotACacheError(f"{folder} is not a run (it holds no {RUN_FILE}); make one with headstart train-head") from None
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise DamagedError(f"{path} is not JSON: {error}") from None
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+        raise NotACacheError(f"{path} was not written by headstart")
+    if fields.get("version") != VERSION:
+        raise NotACacheError(f"{path} is of version {fields.get('version')!r}; this headstart reads {VERSION}: upgrade it")
+    names = fields.get("label_names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DamagedError(f"{path}: its label_names are not a list of names")
+    for name in ("identity", "encoder", "settings", "metrics"):
+        if not isinstance(fields.get(name), dict):
+            raise DamagedError(f"{path}: it lacks {name!r}")
+    return fields

@@ -1,0 +1,327 @@
+"""Tables of texts, read a batch at a time: CSV, TSV, JSON lines, Parquet, a folder of them, or arrays in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+
+from ..cache.errors import StorageError, TableError
+
+FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+COMPRESSIONS = {".gz", ".bz2", ".zst", ".lz4", ".br"}
+_BLOCK_BYTES = 1 << 24
+"""A row must fit in a block; pyarrow refuses a longer one."""
+_BATCH_ROWS = 8192
+_PEEK_LINES = 1000
+"""Lines of a JSON table that are looked at for the names and kinds of its columns."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Some consecutive good rows of a table."""
+
+    texts: list[str]
+    labels: list[str] | None
+    files: list[str]
+    """The file that each row stands in."""
+    numbers: list[int]
+    """Each row's number in that file, from 1, a header not counted."""
+    skipped: int
+    """Bad rows left out among them."""
+
+    def place(self, index: int) -> str:
+        """Where a row stands, for a message."""
+        return f"{self.files[index]}, row {self.numbers[index]:,}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table that can be read again and again, the same each time.
+
+    Attributes:
+        source: What to call it in a message.
+        files: The files, in reading order; empty for a table in memory.
+        memory: The table in memory, or None.
+        text_column: Column of the texts.
+        label_column: Column of the labels, or None.
+        skip_bad_rows: Leave out rows without text or label instead of raising.
+    """
+
+    source: str
+    files: tuple[Path, ...]
+    memory: pa.Table | None
+    text_column: str
+    label_column: str | None
+    skip_bad_rows: bool
+
+    def batches(self) -> Iterator[Rows]:
+        """Read the rows in order.
+
+        Raises:
+            TableError: a file cannot be parsed, a column is missing or of the wrong kind, or a row is bad.
+            StorageError: a file cannot be read.
+        """
+        if self.memory is not None:
+            yield from self._good_rows(self.memory.to_batches(_BATCH_ROWS), self.source)
+        for file in self.files:
+            try:
+                yield from self._good_rows(self._read(file), str(file))
+            except pa.ArrowInvalid as error:
+                raise TableError(_explain(file, error)) from None
+            except OSError as error:
+                raise StorageError(f"cannot read {file}: {error.strerror or error}") from None
+
+    def state(self) -> tuple[tuple[int, int, int], ...]:
+        """What the file system says of the files: it changes when they do."""
+        try:
+            stats = [file.stat() for file in self.files]
+        except OSError as error:
+            raise StorageError(f"cannot read {error.filename}: {error.strerror}") from None
+        return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
+
+    def _columns(self) -> list[str]:
+        return [self.text_column] + ([] if self.label_column is None else [self.label_column])
+
+    def _read(self, file: Path) -> Iterator[pa.RecordBatch]:
+        kind = file_format(file)
+        if file.stat().st_size == 0:
+            raise TableError(f"{file} is empty")
+        if kind == "parquet":
+            with pa.parquet.ParquetFile(file) as parquet:
+                self._require_columns(parquet.schema_arrow.names, str(file))
+                yield from parquet.iter_batches(_BATCH_ROWS, columns=self._columns())
+        elif kind == "jsonl":
+            yield from self._read_json_lines(file)
+        else:
+            yield from self._read_delimited(file, "\t" if kind == "tsv" else ",")
+
+    def _read_json_lines(self, file: Path) -> Iterator[pa.RecordBatch]:
+        schema = self._json_schema(file)
+        with pa.input_stream(str(file)) as stream:
+            yield from pa.json.open_json(
+                stream,
+                pa.json.ReadOptions(block_size=_BLOCK_BYTES),
+                pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+            )
+
+    def _json_schema(self, file: Path) -> pa.Schema:
+        """The columns that are wanted, typed by the first lines: Arrow would type, and check, all the others too."""
+        names: dict[str, None] = {}
+        label: object = None
+        with pa.input_stream(str(file)) as stream, io.TextIOWrapper(stream, "utf-8", errors="replace") as lines:
+            for line in itertools.islice(lines, _PEEK_LINES):
+                with contextlib.suppress(ValueError):  # Arrow will say so, with its place
+                    row = json.loads(line)
+                    names |= dict.fromkeys(row if isinstance(row, dict) else ())
+                    label = row.get(self.label_column) if isinstance(row, dict) and label is None else label
+        if names:
+            self._require_columns(list(names), str(file))
+        types = {self.text_column: pa.string()}
+        if self.label_column is not None:
+            types[self.label_column] = pa.string() if label is None else pa.array([label]).type
+        return pa.schema(list(types.items()))
+
+    def _read_delimited(self, file: Path, delimiter: str) -> Iterator[pa.RecordBatch]:
+        invalid: list[pa.csv.InvalidRow] = []
+
+        def on_invalid(row: pa.csv.InvalidRow) -> str:
+            invalid.append(row)
+            return "skip" if self.skip_bad_rows else "error"
+
+        options = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=on_invalid)
+        reading = pa.csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES)
+        with pa.csv.open_csv(file, reading, options) as header:
+            self._require_columns(header.schema.names, str(file))
+        invalid.clear()
+        # Bytes, not strings: Arrow would refuse a whole block for one bad byte, without saying where it is.
+        conversion = pa.csv.ConvertOptions(
+            column_types={name: pa.binary() for name in self._columns()},
+            include_columns=self._columns(),
+            strings_can_be_null=False,
+        )
+        with pa.csv.open_csv(file, reading, options, conversion) as reader:
+            for batch in reader:
+                yield batch
+                # Rows of too many or too few cells have no place in a batch: each is counted as an empty one.
+                for _ in invalid:
+                    yield pa.RecordBatch.from_pylist([dict.fromkeys(self._columns())], batch.schema)
+                invalid.clear()
+
+    def _good_rows(self, batches: Iterator[pa.RecordBatch] | Sequence[pa.RecordBatch], where: str) -> Iterator[Rows]:
+        first = 1
+        for batch in batches:
+            self._require_columns(batch.schema.names, where)
+            texts = _strings(batch.column(self.text_column), self.text_column, where, first)
+            labels = None
+            if self.label_column is not None:
+                labels = _labels(batch.column(self.label_column), self.label_column, where, first)
+            bad = _first_reasons(texts, labels, self.text_column, self.label_column)
+            if bad and not self.skip_bad_rows:
+                index = min(bad)
+                raise TableError(f"{where}, row {first + index:,}: {bad[index]}; mend it, or use --skip-bad-rows")
+            good = [i for i in range(len(texts)) if i not in bad]
+            yield Rows(
+                texts=[texts[i] or "" for i in good],
+                labels=None if labels is None else [labels[i] or "" for i in good],
+                files=[where] * len(good),
+                numbers=[first + i for i in good],
+                skipped=len(bad),
+            )
+            first += len(texts)
+
+    def _require_columns(self, names: Sequence[str], where: str) -> None:
+        for column, option in ((self.text_column, "--text-column"), (self.label_column, "--label-column")):
+            if column is not None and list(names).count(column) != 1:
+                problem = "has two columns" if column in names else "has no column"
+                without = " (or --no-labels)" if option == "--label-column" else ""
+                found = ", ".join(map(repr, names))
+                raise TableError(f"{where} {problem} {column!r}; it has {found}: choose with {option}{without}")
+
+
+def open_table(
+    table: Any,
+    *,
+    labels: Sequence[str | int] | None = None,
+    text_column: str,
+    label_column: str | None,
+    skip_bad_rows: bool,
+) -> Table:
+    """Find out what kind of table this is, without reading it.
+
+    Args:
+        table: A file or folder; or in memory a sequence of texts, a mapping of columns, an Arrow table, or a
+            DataFrame of any library that speaks Arrow.
+        labels: One label per text, where ``table`` is a sequence of texts.
+        text_column: Column of the texts.
+        label_column: Column of the labels, or None.
+        skip_bad_rows: Leave out rows without text or label instead of raising.
+
+    Raises:
+        TableError: there is no such file, its kind is unknown, or a folder mixes kinds.
+    """
+    options: dict[str, Any] = {"text_column": text_column, "skip_bad_rows": skip_bad_rows}
+    if isinstance(table, (str, os.PathLike)):
+        files = _files(Path(table))
+        return Table(source=str(table), files=files, memory=None, label_column=label_column, **options)
+    source = "the table in memory"
+    try:
+        if isinstance(table, Sequence):
+            columns = {text_column: list(table)} | ({} if labels is None else {label_column or "label": list(labels)})
+            label_column = None if labels is None else label_column or "label"
+            memory = pa.table(columns)
+        else:
+            memory = pa.table(dict(table) if isinstance(table, Mapping) else table)
+    except (pa.ArrowException, TypeError, ValueError, UnicodeError) as error:
+        raise TableError(f"{source} cannot be read as columns of texts and labels: {error}") from None
+    return Table(source=source, files=(), memory=memory, label_column=label_column, **options)
+
+
+def file_format(path: Path) -> str | None:
+    """Tell a table's format by its name, or None."""
+    suffixes = [s.lower() for s in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+        return None if suffixes and FORMATS.get(suffixes[-1]) == "parquet" else FORMATS.get("".join(suffixes[-1:]))
+    return FORMATS.get("".join(suffixes[-1:]))
+
+
+def _files(path: Path) -> tuple[Path, ...]:
+    known = ", ".join(sorted(FORMATS))
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith((".", "_")))
+        kinds = {file_format(p) for p in files}
+        if len(kinds) != 1 or None in kinds:
+            names = ", ".join(p.name for p in files[:4]) or "nothing"
+            raise TableError(f"{path} must hold table files of one kind ({known}); it holds {names}")
+        return tuple(files)
+    if not path.exists():
+        raise TableError(f"{path} does not exist; give a table ({known}) or a folder of them")
+    if file_format(path) is None:
+        raise TableError(f"{path} is not a table by its name; it must end in one of {known}")
+    return (path,)
+
+
+def _strings(column: pa.Array, name: str, where: str, first: int) -> list[str | None]:
+    """Read a column of texts; a null stays None."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_null(column.type):
+        return [None] * len(column)
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        return [_decode(value, name, f"{where}, row {first + i:,}") for i, value in enumerate(column.to_pylist())]
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or _is_view(column.type)):
+        raise TableError(f"{where}: the column {name!r} holds {column.type}, not text; choose with --text-column")
+    values: list[str | None] = column.to_pylist()
+    return values
+
+
+def _labels(column: pa.Array, name: str, where: str, first: int) -> list[str | None]:
+    """Read a column of labels as their names; a null stays None."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_nested(kind):
+        raise TableError(
+            f"{where}: the column {name!r} holds {kind}: multi-label targets are not supported; give one label per row"
+        )
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        raise TableError(
+            f"{where}: the column {name!r} holds {kind}: regression targets are not supported; "
+            "if these are classes, write them as whole numbers or names"
+        )
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        column = column.cast(pa.string())
+    elif pa.types.is_temporal(kind):
+        raise TableError(f"{where}: the column {name!r} holds {kind}, not labels; choose with --label-column")
+    return _strings(column, name, where, first)
+
+
+def _decode(value: bytes | None, name: str, place: str) -> str | None:
+    try:
+        return None if value is None else value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TableError(
+            f"{place}: the column {name!r} is not UTF-8 (byte {value[error.start] if value else 0:#04x}); "
+            "convert the file, for example with iconv"
+        ) from None
+
+
+def _first_reasons(
+    texts: list[str | None], labels: list[str | None] | None, text_column: str, label_column: str | None
+) -> dict[int, str]:
+    """Say what is wrong with each bad row, by its index."""
+    reasons = {}
+    if labels is not None:
+        reasons = {i: f"its label ({label_column!r}) is blank" for i, v in enumerate(labels) if not (v and v.strip())}
+    return reasons | {i: f"its text ({text_column!r}) is blank" for i, v in enumerate(texts) if not (v and v.strip())}
+
+
+def _is_view(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string_view(kind))
+
+
+def _explain(file: Path, error: Exception) -> str:
+    """One line on why Arrow could not parse a file, with the row where that can be told."""
+    reason = " ".join(str(error).split())
+    if file_format(file) == "jsonl":
+        # Arrow counts rows from the start of its block, so look for the line ourselves.
+        with pa.input_stream(str(file)) as stream:
+            for number, line in enumerate(stream.read().splitlines(), 1):
+                try:
+                    if line.strip() and not isinstance(json.loads(line), dict):
+                        return f"{file}, line {number:,}: not a JSON object"
+                except ValueError as found:
+                    return f"{file}, line {number:,}: not JSON ({found}); it must hold one object a line"
+    if "straddling" in reason:
+        return f"{file}: a row is longer than {_BLOCK_BYTES:,} bytes; is a quotation mark left open?"
+    return f"{file}: {reason}"

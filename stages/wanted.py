@@ -1,0 +1,139 @@
+"""The cache that a run was asked for, held against what is there already: finished, unfinished, or other work."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..cache.errors import DamagedError, OutputExistsError
+from ..cache.identity import Identity, differences
+from ..cache.reader import Cache, open_any, open_cache
+from ..cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks, partial_path
+from .progress import Note, Report
+from .survey import Survey
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The cache that was asked for, to be held against what is there.
+
+    Attributes:
+        out: Where the finished cache belongs.
+        table: What to call the table.
+        survey: The table's rows and labels.
+        identity: What the features are to be of.
+        storage: How they are to be stored.
+        plan: How rows are batched: with the table and the identity, this decides every bit of the features.
+        block_rows: Rows that share a checksum.
+    """
+
+    out: Path
+    table: str
+    survey: Survey
+    identity: Identity
+    storage: str
+    plan: Mapping[str, Any]
+    block_rows: int
+
+    def is_made_already(self, report: Report) -> bool:
+        """Whether the finished cache is there, after giving it the table's labels where those alone differ.
+
+        Raises:
+            OutputExistsError: what is there is of other rows, another identity or another storage.
+        """
+        if not self.out.exists():
+            return False
+        cache = open_cache(self.out)
+        if found := self._differences(cache) or self._different_rows(cache):
+            raise OutputExistsError(
+                f"{self.out} holds something else: {'; '.join(found)}; choose another --out, or --overwrite it"
+            )
+        if cache.label_names == self.survey.label_names and _equal(cache.labels, self.survey.labels):
+            report(Note(f"{self.out} is current: the same rows, encoder and settings; nothing to encode"))
+            return True
+        partial = partial_path(self.out)
+        if partial.exists():
+            raise OutputExistsError(f"{partial} is in the way of writing the changed labels; finish or remove it first")
+        if left_out := copy_with_labels(
+            cache, partial, labels=self.survey.labels, label_names=self.survey.label_names
+        ):
+            partial.unlink()
+            raise DamagedError(f"{self.out}: {len(left_out)} blocks are damaged; extract again with --overwrite")
+        with CacheWriter(partial) as writer:
+            record = {**cache.record, "conflicting_texts": self.survey.conflicting_texts()}
+            writer.finish({**record, "table": self.table}, self.out)
+        report(Note(f"{self.out}: the labels changed, and were written anew; nothing to encode"))
+        return True
+
+    def prepare_partial(self, width: int, *, overwrite: bool, report: Report) -> set[int]:
+        """Leave an unfinished cache to write into, made anew or carried on with; return the blocks to keep.
+
+        Raises:
+            OutputExistsError: an unfinished cache is there, and is of something else.
+        """
+        partial = partial_path(self.out)
+        if partial.exists():
+            kept = self._kept_of_partial(partial, overwrite, report)
+            if kept is not None:
+                return kept
+        create_cache(
+            partial,
+            block_rows=self.block_rows,
+            widths=dict.fromkeys(self.identity.features, width),
+            storage=self.storage,
+            identity=self.identity,
+            plan=self.plan,
+            text_hashes=self.survey.text_hashes,
+            labels=self.survey.labels,
+            label_names=self.survey.label_names,
+        )
+        return set()
+
+    def _kept_of_partial(self, partial: Path, overwrite: bool, report: Report) -> set[int] | None:
+        cache = open_any(partial)
+        found = self._differences(cache)
+        if cache.rows != self.survey.rows:
+            found.append(f"rows ({partial}: {cache.rows:,}, the table: {self.survey.rows:,})")
+        found += [
+            f"{name} ({partial}: {cache.plan.get(name)}, this run: {value})"
+            for name, value in self.plan.items()
+            if cache.plan.get(name) != value
+        ]
+        kept, other = ([], []) if found else kept_blocks(cache, self.survey.text_hashes)
+        if other and not kept:
+            found = ["every row that it holds"]
+        if found and overwrite:
+            return None
+        if found:
+            raise OutputExistsError(
+                f"{partial} is unfinished work on something else: {'; '.join(found)}; to throw it away, --overwrite"
+            )
+        if cache.label_names != self.survey.label_names or not _equal(cache.labels, self.survey.labels):
+            relabelled = partial.with_name(partial.name + ".relabelled")
+            copy_with_labels(cache, relabelled, labels=self.survey.labels, label_names=self.survey.label_names)
+            relabelled.replace(partial)
+        if kept:
+            note = f"carrying on with {partial}: {len(kept)} of {cache.layout.blocks} blocks are done"
+            report(Note(note + (f"; {len(other)} hold rows that changed, and are encoded again" if other else "")))
+        return set(kept)
+
+    def _differences(self, cache: Cache) -> list[str]:
+        found = differences(cache.identity, self.identity, our_name=cache.path.name, their_name="this run")
+        if cache.layout.storage != self.storage:
+            found.append(f"storage ({cache.path.name}: {cache.layout.storage}, this run: {self.storage})")
+        return found
+
+    def _different_rows(self, cache: Cache) -> list[str]:
+        if cache.rows != self.survey.rows:
+            return [f"rows ({cache.path.name}: {cache.rows:,}, the table: {self.survey.rows:,})"]
+        changed = np.flatnonzero((cache.text_hashes != self.survey.text_hashes).any(axis=1))
+        return [f"{len(changed):,} texts, the first in row {changed[0] + 1:,}"] if len(changed) else []
+
+
+def _equal(ours: npt.NDArray[np.int64] | None, theirs: npt.NDArray[np.int64] | None) -> bool:
+    return ours is theirs if ours is None or theirs is None else np.array_equal(ours, theirs)
