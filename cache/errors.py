@@ -34,8 +34,8 @@ class IdentityError(UserError):
     """Two things that must come from the same encoder and settings do not."""
 
 
-class NotACacheError(UserError):
-    """The file is not a headstart cache, or is one of a version that this release cannot read."""
+class NotOursError(UserError):
+    """A file or folder is not one of ours (a cache, a run), or is of a version that this release cannot read."""
 
 
 class DamagedError(HeadstartError):

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from .errors import DamagedError, NotACacheError, StorageError
+from .errors import DamagedError, NotOursError, StorageError
 from .hashing import HASH_BYTES
 
 FORMAT = "headstart-cache"
@@ -25,11 +25,10 @@ VERSION = 1
 RECORD_BYTES = 16384
 """Room for the record of the run, which is only known when the last row is written."""
 DOCUMENTS = ("identity", "plan", "label_names", "record")
-STORAGE_DTYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+STORAGE_DTYPES: dict[str, np.dtype[np.generic]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 MAX_DOCUMENT_BYTES = 1 << 26
 GROUPS = ("features", "hashes", "checksums")
 _ALIGNMENT = 4096
-_SCALAR = h5py.h5s.create(h5py.h5s.SCALAR)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +55,8 @@ class Layout:
 
     def datasets(self) -> dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]]:
         """Shape and dtype of every dataset, by its path in the file."""
-        hash_dtype, stored = np.dtype(np.uint8), STORAGE_DTYPES[self.storage]
+        hash_dtype: np.dtype[np.generic] = np.dtype(np.uint8)
+        stored = STORAGE_DTYPES[self.storage]
         found: dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]] = {}
         for name, width in sorted(self.widths.items()):
             found[f"features/{name}"] = ((self.rows, width), stored)
@@ -111,7 +111,8 @@ def create_file(path: Path, layout: Layout) -> None:
             for name, (shape, dtype) in layout.datasets().items():
                 # The low-level call: h5py's create_dataset would put off allocating a scalar.
                 kind = h5py.h5t.py_create(_hdf5_dtype(dtype), logical=True)
-                h5py.h5d.create(file.id, name.encode(), kind, h5py.h5s.create_simple(shape) if shape else _SCALAR, creation)
+                space = h5py.h5s.create_simple(shape) if shape else h5py.h5s.create(h5py.h5s.SCALAR)
+                h5py.h5d.create(file.id, name.encode(), kind, space, creation)
         with path.open("rb+") as raw:
             # Early allocation reserves addresses, not disk space: a full disk should say so now, not days later.
             if hasattr(os, "posix_fallocate"):
@@ -126,18 +127,18 @@ def read_layout(path: Path) -> tuple[Layout, dict[str, Span]]:
     the rows and blocks give. So nothing in a file from a stranger can point elsewhere or load a filter.
 
     Raises:
-        NotACacheError: it is no headstart cache, or one of a newer version.
+        NotOursError: it is no headstart cache, or one of a newer version.
         DamagedError: it is cut short, or its structure contradicts itself.
         StorageError: it cannot be read.
     """
     with _opened(path) as file:
         if file.attrs.get("format") != FORMAT:
-            raise NotACacheError(f"{path} is an HDF5 file, but not a headstart cache")
+            raise NotOursError(f"{path} is an HDF5 file, but not a headstart cache")
         version = file.attrs.get("version")
         if not _is_count(version):
             raise DamagedError(f"{path}: its version is {version!r}, not a number")
         if version > VERSION:
-            raise NotACacheError(
+            raise NotOursError(
                 f"{path} is a cache of version {version}; this headstart reads version {VERSION}: upgrade it"
             )
         layout, found = _layout_of(file, path)
@@ -153,7 +154,9 @@ def read_layout(path: Path) -> tuple[Layout, dict[str, Span]]:
                     f"{path}: {name!r} is {span.dtype} of shape {span.shape}, expected {dtype} of shape {shape}"
                 )
             if span.offset + span.nbytes > size:
-                raise DamagedError(f"{path} is cut short: {name!r} ends at byte {span.offset + span.nbytes:,} of {size:,}")
+                raise DamagedError(
+                    f"{path} is cut short: {name!r} ends at byte {span.offset + span.nbytes:,} of {size:,}"
+                )
             spans[name] = span
     return layout, spans
 
@@ -215,19 +218,19 @@ def _span(file: h5py.File, name: str, path: Path) -> Span | None:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
     if path.is_dir():
-        raise NotACacheError(f"{path} is a folder, not a headstart cache")
+        raise NotOursError(f"{path} is a folder, not a headstart cache")
     try:
         # A finished cache never changes, so a lock would only get in the way of file systems that have none.
         file = h5py.File(path, "r", locking=False)
     except FileNotFoundError:
-        raise NotACacheError(f"{path} does not exist; make it with: headstart extract TABLE --out {path}") from None
+        raise NotOursError(f"{path} does not exist; make it with: headstart extract TABLE --out {path}") from None
     except PermissionError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from None
     except OSError as error:
         if "truncated" in str(error):
             raise DamagedError(f"{path} is cut short: {_reason(error)}") from None
         if not h5py.is_hdf5(path):
-            raise NotACacheError(f"{path} is not a headstart cache (not an HDF5 file)") from None
+            raise NotOursError(f"{path} is not a headstart cache (not an HDF5 file)") from None
         raise DamagedError(f"{path} cannot be opened as HDF5: {_reason(error)}") from None
     with file:
         try:
@@ -250,7 +253,7 @@ def _hdf5_dtype(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 1
 
 
 def _reason(error: Exception) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import DamagedError, NotACacheError, UserError
+from .errors import DamagedError, NotOursError, UserError
 from .hashing import Hashes, digest
 from .identity import Identity
 from .layout import Layout, Span, read_layout, storage_errors
@@ -71,7 +71,7 @@ class Cache:
         rows = self.layout.block_slice(block)
         parts = [self._features[name][rows] for name in sorted(self._features)]
         checksum = block_checksum(rows, [*parts, self.text_hashes[rows], self.token_hashes[rows]])
-        return checksum == self.block_checksums[block].tobytes()
+        return bool(checksum == self.block_checksums[block].tobytes())
 
     def damaged_blocks(self) -> list[int]:
         """Read every row once and list the blocks whose checksum does not hold, of features or of labels."""
@@ -93,28 +93,28 @@ class Cache:
                 f"{self.path}: {len(damaged)} of {self.layout.blocks} blocks are damaged, the first at rows "
                 f"{rows.start + 1:,} to {rows.stop:,}; extract again with --overwrite"
             )
-        if self.labels is not None and self.label_names is not None:
-            if self.labels.min() < 0 or self.labels.max() >= len(self.label_names):
-                raise DamagedError(f"{self.path}: a label is outside 0 to {len(self.label_names) - 1}")
+        classes = len(self.label_names or ())
+        if self.labels is not None and not 0 <= self.labels.min() <= self.labels.max() < classes:
+            raise DamagedError(f"{self.path}: a label is outside 0 to {classes - 1}")
 
     def _block_labels_hold(self, block: int) -> bool:
         if self.labels is None or self.label_checksums is None:
             return True
         rows = self.layout.block_slice(block)
-        return block_checksum(rows, [self.labels[rows]]) == self.label_checksums[block].tobytes()
+        return bool(block_checksum(rows, [self.labels[rows]]) == self.label_checksums[block].tobytes())
 
 
 def open_cache(path: str | Path) -> Cache:
     """Open a finished cache, checking its structure, identity and documents (not its rows: see `Cache.check`).
 
     Raises:
-        NotACacheError: there is no such file, it is not one of ours, it is unfinished, or of a newer version.
+        NotOursError: there is no such file, it is not one of ours, it is unfinished, or of a newer version.
         DamagedError: it is cut short, its structure is wrong, or a document's checksum does not hold.
         StorageError: it cannot be read.
     """
     cache = open_any(Path(path))
     if not cache.record:
-        raise NotACacheError(f"{path} is not finished; run the same headstart extract again to carry on with it")
+        raise NotOursError(f"{path} is not finished; run the same headstart extract again to carry on with it")
     return cache
 
 
@@ -166,7 +166,9 @@ def _read_document(path: Path, name: str, spans: Mapping[str, Span]) -> Any:
     if name == "record" and not any(checksum) and not any(content):
         return {}
     if digest(content) != checksum:
-        raise DamagedError(f"{path}: its {name} is damaged (the checksum does not hold); extract again with --overwrite")
+        raise DamagedError(
+            f"{path}: its {name} is damaged (the checksum does not hold); extract again with --overwrite"
+        )
     try:
         return json.loads(content.rstrip(b"\0"))
     except ValueError as error:

@@ -69,7 +69,7 @@ class CacheWriter:
         with storage_errors(f"cannot complete {path}"):
             os.fsync(self._file.fileno())
             self._file.close()
-            os.replace(self.path, path)
+            self.path.replace(path)
             sync_folder(path.parent)
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ class CacheWriter:
     def _write(self, name: str, row: int, array: npt.NDArray[Any]) -> None:
         span = self._spans[name]
         row_bytes = span.nbytes // span.shape[0] if span.shape else 0
-        data = memoryview(np.ascontiguousarray(array).view(np.uint8)).cast("B")
+        data = np.ascontiguousarray(array).view(np.uint8).data.cast("B")
         offset = span.offset + row * row_bytes
         with storage_errors(f"cannot write {self.path}"):
             self._file.seek(offset)
@@ -157,7 +157,7 @@ def create_cache(
         with storage_errors(f"cannot write {scratch}"):
             os.fsync(writer._file.fileno())
     with storage_errors(f"cannot write {path}"):
-        os.replace(scratch, path)
+        scratch.replace(path)
         sync_folder(path.parent)
 
 
@@ -207,7 +207,8 @@ def kept_blocks(cache: Cache, text_hashes: Hashes) -> tuple[list[int], list[int]
     Returns:
         The blocks that hold and whose rows are this table's, and those that hold but are of other rows.
     """
-    kept, other = [], []
+    kept: list[int] = []
+    other: list[int] = []
     for block in range(cache.layout.blocks):
         if cache.block_holds(block):
             rows = cache.layout.block_slice(block)
@@ -225,5 +226,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-

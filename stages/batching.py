@@ -58,10 +58,11 @@ class FirstRows:
         inside = np.flatnonzero(place < len(self._keys))
         candidates = self._rows[place[inside]]
         known[inside] = (self._hashes[candidates] == hashes[first[inside]]).all(axis=1)
-        source = first + rows.start
+        source: Indices = first + rows.start
         source[known] = self._rows[place[known]]
         new = np.flatnonzero(~known)
         new = new[np.argsort(keys[new], kind="stable")]
         self._keys = np.insert(self._keys, place[new], keys[new])
         self._rows = np.insert(self._rows, place[new], source[new])
-        return source[inverse.reshape(-1)]
+        sources: Indices = source[inverse.reshape(-1)]
+        return sources

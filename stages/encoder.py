@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -98,9 +99,13 @@ class Encoder:
         positions = min(_positions(self._model), self._tokenizer.model_max_length)
         special = self._tokenizer.num_special_tokens_to_add()
         if self.max_length > positions:
-            raise SettingsError(f"max_length is {self.max_length}; encoder {self._name} reads at most {positions} tokens")
+            raise SettingsError(
+                f"max_length is {self.max_length}; encoder {self._name} reads at most {positions} tokens"
+            )
         if self.max_length <= special:
-            raise SettingsError(f"max_length is {self.max_length}, of which special tokens take {special}: no room for text")
+            raise SettingsError(
+                f"max_length is {self.max_length}, of which special tokens take {special}: no room for text"
+            )
         backend = self._tokenizer.backend_tokenizer
         backend.enable_truncation(self.max_length, direction=self._tokenizer.truncation_side)
         backend.no_padding()
@@ -131,7 +136,9 @@ def _load_model(files: EncoderFiles) -> Any:
         output_loading_info=True,
     )
     if model.config.is_encoder_decoder:
-        raise EncoderError(f"encoder {files.name} is an encoder with a decoder ({model.config.model_type}); not supported")
+        raise EncoderError(
+            f"encoder {files.name} is an encoder with a decoder ({model.config.model_type}); not supported"
+        )
     # A pooler that was never saved is made up by transformers; no feature reads it. Anything else made up would be.
     made_up = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))
     wrong = made_up or sorted(map(str, loading["mismatched_keys"])) or loading["error_msgs"]
@@ -170,11 +177,11 @@ def _quiet_transformers() -> Iterator[None]:
     """Keep transformers' own bars and reports off the terminal while it loads; what matters is raised."""
     verbosity = transformers.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity(logging.ERROR)
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         transformers.logging.set_verbosity(verbosity)
         if bars:
-            transformers.logging.enable_progress_bar()
+            transformers.logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -143,6 +143,8 @@ def _download(name: str, revision: str | None, allow_pickled_weights: bool) -> P
         problem = f"has no revision {revision!r} on the hub; check --revision"
     except errors.HFValidationError:
         problem = "is neither a folder nor the form of a hub id (NAME or OWNER/NAME)"
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        problem = f"is not on this machine, and the hub cannot be reached; connect to the network, {instead}"
     except Exception as error:  # the hub's client lets errors of its transport through, of many kinds
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         problem = f"could not be fetched from the hub ({reason}); check the network, {instead}"

@@ -102,9 +102,7 @@ def extract(
     )
     if not overwrite and wanted.is_made_already(report):
         return out
-    encoder = Encoder(
-        files, device=device, precision=precision, prefix=settings.prefix, max_length=settings.max_length
-    )
+    encoder = Encoder(files, device=device, precision=precision, prefix=settings.prefix, max_length=settings.max_length)
     kept = wanted.prepare_partial(encoder.width, overwrite=overwrite, report=report)
     with CacheWriter(partial_path(out)) as writer:
         counts = encode_table(source, survey, encoder, writer, kept=kept, plan=plan, report=report)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from ..cache.errors import DamagedError, NotACacheError, StorageError, UserError
+from ..cache.errors import DamagedError, NotOursError, StorageError, UserError
 from ..cache.identity import Identity
 from .run import HEAD_FILE, read_run
 
@@ -48,11 +48,13 @@ class Head:
         """(rows, width) features to (rows, classes) float32; each row sums to 1."""
         logits = self.logits(features)
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return exponentials / exponentials.sum(axis=1, keepdims=True)
+        probabilities: npt.NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
+        return probabilities
 
     def predict(self, features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
         """(rows, width) features to (rows,) int64, indices into ``label_names``."""
-        return self.logits(features).argmax(axis=1)
+        predicted: npt.NDArray[np.int64] = self.logits(features).argmax(axis=1)
+        return predicted
 
     def save(self, folder: Path) -> None:
         """Write ``head.safetensors``: ``weight`` and ``bias``. The rest stands in ``run.json``."""
@@ -64,7 +66,7 @@ def load_head(run: str | Path) -> Head:
     """Load the head of a run folder.
 
     Raises:
-        NotACacheError: the folder is not a run.
+        NotOursError: the folder is not a run.
         DamagedError: the head cannot be read, or does not fit its ``run.json``.
     """
     folder = Path(run)
@@ -74,13 +76,19 @@ def load_head(run: str | Path) -> Head:
     try:
         tensors = safetensors.numpy.load((folder / HEAD_FILE).read_bytes())
     except FileNotFoundError:
-        raise NotACacheError(f"{folder} holds no {HEAD_FILE}; train one with: headstart train-head CACHE --out {folder}") from None
+        raise NotOursError(
+            f"{folder} holds no {HEAD_FILE}; train one with: headstart train-head CACHE --out {folder}"
+        ) from None
     except OSError as error:
         raise StorageError(f"cannot read {folder / HEAD_FILE}: {error.strerror}") from None
     except safetensors.SafetensorError as error:
         raise DamagedError(f"{folder / HEAD_FILE} cannot be read: {error}") from None
     weight, bias = tensors.get("weight"), tensors.get("bias")
-    fits = weight is not None and bias is not None and weight.ndim == 2
-    if not fits or weight.shape[0] != len(names) or bias.shape != (len(names),) or not np.isfinite(weight).all():
+    if weight is None or bias is None or not _fit_each_other(weight, bias, len(names)):
         raise DamagedError(f"{folder / HEAD_FILE} does not hold a finite weight and a bias for {len(names)} classes")
     return Head(weight=weight, bias=bias, label_names=names, identity=identity)
+
+
+def _fit_each_other(weight: npt.NDArray[Any], bias: npt.NDArray[Any], classes: int) -> bool:
+    shapes = weight.ndim == 2 and weight.shape[0] == classes and bias.shape == (classes,)
+    return shapes and bool(np.isfinite(weight).all() and np.isfinite(bias).all())

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Indices = npt.NDArray[np.int64]
+Counts = npt.NDArray[Any]
 
 RESAMPLES = 1000
 MOST_CLASSES_OF_A_MATRIX = 256
@@ -28,8 +29,8 @@ def evaluate(
         seed: Of the resampling.
 
     Returns:
-        ``rows``; ``accuracy`` and ``macro_f1`` with ``accuracy_interval`` and ``macro_f1_interval``, each [low, high] at
-        95% by the percentile bootstrap over distinct texts; ``per_class``: precision, recall, f1 and rows by name;
+        ``rows``; ``accuracy`` and ``macro_f1``, with ``accuracy_interval`` and ``macro_f1_interval``, each [low, high]
+        at 95% by the percentile bootstrap over distinct texts; ``per_class``: precision, recall, f1 and rows by name;
         ``confusion_matrix`` [true][predicted], or None where there are more than 256 classes.
 
         Precision without a prediction and recall without a row are 0, as in scikit-learn; macro F1 is the mean over
@@ -88,7 +89,7 @@ def bootstrap(
 
 def _counts(
     labels: Indices, predicted: Indices, classes: int, weights: npt.NDArray[Any] | None
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+) -> tuple[Counts, Counts, Counts]:
     """Per class: rows that are it and were called it, rows that are it, rows that were called it."""
     hit = labels == predicted
     weights = np.ones(len(labels)) if weights is None else weights
@@ -102,4 +103,5 @@ def _macro_f1(matches: npt.NDArray[Any], actual: npt.NDArray[Any], guessed: npt.
 
 
 def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+    ratio: npt.NDArray[np.float64] = np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+    return ratio

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..cache.errors import DamagedError, NotACacheError, OutputExistsError, StorageError
+from ..cache.errors import DamagedError, NotOursError, OutputExistsError, StorageError
 from ..cache.layout import storage_errors
 
 HEAD_FILE = "head.safetensors"
@@ -66,7 +66,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     """Read and check ``run.json``.
 
     Raises:
-        NotACacheError: the folder is not a run, or one of a newer version.
+        NotOursError: the folder is not a run, or one of a newer version.
         DamagedError: its ``run.json`` is not what it should be.
         StorageError: it cannot be read.
     """
@@ -74,15 +74,19 @@ def read_run(folder: Path) -> dict[str, Any]:
     try:
         fields = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        raise NotACacheError(f"{folder} is not a run (it holds no {RUN_FILE}); make one with headstart train-head") from None
+        raise NotOursError(
+            f"{folder} is not a run (it holds no {RUN_FILE}); make one with headstart train-head"
+        ) from None
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise DamagedError(f"{path} is not JSON: {error}") from None
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-        raise NotACacheError(f"{path} was not written by headstart")
+        raise NotOursError(f"{path} was not written by headstart")
     if fields.get("version") != VERSION:
-        raise NotACacheError(f"{path} is of version {fields.get('version')!r}; this headstart reads {VERSION}: upgrade it")
+        raise NotOursError(
+            f"{path} is of version {fields.get('version')!r}; this headstart reads {VERSION}: upgrade it"
+        )
     names = fields.get("label_names")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DamagedError(f"{path}: its label_names are not a list of names")

@@ -35,7 +35,9 @@ def hold_out(
     Returns:
         The rows that are kept and those that are held out, each in ascending order.
     """
-    distinct, first, inverse, sizes = np.unique(groups[rows], return_index=True, return_inverse=True, return_counts=True)
+    distinct, first, inverse, sizes = np.unique(
+        groups[rows], return_index=True, return_inverse=True, return_counts=True
+    )
     group_class = labels[rows][first]
     held = np.zeros(len(distinct), bool)
     for label in np.unique(group_class):

@@ -78,9 +78,7 @@ def survey_table(table: Table, report: Report) -> Survey:
         names = _sorted_names(list(numbers), table)
         ranks = {name: rank for rank, name in enumerate(names)}
         labels = np.array([ranks[name] for name in numbers], np.int64)[np.concatenate(codes)]
-    return Survey(
-        text_hashes=np.concatenate(hashes), labels=labels, label_names=names, skipped=skipped, state=state
-    )
+    return Survey(text_hashes=np.concatenate(hashes), labels=labels, label_names=names, skipped=skipped, state=state)
 
 
 def windows(table: Table, survey: Survey, window_rows: int) -> Iterator[tuple[slice, Rows]]:

@@ -59,9 +59,7 @@ class Wanted:
         partial = partial_path(self.out)
         if partial.exists():
             raise OutputExistsError(f"{partial} is in the way of writing the changed labels; finish or remove it first")
-        if left_out := copy_with_labels(
-            cache, partial, labels=self.survey.labels, label_names=self.survey.label_names
-        ):
+        if left_out := copy_with_labels(cache, partial, labels=self.survey.labels, label_names=self.survey.label_names):
             partial.unlink()
             raise DamagedError(f"{self.out}: {len(left_out)} blocks are damaged; extract again with --overwrite")
         with CacheWriter(partial) as writer:

@@ -1,0 +1,207 @@
+"""The command line: it parses, calls a stage, and prints. Defaults are those of the stages' settings."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from . import terminal
+from .cache.errors import HeadstartError, SettingsError, UserError
+from .stages.settings import ExtractSettings, Precision, Storage, TrainSettings
+
+EXTRACT, TRAIN = ExtractSettings(), TrainSettings()
+
+
+class OneLineErrors(TyperGroup):
+    """Ends a command that failed with one line and its exit code: 2 the user's mistake, 1 anything else, 130 Ctrl-C."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HeadstartError as error:
+            message, code = str(error), 2 if isinstance(error, UserError) else 1
+        except BrokenPipeError:  # whoever read our output has gone
+            sys.stderr.close()
+            sys.exit(1)
+        except OSError as error:
+            message, code = f"{error.filename or 'the system'}: {error.strerror or error}", 1
+        except KeyboardInterrupt:
+            message, code = "interrupted; what was finished is kept, and the same command carries on", 130
+        terminal.errors.print(f"headstart: {message}", markup=False)
+        sys.exit(code)
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    help="Run a frozen encoder once, cache its features, and train classifier heads on them in seconds.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output, once the new one is complete.")]
+Device = Annotated[str, typer.Option(help="auto, or a torch device: cpu, cuda, cuda:1, mps.")]
+Pickled = Annotated[
+    bool, typer.Option("--allow-pickled-weights", help="Read pytorch_model.bin where there is no safetensors file.")
+]
+
+
+@app.command("extract")
+def extract_command(
+    table: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines or Parquet file, or a folder of one of them.")],
+    out: Annotated[Path, typer.Option(help="The cache to write.")],
+    encoder: Annotated[str, typer.Option(help="Hub id, or a folder with a model's files.")] = EXTRACT.encoder,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = EXTRACT.revision,
+    text_column: Annotated[str, typer.Option(help="Column of the texts.")] = EXTRACT.text_column,
+    label_column: Annotated[str, typer.Option(help="Column of the labels.")] = EXTRACT.label_column or "label",
+    no_labels: Annotated[bool, typer.Option("--no-labels", help="The table has no labels.")] = False,
+    prefix: Annotated[str, typer.Option(help="Text put before every text; some encoders want one.")] = EXTRACT.prefix,
+    max_length: Annotated[int, typer.Option(help="Tokens at which a text is cut.")] = EXTRACT.max_length,
+    precision: Annotated[Precision, typer.Option(help="What the encoder computes in.")] = EXTRACT.precision,
+    storage: Annotated[Storage, typer.Option(help="How features are stored.")] = EXTRACT.storage,
+    batch_tokens: Annotated[
+        int | None, typer.Option(help="Tokens in a batch.", show_default="what suits the device")
+    ] = EXTRACT.batch_tokens,
+    device: Device = EXTRACT.device,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave out rows without text or label, and count them.")
+    ] = EXTRACT.skip_bad_rows,
+    allow_pickled_weights: Pickled = EXTRACT.allow_pickled_weights,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Stage one: encode a table's texts once, into a cache."""
+    settings = ExtractSettings(
+        encoder=encoder,
+        revision=revision,
+        text_column=text_column,
+        label_column=None if no_labels else label_column,
+        prefix=prefix,
+        max_length=max_length,
+        precision=precision,
+        storage=storage,
+        batch_tokens=batch_tokens,
+        device=device,
+        skip_bad_rows=skip_bad_rows,
+        allow_pickled_weights=allow_pickled_weights,
+    )
+    with terminal.reporting(quiet) as report:
+        from .stages.extract import extract
+        from .stages.inspect import inspect_path
+
+        before = out.stat() if out.exists() else None
+        path = extract(table, out, settings, overwrite=overwrite, report=report)
+    if not quiet and path.stat() != before:  # a cache that was current has been noted already
+        terminal.show_cache(inspect_path(path))
+
+
+@app.command("train-head")
+def train_head_command(
+    cache: Annotated[Path, typer.Argument(help="The cache to train on.")],
+    out: Annotated[Path, typer.Option(help="The run folder to write.")],
+    test: Annotated[Path | None, typer.Option(help="A cache to test on, instead of held-out rows.")] = None,
+    test_fraction: Annotated[float, typer.Option(help="Share of rows held out for the test.")] = TRAIN.test_fraction,
+    validation: Annotated[Path | None, typer.Option(help="A cache to choose the epoch by, likewise.")] = None,
+    validation_fraction: Annotated[
+        float, typer.Option(help="Share of the remaining rows held out to choose the epoch by.")
+    ] = TRAIN.validation_fraction,
+    epochs: Annotated[int, typer.Option(help="Times that every training row is seen.")] = TRAIN.epochs,
+    batch_size: Annotated[int, typer.Option(help="Rows in a batch.")] = TRAIN.batch_size,
+    lr: Annotated[float, typer.Option(help="AdamW's learning rate.")] = TRAIN.learning_rate,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = TRAIN.weight_decay,
+    dropout: Annotated[float, typer.Option(help="Share of feature values zeroed in training.")] = TRAIN.dropout,
+    seed: Annotated[int, typer.Option(help="Fixes split, order and masks.")] = TRAIN.seed,
+    device: Device = TRAIN.device,
+    keep_shared: Annotated[
+        bool, typer.Option("--keep-shared", help="Train also on texts that --test or --validation has.")
+    ] = TRAIN.keep_shared,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Stage two: train and test a head on a cache."""
+    settings = TrainSettings(
+        test_fraction=test_fraction,
+        validation_fraction=validation_fraction,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=lr,
+        weight_decay=weight_decay,
+        dropout=dropout,
+        seed=seed,
+        device=device,
+        keep_shared=keep_shared,
+    )
+    with terminal.reporting(quiet) as report:
+        from .stages.inspect import inspect_path
+        from .stages.train_head import train_head
+
+        run = train_head(cache, out, settings, test=test, validation=validation, overwrite=overwrite, report=report)
+    if not quiet:
+        terminal.show_run(inspect_path(run))
+
+
+@app.command("predict")
+def predict_command(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts to classify.", show_default=False)] = None,
+    input_table: Annotated[Path | None, typer.Option("--input", help="A table of texts, instead of TEXTS.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for --input's results: .csv, .tsv, .jsonl, .parquet.")] = None,
+    text_column: Annotated[str, typer.Option(help="Column of --input's texts.")] = EXTRACT.text_column,
+    encoder: Annotated[
+        str | None, typer.Option(help="Where the encoder is now.", show_default="where the run says it was")
+    ] = None,
+    device: Device = EXTRACT.device,
+    allow_pickled_weights: Pickled = EXTRACT.allow_pickled_weights,
+    overwrite: Overwrite = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Classify texts, or a table of them, with a run."""
+    if bool(texts) == (input_table is not None) or (input_table is None) != (out is None):
+        raise SettingsError("give either texts, or a table with --input and a file for its results with --out")
+    options: dict[str, Any] = {
+        "encoder": encoder,
+        "device": device,
+        "allow_pickled_weights": allow_pickled_weights,
+    }
+    with terminal.reporting(quiet) as report:
+        from .stages.predict import predict, predict_table
+
+        if input_table is not None and out is not None:
+            written = predict_table(
+                run, input_table, out, text_column=text_column, overwrite=overwrite, report=report, **options
+            )
+        else:
+            found = predict(run, texts or [], report=report, **options)
+    if input_table is None:
+        terminal.show_predictions(found.texts, found.labels, found.label_names, found.probabilities)
+    elif not quiet:
+        terminal.console.print(str(written), markup=False)
+
+
+@app.command("inspect")
+def inspect_command(
+    path: Annotated[Path, typer.Argument(help="A cache or a run folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
+) -> None:
+    """Show what a cache or a run holds."""
+    from .stages.inspect import inspect_path
+
+    found = inspect_path(path)
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False, indent=1))
+    elif found["kind"] == "cache":
+        terminal.show_cache(found)
+    else:
+        terminal.show_run(found)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="headstart")

@@ -1,0 +1,43 @@
+"""What a cache or a run says of itself, as plain values for a screen or for JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..cache.reader import open_cache
+from .run import RUN_FILE, read_run
+
+
+def inspect_path(path: str | Path) -> dict[str, Any]:
+    """Describe a cache file or a run folder: its ``kind`` (``cache`` or ``run``) and everything that it records.
+
+    Raises:
+        NotOursError: it is neither.
+        DamagedError: it is damaged.
+    """
+    path = Path(path)
+    if path.is_dir() or path.name == RUN_FILE:
+        folder = path.parent if path.name == RUN_FILE else path
+        return {"kind": "run", "path": str(folder), **read_run(folder)}
+    cache = open_cache(path)
+    label_rows = None
+    if cache.labels is not None and cache.label_names is not None:
+        counts = np.bincount(cache.labels, minlength=len(cache.label_names))
+        label_rows = {name: int(count) for name, count in zip(cache.label_names, counts, strict=True)}
+    return {
+        "kind": "cache",
+        "path": str(path),
+        "bytes": path.stat().st_size,
+        "rows": cache.rows,
+        "features": dict(cache.layout.widths),
+        "storage": cache.layout.storage,
+        "block_rows": cache.layout.block_rows,
+        "label_rows": label_rows,
+        "identity": dataclasses.asdict(cache.identity),
+        "plan": dict(cache.plan),
+        "record": dict(cache.record),
+    }

@@ -1,0 +1,173 @@
+"""The two stages put together on new texts: the encoder that a run names, then its head."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..cache.errors import IdentityError, OutputExistsError, TableError
+from ..cache.identity import differences
+from ..cache.layout import storage_errors
+from .batching import compose_batches
+from .devices import choose_device, default_batch_tokens
+from .encoder import Encoder
+from .encoder_files import EncoderFiles, find_encoder
+from .head import Head, load_head
+from .progress import Report, Step, silent
+from .run import read_run
+from .settings import Precision
+from .table import file_format, open_table
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What a head says of some texts.
+
+    Attributes:
+        texts: The texts.
+        labels: The most probable class of each.
+        probabilities: (texts, classes) float32.
+        label_names: The classes, in the order of the columns of ``probabilities``.
+    """
+
+    texts: list[str]
+    labels: list[str]
+    probabilities: npt.NDArray[np.float32]
+    label_names: tuple[str, ...]
+
+
+def predict(
+    run: str | Path,
+    texts: Sequence[str],
+    *,
+    encoder: str | None = None,
+    device: str = "auto",
+    allow_pickled_weights: bool = False,
+    report: Report = silent,
+) -> Predictions:
+    """Classify texts with a run's head, through the encoder that its features came from.
+
+    Args:
+        run: The run folder.
+        texts: The texts; every one is held in memory, so this is for many thousands, not many millions.
+        encoder: A folder or hub id, where the one that the run names has moved; it must be the same encoder.
+        device: ``auto``, or a torch device.
+        allow_pickled_weights: Read a ``pytorch_model.bin`` where the encoder has no safetensors.
+        report: Where progress goes.
+
+    Raises:
+        IdentityError: the encoder is not the one that the head was trained on.
+        EncoderError: it cannot be found or read.
+        TableError: a text is blank.
+    """
+    head = load_head(run)
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            raise TableError(f"text {number} is blank; give it some words")
+    files = _find(Path(run), encoder, allow_pickled_weights)
+    _require_same(head, files, Path(run))
+    chosen = choose_device(device)
+    loaded = Encoder(
+        files,
+        device=chosen,
+        precision=Precision(head.identity.precision),
+        prefix=head.identity.prefix,
+        max_length=head.identity.max_length,
+    )
+    sequences, _ = loaded.tokenize(texts)
+    features = np.empty((len(texts), loaded.width), np.float32)
+    (name,) = head.identity.features
+    done = 0
+    for batch in compose_batches(np.array([len(s) for s in sequences], np.int64), default_batch_tokens(chosen)):
+        features[batch] = loaded.encode([sequences[row] for row in batch])[name]
+        done += len(batch)
+        report(Step("encoding", done, len(texts), "texts"))
+    probabilities = head.probabilities(features)
+    labels = [head.label_names[number] for number in probabilities.argmax(axis=1)]
+    return Predictions(list(texts), labels, probabilities, head.label_names)
+
+
+def predict_table(
+    run: str | Path,
+    table: Any,
+    out: str | Path,
+    *,
+    text_column: str = "text",
+    overwrite: bool = False,
+    report: Report = silent,
+    **options: Any,
+) -> Path:
+    """Classify a table's texts, and write them to a file with their labels and probabilities.
+
+    Args:
+        run: The run folder.
+        table: A table as for `extract`; only its texts are read.
+        out: The file to write; its name says of which kind. Columns: ``text``, ``label`` and one
+            ``probability_NAME`` for each class.
+        text_column: Column of the texts.
+        overwrite: Replace the file at ``out``.
+        report: Where progress goes.
+        options: As for `predict`.
+    """
+    out = Path(out)
+    kind = file_format(out)
+    if kind is None or out.suffix.lower() not in (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"):
+        raise OutputExistsError(f"{out} must end in .csv, .tsv, .jsonl or .parquet")
+    if out.exists() and not overwrite:
+        raise OutputExistsError(f"{out} exists already; choose another --out, or --overwrite it")
+    source = open_table(table, text_column=text_column, label_column=None, skip_bad_rows=False)
+    texts = [text for rows in source.batches() for text in rows.texts]
+    if not texts:
+        raise TableError(f"{source.source} has no rows")
+    found = predict(run, texts, report=report, **options)
+    scratch = out.with_name(out.name + ".partial")
+    with storage_errors(f"cannot write {out}"):
+        _write(found, scratch, kind)
+        scratch.replace(out)
+    return out
+
+
+def _find(run: Path, encoder: str | None, allow_pickled_weights: bool) -> EncoderFiles:
+    if encoder is not None:
+        return find_encoder(encoder, allow_pickled_weights=allow_pickled_weights)
+    recorded = read_run(run)["encoder"]
+    if Path(recorded["folder"]).is_dir():
+        return find_encoder(recorded["folder"], allow_pickled_weights=allow_pickled_weights)
+    return find_encoder(recorded["name"], revision=recorded["revision"], allow_pickled_weights=allow_pickled_weights)
+
+
+def _require_same(head: Head, files: EncoderFiles, run: Path) -> None:
+    hashes: dict[str, Any] = dict(files.hashes())
+    ours = dataclasses.replace(head.identity, **hashes)
+    if clauses := differences(ours, head.identity, our_name=files.name, their_name=str(run)):
+        raise IdentityError(
+            f"encoder {files.name} is not the one that {run} was trained on: they differ in {'; '.join(clauses)}; "
+            "pass the right one with --encoder"
+        )
+
+
+def _write(found: Predictions, path: Path, kind: str) -> None:
+    columns: dict[str, list[Any]] = {"text": found.texts, "label": found.labels}
+    for number, name in enumerate(found.label_names):
+        columns[f"probability_{name}"] = [float(p) for p in found.probabilities[:, number]]
+    if kind == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        pa.parquet.write_table(pa.table(columns), path)
+        return
+    rows = zip(*columns.values(), strict=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        if kind == "jsonl":
+            file.writelines(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n" for row in rows)
+        else:
+            writer = csv.writer(file, delimiter="\t" if kind == "tsv" else ",", lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows(rows)

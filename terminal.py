@@ -1,0 +1,191 @@
+"""What the command line shows: bars where there is a terminal, plain lines where there is none, and tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .stages.progress import Note, Report, Step, silent
+
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+PLAIN_SECONDS = 10.0
+"""Off a terminal, a line this often."""
+MOST_CLASSES_SHOWN = 12
+
+
+@contextmanager
+def reporting(quiet: bool) -> Iterator[Report]:
+    """A listener for a stage: a progress bar on a terminal, a line now and then elsewhere, nothing where quiet."""
+    if quiet:
+        yield silent
+    elif errors.is_terminal:
+        columns = [TextColumn("{task.description:<9}"), BarColumn(), TextColumn("{task.fields[count]}")]
+        with Progress(*columns, TimeRemainingColumn(), console=errors, transient=True) as progress:
+            yield _Bars(progress)
+    else:
+        yield _Lines()
+
+
+class _Bars:
+    """Shows one bar for each phase."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._phases: dict[str, tuple[Any, float]] = {}
+
+    def __call__(self, event: Note | Step) -> None:
+        if isinstance(event, Note):
+            self._progress.console.print(event.text, markup=False)
+            return
+        if event.phase not in self._phases:
+            task = self._progress.add_task(event.phase, total=event.total or None, count="")
+            self._phases[event.phase] = task, time.monotonic()
+        task, started = self._phases[event.phase]
+        count = _count(event, time.monotonic() - started)
+        self._progress.update(task, completed=event.done, total=event.total or None, count=count)
+
+
+class _Lines:
+    """Prints a line for a phase that goes on, every ten seconds."""
+
+    def __init__(self) -> None:
+        self._phase, self._started, self._printed = "", 0.0, 0.0
+
+    def __call__(self, event: Note | Step) -> None:
+        now = time.monotonic()
+        if isinstance(event, Note):
+            errors.print(event.text, markup=False)
+        elif event.phase != self._phase:
+            self._phase, self._started, self._printed = event.phase, now, now
+        elif now - self._printed >= PLAIN_SECONDS:
+            self._printed = now
+            elapsed = now - self._started
+            left = f", {duration(elapsed * (event.total / event.done - 1))} left" if event.total and event.done else ""
+            errors.print(f"{event.phase}: {_count(event, elapsed)}{left}", markup=False)
+
+
+def _count(event: Step, elapsed: float) -> str:
+    text = f"{event.done:,} of {event.total:,} {event.unit}" if event.total else f"{event.done:,} {event.unit}"
+    return text + (f", {event.tokens / elapsed:,.0f} tokens/s" if event.tokens and elapsed > 0 else "")
+
+
+def show_facts(title: str, facts: Mapping[str, str]) -> None:
+    """Print a title and aligned pairs of name and value."""
+    console.print(title, style="bold", markup=False)
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        console.print(f"  {name:<{width}}  {value}", markup=False)
+
+
+def show_cache(cache: Mapping[str, Any]) -> None:
+    """Print what an inspected cache holds and how it came about."""
+    record, identity, rows = cache["record"], cache["identity"], cache["rows"]
+    columns = ", ".join(f"{name} ({rows:,} x {width})" for name, width in cache["features"].items())
+    texts, sequences, cut = record["distinct_texts"], record["distinct_sequences"], record["truncated_rows"]
+    facts = {
+        "encoder": f"{record['encoder']['name']}, weights sha256 {identity['weights_sha256'][:12]}…",
+        "rows": f"{rows:,}, {texts:,} distinct texts, {sequences:,} distinct to the encoder",
+        "features": f"{columns}, stored as {cache['storage']}",
+        "labels": "none",
+        "cut": f"{cut:,} texts ({cut / rows:.1%}) at {identity['max_length']} tokens",
+        "precision": f"{identity['precision']}: {record['precision_reason']}",
+        "tokens": f"{record['tokens']:,}, of which {record['tokens_encoded']:,} went through the encoder",
+        "speed": "nothing was left to encode",
+        "time": f"{duration(record['seconds'])}, {duration(record['encode_seconds'])} of it in the encoder",
+        "file": size(cache["bytes"]),
+    }
+    if cache["label_rows"] is not None:
+        shown = [f"{name} {count:,}" for name, count in list(cache["label_rows"].items())[:MOST_CLASSES_SHOWN]]
+        more = ", …" if len(cache["label_rows"]) > len(shown) else ""
+        facts["labels"] = f"{', '.join(shown)}{more}; {record['conflicting_texts']:,} texts bear two different labels"
+    if record["tokens_per_second"] is not None:
+        facts["speed"] = f"{record['tokens_per_second']:,.0f} tokens/s on {record['machine']['device']}"
+    if identity["prefix"]:
+        facts["prefix"] = repr(identity["prefix"])
+    if record["kept_blocks"]:
+        facts["carried on"] = f"{record['kept_blocks']:,} blocks of {cache['block_rows']:,} rows were there already"
+    if record["skipped_rows"]:
+        facts["skipped"] = f"{record['skipped_rows']:,} bad rows"
+    show_facts(cache["path"], facts)
+
+
+def show_run(run: Mapping[str, Any]) -> None:
+    """Print the end of the curve, the test's figures and its confusion matrix."""
+    last, best = run["history"][-1], run["history"][run["best_epoch"] - 1]
+    test = run["metrics"]["test"]
+    rows = run["rows"]
+    show_facts(
+        run["path"],
+        {
+            "rows": f"{rows['train']:,} to train, {rows['validation']:,} to choose the epoch, {rows['test']:,} to test",
+            "curve": f"epoch {last['epoch']}: training loss {last['train_loss']:.4f}, "
+            f"validation loss {last['validation_loss']:.4f}, accuracy {last['validation_accuracy']:.4f}",
+            "best": f"epoch {best['epoch']}: validation loss {best['validation_loss']:.4f}, "
+            f"accuracy {best['validation_accuracy']:.4f}",
+            "accuracy": f"{test['accuracy']:.4f} on the test rows (95%: {_interval(test['accuracy_interval'])})",
+            "macro F1": f"{test['macro_f1']:.4f} (95%: {_interval(test['macro_f1_interval'])})",
+            "time": f"{duration(run['seconds'])}, {duration(run['fit_seconds'])} of it for {last['epoch']} epochs",
+        },
+    )
+    show_confusion(run["label_names"], test)
+    epoch, encoder = run["epoch_seconds"], run["encoder_epoch_seconds"]
+    if encoder:
+        console.print(
+            f"An epoch took {duration(epoch)} from the cache; through the encoder it would have taken "
+            f"{duration(encoder)}, at the speed measured while extracting: {encoder / epoch:,.0f} times as long."
+        )
+
+
+def show_confusion(names: list[str], metrics: Mapping[str, Any]) -> None:
+    """Print a confusion matrix with each class's precision and recall, where it fits on a screen."""
+    matrix = metrics["confusion_matrix"]
+    if matrix is None or len(names) > MOST_CLASSES_SHOWN:
+        console.print(f"{len(names)} classes: their precision and recall stand in run.json")
+        return
+    table = Table(box=None, padding=(0, 0, 0, 2), header_style="bold")
+    table.add_column("true \\ predicted")
+    for name in [*names, "precision", "recall"]:
+        table.add_column(name, justify="right")
+    for name, counts in zip(names, matrix, strict=True):
+        scores = metrics["per_class"][name]
+        table.add_row(name, *(f"{n:,}" for n in counts), f"{scores['precision']:.3f}", f"{scores['recall']:.3f}")
+    console.print(table)
+
+
+def show_predictions(texts: list[str], labels: list[str], names: tuple[str, ...], probabilities: Any) -> None:
+    """Print each text's label and probabilities."""
+    for text, label, row in zip(texts, labels, probabilities, strict=True):
+        shown = text if len(text) <= 72 else text[:71] + "…"
+        top = sorted(zip(row, names, strict=True), reverse=True)[:MOST_CLASSES_SHOWN]
+        console.print(f"{label}\t" + "  ".join(f"{name} {p:.3f}" for p, name in top) + f"\t{shown}", markup=False)
+
+
+def _interval(bounds: list[float]) -> str:
+    return f"{bounds[0]:.4f} to {bounds[1]:.4f}"
+
+
+def duration(seconds: float) -> str:
+    """A time that a person reads at a glance."""
+    if seconds < 1:
+        return f"{seconds * 1000:.1f} ms" if seconds < 0.1 else f"{seconds * 1000:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(count: int) -> str:
+    """A number of bytes that a person reads at a glance."""
+    value = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
