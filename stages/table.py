@@ -122,7 +122,7 @@ class Table:
         label: object = None
         with pa.input_stream(str(file)) as stream, io.TextIOWrapper(stream, "utf-8", errors="replace") as lines:
             for line in itertools.islice(lines, _PEEK_LINES):
-                with contextlib.suppress(ValueError):  # Arrow will say so, with its place
+                with contextlib.suppress(ValueError, RecursionError):  # Arrow will say so, with its place
                     row = json.loads(line)
                     names |= dict.fromkeys(row if isinstance(row, dict) else ())
                     label = row.get(self.label_column) if isinstance(row, dict) and label is None else label
@@ -320,7 +320,7 @@ def _explain(file: Path, error: Exception) -> str:
                 try:
                     if line.strip() and not isinstance(json.loads(line), dict):
                         return f"{file}, line {number:,}: not a JSON object"
-                except ValueError as found:
+                except (ValueError, RecursionError) as found:
                     return f"{file}, line {number:,}: not JSON ({found}); it must hold one object a line"
     if "straddling" in reason:
         return f"{file}: a row is longer than {_BLOCK_BYTES:,} bytes; is a quotation mark left open?"

@@ -1,0 +1,308 @@
+"""The cache: what goes in comes out, anyone can read it, and what is not one of ours whole is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from headstart.cache.errors import DamagedError, NotOursError
+from headstart.cache.hashing import digest, hash_texts
+from headstart.cache.identity import Identity, differences
+from headstart.cache.layout import read_layout
+from headstart.cache.reader import Cache, open_any, open_cache
+from headstart.cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks, partial_path
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+IDENTITY = Identity(
+    weights_sha256="a" * 64,
+    config_sha256="b" * 64,
+    tokenizer_sha256="c" * 64,
+    prefix="",
+    max_length=128,
+    precision="float32",
+    features=("cls",),
+)
+
+
+def make_cache(
+    path: Path,
+    *,
+    rows: int = 10,
+    width: int = 3,
+    block_rows: int = 4,
+    storage: str = "float32",
+    labelled: bool = True,
+    names: tuple[str, ...] = ("no", "yes"),
+    finish: bool = True,
+    blocks: list[int] | None = None,
+) -> dict[str, Any]:
+    """Write a cache of random features; return what was written."""
+    rng = np.random.default_rng(rows)
+    wrote = {
+        "features": rng.normal(size=(rows, width)).astype(np.float32),
+        "text_hashes": hash_texts(f"text {i}" for i in range(rows)),
+        "token_hashes": hash_texts(f"tokens {i}" for i in range(rows)),
+        "labels": rng.integers(len(names), size=rows) if labelled else None,
+        "label_names": names if labelled else None,
+    }
+    partial = partial_path(path)
+    create_cache(
+        partial,
+        block_rows=block_rows,
+        widths={"cls": width},
+        storage=storage,
+        identity=IDENTITY,
+        plan={"batch_tokens": 7},
+        text_hashes=wrote["text_hashes"],
+        labels=wrote["labels"],
+        label_names=wrote["label_names"],
+    )
+    with CacheWriter(partial) as writer:
+        for block in range(writer.layout.blocks) if blocks is None else blocks:
+            place = writer.layout.block_slice(block)
+            writer.write_block(
+                block,
+                features={"cls": wrote["features"][place]},
+                text_hashes=wrote["text_hashes"][place],
+                token_hashes=wrote["token_hashes"][place],
+            )
+        if finish:
+            writer.finish({"rows": rows}, path)
+    return wrote
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.integers(1, 40),
+    width=st.integers(1, 5),
+    block_rows=st.integers(1, 50),
+    storage=st.sampled_from(["float32", "float16"]),
+    labelled=st.booleans(),
+    names=st.lists(st.text(st.characters(codec="utf-8")), min_size=1, max_size=5, unique=True),
+)
+def test_what_is_written_is_read(tmp_path: Path, labelled: bool, names: list[str], **shape: Any) -> None:
+    path = tmp_path / "cache.h5"
+    wrote = make_cache(path, labelled=labelled, names=tuple(names), **shape)
+    cache = open_cache(path)
+    cache.check()
+    np.testing.assert_array_equal(cache.features(), wrote["features"].astype(shape["storage"]))
+    np.testing.assert_array_equal(cache.text_hashes, wrote["text_hashes"])
+    np.testing.assert_array_equal(cache.token_hashes, wrote["token_hashes"])
+    assert (cache.labels is None) == (not labelled)
+    if labelled:
+        np.testing.assert_array_equal(cache.labels, wrote["labels"])
+    assert cache.label_names == wrote["label_names"]
+    assert cache.identity == IDENTITY
+    assert (cache.plan, cache.record) == ({"batch_tokens": 7}, {"rows": shape["rows"]})
+    assert not partial_path(path).exists()
+
+
+def test_plain_h5py_reads_it_as_the_format_page_says(tmp_path: Path) -> None:
+    path = tmp_path / "cache.h5"
+    wrote = make_cache(path)
+    with h5py.File(path) as file:
+        assert (file.attrs["format"], file.attrs["version"], file.attrs["block_rows"]) == ("headstart-cache", 1, 4)
+        features = file["features/cls"][:]
+        np.testing.assert_array_equal(features, wrote["features"])
+        assert [json.loads(file["label_names"][()])[i] for i in file["labels"]] == [
+            wrote["label_names"][i] for i in wrote["labels"]
+        ]
+        assert json.loads(file["identity"][()])["weights_sha256"] == "a" * 64
+        for block, (start, stop) in enumerate([(0, 4), (4, 8), (8, 10)]):
+            parts = [features[start:stop], file["hashes/text"][start:stop], file["hashes/tokens"][start:stop]]
+            content = np.array([start, stop], "<u8").tobytes() + b"".join(part.tobytes() for part in parts)
+            assert file["checksums/blocks"][block].tobytes() == digest(content)
+
+
+def test_features_are_mapped_and_cannot_be_written(tmp_path: Path) -> None:
+    make_cache(tmp_path / "cache.h5")
+    features = open_cache(tmp_path / "cache.h5").features()
+    assert isinstance(features, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        features[0] = 0
+
+
+def test_writing_rows_leaves_the_structure_byte_for_byte(tmp_path: Path) -> None:
+    """So that no kill in mid-write can harm it."""
+    path = partial_path(tmp_path / "cache.h5")
+    make_cache(tmp_path / "cache.h5", finish=False, blocks=[])
+    before = outside_datasets(path)
+    make = CacheWriter(path)
+    zeros = np.zeros((4, 16), np.uint8)
+    make.write_block(0, features={"cls": np.ones((4, 3))}, text_hashes=zeros, token_hashes=zeros)
+    make.finish({"rows": 10}, tmp_path / "cache.h5")
+    assert outside_datasets(tmp_path / "cache.h5") == before
+
+
+def outside_datasets(path: Path) -> bytes:
+    content = bytearray(path.read_bytes())
+    for span in read_layout(path)[1].values():
+        content[span.offset : span.offset + span.nbytes] = bytes(span.nbytes)
+    return bytes(content)
+
+
+def test_an_unfinished_cache_is_refused_and_knows_its_whole_blocks(tmp_path: Path) -> None:
+    path = tmp_path / "cache.h5"
+    wrote = make_cache(path, finish=False, blocks=[0, 2])
+    with pytest.raises(NotOursError, match="not finished"):
+        open_cache(partial_path(path))
+    cache = open_any(partial_path(path))
+    assert [cache.block_holds(block) for block in range(3)] == [True, False, True]
+    table = wrote["text_hashes"].copy()
+    assert kept_blocks(cache, table) == ([0, 2], [])
+    table[9] ^= 1
+    assert kept_blocks(cache, table) == ([0], [2])
+
+
+@pytest.mark.parametrize("dataset", ["features/cls", "hashes/text", "hashes/tokens", "checksums/blocks", "labels"])
+def test_a_flipped_bit_is_found_and_located(tmp_path: Path, dataset: str) -> None:
+    path = tmp_path / "cache.h5"
+    make_cache(path)
+    span = read_layout(path)[1][dataset]
+    flip(path, span.offset + span.nbytes - 1)
+    cache = open_cache(path)
+    assert cache.damaged_blocks() == [2]
+    with pytest.raises(DamagedError, match=r"1 of 3 blocks are damaged, the first at rows 9 to 10"):
+        cache.check()
+
+
+@pytest.mark.parametrize("document", ["identity", "plan", "label_names", "record"])
+def test_a_flipped_bit_in_a_document_is_found(tmp_path: Path, document: str) -> None:
+    path = tmp_path / "cache.h5"
+    make_cache(path)
+    flip(path, read_layout(path)[1][document].offset + 2)
+    with pytest.raises(DamagedError, match=f"its {document} is damaged"):
+        open_cache(path)
+
+
+def flip(path: Path, offset: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 4
+    path.write_bytes(content)
+
+
+def test_a_file_that_is_not_ours_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cache.h5"
+    with pytest.raises(NotOursError, match="does not exist"):
+        open_cache(path)
+    path.write_text("text,label\n")
+    with pytest.raises(NotOursError, match="not an HDF5 file"):
+        open_cache(path)
+    with h5py.File(path, "w") as file:
+        file["features/cls"] = np.zeros((3, 2))
+    with pytest.raises(NotOursError, match="not a headstart cache"):
+        open_cache(path)
+    with pytest.raises(NotOursError, match="is a folder"):
+        open_cache(tmp_path)
+
+
+def test_a_newer_version_is_refused(tmp_path: Path) -> None:
+    make_cache(tmp_path / "cache.h5")
+    with h5py.File(tmp_path / "cache.h5", "r+") as file:
+        file.attrs["version"] = 2
+    with pytest.raises(NotOursError, match="version 2; this headstart reads version 1"):
+        open_cache(tmp_path / "cache.h5")
+
+
+def test_every_cut_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cache.h5"
+    make_cache(path)
+    content = path.read_bytes()
+    for length in np.random.default_rng(0).integers(len(content), size=100):
+        path.write_bytes(content[:length])
+        with pytest.raises((DamagedError, NotOursError)):
+            open_cache(path)
+
+
+def replace_dataset(file: h5py.File, name: str, value: Any, **how: Any) -> None:
+    del file[name]
+    file.create_dataset(name, data=value, **how)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: replace_dataset(f, "labels", np.zeros(9, "<i8")), "'labels' is int64 of shape"),
+        (lambda f: replace_dataset(f, "features/cls", np.zeros((9, 3), "<f4")), "'features/cls' is float32 of shape"),
+        (lambda f: replace_dataset(f, "features/cls", np.zeros((10, 3), "<f8")), "features are"),
+        (lambda f: replace_dataset(f, "features/cls", np.zeros((10, 3), "<f4"), chunks=(2, 3)), "one run of bytes"),
+        (lambda f: f.__delitem__("hashes/tokens"), "lacks the dataset 'hashes/tokens'"),
+        (lambda f: f.__delitem__("identity"), "lacks a document"),
+        (lambda f: f.__delitem__("checksums"), "lacks the group 'checksums'"),
+        (lambda f: f.attrs.__setitem__("block_rows", 0), "blocks of"),
+        (lambda f: f.attrs.__setitem__("version", "one"), "not a number"),
+    ],
+)
+def test_a_wrong_structure_is_refused(tmp_path: Path, change: Any, message: str) -> None:
+    path = tmp_path / "cache.h5"
+    make_cache(path)
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with pytest.raises(DamagedError, match=message):
+        open_cache(path)
+
+
+def test_nothing_outside_the_file_is_read_through_it(tmp_path: Path) -> None:
+    path, other = tmp_path / "cache.h5", tmp_path / "other.h5"
+    make_cache(path)
+    with h5py.File(other, "w") as file:
+        file["secret"] = np.zeros((10, 3), "<f4")
+    with h5py.File(path, "r+") as file:
+        del file["features/cls"]
+        file["features/cls"] = h5py.ExternalLink(str(other), "secret")
+    with pytest.raises(DamagedError, match="is a link"):
+        open_cache(path)
+    (tmp_path / "raw").write_bytes(bytes(120))
+    with h5py.File(path, "r+") as file:
+        del file["features/cls"]
+        file.create_dataset("features/cls", (10, 3), "<f4", external=[(str(tmp_path / "raw"), 0, 120)])
+    with pytest.raises(DamagedError, match="not stored as one run of bytes in this file"):
+        open_cache(path)
+
+
+def test_unknown_additions_are_left_alone(tmp_path: Path) -> None:
+    """The room that the format keeps for what comes later."""
+    path = tmp_path / "cache.h5"
+    make_cache(path)
+    with h5py.File(path, "r+") as file:
+        file["shards/0"] = np.zeros(3)
+    assert open_cache(path).rows == 10
+
+
+def test_a_copy_bears_other_labels_and_the_same_rows(tmp_path: Path) -> None:
+    path = tmp_path / "cache.h5"
+    wrote = make_cache(path)
+    names = tuple(f"name {i}" for i in range(200))
+    labels = np.arange(10)
+    partial = partial_path(path)
+    assert copy_with_labels(open_cache(path), partial, labels=labels, label_names=names) == []
+    with CacheWriter(partial) as writer:
+        writer.finish({"rows": 10}, path)
+    cache: Cache = open_cache(path)
+    cache.check()
+    np.testing.assert_array_equal(cache.features(), wrote["features"])
+    np.testing.assert_array_equal(cache.labels, labels)
+    assert cache.label_names == names
+
+
+def test_identities_differ_by_named_fields() -> None:
+    other = Identity.from_dict({**json.loads(IDENTITY.to_json()), "max_length": 64, "precision": "bfloat16"}, "here")
+    assert differences(IDENTITY, IDENTITY, our_name="a", their_name="b") == []
+    assert differences(IDENTITY, other, our_name="a", their_name="b") == [
+        "max_length (a: 128, b: 64)",
+        "precision (a: 'float32', b: 'bfloat16')",
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"pooling": "max"}, {"weights_sha256": "abc"}, {"max_length": True}, {"features": "cls"}, {"prefix": None}],
+)
+def test_an_identity_that_is_not_understood_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(DamagedError):
+        Identity.from_dict({**json.loads(IDENTITY.to_json()), **change}, "here")

@@ -1,0 +1,205 @@
+"""Tables: every kind gives the same rows, and a bad one is refused with its file and row."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from headstart.cache.errors import TableError
+from headstart.stages.progress import silent
+from headstart.stages.survey import Survey, survey_table, windows
+from headstart.stages.table import Table, open_table
+
+ROWS = [("Good, very good", "yes"), ('She said "no"', "no"), ("两\n行", "yes"), ("NA", "no"), ("é 🙂 שלום", "yes")]
+DATA = {"text": [text for text, _ in ROWS], "label": [label for _, label in ROWS], "other": [1, 2, 3, 4, 5]}
+
+
+def opened(table: Any, **options: Any) -> Table:
+    return open_table(table, **{"text_column": "text", "label_column": "label", "skip_bad_rows": False, **options})
+
+
+def read(table: Any, **options: Any) -> tuple[list[str], list[str]]:
+    batches = list(opened(table, **options).batches())
+    return [t for b in batches for t in b.texts], [label for b in batches for label in b.labels or []]
+
+
+def write(path: Path) -> Path:
+    """Write DATA as the kind of table that the name says."""
+    if path.suffix == ".parquet":
+        pa.parquet.write_table(pa.table(DATA), path)
+    elif path.suffix in (".csv", ".tsv"):
+        pd.DataFrame(DATA).to_csv(path, sep="\t" if path.suffix == ".tsv" else ",", index=False)
+    else:
+        rows = [dict(zip(DATA, row, strict=True)) for row in zip(*DATA.values(), strict=True)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.parquet"])
+def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, name: str) -> None:
+    assert read(write(tmp_path / name)) == (DATA["text"], DATA["label"])
+
+
+def test_a_compressed_file_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
+    content = write(tmp_path / "t.csv").read_bytes()
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + content))
+    assert read(tmp_path / "t.csv.gz") == (DATA["text"], DATA["label"])
+
+
+def test_a_folder_is_read_in_the_order_of_its_names(tmp_path: Path) -> None:
+    for name in ("b.parquet", "a.parquet"):
+        write(tmp_path / name)
+    (tmp_path / "_SUCCESS").touch()
+    assert read(tmp_path) == (DATA["text"] * 2, DATA["label"] * 2)
+    write(tmp_path / "c.csv")
+    with pytest.raises(TableError, match="files of one kind"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "table", [DATA, pa.table(DATA), pd.DataFrame(DATA), pd.DataFrame(DATA).astype({"label": "category"})]
+)
+def test_tables_in_memory_give_the_same_rows(table: Any) -> None:
+    assert read(table) == (DATA["text"], DATA["label"])
+
+
+def test_texts_and_labels_in_memory() -> None:
+    assert read(DATA["text"], labels=[1, 0, 1, 0, 1]) == (DATA["text"], ["1", "0", "1", "0", "1"])
+    assert read(DATA["text"]) == (DATA["text"], [])
+    with pytest.raises(TableError, match="cannot be read as columns"):
+        read(["one"], labels=["a", "b"])
+    with pytest.raises(TableError, match="cannot be read as columns"):
+        read(["\ud800"], labels=["a"])
+
+
+BAD = {
+    "missing column": ("body,label\na,b\n", "a.csv has no column 'text'; it has 'body', 'label'.*--text-column"),
+    "missing label": ("text,mark\na,b\n", "has no column 'label'.*--no-labels"),
+    "two columns": ("text,label,text\na,b,c\n", "has two columns 'text'"),
+    "wrong delimiter": ("text;label\na;b\n", "has no column 'text'; it has 'text;label'"),
+    "empty": ("", "a.csv is empty"),
+    "header only": ("text,label\n", "a.csv has no rows"),
+    "blank text": ('text,label\na,b\n" ",b\n', r"a.csv, row 2: its text \('text'\) is blank"),
+    "blank label": ("text,label\na,b\nc,\n", r"a.csv, row 2: its label \('label'\) is blank"),
+    "ragged": ("text,label\na,b\nc,d,e\n", r"a.csv: .*Row #3: Expected 2 columns, got 3"),
+    "numbers": ("text,label\na,0.5\nb,1.5\n", "regression targets are not supported"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_csv_is_refused_with_its_place(tmp_path: Path, case: str) -> None:
+    content, message = BAD[case]
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(TableError, match=message):
+        survey_table(opened(tmp_path / "a.csv"), silent)
+
+
+def test_a_byte_that_is_not_utf8_is_refused_with_its_row(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"text,label\nfine,x\ncaf\xe9,x\n")
+    with pytest.raises(TableError, match=r"a.csv, row 2: the column 'text' is not UTF-8 \(byte 0xe9\)"):
+        read(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['{"text": "a", "label": 1}', '{"text": "b", "label":'], "line 2: not JSON"),
+        (['[{"text": "a", "label": 1}]'], "line 1: not a JSON object"),
+        (['{"body": "a", "label": 1}'], "has no column 'text'; it has 'body', 'label'"),
+        (['{"text": "a", "label": ["x", "y"]}'], "multi-label targets are not supported"),
+        (['{"text": "a", "label": 0.5}'], "regression targets are not supported"),
+        (['{"text": "a", "label": 1}', '{"text": null, "label": 1}'], "row 2: its text"),
+        (['{"text": "a", "label": 1}', '{"text": 5, "label": 1}'], "changed from string to number"),
+        (["[" * 100_000], "line 1: not JSON"),
+    ],
+)
+def test_bad_json_lines_are_refused_with_their_place(tmp_path: Path, lines: list[str], message: str) -> None:
+    (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(TableError, match=message):
+        read(tmp_path / "a.jsonl")
+
+
+def test_other_columns_may_hold_anything(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "label": 1, "x": 1}\n{"text": "b", "label": 2, "x": "two"}\n')
+    assert read(tmp_path / "a.jsonl") == (["a", "b"], ["1", "2"])
+    (tmp_path / "a.csv").write_text("x,text,label\n" + "1,a,b\n" * 5 + "one,c,d\n")
+    assert read(tmp_path / "a.csv")[0] == ["a"] * 5 + ["c"]
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ([[1], [2]], "multi-label"),
+        ([1.0, 2.0], "regression"),
+        (pd.to_datetime(["2020-01-01", "2020-01-02"]), "not labels"),
+    ],
+)
+def test_targets_that_are_not_classes_are_refused(column: Any, message: str) -> None:
+    with pytest.raises(TableError, match=message):
+        read(pd.DataFrame({"text": ["a", "b"], "label": column}))
+
+
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="does not exist"):
+        opened(tmp_path / "a.csv")
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(TableError, match="must end in one of"):
+        opened(tmp_path / "a.txt")
+    (tmp_path / "a.parquet").write_text("not parquet")
+    with pytest.raises(TableError, match="a.parquet"):
+        read(tmp_path / "a.parquet")
+
+
+def test_bad_rows_are_skipped_and_counted_where_told(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\na,x\n,x\nb,y,z\nc,\nd,y\n")
+    table = opened(tmp_path / "a.csv", skip_bad_rows=True)
+    survey = survey_table(table, silent)
+    assert (survey.rows, survey.skipped) == (2, 3)
+    assert [t for b in table.batches() for t in b.texts] == ["a", "d"]
+
+
+def surveyed(rows: list[tuple[str, Any]]) -> Survey:
+    return survey_table(opened({"text": [t for t, _ in rows], "label": [label for _, label in rows]}), silent)
+
+
+def test_whole_numbers_are_classes_in_the_order_of_their_value() -> None:
+    survey = surveyed([("a", "10"), ("b", "9"), ("c", "-1"), ("d", "10")])
+    assert survey.label_names == ("-1", "9", "10")
+    assert survey.labels is not None
+    assert survey.labels.tolist() == [2, 1, 0, 2]
+    assert surveyed([("a", "b"), ("b", "10"), ("c", "9")]).label_names == ("10", "9", "b")
+
+
+def test_texts_are_counted_distinct_and_conflicting() -> None:
+    survey = surveyed([("a", "x"), ("a", "y"), ("b", "x"), ("b", "x"), ("c", "y")])
+    assert (survey.distinct_texts(), survey.conflicting_texts()) == (3, 1)
+
+
+def test_windows_hold_the_rows_in_order_with_their_places(tmp_path: Path, write_csv: Callable[..., Path]) -> None:
+    (tmp_path / "parts").mkdir()
+    for part in range(3):
+        write_csv([(f"text {part} {i}", "x") for i in range(10)], name=f"parts/{part}.csv")
+    table = opened(tmp_path / "parts")
+    found = list(windows(table, survey_table(table, silent), 7))
+    assert [(p.start, p.stop) for p, _ in found] == [(0, 7), (7, 14), (14, 21), (21, 28), (28, 30)]
+    assert found[1][1].texts[3:] == [f"text 1 {i}" for i in range(4)]
+    assert found[1][1].place(5).endswith("1.csv, row 3")
+
+
+def test_a_table_that_changes_while_it_is_read_is_refused(write_csv: Callable[..., Path]) -> None:
+    path = write_csv([("aaa", "x"), ("bbb", "y")])
+    table = opened(path)
+    survey = survey_table(table, silent)
+    write_csv([("aaa", "x"), ("bbc", "y")])
+    with pytest.raises(TableError, match="changed while it was read"):
+        list(windows(table, survey, 10))
+    memory = {"text": np.array(["a", "b"]), "label": ["x", "y"]}
+    assert read(memory) == (["a", "b"], ["x", "y"])
