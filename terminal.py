@@ -164,7 +164,8 @@ def show_predictions(texts: list[str], labels: list[str], names: tuple[str, ...]
     for text, label, row in zip(texts, labels, probabilities, strict=True):
         shown = text if len(text) <= 72 else text[:71] + "…"
         top = sorted(zip(row, names, strict=True), reverse=True)[:MOST_CLASSES_SHOWN]
-        console.print(f"{label}\t" + "  ".join(f"{name} {p:.3f}" for p, name in top) + f"\t{shown}", markup=False)
+        # Tabs, so that it pastes into a table; rich would turn them into spaces.
+        print(label, "  ".join(f"{name} {p:.3f}" for p, name in top), shown, sep="\t")
 
 
 def _interval(bounds: list[float]) -> str:

@@ -245,7 +245,9 @@ def storage_errors(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{what}: {error.strerror or _reason(error)}") from error
+        # h5py puts a page of detail into strerror, so the system's own words for the number are taken.
+        reason = os.strerror(error.errno) if error.errno else _reason(error)
+        raise StorageError(f"{what}: {reason}") from error
 
 
 def _hdf5_dtype(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:

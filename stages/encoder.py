@@ -134,6 +134,7 @@ def _load_model(files: EncoderFiles) -> Any:
         trust_remote_code=False,
         local_files_only=True,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are listed, and refused below in our own words
     )
     if model.config.is_encoder_decoder:
         raise EncoderError(

@@ -154,7 +154,7 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="must end in one of"):
         opened(tmp_path / "a.txt")
     (tmp_path / "a.parquet").write_text("not parquet")
-    with pytest.raises(TableError, match="a.parquet"):
+    with pytest.raises(TableError, match=r"a.parquet"):
         read(tmp_path / "a.parquet")
 
 

@@ -1,0 +1,67 @@
+"""The rooms of the house: who may know what. A change that breaks one of these is a change of design."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = {"torch", "transformers", "h5py", "pyarrow", "numpy", "huggingface_hub", "safetensors"}
+
+
+def modules() -> list[Path]:
+    return [ROOT / "cli.py", ROOT / "terminal.py", *ROOT.glob("cache/*.py"), *ROOT.glob("stages/*.py")]
+
+
+def imports(path: Path) -> set[str]:
+    """What a module imports, anywhere in it: top-level packages, and rooms of this one as ``.cache`` or ``.stages``."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            in_root = node.level == (1 if path.parent == ROOT else 2)
+            found.add(f".{module.split('.')[0]}" if in_root else module.split(".")[0] if not node.level else "")
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_each_room_knows_only_what_it_may(path: Path) -> None:
+    known, room = imports(path), path.parent.name
+    if path.parent == ROOT:
+        assert not known & HEAVY
+    else:
+        assert not known & {"typer", "rich", ".cli", ".terminal"}
+    if room == "cache":
+        assert not known & {"torch", "transformers", ".stages"}
+    if path.name != "encoder.py":
+        assert "transformers" not in known
+
+
+def loaded_by(code: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    return {name.split(".")[0] for name in done.stdout.splitlines()[-1].split()}
+
+
+def test_stage_two_loads_no_transformers() -> None:
+    loaded = loaded_by("import headstart; headstart.train_head; headstart.load_head; headstart.open_cache")
+    assert "torch" in loaded
+    assert not loaded & {"transformers", "tokenizers", "huggingface_hub", "pyarrow"}
+
+
+def test_a_cache_is_opened_without_torch() -> None:
+    assert not loaded_by("import headstart; headstart.open_cache") & {"torch", "transformers", "pyarrow"}
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['headstart', 'extract', '--help']\ntry:\n import headstart.cli; headstart.cli.main()\n"
+    )
+    assert not loaded_by(code + "except SystemExit: pass\nNone") & HEAVY

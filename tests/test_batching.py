@@ -1,0 +1,42 @@
+"""Batches: every sequence once, within the budget, and each distinct sequence known by its first row."""
+
+from __future__ import annotations
+
+import numpy as np
+from headstart.cache.hashing import hash_texts
+from headstart.stages.batching import FirstRows, compose_batches
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@given(st.lists(st.integers(1, 60), max_size=80), st.integers(1, 200))
+def test_batches_hold_every_sequence_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    batches = compose_batches(np.array(lengths, np.int64), budget)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        longest = max(lengths[i] for i in batch)
+        assert len(batch) == 1 or len(batch) * longest <= budget
+    longest_first = [max(lengths[i] for i in batch) for batch in batches]
+    assert longest_first == sorted(longest_first, reverse=True)
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=120), st.integers(1, 17))
+def test_each_row_is_led_to_the_first_row_with_its_tokens(values: list[int], window: int) -> None:
+    hashes = hash_texts(map(str, values))
+    token_hashes = np.zeros_like(hashes)
+    first_rows = FirstRows(token_hashes)
+    found: list[int] = []
+    for start in range(0, len(values), window):
+        rows = slice(start, min(start + window, len(values)))
+        token_hashes[rows] = hashes[rows]
+        found += first_rows.add(rows).tolist()
+    assert found == [values.index(value) for value in values]
+
+
+def test_hashes_that_share_eight_bytes_are_not_taken_for_each_other() -> None:
+    hashes = np.zeros((4, 16), np.uint8)
+    hashes[1, 15] = hashes[3, 15] = 1
+    first_rows = FirstRows(hashes)
+    assert first_rows.add(slice(0, 2)).tolist() == [0, 1]
+    later = first_rows.add(slice(2, 4)).tolist()
+    assert all((hashes[row] == hashes[source]).all() for row, source in zip((2, 3), later, strict=True))

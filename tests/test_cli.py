@@ -1,0 +1,222 @@
+"""The command line, as a person or a script meets it: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+from headstart.cache.writer import partial_path
+from headstart.stages.settings import ExtractSettings, TrainSettings
+from tiny import tiny_rows
+
+Command = subprocess.CompletedProcess[str]
+
+
+def headstart(*arguments: Any, **options: Any) -> Command:
+    command = [sys.executable, "-m", "headstart", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+@pytest.fixture(scope="module")
+def made(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A table, its cache and a run, made by the commands; and what they printed."""
+    folder = tmp_path_factory.mktemp("made")
+    table = folder / "table.jsonl"
+    table.write_text("".join(json.dumps({"text": t, "label": label}) + "\n" for t, label in tiny_rows(200)))
+    cache, run = folder / "cache.h5", folder / "run"
+    extracted = headstart("extract", table, "--encoder", tiny, "--out", cache, "--precision", "float32")
+    trained = headstart("train-head", cache, "--out", run, "--epochs", 5)
+    assert (extracted.returncode, trained.returncode) == (0, 0), extracted.stderr + trained.stderr
+    return {"table": table, "cache": cache, "run": run, "extracted": extracted.stdout, "trained": trained.stdout}
+
+
+def test_the_main_job_end_to_end(made: dict[str, Any]) -> None:
+    extracted, trained = made["extracted"], made["trained"]
+    assert re.search(r"rows +200, \d+ distinct texts, \d+ distinct to the encoder", extracted)
+    for fact in ("features +cls \\(200 x 32\\)", "labels +class0", "cut +0 texts", "precision +float32: as asked for"):
+        assert re.search(fact, extracted), fact
+    assert re.search(r"speed +[\d,]+ tokens/s", extracted) and re.search(r"file +\S+ [kM]B", extracted)
+    assert re.search(r"accuracy +\d\.\d{4} on the test rows \(95%: ", trained)
+    assert "true \\ predicted" in trained and "precision" in trained
+    assert re.search(
+        r"An epoch took .* from the cache; through the encoder it would have taken .* times as long", trained
+    )
+    assert sorted(path.name for path in made["run"].iterdir()) == ["head.safetensors", "run.json"]
+
+
+def test_a_second_extract_says_that_the_cache_is_current(made: dict[str, Any], tiny: Path) -> None:
+    again = headstart("extract", made["table"], "--encoder", tiny, "--out", made["cache"], "--precision", "float32")
+    assert (again.returncode, again.stdout) == (0, "")
+    assert "is current" in again.stderr
+
+
+def test_quiet_says_nothing(made: dict[str, Any], tiny: Path, tmp_path: Path) -> None:
+    first = headstart("extract", made["table"], "--encoder", tiny, "--out", tmp_path / "c.h5", "--quiet")
+    second = headstart("train-head", tmp_path / "c.h5", "--out", tmp_path / "run", "--epochs", 2, "--quiet")
+    assert [(c.returncode, c.stdout, c.stderr) for c in (first, second)] == [(0, "", "")] * 2
+
+
+def test_texts_are_classified(made: dict[str, Any]) -> None:
+    found = headstart("predict", made["run"], "good film", "bad phone")
+    lines = found.stdout.splitlines()
+    assert found.returncode == 0 and len(lines) == 2
+    for line in lines:
+        label, probabilities, _ = line.split("\t")
+        values = {n: float(p) for n, p in (part.split() for part in probabilities.split("  "))}
+        assert label == max(values, key=lambda name: values[name])
+        assert sum(values.values()) == pytest.approx(1, abs=2e-3)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_a_table_is_classified_into_a_file(made: dict[str, Any], tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"out.{suffix}"
+    done = headstart("predict", made["run"], "--input", made["table"], "--out", out)
+    assert done.returncode == 0, done.stderr
+    if suffix == "parquet":
+        rows = pyarrow.parquet.read_table(out).to_pylist()
+    elif suffix == "jsonl":
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+    else:
+        separator = "\t" if suffix == "tsv" else ","
+        header, *lines = (line.split(separator) for line in out.read_text().splitlines())
+        rows = [dict(zip(header, line, strict=True)) for line in lines]
+    texts = [json.loads(line)["text"] for line in made["table"].read_text().splitlines()]
+    assert [row["text"] for row in rows] == texts
+    assert set(rows[0]) == {"text", "label", "probability_class0", "probability_class1"}
+    assert headstart("predict", made["run"], "--input", made["table"], "--out", out).returncode == 2
+
+
+def test_predictions_are_those_of_the_cached_features(made: dict[str, Any]) -> None:
+    import headstart as package
+
+    texts = [json.loads(line)["text"] for line in made["table"].read_text().splitlines()]
+    found = package.predict(made["run"], texts)
+    head = package.load_head(made["run"])
+    expected = head.probabilities(package.open_cache(made["cache"]).features())
+    assert abs(found.probabilities - expected).max() < 1e-5
+
+
+def test_an_encoder_of_another_identity_is_refused(made: dict[str, Any], minilm: Path) -> None:
+    found = headstart("predict", made["run"], "good film", "--encoder", minilm)
+    assert_one_line(found, 2, "is not the one that .* was trained on: they differ in weights_sha256")
+
+
+def test_inspect_shows_caches_and_runs(made: dict[str, Any]) -> None:
+    assert "cls (200 x 32)" in headstart("inspect", made["cache"]).stdout
+    assert "on the test rows" in headstart("inspect", made["run"]).stdout
+    cache = json.loads(headstart("inspect", made["cache"], "--json").stdout)
+    assert (cache["kind"], cache["rows"], cache["identity"]["max_length"]) == ("cache", 200, 128)
+    assert sum(cache["label_rows"].values()) == 200
+    run = json.loads(headstart("inspect", made["run"], "--json").stdout)
+    assert (run["kind"], run["settings"]["epochs"]) == ("run", 5)
+
+
+def assert_one_line(done: Command, code: int, message: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert re.fullmatch(f"headstart: .*{message}.*\n", done.stderr), done.stderr
+    assert done.stdout == ""
+
+
+def test_a_users_mistake_is_one_line_and_exit_code_2(made: dict[str, Any], tiny: Path, tmp_path: Path) -> None:
+    out = ["--out", tmp_path / "c.h5"]
+    (tmp_path / "blank.csv").write_text("text,label\nfine,x\n ,y\n")
+    (tmp_path / "rare.csv").write_text("text,label\nfine,x\ngood,x\nbad,y\n")
+    (tmp_path / "not.h5").write_text("text")
+    encoder = ["--encoder", tiny]
+    cases: list[tuple[tuple[Any, ...], str]] = [
+        (("extract", tmp_path / "none.csv", *out), "none.csv does not exist"),
+        (("extract", made["table"], *out, *encoder, "--text-column", "body"), "table.jsonl has no column 'body'"),
+        (("extract", tmp_path / "blank.csv", *out, *encoder), "blank.csv, row 2: its text .* is blank"),
+        (("extract", made["table"], *out, "--encoder", "no-such-encoder"), "encoder no-such-encoder is not on"),
+        (
+            ("extract", made["table"], "--out", made["cache"], *encoder, "--max-length", 9),
+            "holds something else: max_len",
+        ),
+        (("extract", made["table"], *out, *encoder, "--device", "cuda:7"), "device 'cuda:7' cannot be used here"),
+        (("train-head", tmp_path / "none.h5", *out), "none.h5 does not exist"),
+        (("train-head", tmp_path / "not.h5", *out), "not.h5 is not a headstart cache"),
+        (("train-head", made["cache"], "--out", made["run"]), "run exists already"),
+        (("train-head", made["cache"], *out, "--dropout", 1), "dropout is 1.0; it must be"),
+        (("predict", tmp_path, "good film"), "is not a run"),
+        (("predict", made["run"], " "), "text 1 is blank"),
+        (("predict", made["run"]), "give either texts, or a table"),
+        (("inspect", tmp_path / "none.h5"), "does not exist"),
+    ]
+    for arguments, message in cases:
+        assert_one_line(headstart(*arguments), 2, message)
+    assert not (tmp_path / "c.h5").exists()
+    headstart("extract", tmp_path / "rare.csv", *out, *encoder, "--quiet")
+    rare = headstart("train-head", tmp_path / "c.h5", "--out", tmp_path / "run")
+    assert_one_line(rare, 2, "the label 'y' has one distinct text only")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_the_parser_refuses_is_exit_code_2(made: dict[str, Any]) -> None:
+    for arguments in (("extract",), ("train-head", made["cache"]), ("no-such-command",), ("extract", "t", "--nope")):
+        done = headstart(*arguments)
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_the_machines_fault_is_one_line_and_exit_code_1(made: dict[str, Any], tiny: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.h5"
+    content = bytearray(made["cache"].read_bytes())
+    damaged.write_bytes(content[: len(content) * 2 // 3])
+    assert_one_line(headstart("train-head", damaged, "--out", tmp_path / "run"), 1, "cut short")
+
+    def small_files() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    arguments = ("extract", made["table"], "--encoder", tiny, "--out", tmp_path / "c.h5")
+    assert_one_line(headstart(*arguments, preexec_fn=small_files), 1, "File too large")
+    assert not (tmp_path / "c.h5").exists()
+    assert headstart(*arguments).returncode == 0
+
+
+def test_ctrl_c_ends_with_130_and_is_carried_on_from(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]
+) -> None:
+    table, out = write_csv(tiny_rows(20_000)), tmp_path / "c.h5"
+    arguments = ["extract", table, "--encoder", tiny, "--out", out, "--batch-tokens", 64]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "headstart", *map(str, arguments)], stderr=subprocess.PIPE, text=True
+    )
+    while not partial_path(out).exists():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in printed and "Traceback" not in printed
+    assert not out.exists() and partial_path(out).exists()
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(made: dict[str, Any]) -> None:
+    assert "\x1b" not in made["extracted"] + made["trained"]
+
+
+def test_help_shows_the_defaults_of_the_stages() -> None:
+    shown = " ".join(headstart("extract", "--help", env={**os.environ, "COLUMNS": "200"}).stdout.split())
+    settings = ExtractSettings()
+    for option, default in [
+        ("--encoder", settings.encoder),
+        ("--max-length", settings.max_length),
+        ("--precision", settings.precision.value),
+        ("--storage", settings.storage.value),
+        ("--text-column", settings.text_column),
+    ]:
+        assert re.search(rf"{option} .*?\[default: {default}\]", shown), option
+    shown = " ".join(headstart("train-head", "--help", env={**os.environ, "COLUMNS": "200"}).stdout.split())
+    train = TrainSettings()
+    for option, value in [("--lr", train.learning_rate), ("--epochs", train.epochs), ("--dropout", train.dropout)]:
+        assert re.search(rf"{option} .*?\[default: {value}\]", shown), option

@@ -1,0 +1,529 @@
+"""Stage one: each distinct text once, rows in order, nothing finished lost, nothing stale reused."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import headstart
+import numpy as np
+import pytest
+from headstart.cache.errors import (
+    DamagedError,
+    EncoderError,
+    OutputExistsError,
+    SettingsError,
+    StorageError,
+    TableError,
+)
+from headstart.cache.layout import read_layout
+from headstart.cache.reader import Cache, open_any, open_cache
+from headstart.cache.writer import partial_path
+from headstart.stages import extract as extract_module
+from headstart.stages.encoder import Encoder
+from headstart.stages.extract import extract
+from headstart.stages.progress import Note, Step
+from headstart.stages.settings import ExtractSettings
+from tiny import save_tiny_encoder, tiny_rows
+
+Notes = list[str]
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 8 rows in windows of 2, so that small tables have several."""
+    monkeypatch.setattr(extract_module, "BLOCK_ROWS", 8)
+    monkeypatch.setattr(extract_module, "WINDOW_BLOCKS", 2)
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
+    """Every sequence that the encoder is asked for, in order."""
+    sequences: list[list[int]] = []
+    original = Encoder.encode
+
+    def encode(self: Encoder, batch: Any) -> Any:
+        sequences.extend(sequence.tolist() for sequence in batch)
+        return original(self, batch)
+
+    monkeypatch.setattr(Encoder, "encode", encode)
+    monkeypatch.setattr(Encoder, "_check_fit", _uncounted(Encoder._check_fit, sequences))
+    yield sequences
+
+
+def _uncounted(check: Callable[[Encoder], None], sequences: list[list[int]]) -> Callable[[Encoder], None]:
+    def checked(self: Encoder) -> None:
+        check(self)
+        sequences.clear()
+
+    return checked
+
+
+def run(table: Any, out: Path, encoder: Path, **options: Any) -> tuple[Cache, Notes]:
+    notes: Notes = []
+    chosen = {name: options.pop(name) for name in ("labels", "overwrite") if name in options}
+    chosen_settings = ExtractSettings(
+        **{"encoder": str(encoder), "precision": "float32", "batch_tokens": 64, **options}
+    )
+    path = extract(
+        table, out, chosen_settings, report=lambda e: notes.append(e.text) if isinstance(e, Note) else None, **chosen
+    )
+    return open_cache(path), notes
+
+
+def datasets(path: Path) -> dict[str, bytes]:
+    """The bytes of every dataset but the record, which tells times."""
+    content = path.read_bytes()
+    spans = read_layout(path)[1]
+    return {n: content[s.offset : s.offset + s.nbytes] for n, s in spans.items() if "record" not in n}
+
+
+def test_rows_come_out_in_the_order_of_the_table(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
+    rows = tiny_rows(50)
+    cache, _ = run(write_csv(rows), tmp_path / "c.h5", tiny)
+    cache.check()
+    alone: dict[str, Any] = {}
+    for number, (text, label) in enumerate(rows):
+        if text not in alone:
+            alone[text], _ = run([text], tmp_path / f"{number}.h5", tiny)
+        np.testing.assert_allclose(cache.features()[number], alone[text].features()[0], atol=1e-6)
+        assert cache.label_names is not None and cache.labels is not None
+        assert cache.label_names[cache.labels[number]] == label
+
+
+def test_each_distinct_token_sequence_is_encoded_once(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], encoded: list[list[int]]
+) -> None:
+    rows = [*tiny_rows(60), ("The GOOD film", "class0"), ("the good film", "class1")]  # alike once lower-cased
+    cache, _ = run(write_csv(rows), tmp_path / "c.h5", tiny)
+    assert len(encoded) == len({tuple(sequence) for sequence in encoded})
+    assert cache.record["distinct_sequences"] == cache.record["sequences_encoded"] == len(encoded)
+    assert cache.record["tokens_encoded"] == sum(map(len, encoded))
+    assert cache.record["distinct_texts"] == len({text for text, _ in rows}) == len(encoded) + 1
+    np.testing.assert_array_equal(cache.features()[-1], cache.features()[-2])
+
+
+def test_one_table_gives_one_set_of_bytes(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
+    table = write_csv(tiny_rows(50))
+    run(table, tmp_path / "a.h5", tiny)
+    run(table, tmp_path / "b.h5", tiny)
+    assert datasets(tmp_path / "a.h5") == datasets(tmp_path / "b.h5")
+
+
+@pytest.mark.parametrize("batches", [1, 3, 7])
+def test_an_interrupted_run_is_carried_on_to_the_same_bytes(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], batches: int
+) -> None:
+    table = write_csv(tiny_rows(60))
+    run(table, tmp_path / "whole.h5", tiny)
+    with interrupted_after(batches), pytest.raises(KeyboardInterrupt):
+        run(table, tmp_path / "c.h5", tiny)
+    assert not (tmp_path / "c.h5").exists()
+    cache, notes = run(table, tmp_path / "c.h5", tiny)
+    kept = cache.record["kept_blocks"]
+    assert (f"{kept} of 8 blocks are done" in "".join(notes)) == (kept > 0)
+    assert datasets(tmp_path / "c.h5") == datasets(tmp_path / "whole.h5")
+
+
+@contextlib.contextmanager
+def interrupted_after(batches: int) -> Iterator[None]:
+    """Press Ctrl-C in the middle of the encoder's pass."""
+    original, left = Encoder.encode, batches + 2  # two are the encoder's own check
+
+    def encode(self: Encoder, batch: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return original(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Encoder, "encode", encode)
+        yield
+
+
+def test_a_lost_block_in_the_middle_of_a_window_is_made_again_to_the_same_bytes(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]
+) -> None:
+    table = write_csv(tiny_rows(60))
+    run(table, tmp_path / "whole.h5", tiny)
+    run(table, tmp_path / "c.h5", tiny)
+    partial = partial_path(tmp_path / "c.h5")
+    (tmp_path / "c.h5").rename(partial)
+    span = read_layout(partial)[1]["features/cls"]
+    content = bytearray(partial.read_bytes())
+    for row in (9, 41):  # torn rows in the second and the sixth of eight blocks
+        content[span.offset + row * 32 * 4] ^= 1
+    partial.write_bytes(content)
+    cache, _ = run(table, tmp_path / "c.h5", tiny)
+    assert cache.record["kept_blocks"] == 6
+    assert datasets(tmp_path / "c.h5") == datasets(tmp_path / "whole.h5")
+
+
+def test_a_kill_at_any_instant_loses_no_finished_block(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]
+) -> None:
+    """Really killed, with SIGKILL, at moments spread over the run."""
+    table = write_csv(tiny_rows(6000))
+    command = [sys.executable, "-m", "headstart", "extract", str(table), "--encoder", str(tiny), "--batch-tokens", "64"]
+    command += ["--precision", "float32", "--quiet", "--out"]
+    subprocess.run([*command, str(tmp_path / "whole.h5")], check=True)
+    out, kills = tmp_path / "c.h5", 0
+    done: set[int] = set()
+    while not out.exists():
+        process = subprocess.Popen([*command, str(out)])
+        if kills < 6:
+            wait_for(partial_path(out), process)
+            time.sleep(0.15 * kills)
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+        if partial_path(out).exists():
+            cache = open_any(partial_path(out))
+            holds = {block for block in range(cache.layout.blocks) if cache.block_holds(block)}
+            assert done <= holds
+            done = holds
+    assert kills == 6
+    assert datasets(out) == datasets(tmp_path / "whole.h5")
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.01)
+
+
+def test_a_row_edited_over_a_half_written_cache_never_keeps_its_old_features(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(f"good film {i:03}", f"class{i % 2}") for i in range(60)]
+    with interrupted_after(7), pytest.raises(KeyboardInterrupt):
+        run(write_csv(rows), tmp_path / "c.h5", tiny)
+    assert open_any(partial_path(tmp_path / "c.h5")).block_holds(1)
+    rows[9] = ("good film 999", "class1")  # of the same length, in the second block
+    cache, notes = run(write_csv(rows), tmp_path / "c.h5", tiny)
+    assert "1 hold rows that changed, and are encoded again" in notes[0]
+    cache.check()
+    fresh, _ = run(write_csv(rows), tmp_path / "fresh.h5", tiny)
+    np.testing.assert_allclose(cache.features(), fresh.features(), atol=1e-5)
+    np.testing.assert_array_equal(cache.text_hashes, fresh.text_hashes)
+    np.testing.assert_array_equal(cache.token_hashes, fresh.token_hashes)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (60, {"max_length": 16}, r"max_length \(c.h5.partial: 128, this run: 16\)"),
+        (60, {"batch_tokens": 32}, "batch_tokens"),
+        (60, {"storage": "float16"}, r"storage \(c.h5.partial: float32, this run: float16\)"),
+        (61, {}, "rows .*: 60, the table: 61"),
+        (-60, {}, "every row that it holds"),
+    ],
+)
+def test_unfinished_work_on_something_else_is_named_and_kept(
+    tiny: Path,
+    tmp_path: Path,
+    write_csv: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    rows: int,
+    options: dict[str, Any],
+    message: str,
+) -> None:
+    with interrupted_after(7), pytest.raises(KeyboardInterrupt):
+        run(write_csv(tiny_rows(60)), tmp_path / "c.h5", tiny, max_length=60)
+    partial = partial_path(tmp_path / "c.h5")
+    before = partial.read_bytes()
+    table = write_csv(tiny_rows(rows) if rows > 0 else tiny_rows(-rows, seed=1))
+    with pytest.raises(OutputExistsError, match=message.replace("128", "60")):
+        run(table, tmp_path / "c.h5", tiny, **{"max_length": 60, **options})
+    assert partial.read_bytes() == before
+    cache, _ = run(table, tmp_path / "c.h5", tiny, **{"max_length": 60, "overwrite": True, **options})
+    assert cache.record["kept_blocks"] == 0
+
+
+def test_a_current_cache_is_left_alone_and_no_encoder_is_loaded(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = write_csv(tiny_rows(20))
+    run(table, tmp_path / "c.h5", tiny)
+    before = (tmp_path / "c.h5").read_bytes()
+    monkeypatch.setattr(Encoder, "__init__", refuse)
+    _, notes = run(table, tmp_path / "c.h5", tiny)
+    assert "is current" in notes[0]
+    assert (tmp_path / "c.h5").read_bytes() == before
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise AssertionError("the encoder was loaded")
+
+
+def test_changed_labels_cost_no_encoding(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tiny_rows(20)
+    first, _ = run(write_csv(rows), tmp_path / "c.h5", tiny)
+    features = np.array(first.features())
+    monkeypatch.setattr(Encoder, "__init__", refuse)
+    cache, notes = run(
+        write_csv([(t, f"a much longer name {i}") for i, (t, _) in enumerate(rows)]), tmp_path / "c.h5", tiny
+    )
+    assert "the labels changed" in notes[0]
+    cache.check()
+    assert cache.label_names is not None and len(cache.label_names) == 20
+    np.testing.assert_array_equal(cache.features(), features)
+    cache, _ = run(write_csv(rows), tmp_path / "c.h5", tiny, label_column=None)
+    assert cache.label_names is cache.labels is None
+
+
+def test_changed_labels_reach_an_unfinished_cache(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tiny_rows(60)
+    with interrupted_after(7), pytest.raises(KeyboardInterrupt):
+        run(write_csv(rows), tmp_path / "c.h5", tiny)
+    table = write_csv([(text, f"another {i % 3}") for i, (text, _) in enumerate(rows)])
+    cache, _ = run(table, tmp_path / "c.h5", tiny)
+    assert cache.record["kept_blocks"] > 0
+    run(table, tmp_path / "fresh.h5", tiny)
+    assert datasets(tmp_path / "c.h5") == datasets(tmp_path / "fresh.h5")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_length": 16}, r"max_length \(c.h5: 128, this run: 16\)"),
+        ({"prefix": "query: "}, "prefix"),
+        ({"precision": "bfloat16"}, "precision"),
+        ({"storage": "float16"}, "storage"),
+    ],
+)
+def test_another_identity_is_never_reused_or_overwritten_silently(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], options: dict[str, Any], message: str
+) -> None:
+    table = write_csv(tiny_rows(10))
+    options = {"max_length": 60, **options}
+    run(table, tmp_path / "c.h5", tiny, max_length=60)
+    before = (tmp_path / "c.h5").read_bytes()
+    with pytest.raises(OutputExistsError, match=message.replace("128", "60")):
+        run(table, tmp_path / "c.h5", tiny, **options)
+    assert (tmp_path / "c.h5").read_bytes() == before
+    cache, _ = run(table, tmp_path / "c.h5", tiny, overwrite=True, **options)
+    assert cache.record["sequences_encoded"] > 0
+
+
+def test_other_rows_and_other_weights_are_named(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
+    rows = tiny_rows(10)
+    run(write_csv(rows), tmp_path / "c.h5", tiny)
+    rows[6] = ("the screen broke", rows[6][1])
+    with pytest.raises(OutputExistsError, match="1 texts, the first in row 7"):
+        run(write_csv(rows), tmp_path / "c.h5", tiny)
+    with pytest.raises(OutputExistsError, match=r"rows .*10, the table: 9"):
+        run(write_csv(rows[:9]), tmp_path / "c.h5", tiny)
+    other = save_tiny_encoder(tmp_path / "other", seed=1)
+    with pytest.raises(OutputExistsError, match=r"something else: weights_sha256 \(c.h5: [0-9a-f]{12}…, this run: "):
+        run(write_csv(tiny_rows(10)), tmp_path / "c.h5", other)
+
+
+def test_a_moved_encoder_is_the_same_encoder(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
+    table = write_csv(tiny_rows(10))
+    run(table, tmp_path / "c.h5", tiny)
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for file in tiny.iterdir():
+        os.link(file, moved / file.name)
+    assert "is current" in run(table, tmp_path / "c.h5", moved)[1][0]
+
+
+def test_a_table_that_changes_under_the_encoder_is_refused(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = write_csv(tiny_rows(60))
+    original = Encoder.__init__
+
+    def load_slowly(self: Encoder, *args: Any, **options: Any) -> None:
+        original(self, *args, **options)
+        write_csv(tiny_rows(60, seed=1))
+
+    monkeypatch.setattr(Encoder, "__init__", load_slowly)
+    with pytest.raises(TableError, match="changed while it was read"):
+        run(table, tmp_path / "c.h5", tiny)
+    assert not (tmp_path / "c.h5").exists()
+
+
+@pytest.mark.parametrize(("value", "storage"), [(np.nan, "float32"), (np.inf, "float32"), (1e5, "float16")])
+def test_a_feature_that_cannot_be_kept_names_its_row(
+    tiny: Path,
+    tmp_path: Path,
+    write_csv: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    value: float,
+    storage: str,
+) -> None:
+    original = Encoder.encode
+
+    def encode(self: Encoder, batch: Any) -> Any:
+        features = original(self, batch)["cls"]
+        for row, sequence in enumerate(batch):
+            if len(sequence) == 9:
+                features[row, 3] = value
+        return {"cls": features}
+
+    monkeypatch.setattr(Encoder, "encode", encode)
+    rows = [("good film", "x")] * 20 + [("the a good bad film phone very", "y")] + [("plot", "x")] * 5
+    with pytest.raises(EncoderError, match=r"table.csv, row 21: .*feature"):
+        run(write_csv(rows), tmp_path / "c.h5", tiny, storage=storage)
+    assert not (tmp_path / "c.h5").exists()
+
+
+def test_float16_halves_the_features(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
+    table = write_csv(tiny_rows(40))
+    full, _ = run(table, tmp_path / "a.h5", tiny)
+    half, _ = run(table, tmp_path / "b.h5", tiny, storage="float16")
+    assert half.features().nbytes * 2 == full.features().nbytes
+    np.testing.assert_array_equal(half.features(), full.features().astype(np.float16))
+
+
+def test_the_record_counts_what_was_cut_and_what_conflicts(tiny: Path, tmp_path: Path) -> None:
+    texts = ["good film " * 20, "bad", "bad", "plot"]
+    cache, _ = run({"text": texts, "label": ["a", "a", "b", "a"]}, tmp_path / "c.h5", tiny, max_length=16)
+    assert (cache.record["truncated_rows"], cache.record["conflicting_texts"]) == (1, 1)
+    assert (cache.record["rows"], cache.record["tokens"]) == (4, 16 + 3 * 3)
+
+
+def test_the_prefix_stands_before_every_text(tiny: Path, tmp_path: Path) -> None:
+    prefixed, _ = run(["film"], tmp_path / "a.h5", tiny, prefix="good ")
+    plain, _ = run(["good film"], tmp_path / "b.h5", tiny)
+    np.testing.assert_array_equal(prefixed.features(), plain.features())
+    assert prefixed.identity.prefix == "good "
+
+
+def test_progress_reaches_the_end(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
+    steps: list[Step] = []
+    extract(
+        write_csv(tiny_rows(50)),
+        tmp_path / "c.h5",
+        ExtractSettings(encoder=str(tiny)),
+        report=lambda e: steps.append(e) if isinstance(e, Step) else None,
+    )
+    encoding = [step for step in steps if step.phase == "encoding"]
+    assert (encoding[-1].done, encoding[-1].total) == (50, 50)
+    assert [step.done for step in encoding] == sorted(step.done for step in encoding)
+
+
+def remove(name: str) -> Callable[[Path], Any]:
+    return lambda folder: (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (remove("config.json"), "holds no config.json"),
+        (remove("tokenizer.json"), "cannot be read|no fast tokenizer"),
+        (remove("model.safetensors"), "holds no weights"),
+        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "--allow-pickled-weights"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]),
+            "cannot be read",
+        ),
+        (lambda f: (f / "config.json").write_text("{"), "cannot be read"),
+        (lambda f: change(f, '"hidden_size": 32', '"hidden_size": 64'), "do not fit its config.json"),
+        (lambda f: change(f, '"num_hidden_layers": 2', '"num_hidden_layers": 3'), "do not fit its config.json"),
+        (lambda f: save_tiny_encoder(f, vocab_size=20), "do not belong together"),
+        (lambda f: save_tiny_encoder(f, kind="gpt2"), "a decoder, not an encoder"),
+        (lambda f: change(f, '"model_type": "bert"', '"model_type": "no-such-model"'), "cannot be read"),
+    ],
+)
+def test_an_encoder_that_cannot_be_trusted_is_refused(
+    tmp_path: Path, harm: Callable[[Path], Any], message: str
+) -> None:
+    folder = save_tiny_encoder(tmp_path / "encoder")
+    harm(folder)
+    with pytest.raises(EncoderError, match=message):
+        run(["good film"], tmp_path / "c.h5", folder)
+    assert not list(tmp_path.glob("c.h5*"))
+
+
+def change(folder: Path, old: str, new: str) -> None:
+    content = (folder / "config.json").read_text()
+    assert old in content
+    (folder / "config.json").write_text(content.replace(old, new))
+
+
+def test_an_encoder_that_is_nowhere_is_one_line(tmp_path: Path) -> None:
+    for name, message in [
+        ("no-such-model", "is not on this machine, and the hub cannot be reached.*--encoder FOLDER"),
+        ("./no-such-folder", "is not a folder"),
+        ("what is this?", "is neither a folder nor the form of a hub id"),
+    ]:
+        with pytest.raises(EncoderError, match=message):
+            extract(["good film"], tmp_path / "c.h5", ExtractSettings(encoder=name))
+
+
+def test_pickled_weights_are_read_where_that_is_asked_for(tiny: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    for file in tiny.iterdir():
+        if file.name != "model.safetensors":
+            os.link(file, folder / file.name)
+    torch.save(load_file(tiny / "model.safetensors"), folder / "pytorch_model.bin")
+    pickled, _ = run(["good film"], tmp_path / "a.h5", folder, allow_pickled_weights=True)
+    plain, _ = run(["good film"], tmp_path / "b.h5", tiny)
+    np.testing.assert_array_equal(pickled.features(), plain.features())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_length": 129}, "reads at most 128"),
+        ({"max_length": 2}, "no room for text"),
+        ({"max_length": 0}, "at least 1"),
+        ({"precision": "float8"}, "choose one of auto, float32"),
+        ({"device": "tpu9"}, "cannot be used here"),
+        ({"batch_tokens": 0}, "at least 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(tiny: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        run(["good film"], tmp_path / "c.h5", tiny, **options)
+
+
+def test_an_output_that_cannot_be_written_is_said_before_the_first_row(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(OutputExistsError, match="is not a folder"):
+        run(["good film"], tmp_path / "nowhere" / "c.h5", tiny)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        run(["good film"], tmp_path / "c.h5", tiny)
+
+
+def test_a_damaged_cache_is_not_relabelled(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
+    rows = tiny_rows(20)
+    run(write_csv(rows), tmp_path / "c.h5", tiny)
+    span = read_layout(tmp_path / "c.h5")[1]["features/cls"]
+    content = bytearray((tmp_path / "c.h5").read_bytes())
+    content[span.offset] ^= 1
+    (tmp_path / "c.h5").write_bytes(content)
+    with pytest.raises(DamagedError, match="1 blocks are damaged"):
+        run(write_csv([(text, "z") for text, _ in rows]), tmp_path / "c.h5", tiny)
+    assert (tmp_path / "c.h5").read_bytes() == content
+
+
+def test_the_package_offers_the_stages() -> None:
+    assert headstart.extract is extract
+    assert set(headstart.__all__) <= set(dir(headstart))
+    with pytest.raises(AttributeError):
+        headstart.no_such_name  # noqa: B018

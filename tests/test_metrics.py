@@ -1,0 +1,54 @@
+"""Metrics against scikit-learn, and intervals against what they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+from headstart.stages.metrics import bootstrap, evaluate
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+
+@given(st.integers(1, 60), st.integers(2, 5), st.integers(0, 1000))
+def test_scores_are_those_of_scikit_learn(rows: int, classes: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels, predicted = rng.integers(classes, size=(2, rows))
+    names = tuple(f"c{i}" for i in range(classes))
+    found = evaluate(labels, predicted, np.arange(rows), names=names)
+    numbers = list(range(classes))
+    precision, recall, f1, support = sk.precision_recall_fscore_support(
+        labels, predicted, labels=numbers, zero_division=0
+    )
+    for i, name in enumerate(names):
+        expected = {"precision": precision[i], "recall": recall[i], "f1": f1[i], "rows": support[i]}
+        assert found["per_class"][name] == expected
+    assert np.isclose(found["accuracy"], sk.accuracy_score(labels, predicted))
+    assert np.isclose(found["macro_f1"], sk.f1_score(labels, predicted, average="macro"))
+    assert found["confusion_matrix"] == sk.confusion_matrix(labels, predicted, labels=numbers).tolist()
+
+
+def test_an_interval_of_independent_rows_is_the_binomial_one() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=2000)
+    predicted = np.where(rng.random(2000) < 0.8, labels, 1 - labels)
+    low, high = bootstrap(labels, predicted, np.arange(2000), classes=2, seed=0)["accuracy"]
+    accuracy = np.mean(labels == predicted)
+    half = 1.96 * np.sqrt(accuracy * (1 - accuracy) / 2000)
+    np.testing.assert_allclose([low, high], [accuracy - half, accuracy + half], atol=0.002)
+
+
+def test_copies_of_texts_do_not_narrow_an_interval() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=500)
+    predicted = np.where(rng.random(500) < 0.8, labels, 1 - labels)
+    groups = np.arange(500)
+    alone = bootstrap(labels, predicted, groups, classes=2, seed=0)["accuracy"]
+    copied = bootstrap(*(np.repeat(a, 4) for a in (labels, predicted, groups)), classes=2, seed=0)["accuracy"]
+    assert np.allclose(alone, copied, atol=1e-12)
+
+
+def test_a_matrix_that_nobody_reads_is_left_out() -> None:
+    labels = np.arange(300)
+    found = evaluate(labels, labels, labels, names=tuple(map(str, labels)))
+    assert found["confusion_matrix"] is None
+    assert found["accuracy"] == 1

@@ -1,0 +1,114 @@
+"""Real weights and real text: the features are transformers' own, and a head cannot tell the cache from the encoder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from headstart.cache.reader import open_cache
+from headstart.stages.extract import extract
+from headstart.stages.fit import Rows, fit_head, head_optimizer, training_batches
+from headstart.stages.settings import ExtractSettings, TrainSettings
+from headstart.stages.train_head import train_head
+
+Texts = list[str]
+
+
+class PlainEncoder:
+    """transformers as its own documentation uses it: one call of the tokenizer, one of the model."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        self.model = transformers.AutoModel.from_pretrained(folder).eval()
+
+    def __call__(self, texts: Texts) -> torch.Tensor:
+        """(texts, width) float32: the last hidden state at [CLS]."""
+        batch = self.tokenizer(texts, truncation=True, max_length=128, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            state: torch.Tensor = self.model(**batch).last_hidden_state
+        return state[:, 0]
+
+
+@pytest.fixture(scope="module")
+def plain(minilm: Path) -> PlainEncoder:
+    return PlainEncoder(minilm)
+
+
+@pytest.fixture(scope="module")
+def mixed(vader: list[dict[str, str]]) -> list[dict[str, str]]:
+    """300 real texts of all lengths, and one that is cut at 128 tokens."""
+    by_length = sorted(vader, key=lambda row: len(row["text"]))
+    chosen = [by_length[i] for i in np.linspace(0, len(by_length) - 1, 299).astype(int)]
+    chosen.append({"text": " ".join(row["text"] for row in by_length[-3:]), "label": "neutral"})
+    return [chosen[i] for i in np.random.default_rng(0).permutation(300)]
+
+
+def extracted(rows: list[dict[str, str]], out: Path, minilm: Path, precision: str) -> Any:
+    table = {name: [row[name] for row in rows] for name in ("text", "label")}
+    return open_cache(extract(table, out, ExtractSettings(encoder=str(minilm), precision=precision)))
+
+
+def test_features_are_those_of_plain_transformers(
+    minilm: Path, plain: PlainEncoder, mixed: list[dict[str, str]], tmp_path: Path
+) -> None:
+    cache = extracted(mixed, tmp_path / "c.h5", minilm, "float32")
+    expected = torch.cat([plain([row["text"]]) for row in mixed])
+    assert cache.record["truncated_rows"] >= 1
+    np.testing.assert_allclose(cache.features(), expected, atol=1e-5, rtol=0)
+
+
+def test_bfloat16_features_point_the_same_way(minilm: Path, mixed: list[dict[str, str]], tmp_path: Path) -> None:
+    exact = extracted(mixed[:100], tmp_path / "a.h5", minilm, "float32").features().astype(np.float64)
+    rough = extracted(mixed[:100], tmp_path / "b.h5", minilm, "bfloat16").features().astype(np.float64)
+    cosines = (exact * rough).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rough, axis=1)
+    assert cosines.min() > 0.999
+    assert np.abs(exact - rough).max() > 1e-4  # it did compute in bfloat16
+
+
+def test_a_head_from_the_cache_is_the_head_from_the_encoder_in_the_loop(
+    minilm: Path, plain: PlainEncoder, mixed: list[dict[str, str]], tmp_path: Path
+) -> None:
+    """The same optimiser, seed, batches and masks; the frozen encoder, in eval(), run for every batch."""
+    cache = extracted(mixed, tmp_path / "c.h5", minilm, "float32")
+    settings = TrainSettings(epochs=4, batch_size=64, seed=1)
+    texts, labels = [row["text"] for row in mixed], cache.labels
+    train, validation = np.arange(240), np.arange(240, 300)
+    fit = fit_head(
+        Rows(features=cache.features(), labels=labels, index=train),
+        Rows(features=cache.features(), labels=labels, index=validation),
+        classes=3,
+        settings=settings,
+        device=torch.device("cpu"),
+    )
+    linear = torch.nn.Linear(384, 3)
+    torch.nn.init.zeros_(linear.weight)
+    torch.nn.init.zeros_(linear.bias)
+    optimizer = head_optimizer(linear, settings)
+    heads = []
+    for batches in training_batches(len(train), 384, settings):
+        for positions, keep in batches:
+            features = plain([texts[row] for row in positions])
+            loss = torch.nn.functional.cross_entropy(linear(features * keep), torch.from_numpy(labels[positions]))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        heads.append((linear.weight.detach().clone(), linear.bias.detach().clone()))
+    weight, bias = heads[fit.best_epoch - 1]
+    np.testing.assert_allclose(fit.weight, weight, atol=1e-4)
+    np.testing.assert_allclose(fit.bias, bias, atol=1e-4)
+    assert np.abs(fit.weight).max() > 1e-2
+
+
+def test_a_head_learns_real_sentiment(minilm: Path, vader: list[dict[str, str]], tmp_path: Path) -> None:
+    """Far above the share of the commonest class, on texts that it never saw."""
+    rows = [vader[i] for i in np.random.default_rng(0).permutation(len(vader))[:3000]]
+    cache = extracted(rows, tmp_path / "c.h5", minilm, "auto")
+    head = train_head(cache.path, tmp_path / "run", TrainSettings())
+    test = json.loads((head / "run.json").read_text())["metrics"]["test"]
+    commonest = max(scores["rows"] for scores in test["per_class"].values()) / test["rows"]
+    assert test["accuracy_interval"][0] > commonest + 0.05

@@ -1,0 +1,49 @@
+"""Divisions of rows: no text on two sides, every class on both, the seed decides."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from headstart.cache.errors import TableError
+from headstart.cache.hashing import hash_texts
+from headstart.stages.split import group_rows, hold_out, require_trainable
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@given(st.data(), st.integers(2, 150), st.integers(1, 5), st.floats(0.05, 0.6), st.integers(0, 100))
+def test_no_text_stands_on_two_sides(data: st.DataObject, rows: int, classes: int, fraction: float, seed: int) -> None:
+    values = data.draw(st.lists(st.integers(0, rows), min_size=rows, max_size=rows))
+    labels = np.array(data.draw(st.lists(st.integers(0, classes - 1), min_size=rows, max_size=rows)), np.int64)
+    groups = group_rows(hash_texts(map(str, values)))
+    everything = np.arange(rows)
+    kept, held = hold_out(everything, labels, groups, fraction=fraction, rng=np.random.default_rng(seed))
+    assert sorted([*kept, *held]) == list(range(rows))
+    assert not set(groups[kept]) & set(groups[held])
+    again = hold_out(everything, labels, groups, fraction=fraction, rng=np.random.default_rng(seed))
+    np.testing.assert_array_equal(held, again[1])
+
+
+def test_every_class_gives_its_share() -> None:
+    labels = np.repeat([0, 1, 2], [600, 300, 100])
+    groups = np.arange(1000)
+    _, held = hold_out(np.arange(1000), labels, groups, fraction=0.2, rng=np.random.default_rng(0))
+    assert np.bincount(labels[held]).tolist() == [120, 60, 20]
+    other = hold_out(np.arange(1000), labels, groups, fraction=0.2, rng=np.random.default_rng(1))[1]
+    assert set(other) != set(held)
+
+
+def test_a_class_of_two_texts_stands_on_both_sides_and_one_of_one_is_kept() -> None:
+    labels = np.array([0] * 20 + [1, 1] + [2])
+    groups = np.arange(23)
+    for seed in range(5):
+        kept, held = hold_out(np.arange(23), labels, groups, fraction=0.1, rng=np.random.default_rng(seed))
+        assert (labels[held] == 1).sum() == (labels[kept] == 1).sum() == 1
+        assert (labels[kept] == 2).sum() == 1
+
+
+def test_labels_that_cannot_be_divided_are_refused() -> None:
+    with pytest.raises(TableError, match="one class only"):
+        require_trainable(np.zeros(5, np.int64), np.arange(5), ("a", "b"), "c.h5")
+    with pytest.raises(TableError, match="the label 'b' has one distinct text only"):
+        require_trainable(np.array([0, 0, 1, 1]), np.array([0, 1, 2, 2]), ("a", "b"), "c.h5")

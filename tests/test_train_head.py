@@ -1,0 +1,302 @@
+"""Stage two: the head is the one that plain torch trains, its test rows are clean, and a seed fixes every byte."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from headstart.cache.errors import (
+    DamagedError,
+    IdentityError,
+    NotOursError,
+    OutputExistsError,
+    SettingsError,
+    TableError,
+    UserError,
+)
+from headstart.cache.layout import read_layout
+from headstart.stages.extract import extract
+from headstart.stages.fit import ADAM_EPSILON, Rows, fit_head, training_batches
+from headstart.stages.head import load_head
+from headstart.stages.progress import Note
+from headstart.stages.settings import ExtractSettings, TrainSettings
+from headstart.stages.train_head import train_head
+from safetensors.numpy import load_file, save_file
+from tiny import tiny_rows
+
+CPU = torch.device("cpu")
+
+
+def problem(rows: int = 300, width: int = 12, classes: int = 3, seed: int = 0) -> tuple[Any, Any]:
+    """Features of classes that overlap a little."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=rows)
+    centres = rng.normal(size=(classes, width))
+    return (centres[labels] + rng.normal(size=(rows, width))).astype(np.float32), labels
+
+
+def parts(rows: int = 300, **options: Any) -> tuple[Rows, Rows]:
+    features, labels = problem(rows, **options)
+    index = np.arange(rows)
+    return (
+        Rows(features=features, labels=labels, index=index[: rows * 3 // 4]),
+        Rows(features=features, labels=labels, index=index[rows * 3 // 4 :]),
+    )
+
+
+def test_the_head_is_the_one_that_plain_torch_trains() -> None:
+    train, validation = parts()
+    settings = TrainSettings(epochs=6, batch_size=64, learning_rate=0.02, weight_decay=0.1, dropout=0.4, seed=3)
+    fit = fit_head(train, validation, classes=3, settings=settings, device=CPU)
+
+    weight, bias = torch.zeros(3, 12, requires_grad=True), torch.zeros(3, requires_grad=True)
+    decayed = torch.optim.AdamW([weight], lr=0.02, weight_decay=0.1, eps=ADAM_EPSILON)
+    plain = torch.optim.AdamW([bias], lr=0.02, weight_decay=0, eps=ADAM_EPSILON)
+    features, labels = torch.from_numpy(train.features), torch.from_numpy(train.labels)
+    heads, losses = [], []
+    for batches in training_batches(len(train), 12, settings):
+        for positions, keep in batches:
+            logits = (features[positions] * keep) @ weight.T + bias
+            loss = -logits.log_softmax(1)[range(len(positions)), labels[positions]].mean()
+            for optimizer in (decayed, plain):
+                optimizer.zero_grad()
+            loss.backward()
+            decayed.step()
+            plain.step()
+        with torch.no_grad():
+            logits = (features[validation.index] @ weight.T + bias).log_softmax(1)
+        losses.append(float(-logits[range(len(validation)), labels[validation.index]].mean()))
+        heads.append((weight.detach().clone(), bias.detach().clone()))
+    best = int(np.argmin(losses))
+    assert fit.best_epoch == best + 1
+    np.testing.assert_allclose([e.validation_loss for e in fit.history], losses, rtol=1e-5)
+    np.testing.assert_allclose(fit.weight, heads[best][0], atol=1e-5)
+    np.testing.assert_allclose(fit.bias, heads[best][1], atol=1e-5)
+
+
+def test_every_row_is_seen_once_an_epoch_and_masks_have_their_rate_and_scale() -> None:
+    settings = TrainSettings(epochs=3, batch_size=128, dropout=0.3, seed=5)
+    orders, masks = [], []
+    for batches in training_batches(1000, 64, settings):
+        drawn = list(batches)
+        orders.append(np.concatenate([positions for positions, _ in drawn]))
+        masks.append(torch.cat([keep for _, keep in drawn]).numpy())
+    for order in orders:
+        assert sorted(order) == list(range(1000))
+    assert not np.array_equal(orders[0], orders[1])
+    for mask in masks:
+        assert set(np.unique(mask)) == {np.float32(0), np.float32(1 / 0.7)}
+        # 64,000 draws: four standard deviations of the kept share are 0.0072.
+        assert abs((mask > 0).mean() - 0.7) < 0.0072
+    assert abs(np.corrcoef(masks[0].ravel(), masks[1].ravel())[0, 1]) < 0.016
+    other = next(iter(training_batches(1000, 64, TrainSettings(seed=6))))
+    assert not np.array_equal(next(other)[0], orders[0][:128])
+
+
+def test_a_float16_cache_trains_as_its_values_in_float32() -> None:
+    train, validation = parts()
+    half = train.features.astype(np.float16)
+    settings = TrainSettings(epochs=3)
+    fits = [
+        fit_head(
+            Rows(features=features, labels=train.labels, index=train.index),
+            Rows(features=features, labels=train.labels, index=validation.index),
+            classes=3,
+            settings=settings,
+            device=CPU,
+        )
+        for features in (half, half.astype(np.float32))
+    ]
+    np.testing.assert_array_equal(fits[0].weight, fits[1].weight)
+
+
+@pytest.fixture(scope="module")
+def cache(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 rows of three classes through the tiny encoder."""
+    return make_cache(tiny, tmp_path_factory.mktemp("cache") / "c.h5", tiny_rows(300, classes=3))
+
+
+def make_cache(encoder: Path, out: Path, rows: list[tuple[str, str]], **options: Any) -> Path:
+    table = {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
+    return extract(table, out, ExtractSettings(**{"encoder": str(encoder), "precision": "float32", **options}))
+
+
+QUICK = TrainSettings(epochs=4)
+
+
+def run_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_a_run_holds_the_head_and_says_how_it_came_about(cache: Path, tmp_path: Path) -> None:
+    run = train_head(cache, tmp_path / "run", QUICK)
+    head, fields = load_file(run / "head.safetensors"), run_of(run)
+    assert head["weight"].shape == (3, 32) and head["bias"].shape == (3,)
+    assert set(head) == {"weight", "bias"}
+    assert fields["label_names"] == ["class0", "class1", "class2"]
+    assert len(fields["history"]) == 4
+    assert 0 <= fields["metrics"]["test"]["accuracy"] <= 1
+    low, high = fields["metrics"]["test"]["accuracy_interval"]
+    assert low <= fields["metrics"]["test"]["accuracy"] <= high
+    assert np.sum(fields["metrics"]["test"]["confusion_matrix"]) == fields["rows"]["test"]
+    assert fields["rows"]["train"] + fields["rows"]["validation"] + fields["rows"]["test"] == 300
+    assert fields["fit_seconds"] > 0 and fields["seed"] == 0
+    assert fields["identity"]["features"] == ["cls"]
+    assert fields["settings"]["epochs"] == 4
+    assert fields["encoder_epoch_seconds"] > 0
+
+
+def test_a_seed_fixes_every_byte_of_the_head(cache: Path, tmp_path: Path) -> None:
+    first, second = (train_head(cache, tmp_path / name, QUICK) for name in "ab")
+    assert (first / "head.safetensors").read_bytes() == (second / "head.safetensors").read_bytes()
+    other = train_head(cache, tmp_path / "c", TrainSettings(epochs=4, seed=1))
+    assert (other / "head.safetensors").read_bytes() != (first / "head.safetensors").read_bytes()
+
+
+def test_what_is_saved_predicts_as_torch_does(cache: Path, tmp_path: Path) -> None:
+    head = load_head(train_head(cache, tmp_path / "run", QUICK))
+    features = np.random.default_rng(0).normal(size=(50, 32)).astype(np.float32)
+    expected = torch.from_numpy(features) @ torch.from_numpy(head.weight).T + torch.from_numpy(head.bias)
+    np.testing.assert_allclose(head.logits(features), expected, atol=1e-5)
+    np.testing.assert_allclose(head.probabilities(features), expected.softmax(1), atol=1e-6)
+    np.testing.assert_array_equal(head.predict(features), expected.argmax(1))
+    with pytest.raises(UserError, match=r"this head reads \(rows, 32\)"):
+        head.logits(features[:, :5])
+
+
+def test_no_text_is_trained_on_and_tested(tiny: Path, tmp_path: Path) -> None:
+    """A table in which every text stands three times, by a head that would show it: each text has its own class mix."""
+    rows = [row for row in tiny_rows(80, classes=2) for _ in range(3)]
+    fields = run_of(train_head(make_cache(tiny, tmp_path / "c.h5", rows), tmp_path / "run", QUICK))
+    assert all(count % 3 == 0 for count in (fields["rows"][part] for part in ("train", "validation", "test")))
+
+
+def test_test_and_validation_come_from_other_caches(tiny: Path, tmp_path: Path) -> None:
+    rows = tiny_rows(300, classes=3)
+    train = make_cache(tiny, tmp_path / "train.h5", rows[:200])
+    test = make_cache(tiny, tmp_path / "test.h5", [*rows[200:], *rows[:10]])
+    notes: list[str] = []
+    run = train_head(
+        train,
+        tmp_path / "run",
+        QUICK,
+        test=test,
+        validation=make_cache(tiny, tmp_path / "validation.h5", tiny_rows(50, seed=7, classes=3)),
+        report=lambda e: notes.append(e.text) if isinstance(e, Note) else None,
+    )
+    fields = run_of(run)
+    tested = {text for text, _ in [*rows[200:], *rows[:10]]}
+    shared = sum(text in tested for text, _ in rows[:200])
+    assert shared >= 10
+    assert fields["rows"] == {"train": 200 - shared, "validation": 50, "test": 110, "shared": shared}
+    assert f"{shared} training rows" in notes[0] and "left out" in notes[0]
+    kept = train_head(
+        train, tmp_path / "kept", TrainSettings(epochs=4, keep_shared=True, validation_fraction=0.2), test=test
+    )
+    assert run_of(kept)["rows"]["train"] + run_of(kept)["rows"]["validation"] == 200
+
+
+def test_classes_are_matched_by_name(tiny: Path, tmp_path: Path) -> None:
+    """In the test table 'class2' is number 0 and 'class1' is missing; numbers alone would score it wrongly."""
+    rows = tiny_rows(200, classes=3)
+    train = make_cache(tiny, tmp_path / "train.h5", rows)
+    part = [(text, label) for text, label in tiny_rows(60, seed=5, classes=3) if label != "class0"]
+    test = make_cache(tiny, tmp_path / "test.h5", part)
+    run = train_head(train, tmp_path / "run", QUICK, test=test)
+    matrix = np.array(run_of(run)["metrics"]["test"]["confusion_matrix"])
+    counts = [sum(label == f"class{i}" for _, label in part) for i in range(3)]
+    assert matrix.sum(axis=1).tolist() == counts and counts[0] == 0
+    strange = make_cache(tiny, tmp_path / "strange.h5", [*part, ("good film", "class9")])
+    with pytest.raises(TableError, match=r"strange.h5 has the label 'class9', which the training rows have not"):
+        train_head(train, tmp_path / "other", QUICK, test=strange)
+    assert not (tmp_path / "other").exists()
+
+
+def test_caches_of_another_identity_are_refused(tiny: Path, cache: Path, tmp_path: Path) -> None:
+    for number, options in enumerate(({"max_length": 100}, {"precision": "bfloat16"}, {"prefix": "the "})):
+        other = make_cache(tiny, tmp_path / f"{number}.h5", tiny_rows(30, seed=1, classes=3), **options)
+        with pytest.raises(IdentityError, match=f"they differ in {next(iter(options))}"):
+            train_head(cache, tmp_path / "run", QUICK, test=other)
+    half = make_cache(tiny, tmp_path / "half.h5", tiny_rows(30, seed=1, classes=3), storage="float16")
+    train_head(cache, tmp_path / "run", QUICK, test=half)
+
+
+def test_a_damaged_cache_trains_no_head(cache: Path, tmp_path: Path) -> None:
+    content = bytearray(cache.read_bytes())
+    content[read_layout(cache)[1]["features/cls"].offset + 17] ^= 1
+    (tmp_path / "c.h5").write_bytes(content)
+    with pytest.raises(DamagedError, match="1 of 1 blocks are damaged"):
+        train_head(tmp_path / "c.h5", tmp_path / "run", QUICK)
+
+
+def test_labels_that_cannot_be_trained_on_are_refused(tiny: Path, tmp_path: Path) -> None:
+    rows = tiny_rows(40)
+    for number, (changed, message) in enumerate(
+        [
+            ([(text, "all") for text, _ in rows], "one class only"),
+            ([*rows, ("bad plot", "rare")], "the label 'rare' has one distinct text only"),
+            ([*rows, ("bad plot", "rare"), ("Bad PLOT", "rare")], "the label 'rare' has one distinct text only"),
+        ]
+    ):
+        cache = make_cache(tiny, tmp_path / f"{number}.h5", changed)
+        with pytest.raises(TableError, match=message):
+            train_head(cache, tmp_path / "run", QUICK)
+    unlabelled = extract([text for text, _ in rows], tmp_path / "u.h5", ExtractSettings(encoder=str(tiny)))
+    with pytest.raises(TableError, match="has no labels"):
+        train_head(unlabelled, tmp_path / "run", QUICK)
+
+
+def test_an_existing_run_is_replaced_only_where_told(cache: Path, tmp_path: Path) -> None:
+    run = train_head(cache, tmp_path / "run", QUICK)
+    before = (run / "run.json").read_bytes()
+    with pytest.raises(OutputExistsError, match="exists already"):
+        train_head(cache, run, QUICK)
+    assert (run / "run.json").read_bytes() == before
+    train_head(cache, run, TrainSettings(epochs=5), overwrite=True)
+    assert len(run_of(run)["history"]) == 5
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").touch()
+    with pytest.raises(OutputExistsError, match="is not a run, so it is not overwritten"):
+        train_head(cache, precious, QUICK, overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["precious", "run"]
+
+
+def test_a_missing_feature_and_bad_settings_are_refused(cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no feature 'mean'; it holds: cls"):
+        train_head(cache, tmp_path / "run", TrainSettings(feature="mean"))
+    for options in ({"epochs": 0}, {"dropout": 1.0}, {"test_fraction": 0.0}, {"learning_rate": 0.0}, {"seed": -1}):
+        with pytest.raises(SettingsError, match=next(iter(options))):
+            TrainSettings(**options)
+
+
+def test_a_run_that_was_tampered_with_is_refused(cache: Path, tmp_path: Path) -> None:
+    run = train_head(cache, tmp_path / "run", QUICK)
+    good = run_of(run)
+    for harm, kind in [
+        ({"label_names": ["a"]}, DamagedError),
+        ({"label_names": "abc"}, DamagedError),
+        ({"identity": {"max_length": 5}}, DamagedError),
+        ({"version": 2}, NotOursError),
+        ({"format": "zip"}, NotOursError),
+    ]:
+        (run / "run.json").write_text(json.dumps({**good, **harm}))
+        with pytest.raises(kind):
+            load_head(run)
+    (run / "run.json").write_text(json.dumps(good))
+    for tensors in (
+        {"weight": np.zeros((3, 32), np.float32)},
+        {"weight": np.full((3, 2), np.nan), "bias": np.zeros(3)},
+    ):
+        save_file(tensors, run / "head.safetensors")
+        with pytest.raises(DamagedError, match="does not hold a finite weight"):
+            load_head(run)
+    (run / "head.safetensors").write_bytes(b"\x80\x04pickle")
+    with pytest.raises(DamagedError, match="cannot be read"):
+        load_head(run)
+    with pytest.raises(NotOursError, match="is not a run"):
+        load_head(tmp_path)

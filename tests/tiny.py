@@ -1,0 +1,64 @@
+"""A tiny random encoder and tables of the few words that it knows, for tests of shape and plumbing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+WORDS = "the a good bad film phone very not is was it works broke love hate fine plot screen day".split()  # noqa: SIM905
+
+
+def save_tiny_encoder(folder: Path, *, seed: int = 0, kind: str = "bert", **changes: Any) -> Path:
+    """Save a tiny random encoder with a tokenizer that knows a few words, letters and digits."""
+    import tokenizers
+    import torch
+    import transformers
+    from tokenizers import models, normalizers, pre_tokenizers, processors
+
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + [str(d) for d in range(10)]
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *(f"##{c}" for c in letters)]
+    vocabulary = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B [SEP]",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        mask_token="[MASK]",
+        model_max_length=128,
+    ).save_pretrained(folder)
+    sizes: dict[str, Any] = {"vocab_size": len(vocabulary), "max_position_embeddings": 128}
+    torch.manual_seed(seed)
+    if kind == "gpt2":
+        config: Any = transformers.GPT2Config(
+            vocab_size=len(vocabulary), n_positions=128, n_embd=32, n_layer=1, n_head=2
+        )
+        transformers.GPT2Model(config).save_pretrained(folder)
+    else:
+        sizes |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        config = transformers.BertConfig(**{**sizes, **changes})
+        transformers.BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def tiny_rows(count: int, *, seed: int = 0, classes: int = 2) -> list[tuple[str, str]]:
+    """Texts of known words with labels, a third of them copies of others."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    texts: list[str] = []
+    for _ in range(count):
+        if texts and rng.random() < 1 / 3:
+            texts.append(texts[rng.integers(len(texts))])
+        else:
+            texts.append(" ".join(rng.choice(WORDS, rng.integers(1, 12))) + f" {rng.integers(10**6)}")
+    numbers = {text: int(rng.integers(classes)) for text in dict.fromkeys(texts)}
+    return [(text, f"class{numbers[text]}") for text in texts]
