@@ -17,7 +17,7 @@ from .settings import TrainSettings
 Features = npt.NDArray[np.floating[Any]]
 Indices = npt.NDArray[np.int64]
 
-ADAM_EPSILON = 1e-6
+ADAM_EPSILON = 1e-5
 """AdamW's guard against division by zero, above torch's 1e-8: real features have columns that are constant to 1e-9,
 whose gradients are rounding noise; a small epsilon turns that noise into steps of full length."""
 
