@@ -72,6 +72,8 @@ class _Lines:
 
 
 def _count(event: Step, elapsed: float) -> str:
+    if not event.done:
+        return ""
     text = f"{event.done:,} of {event.total:,} {event.unit}" if event.total else f"{event.done:,} {event.unit}"
     return text + (f", {event.tokens / elapsed:,.0f} tokens/s" if event.tokens and elapsed > 0 else "")
 

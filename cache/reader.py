@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,21 +73,29 @@ class Cache:
         checksum = block_checksum(rows, [*parts, self.text_hashes[rows], self.token_hashes[rows]])
         return bool(checksum == self.block_checksums[block].tobytes())
 
-    def damaged_blocks(self) -> list[int]:
-        """Read every row once and list the blocks whose checksum does not hold, of features or of labels."""
-        return [
-            block
-            for block in range(self.layout.blocks)
-            if not (self.block_holds(block) and self._block_labels_hold(block))
-        ]
+    def damaged_blocks(self, on_block: Callable[[int], None] = lambda block: None) -> list[int]:
+        """Read every row once and list the blocks whose checksum does not hold, of features or of labels.
 
-    def check(self) -> None:
+        Args:
+            on_block: Called with each block's number once it is read.
+        """
+        damaged = []
+        for block in range(self.layout.blocks):
+            if not (self.block_holds(block) and self._block_labels_hold(block)):
+                damaged.append(block)
+            on_block(block)
+        return damaged
+
+    def check(self, on_block: Callable[[int], None] = lambda block: None) -> None:
         """Read every row once, and raise where any is damaged.
+
+        Args:
+            on_block: Called with each block's number once it is read.
 
         Raises:
             DamagedError: a checksum does not hold, or a label is out of range.
         """
-        if damaged := self.damaged_blocks():
+        if damaged := self.damaged_blocks(on_block):
             rows = self.layout.block_slice(damaged[0])
             raise DamagedError(
                 f"{self.path}: {len(damaged)} of {self.layout.blocks} blocks are damaged, the first at rows "

@@ -17,7 +17,7 @@ from .devices import choose_device, choose_precision, default_batch_tokens, mach
 from .encode_table import FEATURE, encode_table
 from .encoder import VERSIONS, Encoder
 from .encoder_files import find_encoder
-from .progress import Report, silent
+from .progress import Report, Step, silent
 from .settings import ExtractSettings
 from .survey import survey_table
 from .table import open_table
@@ -74,6 +74,7 @@ def extract(
     if not out.parent.is_dir():
         raise OutputExistsError(f"{out.parent} is not a folder; make it first, or choose another --out")
     survey = survey_table(source, report)
+    report(Step("finding the encoder", 0, 0, "files"))
     files = find_encoder(
         settings.encoder, revision=settings.revision, allow_pickled_weights=settings.allow_pickled_weights
     )
@@ -102,6 +103,7 @@ def extract(
     )
     if not overwrite and wanted.is_made_already(report):
         return out
+    report(Step("loading the encoder", 0, 0, "files"))
     encoder = Encoder(files, device=device, precision=precision, prefix=settings.prefix, max_length=settings.max_length)
     kept = wanted.prepare_partial(encoder.width, overwrite=overwrite, report=report)
     with CacheWriter(partial_path(out)) as writer:

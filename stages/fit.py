@@ -18,8 +18,9 @@ Features = npt.NDArray[np.floating[Any]]
 Indices = npt.NDArray[np.int64]
 
 ADAM_EPSILON = 1e-5
-"""AdamW's guard against division by zero, above torch's 1e-8: real features have columns that are constant to 1e-9,
-whose gradients are rounding noise; a small epsilon turns that noise into steps of full length."""
+"""AdamW's guard against division by zero, far above torch's 1e-8: real features have columns that are constant to
+1e-9, and a small epsilon turns the rounding noise of their gradients into steps of full length. With this one the
+same texts batched otherwise give the same head, and no curve is worse for it (bench/README.md)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,8 @@ def evaluate(
 
     Returns:
         ``rows``; ``accuracy`` and ``macro_f1``, with ``accuracy_interval`` and ``macro_f1_interval``, each [low, high]
-        at 95% by the percentile bootstrap over distinct texts; ``per_class``: precision, recall, f1 and rows by name;
+        at 95% by the percentile bootstrap over distinct texts; ``per_class``: precision and recall with their
+        intervals, f1 and rows, by name;
         ``confusion_matrix`` [true][predicted], or None where there are more than 256 classes.
 
         Precision without a prediction and recall without a row are 0, as in scikit-learn; macro F1 is the mean over
@@ -38,8 +39,7 @@ def evaluate(
     """
     classes = len(names)
     matches, actual, guessed = _counts(labels, predicted, classes, None)
-    precision = _ratio(matches, guessed)
-    recall = _ratio(matches, actual)
+    scores = {"precision": _ratio(matches, guessed), "recall": _ratio(matches, actual)}
     f1 = _ratio(2 * matches, actual + guessed)
     intervals = bootstrap(labels, predicted, groups, classes=classes, seed=seed)
     matrix = None
@@ -53,8 +53,8 @@ def evaluate(
         "macro_f1_interval": intervals["macro_f1"],
         "per_class": {
             name: {
-                "precision": float(precision[i]),
-                "recall": float(recall[i]),
+                **{score: float(values[i]) for score, values in scores.items()},
+                **{f"{score}_interval": intervals[score][i] for score in scores},
                 "f1": float(f1[i]),
                 "rows": int(actual[i]),
             }
@@ -66,25 +66,27 @@ def evaluate(
 
 def bootstrap(
     labels: Indices, predicted: Indices, groups: Indices, *, classes: int, seed: int, resamples: int = RESAMPLES
-) -> dict[str, list[float]]:
-    """95% percentile intervals of accuracy and macro F1, resampling whole groups with replacement.
+) -> dict[str, Any]:
+    """95% percentile intervals, resampling whole groups with replacement.
 
     Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; clusters as the unit: chapter 8.
+
+    Returns:
+        ``accuracy`` and ``macro_f1``: [low, high]; ``precision`` and ``recall``: (classes, 2), as lists.
     """
     rng = np.random.default_rng(seed)
     _, dense = np.unique(groups, return_inverse=True)
     dense = dense.reshape(-1)
     count = int(dense.max()) + 1
-    scores = np.empty((resamples, 2))
-    for sample in scores:
+    samples = []
+    for _ in range(resamples):
         weights = np.bincount(rng.integers(count, size=count), minlength=count)[dense]  # (rows,)
         matches, actual, guessed = _counts(labels, predicted, classes, weights)
-        sample[:] = matches.sum() / actual.sum(), _macro_f1(matches, actual, guessed)
-    low, high = np.percentile(scores, [2.5, 97.5], axis=0)
-    return {
-        "accuracy": [float(low[0]), float(high[0])],
-        "macro_f1": [float(low[1]), float(high[1])],
-    }
+        overall = [matches.sum() / actual.sum(), _macro_f1(matches, actual, guessed)]
+        samples.append(np.concatenate([overall, _ratio(matches, guessed), _ratio(matches, actual)]))
+    bounds = np.percentile(samples, [2.5, 97.5], axis=0).T.tolist()  # (2 + 2 x classes) of [low, high]
+    precision, recall = bounds[2 : 2 + classes], bounds[2 + classes :]
+    return {"accuracy": bounds[0], "macro_f1": bounds[1], "precision": precision, "recall": recall}
 
 
 def _counts(

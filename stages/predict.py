@@ -74,6 +74,7 @@ def predict(
     files = _find(Path(run), encoder, allow_pickled_weights)
     _require_same(head, files, Path(run))
     chosen = choose_device(device)
+    report(Step("loading the encoder", 0, 0, "files"))
     loaded = Encoder(
         files,
         device=chosen,

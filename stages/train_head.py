@@ -18,7 +18,7 @@ from .fit import Fit, Rows, fit_head
 from .head import Head
 from .metrics import evaluate
 from .parts import Indices, Parts, divide
-from .progress import Report, silent
+from .progress import Report, Step, silent
 from .run import new_run, require_free, write_run
 from .settings import TrainSettings
 
@@ -63,7 +63,7 @@ def train_head(
     device = choose_device(settings.device)
     opened = {str(path): open_cache(path) for path in (cache, validation, test) if path is not None}
     for each in opened.values():
-        each.check()
+        _check(each, report)
     train_cache = opened[str(cache)]
     parts = divide(
         train_cache,
@@ -88,6 +88,10 @@ def train_head(
         head.save(folder)
         write_run(folder, _fields(train_cache, head.identity, settings, parts, fit, metrics, device, started))
     return out
+
+
+def _check(cache: Cache, report: Report) -> None:
+    cache.check(lambda block: report(Step("checking", block + 1, cache.layout.blocks, "blocks")))
 
 
 def _score(head: Head, rows: Rows, groups: Indices) -> dict[str, Any]:
