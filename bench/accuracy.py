@@ -38,10 +38,8 @@ def main() -> None:
     exact, rough = (cache.features()[:].astype(np.float64) for cache in caches.values())
     cosines = (exact * rough).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rough, axis=1)
     sample = np.random.default_rng(0).permutation(len(cosines))[:100]
-    print(
     low, lowest = cosines[sample].min(), cosines.min()
     print(f"\nbfloat16 beside float32: smallest cosine {low:.6f} of 100 texts, {lowest:.6f} of all")
-    )
 
 
 def extracted(precision: Precision) -> Cache:
