@@ -94,7 +94,7 @@ class TrainSettings:
     feature: str = "cls"
     test_fraction: float = 0.2
     validation_fraction: float = 0.1
-    epochs: int = 50
+    epochs: int = 100
     batch_size: int = 4096
     learning_rate: float = 0.01
     weight_decay: float = 0.01
