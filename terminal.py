@@ -99,6 +99,7 @@ def show_cache(cache: Mapping[str, Any]) -> None:
         "cut": f"{cut:,} texts ({cut / rows:.1%}) at {identity['max_length']} tokens",
         "precision": f"{identity['precision']}: {record['precision_reason']}",
         "tokens": f"{record['tokens']:,}, of which {record['tokens_encoded']:,} went through the encoder",
+        "batches": f"{cache['plan']['path']}, about {cache['plan']['batch_tokens']:,} tokens each",
         "speed": "nothing was left to encode",
         "time": f"{duration(record['seconds'])}, {duration(record['encode_seconds'])} of it in the encoder",
         "file": size(cache["bytes"]),

@@ -5,7 +5,8 @@
                    once per text)         milliseconds an epoch)
 
 Stage one is ``extract``: ``table`` and ``survey`` read the rows, ``encoder_files`` and ``encoder`` the frozen model,
-``devices`` chooses where it runs, ``batching`` and ``encode_table`` run it, ``wanted`` spares what is done already.
+``devices`` chooses where it runs, ``batching`` and ``encode_table`` run it (``packed`` without padding, where the
+architecture allows), ``wanted`` spares what is done already.
 
 Stage two is ``train_head``: ``split`` divides the rows, ``fit`` trains on arrays, ``metrics`` measures, ``head`` is
 the result and ``run`` its folder. It never loads transformers. ``predict`` puts the two together on new texts.

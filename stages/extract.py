@@ -87,25 +87,25 @@ def extract(
         precision=precision.value,
         features=(FEATURE,),
     )
-    plan = {
-        "batch_tokens": settings.batch_tokens or default_batch_tokens(device),
-        "window_rows": WINDOW_BLOCKS * BLOCK_ROWS,
-        "device": device.type,
-    }
     wanted = Wanted(
         out=out,
         table=source.source,
         survey=survey,
         identity=identity,
         storage=settings.storage.value,
-        plan=plan,
         block_rows=BLOCK_ROWS,
     )
     if not overwrite and wanted.is_made_already(report):
         return out
     report(Step("loading the encoder", 0, 0, "files"))
     encoder = Encoder(files, device=device, precision=precision, prefix=settings.prefix, max_length=settings.max_length)
-    kept = wanted.prepare_partial(encoder.width, overwrite=overwrite, report=report)
+    plan = {
+        "batch_tokens": settings.batch_tokens or default_batch_tokens(device),
+        "window_rows": WINDOW_BLOCKS * BLOCK_ROWS,
+        "device": device.type,
+        "path": encoder.path.value,
+    }
+    kept = wanted.prepare_partial(encoder.width, plan, overwrite=overwrite, report=report)
     with CacheWriter(partial_path(out)) as writer:
         counts = encode_table(source, survey, encoder, writer, kept=kept, plan=plan, report=report)
         record = {

@@ -33,6 +33,15 @@ class Storage(enum.StrEnum):
     """Two bytes a number: half the file, 11 bits of precision."""
 
 
+class EncoderPath(enum.StrEnum):
+    """How the encoder runs over a batch; chosen by the architecture and the device, and recorded."""
+
+    PACKED = "packed"
+    """Sequences end to end, without padding: the BERT family on a CPU."""
+    PADDED = "padded"
+    """The model's own forward pass over padded sequences of similar length: everything else."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExtractSettings:
     """Settings of stage one.

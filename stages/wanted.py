@@ -28,7 +28,6 @@ class Wanted:
         survey: The table's rows and labels.
         identity: What the features are to be of.
         storage: How they are to be stored.
-        plan: How rows are batched: with the table and the identity, this decides every bit of the features.
         block_rows: Rows that share a checksum.
     """
 
@@ -37,7 +36,6 @@ class Wanted:
     survey: Survey
     identity: Identity
     storage: str
-    plan: Mapping[str, Any]
     block_rows: int
 
     def is_made_already(self, report: Report) -> bool:
@@ -68,15 +66,21 @@ class Wanted:
         report(Note(f"{self.out}: the labels changed, and were written anew; nothing to encode"))
         return True
 
-    def prepare_partial(self, width: int, *, overwrite: bool, report: Report) -> set[int]:
+    def prepare_partial(self, width: int, plan: Mapping[str, Any], *, overwrite: bool, report: Report) -> set[int]:
         """Leave an unfinished cache to write into, made anew or carried on with; return the blocks to keep.
+
+        Args:
+            width: Columns of each feature.
+            plan: How rows are batched: with the table and the identity, this decides every bit of the features.
+            overwrite: Throw away unfinished work on something else.
+            report: Where notes go.
 
         Raises:
             OutputExistsError: an unfinished cache is there, and is of something else.
         """
         partial = partial_path(self.out)
         if partial.exists():
-            kept = self._kept_of_partial(partial, overwrite, report)
+            kept = self._kept_of_partial(partial, plan, overwrite, report)
             if kept is not None:
                 return kept
         create_cache(
@@ -85,21 +89,23 @@ class Wanted:
             widths=dict.fromkeys(self.identity.features, width),
             storage=self.storage,
             identity=self.identity,
-            plan=self.plan,
+            plan=plan,
             text_hashes=self.survey.text_hashes,
             labels=self.survey.labels,
             label_names=self.survey.label_names,
         )
         return set()
 
-    def _kept_of_partial(self, partial: Path, overwrite: bool, report: Report) -> set[int] | None:
+    def _kept_of_partial(
+        self, partial: Path, plan: Mapping[str, Any], overwrite: bool, report: Report
+    ) -> set[int] | None:
         cache = open_any(partial)
         found = self._differences(cache)
         if cache.rows != self.survey.rows:
             found.append(f"rows ({partial}: {cache.rows:,}, the table: {self.survey.rows:,})")
         found += [
             f"{name} ({partial}: {cache.plan.get(name)}, this run: {value})"
-            for name, value in self.plan.items()
+            for name, value in plan.items()
             if cache.plan.get(name) != value
         ]
         kept, other = ([], []) if found else kept_blocks(cache, self.survey.text_hashes)

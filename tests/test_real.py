@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from headstart.cache.reader import open_cache
+from headstart.stages.encoder import Encoder
 from headstart.stages.extract import extract
 from headstart.stages.fit import Rows, fit_head, head_optimizer, training_batches
 from headstart.stages.settings import ExtractSettings, TrainSettings
@@ -53,10 +54,19 @@ def extracted(rows: list[dict[str, str]], out: Path, minilm: Path, precision: st
     return open_cache(extract(table, out, ExtractSettings(encoder=str(minilm), precision=precision)))
 
 
+@pytest.mark.parametrize("path", ["packed", "padded"])
 def test_features_are_those_of_plain_transformers(
-    minilm: Path, plain: PlainEncoder, mixed: list[dict[str, str]], tmp_path: Path
+    minilm: Path,
+    plain: PlainEncoder,
+    mixed: list[dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
 ) -> None:
+    if path == "padded":
+        monkeypatch.setattr(Encoder, "_try_packed", lambda self: None)
     cache = extracted(mixed, tmp_path / "c.h5", minilm, "float32")
+    assert cache.plan["path"] == path
     expected = torch.cat([plain([row["text"]]) for row in mixed])
     assert cache.record["truncated_rows"] >= 1
     np.testing.assert_allclose(cache.features(), expected, atol=1e-5, rtol=0)

@@ -1,0 +1,108 @@
+"""The pass without padding: transformers' own numbers, for each architecture that it takes on, and for no other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+from headstart.cache.reader import open_cache
+from headstart.stages.encoder import Encoder
+from headstart.stages.extract import extract
+from headstart.stages.packed import PackedEncoder
+from headstart.stages.settings import ExtractSettings
+from tiny import tiny_rows
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 100,
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "max_position_embeddings": 70,
+}
+DISTIL: dict[str, Any] = {"vocab_size": 100, "dim": 48, "n_layers": 3, "n_heads": 4, "hidden_dim": 96}
+FAMILY = {
+    "BERT": lambda: hf.BertModel(hf.BertConfig(**SIZES)),
+    "BERT of one layer": lambda: hf.BertModel(hf.BertConfig(**{**SIZES, "num_hidden_layers": 1})),
+    "BERT without pooler": lambda: hf.BertModel(hf.BertConfig(**SIZES), add_pooling_layer=False),
+    "RoBERTa": lambda: hf.RobertaModel(hf.RobertaConfig(**SIZES)),
+    "XLM-R": lambda: hf.XLMRobertaModel(hf.XLMRobertaConfig(**SIZES)),
+    "ELECTRA": lambda: hf.ElectraModel(hf.ElectraConfig(**SIZES, embedding_size=48)),
+    "ELECTRA, projected": lambda: hf.ElectraModel(hf.ElectraConfig(**SIZES, embedding_size=24)),
+    "DistilBERT": lambda: hf.DistilBertModel(hf.DistilBertConfig(**DISTIL)),
+    "DistilBERT, sinusoidal": lambda: hf.DistilBertModel(hf.DistilBertConfig(**DISTIL, sinusoidal_pos_embds=True)),
+}
+OTHERS = {
+    "another activation": lambda: hf.BertModel(hf.BertConfig(**SIZES, hidden_act="relu")),
+    "another activation in DistilBERT": lambda: hf.DistilBertModel(hf.DistilBertConfig(**DISTIL, activation="relu")),
+    "a decoder": lambda: hf.BertModel(hf.BertConfig(**SIZES, is_decoder=True)),
+    "cross-attention": lambda: hf.BertModel(hf.BertConfig(**SIZES, is_decoder=True, add_cross_attention=True)),
+    "relative positions": lambda: hf.MPNetModel(hf.MPNetConfig(**SIZES)),
+    "shared layers": lambda: hf.AlbertModel(hf.AlbertConfig(**SIZES, embedding_size=24)),
+    "rotary positions": lambda: hf.ModernBertModel(hf.ModernBertConfig(**SIZES, pad_token_id=0)),
+}
+
+
+def made(build: Any) -> Any:
+    torch.manual_seed(0)
+    model = build().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # biases and norms that are not at their start of zero and one
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return model
+
+
+def sequences(lengths: list[int]) -> list[Any]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(3, 100, length).astype(np.int32) for length in lengths]
+
+
+def stock(model: Any, batch: list[Any]) -> Any:
+    """transformers' own pass over each sequence alone: no padding, no mask."""
+    with torch.inference_mode():
+        return torch.cat([model(input_ids=torch.from_numpy(s).long()[None]).last_hidden_state[:, 0] for s in batch])
+
+
+@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("lengths", [[60, 60, 31, 31, 31, 5, 1], [3, 9, 3, 60, 9], [7]])
+def test_each_architecture_gives_its_own_numbers(name: str, lengths: list[int]) -> None:
+    model = made(FAMILY[name])
+    assert PackedEncoder.fits(model)
+    with torch.inference_mode():
+        ours = PackedEncoder(model, torch.float32)(sequences(lengths))
+    torch.testing.assert_close(ours, stock(model, sequences(lengths)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_half_precision_points_the_same_way(name: str) -> None:
+    model, batch = made(FAMILY[name]), sequences([40, 22, 22, 3])
+    with torch.inference_mode():
+        rough = PackedEncoder(model, torch.bfloat16)(batch)
+    assert torch.nn.functional.cosine_similarity(rough, stock(model, batch)).min() > 0.999
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_it_would_get_wrong_is_not_taken_on(name: str) -> None:
+    assert not PackedEncoder.fits(made(OTHERS[name]))
+
+
+def test_a_fast_path_that_disagrees_is_not_taken(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it came to disagree: the model's own pass is tried beside it before it is trusted."""
+    original = PackedEncoder.__call__
+    monkeypatch.setattr(PackedEncoder, "__call__", lambda self, batch: original(self, batch) + 0.01)
+    out = extract(["good film", "bad"], tmp_path / "c.h5", ExtractSettings(encoder=str(tiny), precision="float32"))
+    assert open_cache(out).plan["path"] == "padded"
+
+
+def test_both_paths_fill_the_same_cache(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [text for text, _ in tiny_rows(200)]
+    settings = ExtractSettings(encoder=str(tiny), precision="float32", batch_tokens=256)
+    packed = open_cache(extract(texts, tmp_path / "a.h5", settings))
+    monkeypatch.setattr(Encoder, "_try_packed", lambda self: None)
+    padded = open_cache(extract(texts, tmp_path / "b.h5", settings))
+    assert (packed.plan["path"], padded.plan["path"]) == ("packed", "padded")
+    np.testing.assert_allclose(packed.features(), padded.features(), atol=1e-5)
