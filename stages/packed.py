@@ -85,10 +85,10 @@ class _Layer:
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, group: _Group) -> Tensor:
         """(count x queries, width) of one group of sequences of equal length."""
-        split = [x.view(group.count, -1, self.heads, x.shape[1] // self.heads) for x in (query, key, value)]
-        found = scaled_dot_product_attention(
-            *(x.transpose(1, 2) for x in split)
-        )  # (count, heads, queries, width / heads)
+        shape = group.count, -1, self.heads, query.shape[1] // self.heads
+        query_heads, key_heads, value_heads = (x.view(shape).transpose(1, 2) for x in (query, key, value))
+        # (count, heads, queries, width / heads)
+        found = scaled_dot_product_attention(query_heads, key_heads, value_heads)
         return found.transpose(1, 2).reshape(query.shape)
 
     def _rest(self, rows: Tensor, attended: Tensor) -> Tensor:
