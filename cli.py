@@ -1,4 +1,7 @@
-"""The command line: it parses, calls a stage, and prints. Defaults are those of the stages' settings."""
+"""The command line: it parses, calls a stage, and prints. Defaults are those of the stages' settings.
+
+What takes long to load is loaded inside a command, so that ``--help`` is quick.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from . import terminal
 from .cache.errors import HeadstartError, SettingsError, UserError
 from .stages.settings import ExtractSettings, Precision, Storage, TrainSettings
 
@@ -32,7 +34,7 @@ class OneLineErrors(TyperGroup):
             message, code = f"{error.filename or 'the system'}: {error.strerror or error}", 1
         except KeyboardInterrupt:
             message, code = "interrupted; what was finished is kept, and the same command carries on", 130
-        terminal.errors.print(f"headstart: {message}", markup=False)
+        print(f"headstart: {message}", file=sys.stderr)
         sys.exit(code)
 
 
@@ -92,6 +94,8 @@ def extract_command(
         skip_bad_rows=skip_bad_rows,
         allow_pickled_weights=allow_pickled_weights,
     )
+    from . import terminal
+
     with terminal.reporting(quiet) as report:
         from .stages.extract import extract
         from .stages.inspect import inspect_path
@@ -138,6 +142,8 @@ def train_head_command(
         device=device,
         keep_shared=keep_shared,
     )
+    from . import terminal
+
     with terminal.reporting(quiet) as report:
         from .stages.inspect import inspect_path
         from .stages.train_head import train_head
@@ -170,6 +176,8 @@ def predict_command(
         "device": device,
         "allow_pickled_weights": allow_pickled_weights,
     }
+    from . import terminal
+
     with terminal.reporting(quiet) as report:
         from .stages.predict import predict, predict_table
 
@@ -191,6 +199,7 @@ def inspect_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
 ) -> None:
     """Show what a cache or a run holds."""
+    from . import terminal
     from .stages.inspect import inspect_path
 
     found = inspect_path(path)
