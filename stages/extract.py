@@ -10,8 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..cache.errors import OutputExistsError
+from ..cache.errors import DamagedError, NotOursError, OutputExistsError
 from ..cache.identity import Identity
+from ..cache.layout import read_layout
 from ..cache.writer import CacheWriter, partial_path
 from .devices import choose_device, choose_precision, default_batch_tokens, machine
 from .encode_table import FEATURE, encode_table
@@ -71,8 +72,7 @@ def extract(
         label_column=settings.label_column,
         skip_bad_rows=settings.skip_bad_rows,
     )
-    if not out.parent.is_dir():
-        raise OutputExistsError(f"{out.parent} is not a folder; make it first, or choose another --out")
+    _require_writable(out)
     survey = survey_table(source, report)
     report(Step("finding the encoder", 0, 0, "files"))
     files = find_encoder(
@@ -126,3 +126,16 @@ def extract(
         }
         writer.finish(record, out)
     return out
+
+
+def _require_writable(out: Path) -> None:
+    """Refuse, before any work, an output that could not be written, or that would replace something precious."""
+    if not out.parent.is_dir():
+        raise OutputExistsError(f"{out.parent} is not a folder; make it first, or choose another --out")
+    if out.exists():
+        try:
+            read_layout(out)
+        except NotOursError as error:
+            raise OutputExistsError(f"{error}; it is never overwritten, so choose another --out") from None
+        except DamagedError:
+            return  # ours, and what --overwrite is for

@@ -510,6 +510,24 @@ def test_an_output_that_cannot_be_written_is_said_before_the_first_row(
         run(["good film"], tmp_path / "c.h5", tiny)
 
 
+def test_what_is_not_a_cache_is_never_overwritten(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
+    table = write_csv(tiny_rows(10))
+    before = table.read_bytes()
+    for out in (table, tmp_path):
+        with pytest.raises(OutputExistsError, match="it is never overwritten"):
+            run(table, out, tiny, overwrite=True)
+    assert table.read_bytes() == before
+
+
+def test_a_damaged_cache_is_replaced_where_told(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
+    table, out = write_csv(tiny_rows(20)), tmp_path / "c.h5"
+    run(table, out, tiny)
+    out.write_bytes(out.read_bytes()[:5000])
+    with pytest.raises(DamagedError, match="cut short"):
+        run(table, out, tiny)
+    run(table, out, tiny, overwrite=True)[0].check()
+
+
 def test_a_damaged_cache_is_not_relabelled(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
     rows = tiny_rows(20)
     run(write_csv(rows), tmp_path / "c.h5", tiny)
