@@ -5,6 +5,7 @@ What takes long to load is loaded inside a command, so that ``--help`` is quick.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from typer.core import TyperGroup
 from .cache.errors import HeadstartError, SettingsError, UserError
 from .stages.settings import ExtractSettings, Precision, Storage, TrainSettings
 
+OUT_OF_MEMORY = "the memory is full; try a smaller --batch-tokens or --batch-size"
 EXTRACT, TRAIN = ExtractSettings(), TrainSettings()
 
 
@@ -33,7 +35,14 @@ class OneLineErrors(TyperGroup):
         except OSError as error:
             message, code = f"{error.filename or 'the system'}: {error.strerror or error}", 1
         except KeyboardInterrupt:
-            message, code = "interrupted; what was finished is kept, and the same command carries on", 130
+            carry_on = "; finished blocks are kept, and the same command carries on with them"
+            message, code = f"interrupted{carry_on if ctx.invoked_subcommand == 'extract' else ''}", 130
+        except MemoryError:
+            message, code = OUT_OF_MEMORY, 1
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not loaded to name it
+                raise
+            message, code = OUT_OF_MEMORY, 1
         print(f"headstart: {message}", file=sys.stderr)
         sys.exit(code)
 
@@ -63,6 +72,9 @@ def extract_command(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = EXTRACT.revision,
     text_column: Annotated[str, typer.Option(help="Column of the texts.")] = EXTRACT.text_column,
     label_column: Annotated[str, typer.Option(help="Column of the labels.")] = EXTRACT.label_column or "label",
+    features: Annotated[
+        str, typer.Option(help="Comma-separated: cls, mean, max, pooler, layer6.cls, layer*.cls.")
+    ] = ",".join(EXTRACT.features),
     no_labels: Annotated[bool, typer.Option("--no-labels", help="The table has no labels.")] = False,
     prefix: Annotated[str, typer.Option(help="Text put before every text; some encoders want one.")] = EXTRACT.prefix,
     max_length: Annotated[int, typer.Option(help="Tokens at which a text is cut.")] = EXTRACT.max_length,
@@ -85,6 +97,7 @@ def extract_command(
         revision=revision,
         text_column=text_column,
         label_column=None if no_labels else label_column,
+        features=tuple(features.split(",")),
         prefix=prefix,
         max_length=max_length,
         precision=precision,
@@ -100,9 +113,9 @@ def extract_command(
         from .stages.extract import extract
         from .stages.inspect import inspect_path
 
-        before = out.stat() if out.exists() else None
+        before = out.stat().st_mtime_ns if out.exists() else None
         path = extract(table, out, settings, overwrite=overwrite, report=report)
-    if not quiet and path.stat() != before:  # a cache that was current has been noted already
+    if not quiet and path.stat().st_mtime_ns != before:  # a cache that was current has been noted already
         terminal.show_cache(inspect_path(path))
 
 
@@ -110,6 +123,7 @@ def extract_command(
 def train_head_command(
     cache: Annotated[Path, typer.Argument(help="The cache to train on.")],
     out: Annotated[Path, typer.Option(help="The run folder to write.")],
+    features: Annotated[str, typer.Option(help="Which of the cache's features to train on.")] = TRAIN.feature,
     test: Annotated[Path | None, typer.Option(help="A cache to test on, instead of held-out rows.")] = None,
     test_fraction: Annotated[float, typer.Option(help="Share of rows held out for the test.")] = TRAIN.test_fraction,
     validation: Annotated[Path | None, typer.Option(help="A cache to choose the epoch by, likewise.")] = None,
@@ -131,6 +145,7 @@ def train_head_command(
 ) -> None:
     """Stage two: train and test a head on a cache."""
     settings = TrainSettings(
+        feature=features,
         test_fraction=test_fraction,
         validation_fraction=validation_fraction,
         epochs=epochs,
@@ -213,4 +228,7 @@ def inspect_command(
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 should not end a run
     app(prog_name="headstart")

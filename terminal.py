@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from .stages.progress import Note, Report, Step, silent
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, emoji=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 PLAIN_SECONDS = 10.0
 """Off a terminal, a line this often."""
 MOST_CLASSES_SHOWN = 12
@@ -152,20 +152,21 @@ def show_confusion(names: list[str], metrics: Mapping[str, Any]) -> None:
     if matrix is None or len(names) > MOST_CLASSES_SHOWN:
         console.print(f"{len(names)} classes: their precision and recall stand in run.json")
         return
-    table = Table(box=None, padding=(0, 0, 0, 2), header_style="bold")
-    table.add_column("true \\ predicted")
-    for name in [*names, "precision", "recall"]:
-        table.add_column(name, justify="right")
+    rows = [["true \\ predicted", *names, "precision", "recall"]]
     for name, counts in zip(names, matrix, strict=True):
         scores = metrics["per_class"][name]
-        table.add_row(name, *(f"{n:,}" for n in counts), f"{scores['precision']:.3f}", f"{scores['recall']:.3f}")
-    console.print(table)
+        rows.append([name, *(f"{n:,}" for n in counts), f"{scores['precision']:.3f}", f"{scores['recall']:.3f}"])
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        rest = [" " * (width - cell_len(cell)) + cell for cell, width in zip(row[1:], widths[1:], strict=True)]
+        console.print("  " + "  ".join([set_cell_size(row[0], widths[0]), *rest]), markup=False)
 
 
 def show_predictions(texts: list[str], labels: list[str], names: tuple[str, ...], probabilities: Any) -> None:
     """Print each text's label and probabilities."""
     for text, label, row in zip(texts, labels, probabilities, strict=True):
-        shown = text if len(text) <= 72 else text[:71] + "…"
+        line = " ".join(text.split())
+        shown = line if len(line) <= 72 else line[:71] + "…"
         top = sorted(zip(row, names, strict=True), reverse=True)[:MOST_CLASSES_SHOWN]
         # Tabs, so that it pastes into a table; rich would turn them into spaces.
         print(label, "  ".join(f"{name} {p:.3f}" for p, name in top), shown, sep="\t")

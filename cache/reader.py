@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,31 @@ from .errors import DamagedError, NotOursError, UserError
 from .hashing import Hashes, digest
 from .identity import Identity
 from .layout import Layout, Span, read_layout, storage_errors
+
+PLAN_FIELDS: dict[str, tuple[type, ...]] = {
+    "batch_tokens": (int,),
+    "window_rows": (int,),
+    "device": (str,),
+    "path": (str,),
+}
+RECORD_FIELDS: dict[str, tuple[type, ...]] = {
+    "rows": (int,),
+    "skipped_rows": (int,),
+    "distinct_texts": (int,),
+    "distinct_sequences": (int,),
+    "conflicting_texts": (int,),
+    "truncated_rows": (int,),
+    "tokens": (int,),
+    "tokens_encoded": (int,),
+    "kept_blocks": (int,),
+    "encode_seconds": (int, float),
+    "tokens_per_second": (int, float, NoneType),
+    "seconds": (int, float),
+    "precision_reason": (str,),
+    "encoder": (dict,),
+    "machine": (dict,),
+}
+"""What every plan and record holds, with the kinds of value that it may be; they MAY hold more."""
 
 Features = npt.NDArray[np.floating[Any]]
 """Features, (rows, width) float32 or float16."""
@@ -101,9 +127,22 @@ class Cache:
                 f"{self.path}: {len(damaged)} of {self.layout.blocks} blocks are damaged, the first at rows "
                 f"{rows.start + 1:,} to {rows.stop:,}; extract again with --overwrite"
             )
-        classes = len(self.label_names or ())
-        if self.labels is not None and not 0 <= self.labels.min() <= self.labels.max() < classes:
-            raise DamagedError(f"{self.path}: a label is outside 0 to {classes - 1}")
+        self.label_counts()
+
+    def label_counts(self) -> dict[str, int] | None:
+        """How many rows each class has, by its name; None without labels.
+
+        Raises:
+            DamagedError: the labels' checksums do not hold, or a label is out of range.
+        """
+        if self.labels is None or self.label_names is None:
+            return None
+        classes = len(self.label_names)
+        whole = all(self._block_labels_hold(block) for block in range(self.layout.blocks))
+        if not whole or not 0 <= self.labels.min() <= self.labels.max() < classes:
+            raise DamagedError(f"{self.path}: its labels are damaged, or outside 0 to {classes - 1}")
+        counts = np.bincount(self.labels, minlength=classes)
+        return {name: int(count) for name, count in zip(self.label_names, counts, strict=True)}
 
     def _block_labels_hold(self, block: int) -> bool:
         if self.labels is None or self.label_checksums is None:
@@ -135,9 +174,9 @@ def open_any(path: Path) -> Cache:
     names = documents.get("label_names")
     if layout.labelled != (names is not None) or not (names is None or _is_list_of_names(names)):
         raise DamagedError(f"{path}: its label names are not a list of distinct names, one list for its labels")
-    for name in ("plan", "record"):
-        if not isinstance(documents[name], dict):
-            raise DamagedError(f"{path}: its {name} is not a JSON object")
+    _check_fields(path, "plan", documents["plan"], PLAN_FIELDS)
+    if documents["record"] != {}:
+        _check_fields(path, "record", documents["record"], RECORD_FIELDS)
     identity = Identity.from_dict(documents["identity"], str(path))
     if set(identity.features) != set(layout.widths):
         raise DamagedError(
@@ -165,6 +204,14 @@ def open_any(path: Path) -> Cache:
 def block_checksum(rows: slice, parts: list[npt.NDArray[Any]]) -> bytes:
     """The checksum of some arrays of a block: of its place, so that no block passes for another, then of each."""
     return digest(np.array([rows.start, rows.stop], "<u8"), *parts)
+
+
+def _check_fields(path: Path, name: str, document: Any, fields: Mapping[str, tuple[type, ...]]) -> None:
+    if not isinstance(document, dict):
+        raise DamagedError(f"{path}: its {name} is not a JSON object")
+    for field, kinds in fields.items():
+        if not isinstance(document.get(field), kinds) or (field not in document):
+            raise DamagedError(f"{path}: its {name} lacks {field!r}, or it is of the wrong kind")
 
 
 def _read_document(path: Path, name: str, spans: Mapping[str, Span]) -> Any:

@@ -143,22 +143,25 @@ def create_cache(
         document_bytes={**{n: len(encode_document(v)) for n, v in documents.items()}, "record": RECORD_BYTES},
     )
     scratch = path.with_name(path.name + ".new")
-    create_file(scratch, layout)
-    with CacheWriter(scratch) as writer:
-        for name, value in documents.items():
-            writer._write_document(name, value)
-        writer._write("hashes/text", 0, text_hashes)
-        if labels is not None:
-            writer._write("labels", 0, labels.astype("<i8"))
-            for block in range(layout.blocks):
-                rows = layout.block_slice(block)
-                checksum = block_checksum(rows, [labels[rows].astype("<i8")])
-                writer._write("checksums/labels", block, np.frombuffer(checksum, np.uint8))
-        with storage_errors(f"cannot write {scratch}"):
-            os.fsync(writer._file.fileno())
-    with storage_errors(f"cannot write {path}"):
-        scratch.replace(path)
-        sync_folder(path.parent)
+    try:
+        create_file(scratch, layout)
+        with CacheWriter(scratch) as writer:
+            for name, value in documents.items():
+                writer._write_document(name, value)
+            writer._write("hashes/text", 0, text_hashes)
+            if labels is not None:
+                writer._write("labels", 0, labels.astype("<i8"))
+                for block in range(layout.blocks):
+                    rows = layout.block_slice(block)
+                    checksum = block_checksum(rows, [labels[rows].astype("<i8")])
+                    writer._write("checksums/labels", block, np.frombuffer(checksum, np.uint8))
+            with storage_errors(f"cannot write {scratch}"):
+                os.fsync(writer._file.fileno())
+        with storage_errors(f"cannot write {path}"):
+            scratch.replace(path)
+            sync_folder(path.parent)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def copy_with_labels(

@@ -5,8 +5,8 @@
                    once per text)         milliseconds an epoch)
 
 Stage one is ``extract``: ``table`` and ``survey`` read the rows, ``encoder_files`` and ``encoder`` the frozen model,
-``devices`` chooses where it runs, ``batching`` and ``encode_table`` run it (``packed`` without padding, where the
-architecture allows), ``wanted`` spares what is done already.
+``features`` names what is taken from it, ``devices`` chooses where it runs, ``batching`` and ``encode_table`` run it
+(``packed`` without padding, where the architecture allows), ``wanted`` spares what is done already.
 
 Stage two is ``train_head``: ``split`` divides the rows, ``fit`` trains on arrays, ``metrics`` measures, ``head`` is
 the result and ``run`` its folder. It never loads transformers. ``predict`` puts the two together on new texts.

@@ -26,10 +26,11 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise SettingsError(f"device {name!r} is not supported; choose auto, cpu, cuda, cuda:1 or mps")
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise SettingsError(f"device {name!r} cannot be used here ({reason}); try --device auto") from None
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise SettingsError(f"device {name!r} cannot be used here: there is none; try --device auto") from None
     return device
 
 

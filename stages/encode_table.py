@@ -19,15 +19,11 @@ from .progress import Report, Step
 from .survey import Survey, windows
 from .table import Rows, Table
 
-FEATURE = "cls"
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 class TextEncoder(Protocol):
     """What the pass needs of an encoder; `headstart.stages.encoder.Encoder` is one."""
-
-    @property
-    def width(self) -> int: ...
 
     def tokenize(self, texts: list[str]) -> tuple[list[npt.NDArray[np.int32]], npt.NDArray[np.bool_]]: ...
 
@@ -74,7 +70,8 @@ def encode_table(
         writer: Writes blocks.
         kept: Blocks that are written already.
         plan: ``window_rows`` and ``batch_tokens``. Batches are composed of what the table holds, never of what is
-            left to do: so a run that carries on encodes the same batches, and gets the same bits.
+            left to do: so a run that carries on with the same table encodes the same batches, and gets the same bits.
+            Blocks that were kept from before a row of the table changed agree to rounding (1e-5).
         report: Where progress goes.
 
     Raises:
@@ -82,7 +79,8 @@ def encode_table(
         EncoderError: a feature is not finite, or does not fit in the stored dtype.
     """
     layout, counts = writer.layout, Counts(kept_blocks=len(kept))
-    in_cache = open_any(writer.path).features(FEATURE)  # a map: it shows what the writer wrote
+    cache = open_any(writer.path)
+    in_cache = {name: cache.features(name) for name in layout.widths}  # maps: they show what the writer wrote
     token_hashes = np.zeros((layout.rows, HASH_BYTES), np.uint8)
     first_rows = FirstRows(token_hashes)
     written = np.zeros(layout.blocks, bool)
@@ -103,27 +101,31 @@ def encode_table(
         needed = np.zeros(len(window), bool)
         needed[sources[missing & ~have] - place.start] = True
 
-        features = np.empty((len(window), encoder.width), np.float32)
+        features = {name: np.empty((len(window), width), np.float32) for name, width in layout.widths.items()}
         lengths = np.array([len(sequences[row]) for row in own], np.int64)
         batches = [own[batch] for batch in compose_batches(lengths, plan["batch_tokens"])]
         batches = [batch for batch in batches if needed[batch].any()]
         for number, batch in enumerate(batches, 1):
             started = time.perf_counter()
-            features[batch] = encoder.encode([sequences[row] for row in batch])[FEATURE]
+            encoded = encoder.encode([sequences[row] for row in batch])
             counts.encode_seconds += time.perf_counter() - started
             counts.tokens_encoded += sum(len(sequences[row]) for row in batch)
             counts.sequences_encoded += len(batch)
-            _require_storable(features, batch, rows, layout.storage)
+            for name, values in encoded.items():
+                _require_storable(name, values, batch, rows, layout.storage)
+                features[name][batch] = values
             done = place.start + len(window) * number // len(batches)
             report(Step("encoding", done, layout.rows, "rows", counts.tokens_encoded))
-        features[~have] = features[sources[~have] - place.start]
-        features[have] = in_cache[sources[have]]
+        for name, values in features.items():
+            values[~have] = values[sources[~have] - place.start]
+            values[have] = in_cache[name][sources[have]]
 
         for block in np.unique(window[missing] // layout.block_rows):
             block_rows = layout.block_slice(int(block))
+            inside = slice(block_rows.start - place.start, block_rows.stop - place.start)
             writer.write_block(
                 int(block),
-                features={FEATURE: features[block_rows.start - place.start : block_rows.stop - place.start]},
+                features={name: values[inside] for name, values in features.items()},
                 text_hashes=survey.text_hashes[block_rows],
                 token_hashes=token_hashes[block_rows],
             )
@@ -139,15 +141,15 @@ def _require_tokens(sequences: list[npt.NDArray[np.int32]], rows: Rows) -> None:
 
 
 def _require_storable(
-    features: npt.NDArray[np.float32], batch: npt.NDArray[np.int64], rows: Rows, storage: str
+    name: str, values: npt.NDArray[np.float32], batch: npt.NDArray[np.int64], rows: Rows, storage: str
 ) -> None:
     """Stop at a feature that is not finite, or that the stored dtype would make infinite."""
-    largest = np.abs(features[batch]).max(axis=1)  # NaN where any value is
+    largest = np.abs(values).max(axis=1)  # (batch,), NaN where any value is
     if not np.isfinite(largest).all():
-        row = int(batch[np.argmin(np.isfinite(largest))])
-        raise EncoderError(f"{rows.place(row)}: the encoder gave a feature that is not finite; try --precision float32")
+        place = rows.place(int(batch[np.argmin(np.isfinite(largest))]))
+        raise EncoderError(f"{place}: the encoder's feature {name!r} is not finite; try --precision float32")
     if storage == "float16" and largest.max() > _FLOAT16_MAX:
-        row = int(batch[np.argmax(largest)])
+        place = rows.place(int(batch[np.argmax(largest)]))
         raise EncoderError(
-            f"{rows.place(row)}: a feature of {largest.max():.6g} is too large for float16; use --storage float32"
+            f"{place}: the feature {name!r} has {largest.max():.6g}, too large for float16; use --storage float32"
         )

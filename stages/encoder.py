@@ -15,6 +15,7 @@ import transformers
 from ..cache.errors import EncoderError, SettingsError
 from .devices import DTYPES
 from .encoder_files import EncoderFiles
+from .features import Feature, Pooling
 from .packed import PackedEncoder
 from .settings import EncoderPath, Precision
 
@@ -35,7 +36,14 @@ class Encoder:
     """
 
     def __init__(
-        self, files: EncoderFiles, *, device: torch.device, precision: Precision, prefix: str, max_length: int
+        self,
+        files: EncoderFiles,
+        *,
+        features: tuple[Feature, ...],
+        device: torch.device,
+        precision: Precision,
+        prefix: str,
+        max_length: int,
     ) -> None:
         """Load the tokenizer and the weights.
 
@@ -44,10 +52,10 @@ class Encoder:
             SettingsError: ``max_length`` is more than the encoder has positions for, or leaves no room for text.
         """
         self._name, self._prefix, self.max_length = files.name, prefix, max_length
-        self._device, self._precision = device, precision
+        self._features, self._device, self._precision = features, device, precision
         with _quiet_transformers(), _loading(files):
             self._tokenizer = _load_tokenizer(files)
-            self._model = _load_model(files)
+            self._model = _load_model(files, features)
         self._model.to(device)
         self.width = int(self._model.config.hidden_size)
         self._check_fit()
@@ -75,26 +83,34 @@ class Encoder:
             sequences: Token sequences; similar lengths waste the least.
 
         Returns:
-            ``cls``: (sequences, width) float32, the last layer's hidden state at the first position.
+            By the features' names: (sequences, width) float32 each.
         """
         with torch.inference_mode():
-            first = self._packed(sequences) if self._packed else self._padded(sequences)
-        return {"cls": first.float().cpu().numpy()}
+            found = self._packed(sequences, self._features) if self._packed else self._padded(sequences)
+        return {name: feature.float().cpu().numpy() for name, feature in found.items()}
 
-    def _padded(self, sequences: Sequence[TokenIds]) -> torch.Tensor:
-        """The model's own forward pass: (sequences, width)."""
+    def _padded(self, sequences: Sequence[TokenIds]) -> dict[str, torch.Tensor]:
+        """The model's own forward pass: (sequences, width) each."""
         longest = max(len(sequence) for sequence in sequences)
         ids = np.full((len(sequences), longest), self._tokenizer.pad_token_id or 0, np.int64)  # (sequences, longest)
         mask = np.zeros((len(sequences), longest), np.int64)
         for row, sequence in enumerate(sequences):
             ids[row, : len(sequence)] = sequence
             mask[row, : len(sequence)] = 1
+        real = torch.from_numpy(mask).to(self._device)
+        layers = any(feature.layer is not None for feature in self._features)
         enabled = self._precision is not Precision.FLOAT32
         with torch.autocast(self._device.type, DTYPES[self._precision], enabled=enabled):
-            hidden: torch.Tensor = self._model(
-                input_ids=torch.from_numpy(ids).to(self._device), attention_mask=torch.from_numpy(mask).to(self._device)
-            ).last_hidden_state  # (sequences, longest, width)
-        return hidden[:, 0]
+            output = self._model(
+                input_ids=torch.from_numpy(ids).to(self._device), attention_mask=real, output_hidden_states=layers
+            )
+        found = {}
+        for feature in self._features:
+            # (sequences, longest, width); the first of the hidden states is the embeddings'
+            hidden = output.last_hidden_state if feature.layer is None else output.hidden_states[feature.layer]
+            pooler = output.pooler_output if feature.pooling is Pooling.POOLER else None
+            found[feature.name] = _pool(hidden, real, feature.pooling) if pooler is None else pooler
+        return found
 
     def _try_packed(self) -> PackedEncoder | None:
         """The encoder without padding, where it fits the architecture and, tried out, gives the model's own numbers."""
@@ -103,9 +119,10 @@ class Encoder:
         packed = PackedEncoder(self._model, DTYPES[self._precision])
         trial = [np.arange(1, 1 + length, dtype=np.int32) for length in (4, 4, 2)]
         with torch.inference_mode():
-            ours, theirs = packed(trial).float(), self._padded(trial).float()
+            ours, theirs = packed(trial, self._features), self._padded(trial)
         tolerance = 1e-4 if self._precision is Precision.FLOAT32 else 0.1
-        return packed if torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance) else None
+        agree = [torch.allclose(ours[n].float(), theirs[n].float(), rtol=tolerance, atol=tolerance) for n in theirs]
+        return packed if all(agree) else None
 
     def _check_fit(self) -> None:
         """Refuse what would give features that are wrong, or none."""
@@ -129,7 +146,8 @@ class Encoder:
         backend.enable_truncation(self.max_length, direction=self._tokenizer.truncation_side)
         backend.no_padding()
         with torch.inference_mode():
-            first, second = (self._padded([np.array([1, token], np.int32)]) for token in (2, 3))
+            states = [self._model(input_ids=torch.tensor([[1, token]], device=self._device)) for token in (2, 3)]
+        first, second = (state.last_hidden_state[:, 0] for state in states)
         if torch.equal(first, second) and first.isfinite().all():
             raise EncoderError(
                 f"encoder {self._name}: its first position does not see the tokens after it, so it cannot stand for a "
@@ -146,7 +164,7 @@ def _load_tokenizer(files: EncoderFiles) -> Any:
     return tokenizer
 
 
-def _load_model(files: EncoderFiles) -> Any:
+def _load_model(files: EncoderFiles, features: tuple[Feature, ...]) -> Any:
     model, loading = transformers.AutoModel.from_pretrained(
         files.folder,
         dtype=torch.float32,
@@ -160,8 +178,11 @@ def _load_model(files: EncoderFiles) -> Any:
         raise EncoderError(
             f"encoder {files.name} is an encoder with a decoder ({model.config.model_type}); not supported"
         )
-    # A pooler that was never saved is made up by transformers; no feature reads it. Anything else made up would be.
-    made_up = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))
+    # A pooler that was never saved is made up by transformers, which matters only where a feature reads it.
+    pooled = any(feature.pooling is Pooling.POOLER for feature in features)
+    if pooled and getattr(model, "pooler", None) is None:
+        raise EncoderError(f"encoder {files.name} ({model.config.model_type}) has no pooler; choose other --features")
+    made_up = sorted(key for key in loading["missing_keys"] if pooled or not key.startswith("pooler."))
     wrong = made_up or sorted(map(str, loading["mismatched_keys"])) or loading["error_msgs"]
     if wrong:
         raise EncoderError(
@@ -169,6 +190,16 @@ def _load_model(files: EncoderFiles) -> Any:
         )
     model.requires_grad_(False)
     return model.eval()
+
+
+def _pool(hidden: torch.Tensor, real: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    """(sequences, tokens, width) to (sequences, width), over the tokens where ``real`` is 1."""
+    if pooling is Pooling.MEAN:
+        weights = real[..., None].to(torch.float32)
+        return (hidden.float() * weights).sum(1) / weights.sum(1)
+    if pooling is Pooling.MAX:
+        return hidden.masked_fill(real[..., None] == 0, -torch.inf).amax(1)
+    return hidden[:, 0]
 
 
 def _positions(model: Any) -> int:

@@ -51,6 +51,19 @@ class EncoderFiles:
     def pickled(self) -> bool:
         return self.weights[0].name == PICKLED_WEIGHTS
 
+    def layers(self) -> int | None:
+        """How many layers its configuration names; None where it does not say.
+
+        Raises:
+            EncoderError: the configuration is not JSON.
+        """
+        try:
+            config = json.loads((self.folder / CONFIG).read_bytes())
+            counts = [config[name] for name in ("num_hidden_layers", "n_layers", "num_layers") if name in config]
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise EncoderError(f"encoder {self.name}: its {CONFIG} cannot be read: {error}") from None
+        return counts[0] if counts and isinstance(counts[0], int) else None
+
     def hashes(self) -> dict[str, str]:
         """The three hashes of an identity (FORMAT.md says how many files make one hash).
 

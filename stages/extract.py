@@ -15,9 +15,10 @@ from ..cache.identity import Identity
 from ..cache.layout import read_layout
 from ..cache.writer import CacheWriter, partial_path
 from .devices import choose_device, choose_precision, default_batch_tokens, machine
-from .encode_table import FEATURE, encode_table
+from .encode_table import encode_table
 from .encoder import VERSIONS, Encoder
 from .encoder_files import find_encoder
+from .features import parse_features
 from .progress import Report, Step, silent
 from .settings import ExtractSettings
 from .survey import survey_table
@@ -72,12 +73,14 @@ def extract(
         label_column=settings.label_column,
         skip_bad_rows=settings.skip_bad_rows,
     )
-    _require_writable(out)
+    in_folder = isinstance(table, (str, Path)) and Path(table).is_dir()
+    _require_writable(out, source.files if in_folder else ())
     survey = survey_table(source, report)
     report(Step("finding the encoder", 0, 0, "files"))
     files = find_encoder(
         settings.encoder, revision=settings.revision, allow_pickled_weights=settings.allow_pickled_weights
     )
+    features = parse_features(settings.features, files.layers())
     device = choose_device(settings.device)
     precision, why = choose_precision(settings.precision, device)
     identity = Identity(
@@ -85,7 +88,7 @@ def extract(
         prefix=settings.prefix,
         max_length=settings.max_length,
         precision=precision.value,
-        features=(FEATURE,),
+        features=tuple(feature.name for feature in features),
     )
     wanted = Wanted(
         out=out,
@@ -98,7 +101,14 @@ def extract(
     if not overwrite and wanted.is_made_already(report):
         return out
     report(Step("loading the encoder", 0, 0, "files"))
-    encoder = Encoder(files, device=device, precision=precision, prefix=settings.prefix, max_length=settings.max_length)
+    encoder = Encoder(
+        files,
+        features=features,
+        device=device,
+        precision=precision,
+        prefix=settings.prefix,
+        max_length=settings.max_length,
+    )
     plan = {
         "batch_tokens": settings.batch_tokens or default_batch_tokens(device),
         "window_rows": WINDOW_BLOCKS * BLOCK_ROWS,
@@ -128,8 +138,14 @@ def extract(
     return out
 
 
-def _require_writable(out: Path) -> None:
+def _require_writable(out: Path, folder_files: Sequence[Path]) -> None:
     """Refuse, before any work, an output that could not be written, or that would replace something precious."""
+    if not out.name:
+        raise OutputExistsError(f"{str(out)!r} is no name for a cache; choose a file with --out")
+    if out.resolve().parent in (file.resolve().parent for file in folder_files):
+        raise OutputExistsError(
+            f"{out} lies in the table's own folder, and would be taken for a part of it; choose another --out"
+        )
     if not out.parent.is_dir():
         raise OutputExistsError(f"{out.parent} is not a folder; make it first, or choose another --out")
     if out.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..cache.errors import SettingsError
 from .progress import Report, Step, silent
 from .settings import TrainSettings
 
@@ -89,6 +91,9 @@ def fit_head(
 
     The head starts at zero: the problem is convex, and a start that no seed chooses is one thing fewer to vary.
     Weight decay leaves the bias alone (Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019).
+
+    Raises:
+        SettingsError: the loss is no longer finite.
     """
     started = time.perf_counter()
     width = train.features.shape[1]
@@ -97,7 +102,7 @@ def fit_head(
     torch.nn.init.zeros_(linear.bias)
     optimizer = head_optimizer(linear, settings)
     history: list[Epoch] = []
-    best = (float("inf"), linear.weight.detach(), linear.bias.detach(), 0)
+    best: tuple[float, torch.Tensor, torch.Tensor, int] | None = None
     for epoch, batches in enumerate(training_batches(len(train), width, settings), 1):
         total = torch.zeros((), dtype=torch.float64, device=device)
         for positions, keep in batches:
@@ -110,9 +115,12 @@ def fit_head(
             total += loss.detach() * len(positions)
         validation_loss, accuracy = _validate(linear, validation, settings.batch_size, device)
         history.append(Epoch(epoch, float(total) / len(train), validation_loss, accuracy))
-        if validation_loss < best[0]:
+        if not math.isfinite(validation_loss) or not math.isfinite(history[-1].train_loss):
+            raise SettingsError(f"training diverged in epoch {epoch} (the loss is not finite); lower the learning rate")
+        if best is None or validation_loss < best[0]:
             best = (validation_loss, linear.weight.detach().clone(), linear.bias.detach().clone(), epoch)
         report(Step("training", epoch, settings.epochs, "epochs"))
+    assert best is not None  # there is at least one epoch
     return Fit(
         weight=best[1].cpu().numpy(),
         bias=best[2].cpu().numpy(),

@@ -6,8 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..cache.reader import open_cache
 from .run import RUN_FILE, read_run
 
@@ -24,10 +22,7 @@ def inspect_path(path: str | Path) -> dict[str, Any]:
         folder = path.parent if path.name == RUN_FILE else path
         return {"kind": "run", "path": str(folder), **read_run(folder)}
     cache = open_cache(path)
-    label_rows = None
-    if cache.labels is not None and cache.label_names is not None:
-        counts = np.bincount(cache.labels, minlength=len(cache.label_names))
-        label_rows = {name: int(count) for name, count in zip(cache.label_names, counts, strict=True)}
+    counts = cache.label_counts()
     return {
         "kind": "cache",
         "path": str(path),
@@ -36,7 +31,7 @@ def inspect_path(path: str | Path) -> dict[str, Any]:
         "features": dict(cache.layout.widths),
         "storage": cache.layout.storage,
         "block_rows": cache.layout.block_rows,
-        "label_rows": label_rows,
+        "label_rows": counts,
         "identity": dataclasses.asdict(cache.identity),
         "plan": dict(cache.plan),
         "record": dict(cache.record),

@@ -1,9 +1,9 @@
 """The encoder's pass without padding, for the BERT family: the same numbers, and no wasted product.
 
 The sequences of a batch lie end to end as one matrix of (tokens, width), so every product with a weight runs over real
-tokens alone; attention runs once for each group of equal length, and positions restart at each sequence. In the
-last layer only the first position's row is computed past its keys and values, since no other is asked for. Queries,
-keys and values come from one product.
+tokens alone; attention runs once for each group of equal length, and positions restart at each sequence. Where
+the features allow, the last layer computes only the first position's row past its keys and values. Queries, keys and
+values come from one product.
 
 The idea of laying sequences end to end is that of Zeng et al., Boosting Distributed Training Performance of the
 Unpadded BERT Model (2022), https://arxiv.org/abs/2208.08124.
@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
+
+from .features import Feature, Pooling
 
 Tensor = torch.Tensor
 FAMILY = {"bert", "roberta", "xlm-roberta", "electra", "distilbert"}
@@ -113,6 +115,8 @@ class PackedEncoder:
         self._words, self._positions, self._norm = _embeddings(model)
         self._first_position = _first_position(model)
         self._project = _affine([model.embeddings_project], dtype) if hasattr(model, "embeddings_project") else None
+        pooler = getattr(model, "pooler", None)
+        self._pooler = None if pooler is None else _affine([pooler.dense], dtype)
         self._layers = [_layer(layer, model.config, dtype) for layer in _layers(model)]
 
     @staticmethod
@@ -128,11 +132,11 @@ class PackedEncoder:
             and not getattr(config, "pruned_heads", None)
         )
 
-    def __call__(self, sequences: Sequence[npt.NDArray[np.int32]]) -> Tensor:
+    def __call__(self, sequences: Sequence[npt.NDArray[np.int32]], features: Sequence[Feature]) -> dict[str, Tensor]:
         """Encode sequences; those of equal length should stand together.
 
         Returns:
-            (sequences, width) float32: the last layer's hidden state at each first position.
+            By the features' names: (sequences, width) float32 each.
         """
         groups = _groups([len(sequence) for sequence in sequences])
         ids = torch.from_numpy(np.concatenate(sequences).astype(np.int64))  # (tokens,)
@@ -140,9 +144,32 @@ class PackedEncoder:
         rows = self._norm(self._words[ids] + self._positions[places])  # (tokens, width) float32
         if self._project is not None:
             rows = self._project(rows).float()
-        for layer in self._layers[:-1]:
+        last = len(self._layers)
+        found: dict[str, Tensor] = {}
+        for number, layer in enumerate(self._layers, 1):
+            wanted = [f for f in features if (f.layer or last) == number]
+            if number == last and all(f.pooling in (Pooling.CLS, Pooling.POOLER) for f in wanted):
+                firsts = layer.first_rows(rows, groups)
+                found |= {f.name: self._pooled(firsts, f.pooling) for f in wanted}
+                break
             rows = layer(rows, groups)
-        return self._layers[-1].first_rows(rows, groups)
+            found |= {f.name: self._pool(rows, groups, f.pooling) for f in wanted}
+        return found
+
+    def _pool(self, rows: Tensor, groups: Sequence[_Group], pooling: Pooling) -> Tensor:
+        """(tokens, width) to (sequences, width)."""
+        parts = [rows[g.tokens].view(g.count, g.length, -1) for g in groups]
+        if pooling is Pooling.MEAN:
+            return torch.cat([part.mean(1) for part in parts])
+        if pooling is Pooling.MAX:
+            return torch.cat([part.amax(1) for part in parts])
+        return self._pooled(torch.cat([part[:, 0] for part in parts]), pooling)
+
+    def _pooled(self, firsts: Tensor, pooling: Pooling) -> Tensor:
+        """(sequences, width): the first rows, or what the pooler makes of them."""
+        if pooling is Pooling.POOLER and self._pooler is not None:
+            return torch.tanh(self._pooler(firsts)).float()
+        return firsts
 
 
 def _groups(lengths: Sequence[int]) -> list[_Group]:

@@ -49,8 +49,7 @@ def divide(
     names = _label_names(cache)
     labels = _labels(cache, names)
     groups = group_rows(cache.token_hashes)
-    if validation is None or test is None:
-        require_trainable(labels, groups, names, str(cache.path))
+    require_trainable(labels, groups, names, str(cache.path), divided=validation is None or test is None)
     rows = np.arange(cache.rows)
     shared = _shared_with(cache, [other for other in (validation, test) if other is not None])
     if shared.any():
@@ -64,21 +63,33 @@ def divide(
         rows, test_rows = hold_out(rows, labels, groups, fraction=settings.test_fraction, rng=rng)
     if validation is None:
         rows, validation_rows = hold_out(rows, labels, groups, fraction=settings.validation_fraction, rng=rng)
+    validation_part = _part(cache, validation_rows, labels, validation, names, settings)
+    validation_groups = groups[validation_rows] if validation is None else group_rows(validation.token_hashes)
+    if test is not None:
+        # Rows that choose the epoch must not be those that test it.
+        tested = _shared_with(validation or cache, [test])[validation_part.index]
+        if tested.any():
+            told = "kept, as told" if settings.keep_shared else "left out of validation"
+            report(Note(f"{int(tested.sum()):,} validation rows have texts that are also tested on: {told}"))
+        if not settings.keep_shared:
+            validation_groups = validation_groups[~tested]
+            validation_part = dataclasses.replace(validation_part, index=validation_part.index[~tested])
     parts = Parts(
         train=Rows(features=cache.features(settings.feature), labels=labels, index=rows),
-        validation=_part(cache, validation_rows, labels, validation, names, settings),
+        validation=validation_part,
         test=_part(cache, test_rows, labels, test, names, settings),
-        validation_groups=groups[validation_rows] if validation is None else group_rows(validation.token_hashes),
+        validation_groups=validation_groups,
         test_groups=groups[test_rows] if test is None else group_rows(test.token_hashes),
         shared_rows=int(shared.sum()),
     )
     absent = np.flatnonzero(np.bincount(labels[rows], minlength=len(names)) == 0)
     if not len(rows) or len(absent):
         name = f" of the label {names[int(absent[0])]!r}" if len(rows) else ""
-        raise TableError(f"{cache.path}: no rows{name} are left to train on; use --keep-shared, or bring other rows")
+        why = "the rest is tested or validated on; --keep-shared keeps it" if shared.any() else "bring more of them"
+        raise TableError(f"{cache.path}: no rows{name} are left to train on: {why}")
     for part, option in ((parts.validation, "--validation"), (parts.test, "--test")):
         if not len(part):
-            raise TableError(f"{cache.path} has too few rows to hold some out; bring them as a file with {option}")
+            raise TableError(f"{cache.path} leaves no rows for {option}; bring others as a cache with {option}")
     return parts
 
 

@@ -19,11 +19,12 @@ from .batching import compose_batches
 from .devices import choose_device, default_batch_tokens
 from .encoder import Encoder
 from .encoder_files import EncoderFiles, find_encoder
+from .features import parse_features
 from .head import Head, load_head
 from .progress import Report, Step, silent
 from .run import read_run
-from .settings import Precision
-from .table import file_format, open_table
+from .settings import Precision, is_utf8
+from .table import COMPRESSIONS, file_format, open_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +72,15 @@ def predict(
     for number, text in enumerate(texts, 1):
         if not text.strip():
             raise TableError(f"text {number} is blank; give it some words")
+        if not is_utf8(text):
+            raise TableError(f"text {number} is not UTF-8; mend it, or the terminal's encoding")
     files = _find(Path(run), encoder, allow_pickled_weights)
     _require_same(head, files, Path(run))
     chosen = choose_device(device)
     report(Step("loading the encoder", 0, 0, "files"))
     loaded = Encoder(
         files,
+        features=parse_features(head.identity.features, files.layers()),
         device=chosen,
         precision=Precision(head.identity.precision),
         prefix=head.identity.prefix,
@@ -119,19 +123,26 @@ def predict_table(
     """
     out = Path(out)
     kind = file_format(out)
-    if kind is None or out.suffix.lower() not in (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"):
+    if kind is None or out.suffix.lower() in COMPRESSIONS:
         raise OutputExistsError(f"{out} must end in .csv, .tsv, .jsonl or .parquet")
+    if not out.parent.is_dir() or out.is_dir():
+        raise OutputExistsError(f"{out} cannot be a file: make its folder first, or choose another --out")
     if out.exists() and not overwrite:
         raise OutputExistsError(f"{out} exists already; choose another --out, or --overwrite it")
     source = open_table(table, text_column=text_column, label_column=None, skip_bad_rows=False)
+    if out.resolve() in [file.resolve() for file in source.files]:
+        raise OutputExistsError(f"{out} is the table that is read; choose another --out")
     texts = [text for rows in source.batches() for text in rows.texts]
     if not texts:
         raise TableError(f"{source.source} has no rows")
     found = predict(run, texts, report=report, **options)
     scratch = out.with_name(out.name + ".partial")
-    with storage_errors(f"cannot write {out}"):
-        _write(found, scratch, kind)
-        scratch.replace(out)
+    try:
+        with storage_errors(f"cannot write {out}"):
+            _write(found, scratch, kind)
+            scratch.replace(out)
+    finally:
+        scratch.unlink(missing_ok=True)
     return out
 
 

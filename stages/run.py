@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,27 +28,30 @@ def new_run(folder: Path, *, overwrite: bool) -> Iterator[Path]:
         StorageError: it cannot be written.
     """
     require_free(folder, overwrite=overwrite)
-    scratch = folder.with_name(folder.name + ".partial")
+    folder = folder.resolve()  # a link stays a link: what it points to is replaced
     with storage_errors(f"cannot write {folder}"):
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the run, so that it is moved and not copied; of a name that is nobody's.
+        holder = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
+        scratch = holder / "new"
+        with storage_errors(f"cannot write {folder}"):
+            scratch.mkdir()
         yield scratch
         with storage_errors(f"cannot write {folder}"):
             if folder.exists():
-                replaced = folder.with_name(folder.name + ".replaced")
-                shutil.rmtree(replaced, ignore_errors=True)
-                folder.rename(replaced)
-                scratch.rename(folder)
-                shutil.rmtree(replaced)
-            else:
-                scratch.rename(folder)
+                folder.rename(holder / "old")
+            scratch.rename(folder)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(holder, ignore_errors=True)
 
 
 def require_free(folder: Path, *, overwrite: bool) -> None:
     """Refuse an output that is there already, unless it is a run that may be replaced."""
+    if not folder.name:
+        raise OutputExistsError(f"{str(folder)!r} is no name for a run; choose a folder that is to be made with --out")
+    if folder.exists() and not folder.is_dir():
+        raise OutputExistsError(f"{folder} is a file; choose another --out for the run's folder")
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not overwrite:

@@ -51,6 +51,7 @@ class ExtractSettings:
         revision: Branch, tag or commit of a hub id.
         text_column: Column of the texts.
         label_column: Column of the labels; None for a table without.
+        features: Which features to take: ``cls``, ``mean``, ``max``, ``pooler``, ``layer6.cls``, ``layer*.cls``.
         prefix: Text put before every text, where the encoder was trained with one.
         max_length: Longest token sequence, special tokens included; longer ones are cut.
         precision: What the encoder computes in.
@@ -65,6 +66,7 @@ class ExtractSettings:
     revision: str | None = None
     text_column: str = "text"
     label_column: str | None = "label"
+    features: tuple[str, ...] = ("cls",)
     prefix: str = ""
     max_length: int = 128
     precision: Precision = Precision.AUTO
@@ -79,6 +81,7 @@ class ExtractSettings:
         object.__setattr__(self, "storage", _choice(Storage, self.storage, "storage"))
         _require(self.max_length >= 1, "max_length", self.max_length, "at least 1")
         _require(self.batch_tokens is None or self.batch_tokens >= 1, "batch_tokens", self.batch_tokens, "at least 1")
+        _require(is_utf8(self.prefix), "prefix", ascii(self.prefix), "UTF-8")
         _require(len(self.prefix) <= 1024, "prefix", f"{len(self.prefix)} characters", "at most 1024 characters")
 
 
@@ -116,11 +119,20 @@ class TrainSettings:
         for name in ("test_fraction", "validation_fraction"):
             _require(0 < getattr(self, name) < 1, name, getattr(self, name), "between 0 and 1")
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
-        _require(0 < self.learning_rate < float("inf"), "learning_rate", self.learning_rate, "above 0")
-        _require(0 <= self.weight_decay < float("inf"), "weight_decay", self.weight_decay, "at least 0")
+        _require(0 < self.learning_rate <= 1000, "learning_rate", self.learning_rate, "above 0 and at most 1000")
+        _require(0 <= self.weight_decay <= 1000, "weight_decay", self.weight_decay, "at least 0 and at most 1000")
         for name in ("epochs", "batch_size"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(0 <= self.seed < 2**63, "seed", self.seed, "at least 0")
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a string can be written as UTF-8: one from a terminal of another encoding may not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _choice(kind: type[_Choice], value: str, name: str) -> _Choice:

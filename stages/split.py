@@ -22,8 +22,8 @@ def hold_out(
 ) -> tuple[Indices, Indices]:
     """Hold out a share of every class, whole groups at a time.
 
-    A group counts as of the class of its first row. Each class with two groups or more keeps at least one, and
-    gives at least one; a class with one group keeps it.
+    A group whose rows bear several labels counts as of the rarest of them. Each class with two groups or more keeps
+    at least one, and gives at least one; a class with one group keeps it.
 
     Args:
         rows: (n,) int64, the rows to divide.
@@ -35,22 +35,35 @@ def hold_out(
     Returns:
         The rows that are kept and those that are held out, each in ascending order.
     """
-    distinct, first, inverse, sizes = np.unique(
-        groups[rows], return_index=True, return_inverse=True, return_counts=True
-    )
-    group_class = labels[rows][first]
+    distinct, inverse, sizes = np.unique(groups[rows], return_inverse=True, return_counts=True)
+    inverse = inverse.reshape(-1)
+    rarity = np.bincount(labels[rows])[labels[rows]]
+    order = np.lexsort((rarity, inverse))
+    group_class = labels[rows][order[np.searchsorted(inverse[order], np.arange(len(distinct)))]]
     held = np.zeros(len(distinct), bool)
     for label in np.unique(group_class):
         members = rng.permutation(np.flatnonzero(group_class == label))
-        filled = np.cumsum(sizes[members])
-        count = int(np.searchsorted(filled, fraction * filled[-1] + 0.5))
-        held[members[: min(max(count, 1), len(members) - 1)]] = True
-    out = held[inverse.reshape(-1)]
+        chosen = _fill(sizes[members], fraction * sizes[members].sum())
+        held[members[chosen]] = True
+    out = held[inverse]
     return np.sort(rows[~out]), np.sort(rows[out])
 
 
-def require_trainable(labels: Indices, groups: Indices, names: tuple[str, ...], where: str) -> None:
-    """Refuse labels that cannot be divided.
+def _fill(sizes: Indices, wanted: float) -> list[int]:
+    """Choose groups in their order, passing over those too large, until the wanted rows are reached; never all."""
+    chosen: list[int] = []
+    rows = 0
+    for number, size in enumerate(sizes.tolist()):
+        if rows + size <= wanted + 0.5 and len(chosen) < len(sizes) - 1:
+            chosen.append(number)
+            rows += size
+    return chosen or ([int(sizes.argmin())] if len(sizes) > 1 else [])
+
+
+def require_trainable(
+    labels: Indices, groups: Indices, names: tuple[str, ...], where: str, *, divided: bool = True
+) -> None:
+    """Refuse labels that cannot be trained on, or that cannot be divided where they are to be.
 
     Raises:
         TableError: there is one class only, or a class has a single distinct text.
@@ -60,7 +73,7 @@ def require_trainable(labels: Indices, groups: Indices, names: tuple[str, ...], 
     if (counts > 0).sum() < 2:
         raise TableError(f"{where} has rows of one class only ({names[int(counts.argmax())]!r}); a head needs two")
     lonely = [names[label] for label in np.flatnonzero(counts == 1)]
-    if lonely:
+    if lonely and divided:
         shown = ", ".join(map(repr, lonely[:5])) + (" and others" if len(lonely) > 5 else "")
         raise TableError(
             f"{where}: the label {shown} has one distinct text only, which cannot be both trained on and tested; "

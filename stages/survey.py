@@ -14,7 +14,7 @@ from ..cache.hashing import Hashes, hash_keys, hash_texts
 from .progress import Report, Step
 from .table import Rows, Table
 
-_WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
+_WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
@@ -71,6 +71,8 @@ def survey_table(table: Table, report: Report) -> Survey:
         skipped += batch.skipped
         rows += len(batch.texts)
         report(Step("reading", rows, 0, "rows"))
+    if table.state() != state:
+        raise _changed(table)
     if rows == 0:
         raise TableError(f"{table.source} has no rows" + (f" (all {skipped:,} are bad)" if skipped else ""))
     labels = names = None
@@ -90,18 +92,21 @@ def windows(table: Table, survey: Survey, window_rows: int) -> Iterator[tuple[sl
     Raises:
         TableError: the table has changed since.
     """
-    changed = TableError(f"{table.source} changed while it was read; run again when nothing writes to it")
     start = 0
     for rows in _regrouped(table.batches(), window_rows):
         if table.state() != survey.state:
-            raise changed
+            raise _changed(table)
         place = slice(start, start + len(rows.texts))
         if not np.array_equal(hash_texts(rows.texts), survey.text_hashes[place]):
-            raise changed
+            raise _changed(table)
         yield place, rows
         start = place.stop
     if start != survey.rows:
-        raise changed
+        raise _changed(table)
+
+
+def _changed(table: Table) -> TableError:
+    return TableError(f"{table.source} changed while it was read; run again when nothing writes to it")
 
 
 def _regrouped(batches: Iterator[Rows], window_rows: int) -> Iterator[Rows]:
@@ -122,9 +127,10 @@ def _regrouped(batches: Iterator[Rows], window_rows: int) -> Iterator[Rows]:
 def _sorted_names(names: list[str], table: Table) -> tuple[str, ...]:
     if all(_WHOLE_NUMBER.fullmatch(name) for name in names):
         return tuple(sorted(names, key=int))
-    if all(_NUMBER.fullmatch(name) for name in names):
+    fractions = [name for name in names if not name.lstrip("+-").isdigit()]
+    if fractions and all(_NUMBER.fullmatch(name) for name in names):
         raise TableError(
-            f"{table.source}: the column {table.label_column!r} holds numbers such as {names[0]!r}: regression targets "
-            "are not supported; if these are classes, write them as whole numbers or names"
+            f"{table.source}: the column {table.label_column!r} holds numbers such as {fractions[0]!r}: regression "
+            "targets are not supported; if these are classes, write them as whole numbers or names"
         )
     return tuple(sorted(names))

@@ -17,7 +17,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from ..cache.errors import StorageError, TableError
+from ..cache.errors import SettingsError, StorageError, TableError
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 COMPRESSIONS = {".gz", ".bz2", ".zst", ".lz4", ".br"}
@@ -74,11 +74,21 @@ class Table:
             StorageError: a file cannot be read.
         """
         if self.memory is not None:
-            yield from self._good_rows(self.memory.to_batches(_BATCH_ROWS), self.source)
-        for file in self.files:
             try:
-                yield from self._good_rows(self._read(file), str(file))
-            except pa.ArrowInvalid as error:
+                yield from self._good_rows(self.memory.to_batches(_BATCH_ROWS), self.source, set())
+            except UnicodeError as error:
+                raise TableError(f"{self.source}: a text or a label is not UTF-8: {error}") from None
+        for file in self.files:
+            ragged: set[int] = set()
+            try:
+                yield from self._good_rows(self._read(file, ragged), str(file), ragged)
+            except UnicodeError as error:
+                raise TableError(
+                    f"{file} is not UTF-8, or its name is not: {error}; convert it, e.g. with iconv"
+                ) from None
+            except OverflowError:
+                raise TableError(f"{file}: a label is a number of more than 64 bits; write it as text") from None
+            except pa.ArrowException as error:
                 raise TableError(_explain(file, error)) from None
             except OSError as error:
                 raise StorageError(f"cannot read {file}: {error.strerror or error}") from None
@@ -94,7 +104,8 @@ class Table:
     def _columns(self) -> list[str]:
         return [self.text_column] + ([] if self.label_column is None else [self.label_column])
 
-    def _read(self, file: Path) -> Iterator[pa.RecordBatch]:
+    def _read(self, file: Path, ragged: set[int]) -> Iterator[pa.RecordBatch]:
+        """Read a file's batches; numbers of rows that have too many or too few cells are added to ``ragged``."""
         kind = file_format(file)
         if file.stat().st_size == 0:
             raise TableError(f"{file} is empty")
@@ -105,7 +116,7 @@ class Table:
         elif kind == "jsonl":
             yield from self._read_json_lines(file)
         else:
-            yield from self._read_delimited(file, "\t" if kind == "tsv" else ",")
+            yield from self._read_delimited(file, "\t" if kind == "tsv" else ",", ragged)
 
     def _read_json_lines(self, file: Path) -> Iterator[pa.RecordBatch]:
         schema = self._json_schema(file)
@@ -133,18 +144,15 @@ class Table:
             types[self.label_column] = pa.string() if label is None else pa.array([label]).type
         return pa.schema(list(types.items()))
 
-    def _read_delimited(self, file: Path, delimiter: str) -> Iterator[pa.RecordBatch]:
-        invalid: list[pa.csv.InvalidRow] = []
-
+    def _read_delimited(self, file: Path, delimiter: str, ragged: set[int]) -> Iterator[pa.RecordBatch]:
         def on_invalid(row: pa.csv.InvalidRow) -> str:
-            invalid.append(row)
+            ragged.add(row.number - 1)  # Arrow counts the header
             return "skip" if self.skip_bad_rows else "error"
 
         options = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=on_invalid)
         reading = pa.csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES)
         with pa.csv.open_csv(file, reading, options) as header:
             self._require_columns(header.schema.names, str(file))
-        invalid.clear()
         # Bytes, not strings: Arrow would refuse a whole block for one bad byte, without saying where it is.
         conversion = pa.csv.ConvertOptions(
             column_types={name: pa.binary() for name in self._columns()},
@@ -152,34 +160,35 @@ class Table:
             strings_can_be_null=False,
         )
         with pa.csv.open_csv(file, reading, options, conversion) as reader:
-            for batch in reader:
-                yield batch
-                # Rows of too many or too few cells have no place in a batch: each is counted as an empty one.
-                for _ in invalid:
-                    yield pa.RecordBatch.from_pylist([dict.fromkeys(self._columns())], batch.schema)
-                invalid.clear()
+            yield from reader
 
-    def _good_rows(self, batches: Iterator[pa.RecordBatch] | Sequence[pa.RecordBatch], where: str) -> Iterator[Rows]:
-        first = 1
+    def _good_rows(
+        self, batches: Iterator[pa.RecordBatch] | Sequence[pa.RecordBatch], where: str, ragged: set[int]
+    ) -> Iterator[Rows]:
+        """Check each row. Rows in ``ragged`` are in no batch: the numbers of those that are leave them out."""
+        last = 0
         for batch in batches:
             self._require_columns(batch.schema.names, where)
-            texts = _strings(batch.column(self.text_column), self.text_column, where, first)
+            numbers = list(itertools.islice((n for n in itertools.count(last + 1) if n not in ragged), len(batch)))
+            texts = _strings(batch.column(self.text_column), self.text_column, where, numbers)
             labels = None
             if self.label_column is not None:
-                labels = _labels(batch.column(self.label_column), self.label_column, where, first)
-            bad = _first_reasons(texts, labels, self.text_column, self.label_column)
+                labels = _labels(batch.column(self.label_column), self.label_column, where, numbers)
+            bad = _reasons(texts, labels, self.text_column, self.label_column)
             if bad and not self.skip_bad_rows:
                 index = min(bad)
-                raise TableError(f"{where}, row {first + index:,}: {bad[index]}; mend it, or use --skip-bad-rows")
+                raise TableError(f"{where}, row {numbers[index]:,}: {bad[index]}; mend it, or use --skip-bad-rows")
             good = [i for i in range(len(texts)) if i not in bad]
+            before, last = last, numbers[-1] if numbers else last
             yield Rows(
                 texts=[texts[i] or "" for i in good],
                 labels=None if labels is None else [labels[i] or "" for i in good],
                 files=[where] * len(good),
-                numbers=[first + i for i in good],
-                skipped=len(bad),
+                numbers=[numbers[i] for i in good],
+                skipped=len(bad) + sum(before < number < last for number in ragged),
             )
-            first += len(texts)
+        if trailing := sum(number > last for number in ragged):
+            yield Rows(texts=[], labels=None, files=[], numbers=[], skipped=trailing)
 
     def _require_columns(self, names: Sequence[str], where: str) -> None:
         for column, option in ((self.text_column, "--text-column"), (self.label_column, "--label-column")):
@@ -211,7 +220,14 @@ def open_table(
     Raises:
         TableError: there is no such file, its kind is unknown, or a folder mixes kinds.
     """
+    if text_column == label_column:
+        raise SettingsError(
+            f"the texts and the labels are both to come from the column {text_column!r}; name two columns"
+        )
     options: dict[str, Any] = {"text_column": text_column, "skip_bad_rows": skip_bad_rows}
+    table, labels = _as_list(table), _as_list(labels)
+    if labels is not None and (isinstance(table, (str, os.PathLike)) or not isinstance(table, Sequence)):
+        raise SettingsError("labels go with a sequence of texts; a table brings its own, in its label column")
     if isinstance(table, (str, os.PathLike)):
         files = _files(Path(table))
         return Table(source=str(table), files=files, memory=None, label_column=label_column, **options)
@@ -237,6 +253,11 @@ def file_format(path: Path) -> str | None:
     return FORMATS.get("".join(suffixes[-1:]))
 
 
+def _as_list(values: Any) -> Any:
+    """A one-dimensional array or a Series as a list; anything else as it is."""
+    return values.tolist() if getattr(values, "ndim", None) == 1 and hasattr(values, "tolist") else values
+
+
 def _files(path: Path) -> tuple[Path, ...]:
     known = ", ".join(sorted(FORMATS))
     if path.is_dir():
@@ -253,23 +274,27 @@ def _files(path: Path) -> tuple[Path, ...]:
     return (path,)
 
 
-def _strings(column: pa.Array, name: str, where: str, first: int) -> list[str | None]:
+def _strings(column: pa.Array, name: str, where: str, numbers: Sequence[int]) -> list[str | None]:
     """Read a column of texts; a null stays None."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if pa.types.is_null(column.type):
+    kind = column.type
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        column = column.cast(kind.value_type)
+        kind = column.type
+    if pa.types.is_null(kind):
         return [None] * len(column)
-    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-        return [_decode(value, name, f"{where}, row {first + i:,}") for i, value in enumerate(column.to_pylist())]
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or _is_view(column.type)):
-        raise TableError(f"{where}: the column {name!r} holds {column.type}, not text; choose with --text-column")
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        places = (f"{where}, row {number:,}" for number in numbers)
+        return [_decode(value, name, place) for value, place in zip(column.to_pylist(), places, strict=True)]
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        raise TableError(f"{where}: the column {name!r} holds {kind}, not text; choose another column")
     values: list[str | None] = column.to_pylist()
     return values
 
 
-def _labels(column: pa.Array, name: str, where: str, first: int) -> list[str | None]:
+def _labels(column: pa.Array, name: str, where: str, numbers: Sequence[int]) -> list[str | None]:
     """Read a column of labels as their names; a null stays None."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    encoded = pa.types.is_dictionary(column.type) or pa.types.is_run_end_encoded(column.type)
+    kind = column.type.value_type if encoded else column.type
     if pa.types.is_nested(kind):
         raise TableError(
             f"{where}: the column {name!r} holds {kind}: multi-label targets are not supported; give one label per row"
@@ -283,7 +308,7 @@ def _labels(column: pa.Array, name: str, where: str, first: int) -> list[str | N
         column = column.cast(pa.string())
     elif pa.types.is_temporal(kind):
         raise TableError(f"{where}: the column {name!r} holds {kind}, not labels; choose with --label-column")
-    return _strings(column, name, where, first)
+    return _strings(column, name, where, numbers)
 
 
 def _decode(value: bytes | None, name: str, place: str) -> str | None:
@@ -296,7 +321,7 @@ def _decode(value: bytes | None, name: str, place: str) -> str | None:
         ) from None
 
 
-def _first_reasons(
+def _reasons(
     texts: list[str | None], labels: list[str | None] | None, text_column: str, label_column: str | None
 ) -> dict[int, str]:
     """Say what is wrong with each bad row, by its index."""
@@ -304,10 +329,6 @@ def _first_reasons(
     if labels is not None:
         reasons = {i: f"its label ({label_column!r}) is blank" for i, v in enumerate(labels) if not (v and v.strip())}
     return reasons | {i: f"its text ({text_column!r}) is blank" for i, v in enumerate(texts) if not (v and v.strip())}
-
-
-def _is_view(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string_view(kind))
 
 
 def _explain(file: Path, error: Exception) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.errors import DamagedError, OutputExistsError
+from ..cache.errors import DamagedError, NotOursError, OutputExistsError
 from ..cache.identity import Identity, differences
 from ..cache.reader import Cache, open_any, open_cache
 from ..cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks, partial_path
@@ -54,17 +54,29 @@ class Wanted:
         if cache.label_names == self.survey.label_names and _equal(cache.labels, self.survey.labels):
             report(Note(f"{self.out} is current: the same rows, encoder and settings; nothing to encode"))
             return True
-        partial = partial_path(self.out)
-        if partial.exists():
-            raise OutputExistsError(f"{partial} is in the way of writing the changed labels; finish or remove it first")
-        if left_out := copy_with_labels(cache, partial, labels=self.survey.labels, label_names=self.survey.label_names):
-            partial.unlink()
-            raise DamagedError(f"{self.out}: {len(left_out)} blocks are damaged; extract again with --overwrite")
-        with CacheWriter(partial) as writer:
-            record = {**cache.record, "conflicting_texts": self.survey.conflicting_texts()}
-            writer.finish({**record, "table": self.table}, self.out)
-        report(Note(f"{self.out}: the labels changed, and were written anew; nothing to encode"))
+        self._relabel(cache)
+        what = "were removed" if self.survey.labels is None else "changed, and were written anew"
+        report(Note(f"{self.out}: the labels {what}; nothing to encode"))
         return True
+
+    def _relabel(self, cache: Cache) -> None:
+        """Replace the finished cache with a copy that bears the table's labels."""
+        scratch = relabelled_path(self.out)
+        try:
+            if left_out := self._copy(cache, scratch):
+                raise DamagedError(f"{self.out}: {len(left_out)} blocks are damaged; extract again with --overwrite")
+            with CacheWriter(scratch) as writer:
+                changed = {
+                    "table": self.table,
+                    "skipped_rows": self.survey.skipped,
+                    "conflicting_texts": self.survey.conflicting_texts(),
+                }
+                writer.finish({**cache.record, **changed}, self.out)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    def _copy(self, cache: Cache, path: Path) -> list[int]:
+        return copy_with_labels(cache, path, labels=self.survey.labels, label_names=self.survey.label_names)
 
     def prepare_partial(self, width: int, plan: Mapping[str, Any], *, overwrite: bool, report: Report) -> set[int]:
         """Leave an unfinished cache to write into, made anew or carried on with; return the blocks to keep.
@@ -99,7 +111,14 @@ class Wanted:
     def _kept_of_partial(
         self, partial: Path, plan: Mapping[str, Any], overwrite: bool, report: Report
     ) -> set[int] | None:
-        cache = open_any(partial)
+        try:
+            cache = open_any(partial)
+        except (DamagedError, NotOursError) as error:
+            if overwrite and partial.is_file():
+                return None
+            raise OutputExistsError(
+                f"{error}; it stands where unfinished work belongs: remove it, or --overwrite"
+            ) from None
         found = self._differences(cache)
         if cache.rows != self.survey.rows:
             found.append(f"rows ({partial}: {cache.rows:,}, the table: {self.survey.rows:,})")
@@ -118,9 +137,9 @@ class Wanted:
                 f"{partial} is unfinished work on something else: {'; '.join(found)}; to throw it away, --overwrite"
             )
         if cache.label_names != self.survey.label_names or not _equal(cache.labels, self.survey.labels):
-            relabelled = partial.with_name(partial.name + ".relabelled")
-            copy_with_labels(cache, relabelled, labels=self.survey.labels, label_names=self.survey.label_names)
-            relabelled.replace(partial)
+            scratch = relabelled_path(self.out)
+            self._copy(cache, scratch)
+            scratch.replace(partial)
         if kept:
             note = f"carrying on with {partial}: {len(kept)} of {cache.layout.blocks} blocks are done"
             report(Note(note + (f"; {len(other)} hold rows that changed, and are encoded again" if other else "")))
@@ -137,6 +156,11 @@ class Wanted:
             return [f"rows ({cache.path.name}: {cache.rows:,}, the table: {self.survey.rows:,})"]
         changed = np.flatnonzero((cache.text_hashes != self.survey.text_hashes).any(axis=1))
         return [f"{len(changed):,} texts, the first in row {changed[0] + 1:,}"] if len(changed) else []
+
+
+def relabelled_path(path: Path) -> Path:
+    """The name of a copy with other labels, until it takes the place of what it was copied from."""
+    return path.with_name(path.name + ".relabelled")
 
 
 def _equal(ours: npt.NDArray[np.int64] | None, theirs: npt.NDArray[np.int64] | None) -> bool:

@@ -13,7 +13,7 @@ from headstart.cache.errors import DamagedError, NotOursError
 from headstart.cache.hashing import digest, hash_texts
 from headstart.cache.identity import Identity, differences
 from headstart.cache.layout import read_layout
-from headstart.cache.reader import Cache, open_any, open_cache
+from headstart.cache.reader import RECORD_FIELDS, Cache, open_any, open_cache
 from headstart.cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks, partial_path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -27,6 +27,8 @@ IDENTITY = Identity(
     precision="float32",
     features=("cls",),
 )
+PLAN = {"batch_tokens": 7, "window_rows": 8, "device": "cpu", "path": "padded"}
+RECORD = {name: kinds[0]() for name, kinds in RECORD_FIELDS.items()}
 
 
 def make_cache(
@@ -57,7 +59,7 @@ def make_cache(
         widths={"cls": width},
         storage=storage,
         identity=IDENTITY,
-        plan={"batch_tokens": 7},
+        plan=PLAN,
         text_hashes=wrote["text_hashes"],
         labels=wrote["labels"],
         label_names=wrote["label_names"],
@@ -72,7 +74,7 @@ def make_cache(
                 token_hashes=wrote["token_hashes"][place],
             )
         if finish:
-            writer.finish({"rows": rows}, path)
+            writer.finish(RECORD, path)
     return wrote
 
 
@@ -98,7 +100,7 @@ def test_what_is_written_is_read(tmp_path: Path, labelled: bool, names: list[str
         np.testing.assert_array_equal(cache.labels, wrote["labels"])
     assert cache.label_names == wrote["label_names"]
     assert cache.identity == IDENTITY
-    assert (cache.plan, cache.record) == ({"batch_tokens": 7}, {"rows": shape["rows"]})
+    assert (cache.plan, cache.record) == (PLAN, RECORD)
     assert not partial_path(path).exists()
 
 
@@ -135,7 +137,7 @@ def test_writing_rows_leaves_the_structure_byte_for_byte(tmp_path: Path) -> None
     make = CacheWriter(path)
     zeros = np.zeros((4, 16), np.uint8)
     make.write_block(0, features={"cls": np.ones((4, 3))}, text_hashes=zeros, token_hashes=zeros)
-    make.finish({"rows": 10}, tmp_path / "cache.h5")
+    make.finish(RECORD, tmp_path / "cache.h5")
     assert outside_datasets(tmp_path / "cache.h5") == before
 
 
@@ -144,6 +146,14 @@ def outside_datasets(path: Path) -> bytes:
     for span in read_layout(path)[1].values():
         content[span.offset : span.offset + span.nbytes] = bytes(span.nbytes)
     return bytes(content)
+
+
+def test_a_record_that_lacks_what_is_shown_is_refused(tmp_path: Path) -> None:
+    make_cache(tmp_path / "cache.h5", finish=False)
+    with CacheWriter(partial_path(tmp_path / "cache.h5")) as writer:
+        writer.finish({**RECORD, "encoder": "bert"}, tmp_path / "cache.h5")
+    with pytest.raises(DamagedError, match="its record lacks 'encoder', or it is of the wrong kind"):
+        open_cache(tmp_path / "cache.h5")
 
 
 def test_an_unfinished_cache_is_refused_and_knows_its_whole_blocks(tmp_path: Path) -> None:
@@ -282,7 +292,7 @@ def test_a_copy_bears_other_labels_and_the_same_rows(tmp_path: Path) -> None:
     partial = partial_path(path)
     assert copy_with_labels(open_cache(path), partial, labels=labels, label_names=names) == []
     with CacheWriter(partial) as writer:
-        writer.finish({"rows": 10}, path)
+        writer.finish(RECORD, path)
     cache: Cache = open_cache(path)
     cache.check()
     np.testing.assert_array_equal(cache.features(), wrote["features"])

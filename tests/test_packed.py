@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from headstart.cache.errors import SettingsError
 from headstart.cache.reader import open_cache
 from headstart.stages.encoder import Encoder
 from headstart.stages.extract import extract
+from headstart.stages.features import parse_features
 from headstart.stages.packed import PackedEncoder
 from headstart.stages.settings import ExtractSettings
 from tiny import tiny_rows
 
+CLS = parse_features(["cls"], None)
 SIZES: dict[str, Any] = {
     "vocab_size": 100,
     "hidden_size": 48,
@@ -73,15 +76,51 @@ def test_each_architecture_gives_its_own_numbers(name: str, lengths: list[int]) 
     model = made(FAMILY[name])
     assert PackedEncoder.fits(model)
     with torch.inference_mode():
-        ours = PackedEncoder(model, torch.float32)(sequences(lengths))
+        ours = PackedEncoder(model, torch.float32)(sequences(lengths), CLS)["cls"]
     torch.testing.assert_close(ours, stock(model, sequences(lengths)), atol=1e-5, rtol=0)
+
+
+def test_every_feature_is_what_its_name_says() -> None:
+    """Of each layer and of the last, beside transformers' own hidden states, one sequence at a time."""
+    model, batch = made(FAMILY["BERT"]), sequences([30, 30, 12, 3])
+    features = parse_features(["cls", "mean", "max", "pooler", "layer*.cls", "layer2.mean", "layer1.max"], 3)
+    with torch.inference_mode():
+        ours = PackedEncoder(model, torch.float32)(batch, features)
+        outputs = [model(input_ids=torch.from_numpy(s).long()[None], output_hidden_states=True) for s in batch]
+    assert len(ours) == 9
+    pools = {"cls": lambda h: h[:, 0], "mean": lambda h: h.mean(1), "max": lambda h: h.amax(1)}
+    for feature in features:
+        if feature.pooling == "pooler":
+            theirs = torch.cat([output.pooler_output for output in outputs])
+        else:
+            pool, layer = pools[feature.pooling], feature.layer or 3
+            theirs = torch.cat([pool(output.hidden_states[layer]) for output in outputs])
+        torch.testing.assert_close(ours[feature.name], theirs, atol=1e-5, rtol=0, msg=feature.name)
+
+
+def test_names_of_features_are_read() -> None:
+    assert [f.name for f in parse_features(["mean", "layer*.cls", "cls", "mean"], 2)] == [
+        "cls",
+        "layer1.cls",
+        "layer2.cls",
+        "mean",
+    ]
+    for names, layers, message in [
+        (["sum"], 2, "'sum' is not a feature"),
+        (["layer3.cls"], 2, "it has 2"),
+        (["layer1.pooler"], 2, "is not a feature"),
+        (["layer1.cls"], None, "does not say how many"),
+        ([], 2, "no feature is named"),
+    ]:
+        with pytest.raises(SettingsError, match=message):
+            parse_features(names, layers)
 
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_half_precision_points_the_same_way(name: str) -> None:
     model, batch = made(FAMILY[name]), sequences([40, 22, 22, 3])
     with torch.inference_mode():
-        rough = PackedEncoder(model, torch.bfloat16)(batch)
+        rough = PackedEncoder(model, torch.bfloat16)(batch, CLS)["cls"]
     assert torch.nn.functional.cosine_similarity(rough, stock(model, batch)).min() > 0.999
 
 
@@ -93,16 +132,23 @@ def test_what_it_would_get_wrong_is_not_taken_on(name: str) -> None:
 def test_a_fast_path_that_disagrees_is_not_taken(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However it came to disagree: the model's own pass is tried beside it before it is trusted."""
     original = PackedEncoder.__call__
-    monkeypatch.setattr(PackedEncoder, "__call__", lambda self, batch: original(self, batch) + 0.01)
+
+    def wrong(self: PackedEncoder, *arguments: Any) -> dict[str, torch.Tensor]:
+        return {name: feature + 0.01 for name, feature in original(self, *arguments).items()}
+
+    monkeypatch.setattr(PackedEncoder, "__call__", wrong)
     out = extract(["good film", "bad"], tmp_path / "c.h5", ExtractSettings(encoder=str(tiny), precision="float32"))
     assert open_cache(out).plan["path"] == "padded"
 
 
 def test_both_paths_fill_the_same_cache(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [text for text, _ in tiny_rows(200)]
-    settings = ExtractSettings(encoder=str(tiny), precision="float32", batch_tokens=256)
+    names = ("cls", "mean", "max", "pooler", "layer*.mean")
+    settings = ExtractSettings(encoder=str(tiny), precision="float32", batch_tokens=256, features=names)
     packed = open_cache(extract(texts, tmp_path / "a.h5", settings))
     monkeypatch.setattr(Encoder, "_try_packed", lambda self: None)
     padded = open_cache(extract(texts, tmp_path / "b.h5", settings))
     assert (packed.plan["path"], padded.plan["path"]) == ("packed", "padded")
-    np.testing.assert_allclose(packed.features(), padded.features(), atol=1e-5)
+    assert packed.identity.features == ("cls", "layer1.mean", "layer2.mean", "max", "mean", "pooler")
+    for name in packed.identity.features:
+        np.testing.assert_allclose(packed.features(name), padded.features(name), atol=1e-5)

@@ -19,9 +19,11 @@ from headstart.cache.errors import (
     UserError,
 )
 from headstart.cache.layout import read_layout
+from headstart.cache.reader import open_cache
 from headstart.stages.extract import extract
 from headstart.stages.fit import ADAM_EPSILON, Rows, fit_head, training_batches
 from headstart.stages.head import load_head
+from headstart.stages.predict import predict
 from headstart.stages.progress import Note
 from headstart.stages.settings import ExtractSettings, TrainSettings
 from headstart.stages.train_head import train_head
@@ -264,6 +266,23 @@ def test_an_existing_run_is_replaced_only_where_told(cache: Path, tmp_path: Path
     with pytest.raises(OutputExistsError, match="is not a run, so it is not overwritten"):
         train_head(cache, precious, QUICK, overwrite=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["precious", "run"]
+
+
+def test_a_head_trains_on_the_feature_that_is_named(tiny: Path, tmp_path: Path) -> None:
+    rows = tiny_rows(60)
+    both = make_cache(tiny, tmp_path / "both.h5", rows, features=("cls", "mean"))
+    alone = make_cache(tiny, tmp_path / "mean.h5", rows, features=("mean",))
+    settings = TrainSettings(epochs=4, feature="mean")
+    runs = [train_head(cache, tmp_path / cache.stem, settings) for cache in (both, alone)]
+    heads = [load_head(run) for run in runs]
+    assert heads[0].identity == heads[1].identity and heads[0].identity.features == ("mean",)
+    np.testing.assert_allclose(heads[0].weight, heads[1].weight, atol=1e-4)
+    # A test cache must hold the feature, and may hold others.
+    other = make_cache(tiny, tmp_path / "other.h5", tiny_rows(30, seed=1), features=("cls", "mean"))
+    train_head(alone, tmp_path / "tested", settings, test=other)
+    texts = [text for text, _ in rows[:20]]
+    expected = heads[0].probabilities(open_cache(both).features("mean")[:20])
+    np.testing.assert_allclose(predict(runs[0], texts).probabilities, expected, atol=1e-5)
 
 
 def test_a_missing_feature_and_bad_settings_are_refused(cache: Path, tmp_path: Path) -> None:
