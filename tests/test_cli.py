@@ -220,3 +220,56 @@ def test_help_shows_the_defaults_of_the_stages() -> None:
     train = TrainSettings()
     for option, value in [("--lr", train.learning_rate), ("--epochs", train.epochs), ("--dropout", train.dropout)]:
         assert re.search(rf"{option} .*?\[default: {value}\]", shown), option
+
+
+def test_names_of_classes_are_shown_as_they_are(tiny: Path, tmp_path: Path) -> None:
+    rows = [(text, "[/bold] :smile:" if label == "class0" else "[red]") for text, label in tiny_rows(60)]
+    table = tmp_path / "t.jsonl"
+    table.write_text("".join(json.dumps({"text": t, "label": label}) + "\n" for t, label in rows))
+    headstart("extract", table, "--encoder", tiny, "--out", tmp_path / "c.h5", "--quiet")
+    shown = headstart("train-head", tmp_path / "c.h5", "--out", tmp_path / "run", "--epochs", 2)
+    assert shown.returncode == 0, shown.stderr
+    assert "[/bold] :smile:" in shown.stdout and "[red]" in shown.stdout
+    ascii_only = headstart("inspect", tmp_path / "c.h5", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert ascii_only.returncode == 0, ascii_only.stderr
+
+
+def test_a_full_memory_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    import torch
+    from headstart import cli
+    from headstart.stages import inspect
+
+    for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(inspect, "inspect_path", raising(error))
+            patch.setattr(sys, "argv", ["headstart", "inspect", str(tmp_path)])
+            with pytest.raises(SystemExit) as stop:
+                cli.main()
+        assert stop.value.code == 1
+        assert "the memory is full" in capsys.readouterr().err
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def function(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return function
+
+
+def test_damaged_labels_are_not_counted(made: dict[str, Any], tmp_path: Path) -> None:
+    from headstart.cache.layout import read_layout
+
+    path = tmp_path / "c.h5"
+    content = bytearray(made["cache"].read_bytes())
+    content[read_layout(made["cache"])[1]["labels"].offset + 5] = 1
+    path.write_bytes(content)
+    assert_one_line(headstart("inspect", path), 1, "its labels are damaged")
+
+
+def test_predictions_overwrite_nothing_of_value(made: dict[str, Any], tmp_path: Path) -> None:
+    before = made["table"].read_bytes()
+    same = headstart("predict", made["run"], "--input", made["table"], "--out", made["table"], "--overwrite")
+    assert_one_line(same, 2, "is the table that is read")
+    assert made["table"].read_bytes() == before
+    nowhere = headstart("predict", made["run"], "--input", made["table"], "--out", tmp_path / "no" / "x.csv")
+    assert_one_line(nowhere, 2, "make its folder first")

@@ -25,7 +25,7 @@ from headstart.cache.errors import (
 )
 from headstart.cache.layout import read_layout
 from headstart.cache.reader import Cache, open_any, open_cache
-from headstart.cache.writer import partial_path
+from headstart.cache.writer import CacheWriter, partial_path
 from headstart.stages import extract as extract_module
 from headstart.stages.encoder import Encoder
 from headstart.stages.extract import extract
@@ -545,3 +545,49 @@ def test_the_package_offers_the_stages() -> None:
     assert set(headstart.__all__) <= set(dir(headstart))
     with pytest.raises(AttributeError):
         headstart.no_such_name  # noqa: B018
+
+
+def test_an_interrupted_relabelling_leaves_the_cache_and_is_done_again(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tiny_rows(30)
+    run(write_csv(rows), tmp_path / "c.h5", tiny)
+    before = (tmp_path / "c.h5").read_bytes()
+    table = write_csv([(text, "new") for text, _ in rows])
+    with monkeypatch.context() as patch:
+        patch.setattr(CacheWriter, "finish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(table, tmp_path / "c.h5", tiny)
+    assert (tmp_path / "c.h5").read_bytes() == before
+    assert [path.name for path in tmp_path.glob("c.h5*")] == ["c.h5"]
+    assert run(table, tmp_path / "c.h5", tiny)[0].label_names == ("new",)
+
+
+def interrupt(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_damaged_unfinished_cache_is_thrown_away_only_where_told(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]
+) -> None:
+    table, partial = write_csv(tiny_rows(10)), partial_path(tmp_path / "c.h5")
+    partial.write_text("hello")
+    with pytest.raises(OutputExistsError, match="remove it, or --overwrite"):
+        run(table, tmp_path / "c.h5", tiny)
+    assert partial.read_text() == "hello"
+    run(table, tmp_path / "c.h5", tiny, overwrite=True)[0].check()
+
+
+def test_an_output_of_no_use_is_refused_before_any_work(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]
+) -> None:
+    (tmp_path / "parts").mkdir()
+    write_csv(tiny_rows(10), name="parts/a.csv")
+    with pytest.raises(OutputExistsError, match="lies in the table's own folder"):
+        run(tmp_path / "parts", tmp_path / "parts" / "c.h5", tiny)
+    with pytest.raises(OutputExistsError, match="is no name for a cache"):
+        run(["good film"], Path(), tiny)
+    with pytest.raises(SettingsError, match="is not supported"):
+        run(["good film"], tmp_path / "c.h5", tiny, device="meta")
+    with pytest.raises(SettingsError, match=r"prefix is .* it must be UTF-8"):
+        run(["good film"], tmp_path / "c.h5", tiny, prefix="\udcff")

@@ -57,3 +57,17 @@ def test_a_matrix_that_nobody_reads_is_left_out() -> None:
     found = evaluate(labels, labels, labels, names=tuple(map(str, labels)))
     assert found["confusion_matrix"] is None
     assert found["accuracy"] == 1
+
+
+def test_drawing_kinds_of_texts_is_drawing_texts() -> None:
+    """Against the plain bootstrap, text by text, with texts of several rows and of mixed labels among them."""
+    rng = np.random.default_rng(1)
+    groups = np.sort(rng.integers(400, size=1500))
+    labels, said = rng.integers(3, size=1500), rng.integers(3, size=400)
+    predicted = np.where(rng.random(400) < 0.5, labels[np.searchsorted(groups, np.arange(400)) % 1500], said)[groups]
+    ours = bootstrap(labels, predicted, groups, classes=3, seed=0, resamples=4000)["accuracy"]
+    scores = []
+    for _ in range(4000):
+        weights = np.bincount(rng.integers(400, size=400), minlength=400)[groups]
+        scores.append(weights[labels == predicted].sum() / weights.sum())
+    np.testing.assert_allclose(ours, np.percentile(scores, [2.5, 97.5]), atol=0.003)

@@ -47,3 +47,21 @@ def test_labels_that_cannot_be_divided_are_refused() -> None:
         require_trainable(np.zeros(5, np.int64), np.arange(5), ("a", "b"), "c.h5")
     with pytest.raises(TableError, match="the label 'b' has one distinct text only"):
         require_trainable(np.array([0, 0, 1, 1]), np.array([0, 1, 2, 2]), ("a", "b"), "c.h5")
+
+
+def test_a_text_that_fills_a_class_does_not_spoil_the_share() -> None:
+    """900 copies of one text and 100 others: a fifth is 200 rows, of which only the 100 others can come."""
+    groups = np.concatenate([np.zeros(900, np.int64), np.arange(1, 101)])
+    for seed in range(20):
+        held = hold_out(
+            np.arange(1000), np.zeros(1000, np.int64), groups, fraction=0.2, rng=np.random.default_rng(seed)
+        )[1]
+        assert 99 <= len(held) <= 100
+
+
+def test_a_text_with_several_labels_counts_as_of_the_rarest() -> None:
+    labels = np.array([0] * 20 + [1] * 20 + [0, 2, 1, 2, 2])
+    groups = np.array([*range(40), 40, 40, 41, 41, 42])
+    for seed in range(12):
+        kept, held = hold_out(np.arange(45), labels, groups, fraction=0.2, rng=np.random.default_rng(seed))
+        assert (labels[kept] == 2).any() and (labels[held] == 2).any()

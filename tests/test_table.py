@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from headstart.cache.errors import TableError
+from headstart.cache.errors import SettingsError, TableError
 from headstart.stages.progress import silent
 from headstart.stages.survey import Survey, survey_table, windows
 from headstart.stages.table import Table, open_table
@@ -203,3 +203,61 @@ def test_a_table_that_changes_while_it_is_read_is_refused(write_csv: Callable[..
         list(windows(table, survey, 10))
     memory = {"text": np.array(["a", "b"]), "label": ["x", "y"]}
     assert read(memory) == (["a", "b"], ["x", "y"])
+
+
+def test_arrays_and_series_are_sequences_of_texts() -> None:
+    for texts in (np.array(DATA["text"], object), pd.Series(DATA["text"])):
+        assert read(texts, labels=pd.Series(DATA["label"])) == (DATA["text"], DATA["label"])
+
+
+def test_columns_and_labels_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="name two columns"):
+        opened(DATA, text_column="label")
+    for table in (DATA, pd.DataFrame(DATA), write(tmp_path / "t.csv")):
+        with pytest.raises(SettingsError, match="labels go with a sequence of texts"):
+            opened(table, labels=["a"] * 5)
+
+
+def test_a_table_that_changes_in_its_first_reading_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv")
+
+    def meddle(_: Any) -> None:
+        path.write_text("text,label\nanother,one\n")
+
+    with pytest.raises(TableError, match="changed while it was read"):
+        survey_table(opened(path), meddle)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "text,l\xe9bel\na,b\n".encode("latin-1"), "is not UTF-8"),
+        ("a.csv", "text,label\na,b\n".encode("utf-16"), "a.csv"),
+        ("a.jsonl", b'{"text": "a", "label": 1180591620717411303424}\n', "more than 64 bits"),
+    ],
+)
+def test_odd_encodings_and_numbers_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TableError, match=message):
+        survey_table(opened(tmp_path / name), silent)
+
+
+def test_bytes_that_are_not_utf8_in_memory_are_refused() -> None:
+    texts = pa.Array.from_buffers(pa.string(), 1, pa.array([b"caf\xe9"]).buffers())
+    with pytest.raises(TableError, match="not UTF-8"):
+        read(pa.table({"text": texts, "label": ["x"]}))
+
+
+def test_signed_and_padded_whole_numbers_are_classes() -> None:
+    assert surveyed([("a", "+1"), ("b", "-1")]).label_names == ("+1", "-1")
+    assert surveyed([("a", "02"), ("b", "01"), ("c", "9" * 5000)]).label_names == ("01", "02", "9" * 5000)
+
+
+def test_ragged_rows_do_not_shift_the_numbers_of_others(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\na,1,extra\nb,2\nc\nd,4\ne,f,g\n")
+    table = opened(tmp_path / "a.csv", skip_bad_rows=True)
+    assert [(t, n) for b in table.batches() for t, n in zip(b.texts, b.numbers, strict=True)] == [("b", 2), ("d", 4)]
+    assert survey_table(table, silent).skipped == 3
+    (tmp_path / "b.csv").write_text("text,label\na,1,extra\n")
+    with pytest.raises(TableError, match=r"has no rows \(all 1 are bad\)"):
+        survey_table(opened(tmp_path / "b.csv", skip_bad_rows=True), silent)

@@ -319,3 +319,53 @@ def test_a_run_that_was_tampered_with_is_refused(cache: Path, tmp_path: Path) ->
         load_head(run)
     with pytest.raises(NotOursError, match="is not a run"):
         load_head(tmp_path)
+
+
+def test_rows_that_choose_the_epoch_do_not_test_it(tiny: Path, tmp_path: Path) -> None:
+    rows = tiny_rows(200, classes=2)
+    train = make_cache(tiny, tmp_path / "train.h5", rows)
+    test = make_cache(tiny, tmp_path / "test.h5", tiny_rows(60, seed=8))
+    with pytest.raises(TableError, match="leaves no rows for --validation"):
+        train_head(train, tmp_path / "run", QUICK, test=test, validation=test)
+    validation = make_cache(tiny, tmp_path / "v.h5", [*tiny_rows(60, seed=8)[:20], *tiny_rows(50, seed=9)])
+    notes: list[str] = []
+    run = train_head(
+        train,
+        tmp_path / "run",
+        QUICK,
+        test=test,
+        validation=validation,
+        report=lambda e: notes.append(e.text) if isinstance(e, Note) else None,
+    )
+    assert run_of(run)["rows"]["validation"] == 50
+    assert any("20 validation rows have texts that are also tested on" in note for note in notes)
+
+
+def test_training_that_diverges_leaves_no_run(cache: Path, tmp_path: Path) -> None:
+    train, validation = parts()
+    huge = Rows(features=np.full_like(train.features, np.inf), labels=train.labels, index=train.index)
+    with pytest.raises(SettingsError, match="training diverged in epoch 1"):
+        fit_head(huge, validation, classes=3, settings=QUICK, device=CPU)
+    with pytest.raises(SettingsError, match="learning_rate"):
+        TrainSettings(learning_rate=1e20)
+
+
+def test_one_class_is_refused_with_other_caches_too(tiny: Path, cache: Path, tmp_path: Path) -> None:
+    alone = make_cache(tiny, tmp_path / "alone.h5", [(text, "class0") for text, _ in tiny_rows(30)])
+    with pytest.raises(TableError, match="one class only"):
+        train_head(alone, tmp_path / "run", QUICK, test=cache, validation=cache)
+
+
+def test_a_run_touches_nothing_beside_it(cache: Path, tmp_path: Path) -> None:
+    for name in ("run.partial", "run.replaced"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.txt").touch()
+    run = train_head(cache, tmp_path / "run", QUICK)
+    link = tmp_path / "link"
+    link.symlink_to(run)
+    train_head(cache, link, TrainSettings(epochs=5), overwrite=True)
+    assert link.is_symlink() and len(run_of(run)["history"]) == 5
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "run", "run.partial", "run.replaced"]
+    assert (tmp_path / "run.replaced" / "thesis.txt").exists()
+    with pytest.raises(OutputExistsError, match="is no name for a run"):
+        train_head(cache, ".", QUICK)
