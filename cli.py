@@ -135,6 +135,9 @@ def train_head_command(
     lr: Annotated[float, typer.Option(help="AdamW's learning rate.")] = TRAIN.learning_rate,
     weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = TRAIN.weight_decay,
     dropout: Annotated[float, typer.Option(help="Share of feature values zeroed in training.")] = TRAIN.dropout,
+    center: Annotated[
+        bool, typer.Option("--center/--no-center", help="Let dropout put a column's mean in place of a value, or zero.")
+    ] = TRAIN.center,
     seed: Annotated[int, typer.Option(help="Fixes split, order and masks.")] = TRAIN.seed,
     device: Device = TRAIN.device,
     keep_shared: Annotated[
@@ -153,6 +156,7 @@ def train_head_command(
         learning_rate=lr,
         weight_decay=weight_decay,
         dropout=dropout,
+        center=center,
         seed=seed,
         device=device,
         keep_shared=keep_shared,

@@ -25,13 +25,12 @@ SEEDS = (0, 1)
 EPOCHS = (10, 20, 50, 100)
 BASE = TrainSettings(epochs=max(EPOCHS), learning_rate=0.01, weight_decay=0.01, batch_size=4096, dropout=0.3)
 VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("lr 0.001", {"learning_rate": 0.001}),
     ("lr 0.003", {"learning_rate": 0.003}),
     ("lr 0.01", {}),
     ("lr 0.03", {"learning_rate": 0.03}),
-    ("lr 0.01, weight decay 0", {"weight_decay": 0.0}),
     ("lr 0.01, weight decay 0.1", {"weight_decay": 0.1}),
     ("lr 0.01, batch 1024", {"batch_size": 1024}),
+    ("lr 0.01, not centered", {"center": False}),
     ("lr 0.01, dropout 0", {"dropout": 0.0}),
 )
 

@@ -19,6 +19,7 @@ from .settings import TrainSettings
 Features = npt.NDArray[np.floating[Any]]
 Indices = npt.NDArray[np.int64]
 
+_SUM_ROWS = 8192
 ADAM_EPSILON = 1e-5
 """AdamW's guard against division by zero, far above torch's 1e-8: real features have columns that are constant to
 1e-9, and a small epsilon turns the rounding noise of their gradients into steps of full length. With this one the
@@ -89,6 +90,9 @@ def fit_head(
 ) -> Fit:
     """Train Dropout and Linear with AdamW on cross-entropy, and keep the epoch with the lowest validation loss.
 
+    Where ``settings.center`` is set, each column's mean is taken off first, and the head that is returned has it in its
+    bias: it reads features as they are.
+
     The head starts at zero: the problem is convex, and a start that no seed chooses is one thing fewer to vary.
     Weight decay leaves the bias alone (Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019).
 
@@ -101,19 +105,21 @@ def fit_head(
     torch.nn.init.zeros_(linear.weight)
     torch.nn.init.zeros_(linear.bias)
     optimizer = head_optimizer(linear, settings)
+    means = column_means(train) if settings.center else np.zeros(width)
+    center = torch.from_numpy(means.astype(np.float32)).to(device)
     history: list[Epoch] = []
     best: tuple[float, torch.Tensor, torch.Tensor, int] | None = None
     for epoch, batches in enumerate(training_batches(len(train), width, settings), 1):
         total = torch.zeros((), dtype=torch.float64, device=device)
         for positions, keep in batches:
             features, labels = train.batch(positions, device)
-            logits = linear(features * keep.to(device))
+            logits = linear((features - center) * keep.to(device))
             loss = torch.nn.functional.cross_entropy(logits, labels)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += loss.detach() * len(positions)
-        validation_loss, accuracy = _validate(linear, validation, settings.batch_size, device)
+        validation_loss, accuracy = _validate(linear, center, validation, settings.batch_size)
         history.append(Epoch(epoch, float(total) / len(train), validation_loss, accuracy))
         if not math.isfinite(validation_loss) or not math.isfinite(history[-1].train_loss):
             raise SettingsError(f"training diverged in epoch {epoch} (the loss is not finite); lower the learning rate")
@@ -121,9 +127,10 @@ def fit_head(
             best = (validation_loss, linear.weight.detach().clone(), linear.bias.detach().clone(), epoch)
         report(Step("training", epoch, settings.epochs, "epochs"))
     assert best is not None  # there is at least one epoch
+    weight = best[1].cpu().numpy()
     return Fit(
-        weight=best[1].cpu().numpy(),
-        bias=best[2].cpu().numpy(),
+        weight=weight,
+        bias=(best[2].cpu().numpy() - weight.astype(np.float64) @ center.cpu().numpy()).astype(np.float32),
         best_epoch=best[3],
         history=tuple(history),
         seconds=time.perf_counter() - started,
@@ -168,13 +175,21 @@ def _epoch_batches(
         yield positions, (uniform >= settings.dropout).float() / (1 - settings.dropout)
 
 
-def _validate(linear: torch.nn.Linear, rows: Rows, batch_size: int, device: torch.device) -> tuple[float, float]:
+def column_means(rows: Rows) -> npt.NDArray[np.float64]:
+    """(width,) float64: the mean of each column over the rows."""
+    total = np.zeros(rows.features.shape[1])
+    for start in range(0, len(rows), _SUM_ROWS):
+        total += rows.features[rows.index[start : start + _SUM_ROWS]].sum(axis=0, dtype=np.float64)
+    return total / len(rows)
+
+
+def _validate(linear: torch.nn.Linear, center: torch.Tensor, rows: Rows, batch_size: int) -> tuple[float, float]:
     """Mean cross-entropy and accuracy, without dropout."""
     loss = hits = 0.0
     with torch.inference_mode():
         for start in range(0, len(rows), batch_size):
-            features, labels = rows.batch(np.arange(start, min(start + batch_size, len(rows))), device)
-            logits = linear(features)
+            features, labels = rows.batch(np.arange(start, min(start + batch_size, len(rows))), center.device)
+            logits = linear(features - center)
             loss += float(torch.nn.functional.cross_entropy(logits.double(), labels, reduction="sum"))
             hits += float((logits.argmax(1) == labels).sum())
     return loss / len(rows), hits / len(rows)

@@ -98,6 +98,8 @@ class TrainSettings:
         learning_rate: AdamW's step.
         weight_decay: AdamW's decay of the weights (not of the bias), as a share of the step.
         dropout: Probability that a feature's value is zeroed in training; the rest is scaled up to match.
+        center: Take each column's mean over the training rows off before dropout, so that a value that is dropped
+            becomes the usual one and not zero. The head absorbs the means into its bias.
         seed: Fixes the split, the order of the rows and the dropout masks.
         device: ``auto``, or a torch device.
         keep_shared: Train also on texts that the test or validation cache has.
@@ -111,6 +113,7 @@ class TrainSettings:
     learning_rate: float = 0.01
     weight_decay: float = 0.01
     dropout: float = 0.3
+    center: bool = True
     seed: int = 0
     device: str = "auto"
     keep_shared: bool = False
