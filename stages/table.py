@@ -18,6 +18,7 @@ import pyarrow.json
 import pyarrow.parquet
 
 from ..cache.errors import SettingsError, StorageError, TableError
+from .columns import bad_rows, read_labels, read_texts
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 COMPRESSIONS = {".gz", ".bz2", ".zst", ".lz4", ".br"}
@@ -170,11 +171,11 @@ class Table:
         for batch in batches:
             self._require_columns(batch.schema.names, where)
             numbers = list(itertools.islice((n for n in itertools.count(last + 1) if n not in ragged), len(batch)))
-            texts = _strings(batch.column(self.text_column), self.text_column, where, numbers)
+            texts = read_texts(batch.column(self.text_column), self.text_column, where, numbers)
             labels = None
             if self.label_column is not None:
-                labels = _labels(batch.column(self.label_column), self.label_column, where, numbers)
-            bad = _reasons(texts, labels, self.text_column, self.label_column)
+                labels = read_labels(batch.column(self.label_column), self.label_column, where, numbers)
+            bad = bad_rows(texts, labels, self.text_column, self.label_column)
             if bad and not self.skip_bad_rows:
                 index = min(bad)
                 raise TableError(f"{where}, row {numbers[index]:,}: {bad[index]}; mend it, or use --skip-bad-rows")
@@ -272,63 +273,6 @@ def _files(path: Path) -> tuple[Path, ...]:
     if file_format(path) is None:
         raise TableError(f"{path} is not a table by its name; it must end in one of {known}")
     return (path,)
-
-
-def _strings(column: pa.Array, name: str, where: str, numbers: Sequence[int]) -> list[str | None]:
-    """Read a column of texts; a null stays None."""
-    kind = column.type
-    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
-        column = column.cast(kind.value_type)
-        kind = column.type
-    if pa.types.is_null(kind):
-        return [None] * len(column)
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
-        places = (f"{where}, row {number:,}" for number in numbers)
-        return [_decode(value, name, place) for value, place in zip(column.to_pylist(), places, strict=True)]
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise TableError(f"{where}: the column {name!r} holds {kind}, not text; choose another column")
-    values: list[str | None] = column.to_pylist()
-    return values
-
-
-def _labels(column: pa.Array, name: str, where: str, numbers: Sequence[int]) -> list[str | None]:
-    """Read a column of labels as their names; a null stays None."""
-    encoded = pa.types.is_dictionary(column.type) or pa.types.is_run_end_encoded(column.type)
-    kind = column.type.value_type if encoded else column.type
-    if pa.types.is_nested(kind):
-        raise TableError(
-            f"{where}: the column {name!r} holds {kind}: multi-label targets are not supported; give one label per row"
-        )
-    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        raise TableError(
-            f"{where}: the column {name!r} holds {kind}: regression targets are not supported; "
-            "if these are classes, write them as whole numbers or names"
-        )
-    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        column = column.cast(pa.string())
-    elif pa.types.is_temporal(kind):
-        raise TableError(f"{where}: the column {name!r} holds {kind}, not labels; choose with --label-column")
-    return _strings(column, name, where, numbers)
-
-
-def _decode(value: bytes | None, name: str, place: str) -> str | None:
-    try:
-        return None if value is None else value.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise TableError(
-            f"{place}: the column {name!r} is not UTF-8 (byte {value[error.start] if value else 0:#04x}); "
-            "convert the file, for example with iconv"
-        ) from None
-
-
-def _reasons(
-    texts: list[str | None], labels: list[str | None] | None, text_column: str, label_column: str | None
-) -> dict[int, str]:
-    """Say what is wrong with each bad row, by its index."""
-    reasons = {}
-    if labels is not None:
-        reasons = {i: f"its label ({label_column!r}) is blank" for i, v in enumerate(labels) if not (v and v.strip())}
-    return reasons | {i: f"its text ({text_column!r}) is blank" for i, v in enumerate(texts) if not (v and v.strip())}
 
 
 def _explain(file: Path, error: Exception) -> str:
