@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,8 +202,17 @@ def test_a_table_that_changes_while_it_is_read_is_refused(write_csv: Callable[..
     write_csv([("aaa", "x"), ("bbc", "y")])
     with pytest.raises(TableError, match="changed while it was read"):
         list(windows(table, survey, 10))
-    memory = {"text": np.array(["a", "b"]), "label": ["x", "y"]}
-    assert read(memory) == (["a", "b"], ["x", "y"])
+
+
+def test_a_change_that_the_file_system_does_not_show_is_found_by_the_texts(write_csv: Callable[..., Path]) -> None:
+    path = write_csv([("aaa", "x"), ("bbb", "y")])
+    table, stat = opened(path), path.stat()
+    survey = survey_table(table, silent)
+    write_csv([("aaa", "x"), ("bbc", "y")])
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert table.state() == survey.state
+    with pytest.raises(TableError, match="changed while it was read"):
+        list(windows(table, survey, 10))
 
 
 def test_arrays_and_series_are_sequences_of_texts() -> None:
