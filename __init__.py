@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .cache.errors import HeadstartError, UserError
     from .cache.identity import Identity
     from .cache.reader import Cache, open_cache
-    from .stages.extract import extract
+    from .stages.extract import extract, extract_tables
     from .stages.head import Head, load_head
     from .stages.predict import predict
     from .stages.settings import ExtractSettings, Precision, Storage, TrainSettings
@@ -35,6 +35,7 @@ _HOMES = {
     "TrainSettings": "stages.settings",
     "UserError": "cache.errors",
     "extract": "stages.extract",
+    "extract_tables": "stages.extract",
     "load_head": "stages.head",
     "open_cache": "cache.reader",
     "predict": "stages.predict",
@@ -52,6 +53,7 @@ __all__ = [
     "TrainSettings",
     "UserError",
     "extract",
+    "extract_tables",
     "load_head",
     "open_cache",
     "predict",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,11 +67,16 @@ Pickled = Annotated[
 
 @app.command("extract")
 def extract_command(
-    table: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines or Parquet file, or a folder of one of them.")],
-    out: Annotated[Path, typer.Option(help="The cache to write.")],
+    tables: Annotated[
+        list[Path], typer.Argument(help="CSV, TSV, JSON lines or Parquet files, or folders of one kind.")
+    ],
+    out: Annotated[Path, typer.Option(help="The cache to write; of several tables, the folder for their caches.")],
     encoder: Annotated[str, typer.Option(help="Hub id, or a folder with a model's files.")] = EXTRACT.encoder,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = EXTRACT.revision,
     text_column: Annotated[str, typer.Option(help="Column of the texts.")] = EXTRACT.text_column,
+    text_pair_column: Annotated[
+        str | None, typer.Option(help="Column of second texts, read with the first as one sequence.")
+    ] = EXTRACT.text_pair_column,
     label_column: Annotated[str, typer.Option(help="Column of the labels.")] = EXTRACT.label_column or "label",
     features: Annotated[
         str, typer.Option(help="Comma-separated: cls, mean, max, pooler, layer6.cls, layer*.cls.")
@@ -88,6 +94,12 @@ def extract_command(
         bool, typer.Option("--skip-bad-rows", help="Leave out rows without text or label, and count them.")
     ] = EXTRACT.skip_bad_rows,
     allow_pickled_weights: Pickled = EXTRACT.allow_pickled_weights,
+    update: Annotated[
+        bool, typer.Option("--update", help="Make the cache that of the table's rows now; encode only what it lacks.")
+    ] = False,
+    reuse: Annotated[
+        list[Path] | None, typer.Option(help="Another cache to take rows from; may be given several times.")
+    ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -96,6 +108,7 @@ def extract_command(
         encoder=encoder,
         revision=revision,
         text_column=text_column,
+        text_pair_column=text_pair_column,
         label_column=None if no_labels else label_column,
         features=tuple(features.split(",")),
         prefix=prefix,
@@ -110,13 +123,18 @@ def extract_command(
     from . import terminal
 
     with terminal.reporting(quiet) as report:
-        from .stages.extract import extract
+        from .stages.extract import extract, extract_tables
         from .stages.inspect import inspect_path
 
-        before = out.stat().st_mtime_ns if out.exists() else None
-        path = extract(table, out, settings, overwrite=overwrite, report=report)
-    if not quiet and path.stat().st_mtime_ns != before:  # a cache that was current has been noted already
-        terminal.show_cache(inspect_path(path))
+        started = time.time_ns()
+        options: dict[str, Any] = {"update": update, "reuse": reuse or (), "overwrite": overwrite, "report": report}
+        if len(tables) == 1:
+            paths = [extract(tables[0], out, settings, **options)]
+        else:
+            paths = extract_tables(tables, out, settings, **options)
+    for path in paths:
+        if not quiet and path.stat().st_mtime_ns > started:  # a cache that was current has been noted already
+            terminal.show_cache(inspect_path(path))
 
 
 @app.command("train-head")
@@ -179,6 +197,9 @@ def predict_command(
     input_table: Annotated[Path | None, typer.Option("--input", help="A table of texts, instead of TEXTS.")] = None,
     out: Annotated[Path | None, typer.Option(help="File for --input's results: .csv, .tsv, .jsonl, .parquet.")] = None,
     text_column: Annotated[str, typer.Option(help="Column of --input's texts.")] = EXTRACT.text_column,
+    text_pair_column: Annotated[
+        str | None, typer.Option(help="Column of --input's second texts, for a head that reads pairs.")
+    ] = EXTRACT.text_pair_column,
     encoder: Annotated[
         str | None, typer.Option(help="Where the encoder is now.", show_default="where the run says it was")
     ] = None,
@@ -201,9 +222,8 @@ def predict_command(
         from .stages.predict import predict, predict_table
 
         if input_table is not None and out is not None:
-            written = predict_table(
-                run, input_table, out, text_column=text_column, overwrite=overwrite, report=report, **options
-            )
+            options |= {"text_column": text_column, "text_pair_column": text_pair_column, "overwrite": overwrite}
+            written = predict_table(run, input_table, out, report=report, **options)
         else:
             found = predict(run, texts or [], report=report, **options)
     if input_table is None:

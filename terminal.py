@@ -112,6 +112,8 @@ def show_cache(cache: Mapping[str, Any]) -> None:
         facts["speed"] = f"{record['tokens_per_second']:,.0f} tokens/s on {record['machine']['device']}"
     if identity["prefix"]:
         facts["prefix"] = repr(identity["prefix"])
+    if record["reused_rows"]:
+        facts["reused"] = f"{record['reused_rows']:,} rows were taken from other caches"
     if record["kept_blocks"]:
         facts["carried on"] = f"{record['kept_blocks']:,} blocks of {cache['block_rows']:,} rows were there already"
     if record["skipped_rows"]:

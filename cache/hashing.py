@@ -27,13 +27,16 @@ def hash_rows(rows: Iterable[bytes]) -> Hashes:
     return np.frombuffer(joined, np.uint8).reshape(-1, HASH_BYTES)
 
 
-def hash_texts(texts: Iterable[str]) -> Hashes:
-    """Hash each text's UTF-8 bytes: (rows, 16) uint8."""
-    return hash_rows(text.encode("utf-8") for text in texts)
+def hash_texts(texts: Iterable[str], pairs: Iterable[str] | None = None) -> Hashes:
+    """Hash each text's UTF-8 bytes: (rows, 16) uint8. Of a pair: the first text's length, then both."""
+    if pairs is None:
+        return hash_rows(text.encode("utf-8") for text in texts)
+    both = ((text.encode("utf-8"), pair.encode("utf-8")) for text, pair in zip(texts, pairs, strict=True))
+    return hash_rows(len(text).to_bytes(8, "little") + text + pair for text, pair in both)
 
 
 def hash_sequences(sequences: Iterable[npt.NDArray[np.int32]]) -> Hashes:
-    """Hash each sequence of token ids, as little-endian int32: (rows, 16) uint8."""
+    """Hash each sequence of token ids (with their segments, in a pair), as little-endian int32: (rows, 16) uint8."""
     return hash_rows(sequence.astype("<i4").tobytes() for sequence in sequences)
 
 

@@ -25,6 +25,8 @@ class Identity:
     tokenizer_sha256: str
     prefix: str
     """Text put before every text."""
+    pairs: bool
+    """Whether a row is a pair of texts, read as one sequence of two segments."""
     max_length: int
     """Longest token sequence, special tokens included; longer ones were cut."""
     precision: str
@@ -51,6 +53,7 @@ class Identity:
         valid = (
             all(isinstance(fields[n], str) and SHA256.fullmatch(fields[n]) for n in names if n.endswith("_sha256"))
             and isinstance(fields["prefix"], str)
+            and isinstance(fields["pairs"], bool)
             and type(fields["max_length"]) is int
             and isinstance(fields["precision"], str)
             and isinstance(features, list)

@@ -28,6 +28,8 @@ DOCUMENTS = ("identity", "plan", "label_names", "record")
 STORAGE_DTYPES: dict[str, np.dtype[np.generic]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 MAX_DOCUMENT_BYTES = 1 << 26
 GROUPS = ("features", "hashes", "checksums")
+ROW_FACTS = {"text_hashes": "hashes/text", "token_hashes": "hashes/tokens", "lengths": "lengths", "cut": "cut"}
+"""What a block holds of each row besides its features, in the order of its checksum: its name, and its dataset's."""
 _ALIGNMENT = 4096
 
 
@@ -62,6 +64,8 @@ class Layout:
             found[f"features/{name}"] = ((self.rows, width), stored)
         for name in ("text", "tokens"):
             found[f"hashes/{name}"] = ((self.rows, HASH_BYTES), hash_dtype)
+        found["lengths"] = ((self.rows,), np.dtype("<i4"))
+        found["cut"] = ((self.rows,), np.dtype(np.uint8))
         found["checksums/blocks"] = ((self.blocks, HASH_BYTES), hash_dtype)
         if self.labelled:
             found["labels"] = ((self.rows,), np.dtype("<i8"))
@@ -191,7 +195,7 @@ def _layout_of(file: h5py.File, path: Path) -> tuple[Layout, dict[str, Span]]:
 
 def _known_names(file: h5py.File, path: Path) -> list[str]:
     """The names that this version knows, of those in the file; others are left alone, as FORMAT.md asks."""
-    names = ["labels", "hashes/text", "hashes/tokens", "checksums/blocks", "checksums/labels"]
+    names = ["labels", *ROW_FACTS.values(), "checksums/blocks", "checksums/labels"]
     names += [*DOCUMENTS, *(f"checksums/{name}" for name in DOCUMENTS)]
     for group in GROUPS:
         link = file.get(group, getlink=True)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from .errors import DamagedError, NotOursError, UserError
 from .hashing import Hashes, digest
 from .identity import Identity
-from .layout import Layout, Span, read_layout, storage_errors
+from .layout import ROW_FACTS, Layout, Span, read_layout, storage_errors
 
 PLAN_FIELDS: dict[str, tuple[type, ...]] = {
     "batch_tokens": (int,),
@@ -33,6 +33,7 @@ RECORD_FIELDS: dict[str, tuple[type, ...]] = {
     "tokens": (int,),
     "tokens_encoded": (int,),
     "kept_blocks": (int,),
+    "reused_rows": (int,),
     "encode_seconds": (int, float),
     "tokens_per_second": (int, float, NoneType),
     "seconds": (int, float),
@@ -62,6 +63,8 @@ class Cache:
         labels: (rows,) int64; None without labels.
         text_hashes: (rows, 16) uint8, one hash per row's text.
         token_hashes: (rows, 16) uint8, one hash per row's token sequence.
+        lengths: (rows,) int32, tokens in each row's sequence.
+        cut: (rows,) uint8, 1 where the text had more tokens than that.
     """
 
     path: Path
@@ -73,6 +76,8 @@ class Cache:
     labels: Labels | None
     text_hashes: Hashes
     token_hashes: Hashes
+    lengths: npt.NDArray[np.int32]
+    cut: npt.NDArray[np.uint8]
     block_checksums: Hashes
     label_checksums: Hashes | None
     _features: Mapping[str, Features]
@@ -95,9 +100,25 @@ class Cache:
     def block_holds(self, block: int) -> bool:
         """Whether a block's features and hashes are the ones that its checksum was taken of."""
         rows = self.layout.block_slice(block)
-        parts = [self._features[name][rows] for name in sorted(self._features)]
-        checksum = block_checksum(rows, [*parts, self.text_hashes[rows], self.token_hashes[rows]])
+        parts: list[npt.NDArray[Any]] = [self._features[name][rows] for name in sorted(self._features)]
+        checksum = block_checksum(rows, [*parts, *self.facts(rows).values()])
         return bool(checksum == self.block_checksums[block].tobytes())
+
+    def facts(self, rows: slice) -> dict[str, npt.NDArray[Any]]:
+        """Everything but their features that a block holds of these rows, by name."""
+        return {name: getattr(self, name)[rows] for name in ROW_FACTS}
+
+    def whole_blocks(self, on_block: Callable[[int], None] = lambda block: None) -> npt.NDArray[np.bool_]:
+        """(blocks,) bool: whose features and hashes hold. Reads every row once.
+
+        Args:
+            on_block: Called with each block's number once it is read.
+        """
+        whole = np.zeros(self.layout.blocks, bool)
+        for block in range(self.layout.blocks):
+            whole[block] = self.block_holds(block)
+            on_block(block)
+        return whole
 
     def damaged_blocks(self, on_block: Callable[[int], None] = lambda block: None) -> list[int]:
         """Read every row once and list the blocks whose checksum does not hold, of features or of labels.
@@ -184,8 +205,7 @@ def open_any(path: Path) -> Cache:
         )
     fields: dict[str, Any] = {
         "labels": arrays.get("labels"),
-        "text_hashes": arrays["hashes/text"],
-        "token_hashes": arrays["hashes/tokens"],
+        **{name: arrays[dataset] for name, dataset in ROW_FACTS.items()},
         "block_checksums": arrays["checksums/blocks"],
         "label_checksums": arrays.get("checksums/labels"),
         "_features": {name: arrays[f"features/{name}"] for name in layout.widths},

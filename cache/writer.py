@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from .errors import HeadstartError
 from .hashing import Hashes, digest
 from .identity import Identity
-from .layout import RECORD_BYTES, Layout, create_file, read_layout, storage_errors
+from .layout import RECORD_BYTES, ROW_FACTS, Layout, create_file, read_layout, storage_errors
 from .reader import Cache, Labels, block_checksum
 
 
@@ -41,27 +42,31 @@ class CacheWriter:
         """Open the unfinished file at ``path`` (the name that ends in ``.partial``)."""
         self.path = path
         self.layout, self._spans = read_layout(path)
+        self._lock = threading.Lock()  # facts and blocks may be written from two threads
         with storage_errors(f"cannot write {path}"):
             self._file = path.open("rb+", buffering=0)
 
-    def write_block(
-        self, block: int, *, features: Mapping[str, npt.NDArray[Any]], text_hashes: Hashes, token_hashes: Hashes
-    ) -> None:
+    def write_block(self, block: int, *, features: Mapping[str, npt.NDArray[Any]], **facts: npt.NDArray[Any]) -> None:
         """Write one block's rows and their checksum.
 
         Args:
             block: The block's number.
             features: By name, (rows of the block, width); cast to the stored dtype.
-            text_hashes: (rows of the block, 16) uint8.
-            token_hashes: (rows of the block, 16) uint8.
+            facts: ``text_hashes`` and ``token_hashes`` (rows of the block, 16) uint8; ``lengths`` (rows of the block,)
+                int32; ``cut`` (rows of the block,) uint8.
         """
         rows = self.layout.block_slice(block)
         stored = {f"features/{n}": features[n].astype(self._spans[f"features/{n}"].dtype) for n in sorted(features)}
-        stored |= {"hashes/text": text_hashes, "hashes/tokens": token_hashes}
+        stored |= {dataset: facts[name] for name, dataset in ROW_FACTS.items()}
         for name, array in stored.items():
             self._write(name, rows.start, array)
         checksum = block_checksum(rows, list(stored.values()))
         self._write("checksums/blocks", block, np.frombuffer(checksum, np.uint8))
+
+    def write_facts(self, row: int, **facts: npt.NDArray[Any]) -> None:
+        """Write facts, as for `write_block`, of the rows from this one on. They count when their block is written."""
+        for name, array in facts.items():
+            self._write(ROW_FACTS[name], row, array)
 
     def finish(self, record: Mapping[str, Any], path: Path) -> None:
         """Write the record of the run, make every byte durable, and give the file its final name in one step."""
@@ -97,7 +102,7 @@ class CacheWriter:
         row_bytes = span.nbytes // span.shape[0] if span.shape else 0
         data = np.ascontiguousarray(array).view(np.uint8).data.cast("B")
         offset = span.offset + row * row_bytes
-        with storage_errors(f"cannot write {self.path}"):
+        with storage_errors(f"cannot write {self.path}"), self._lock:
             self._file.seek(offset)
             while data:  # a write may be cut short
                 data = data[self._file.write(data) :]
@@ -194,8 +199,7 @@ def copy_with_labels(
             writer.write_block(
                 block,
                 features={name: source.features(name)[rows] for name in layout.widths},
-                text_hashes=source.text_hashes[rows],
-                token_hashes=source.token_hashes[rows],
+                **source.facts(rows),
             )
     return left_out
 

@@ -1,27 +1,41 @@
-"""How rows become batches: distinct token sequences, grouped by length under a token budget. Plain arrays only."""
+"""How token sequences become batches: grouped by length, under a budget of tokens. Plain arrays only."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.hashing import Hashes, hash_keys
-
 Indices = npt.NDArray[np.int64]
 
 
-def compose_batches(lengths: Indices, batch_tokens: int) -> list[Indices]:
-    """Group sequences of similar length, the longest first, so that padding is little and memory peaks at once.
+def compose_batches(lengths: Indices, batch_tokens: int, *, padded: bool) -> list[Indices]:
+    """Group sequences of similar length, the longest first, so that memory peaks at once.
 
     Args:
         lengths: (sequences,) int64, tokens in each.
-        batch_tokens: Most tokens in a batch, counted as padded: sequences x the longest. A sequence longer than
-            this has a batch of its own.
+        batch_tokens: Most tokens in a batch. A sequence longer than this has a batch of its own.
+        padded: Count a batch's tokens as sequences x the longest. Otherwise as they are, and what is left of a batch
+            is filled with the longest sequences that fit, so that nearly all batches have the same number of tokens.
 
     Returns:
-        Index arrays that together hold every sequence once. They depend on the arguments alone.
+        Index arrays that together hold every sequence once, each with the longest first. They depend on the
+        arguments alone.
     """
     order = np.argsort(-lengths, kind="stable")
+    if padded:
+        return _padded_batches(order, lengths, batch_tokens)
+    left = _Remaining(order, lengths)
+    batches = []
+    while (place := left.first(int(lengths.max(initial=0)))) is not None:
+        batch, room = [left.take(place)], batch_tokens - int(lengths[order[place]])
+        while (place := left.first(room)) is not None:
+            batch.append(left.take(place))
+            room -= int(lengths[order[place]])
+        batches.append(np.array(batch, np.int64))
+    return batches
+
+
+def _padded_batches(order: Indices, lengths: Indices, batch_tokens: int) -> list[Indices]:
     batches, start = [], 0
     while start < len(order):
         count = max(1, batch_tokens // max(1, int(lengths[order[start]])))
@@ -30,39 +44,24 @@ def compose_batches(lengths: Indices, batch_tokens: int) -> list[Indices]:
     return batches
 
 
-class FirstRows:
-    """Remembers, for each token sequence, the first row of the table that has it.
+class _Remaining:
+    """Sequences in order of falling length, of which any can be taken out and the longest that fits be found."""
 
-    Grows by 16 bytes a distinct sequence: the first 8 bytes of its hash, sorted, and the row. The other 8 bytes
-    are looked up in the hashes of all rows, which stand in the cache file; two sequences that share only the
-    first 8 are taken for new ones and encoded again, which costs time and no correctness.
-    """
+    def __init__(self, order: Indices, lengths: Indices) -> None:
+        self._order = order
+        self._falling = -lengths[order]  # rising, as searchsorted wants it
+        self._next = list(range(len(order) + 1))  # union-find: from each place to the next that is not taken
 
-    def __init__(self, token_hashes: Hashes) -> None:
-        """``token_hashes`` (rows, 16) uint8: the hashes of every row, filled in as the table is read."""
-        self._hashes = token_hashes
-        self._keys = np.empty(0, np.uint64)
-        self._rows = np.empty(0, np.int64)
+    def first(self, most: int) -> int | None:
+        """The place of the longest sequence of at most so many tokens; None where there is none."""
+        place = int(np.searchsorted(self._falling, -most)) if most > 0 else len(self._order)
+        found = place
+        while self._next[found] != found:
+            found = self._next[found]
+        while self._next[place] != found:
+            self._next[place], place = found, self._next[place]
+        return found if found < len(self._order) else None
 
-    def add(self, rows: slice) -> Indices:
-        """Enter the next rows of the table, whose hashes are in place.
-
-        Returns:
-            (rows,) int64: for each of them the first row of the table with its sequence, or itself.
-        """
-        hashes = self._hashes[rows]
-        _, first, inverse = np.unique(hash_keys(hashes), return_index=True, return_inverse=True)
-        keys = np.ascontiguousarray(hashes[first]).view("<u8")[:, 0]  # (distinct,)
-        place = np.searchsorted(self._keys, keys)
-        known = np.zeros(len(keys), bool)
-        inside = np.flatnonzero(place < len(self._keys))
-        candidates = self._rows[place[inside]]
-        known[inside] = (self._hashes[candidates] == hashes[first[inside]]).all(axis=1)
-        source: Indices = first + rows.start
-        source[known] = self._rows[place[known]]
-        new = np.flatnonzero(~known)
-        new = new[np.argsort(keys[new], kind="stable")]
-        self._keys = np.insert(self._keys, place[new], keys[new])
-        self._rows = np.insert(self._rows, place[new], source[new])
-        sources: Indices = source[inverse.reshape(-1)]
-        return sources
+    def take(self, place: int) -> int:
+        self._next[place] = place + 1
+        return int(self._order[place])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
@@ -57,10 +57,16 @@ def _decode(value: bytes | None, name: str, place: str) -> str | None:
 
 
 def bad_rows(
-    texts: list[str | None], labels: list[str | None] | None, text_column: str, label_column: str | None
+    texts: Mapping[str | None, list[str | None] | None], label_column: str | None, labels: list[str | None] | None
 ) -> dict[int, str]:
-    """Say what is wrong with each bad row, by its index."""
-    reasons = {}
-    if labels is not None:
-        reasons = {i: f"its label ({label_column!r}) is blank" for i, v in enumerate(labels) if not (v and v.strip())}
-    return reasons | {i: f"its text ({text_column!r}) is blank" for i, v in enumerate(texts) if not (v and v.strip())}
+    """Say what is wrong with each bad row, by its index.
+
+    Args:
+        texts: The columns of texts, by name; one that is not there is None.
+        label_column: The name of the column of labels.
+        labels: That column, or None.
+    """
+    reasons: dict[int, str] = {}
+    for what, name, values in [("label", label_column, labels), *(("text", n, v) for n, v in texts.items())]:
+        reasons |= {i: f"its {what} ({name!r}) is blank" for i, v in enumerate(values or ()) if not (v and v.strip())}
+    return reasons

@@ -1,33 +1,46 @@
-"""The pass over a table: window by window, each distinct token sequence through the encoder, rows into the cache."""
+"""The pass over a table: window by window, each distinct token sequence through the encoder, rows into the cache.
+
+The next window is read and tokenized in one thread, and the last one written in another, while the encoder works.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ..cache.errors import EncoderError
-from ..cache.hashing import HASH_BYTES, hash_sequences
-from ..cache.reader import open_any
+from ..cache.hashing import hash_sequences
+from ..cache.reader import Cache, open_any
 from ..cache.writer import CacheWriter
-from .batching import FirstRows, compose_batches
+from .ahead import Behind, ahead
+from .batching import compose_batches
+from .donors import Donors, Places
+from .lookup import FirstRows, Indices
 from .progress import Report, Step
+from .settings import EncoderPath
 from .survey import Survey, windows
 from .table import Rows, Table
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
+_COUNT_ROWS = 1 << 20
+TokenIds = npt.NDArray[np.int32]
+Features = npt.NDArray[np.float32]
 
 
 class TextEncoder(Protocol):
     """What the pass needs of an encoder; `headstart.stages.encoder.Encoder` is one."""
 
-    def tokenize(self, texts: list[str]) -> tuple[list[npt.NDArray[np.int32]], npt.NDArray[np.bool_]]: ...
+    def tokenize(
+        self, texts: Sequence[str], pairs: Sequence[str] | None
+    ) -> tuple[list[TokenIds], npt.NDArray[np.bool_]]: ...
 
-    def encode(self, sequences: list[npt.NDArray[np.int32]]) -> dict[str, npt.NDArray[np.float32]]: ...
+    def encode_all(self, batches: Iterable[Sequence[TokenIds]]) -> Iterator[dict[str, Features]]: ...
 
 
 @dataclasses.dataclass
@@ -42,6 +55,8 @@ class Counts:
     sequences_encoded: int = 0
     kept_blocks: int = 0
     """Written by an earlier run."""
+    reused_rows: int = 0
+    """Found in other caches."""
     encode_seconds: float = 0.0
     """Spent inside the encoder."""
 
@@ -51,12 +66,29 @@ class Counts:
         return self.tokens_encoded / self.encode_seconds if self.tokens_encoded else None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Window:
+    """Some consecutive rows of the table, read, looked up in the donors, and tokenized where that is needed."""
+
+    place: slice
+    rows: Rows
+    donated: Places
+    tokenized: Indices
+    """(rows to tokenize,) positions in the window."""
+    sequences: list[TokenIds]
+    cut: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.rows.texts)
+
+
 def encode_table(
     table: Table,
     survey: Survey,
     encoder: TextEncoder,
     writer: CacheWriter,
     *,
+    donors: Donors,
     kept: set[int],
     plan: Mapping[str, Any],
     report: Report,
@@ -68,81 +100,153 @@ def encode_table(
         survey: What its first reading found.
         encoder: Reads token sequences.
         writer: Writes blocks.
+        donors: Caches whose rows are taken over.
         kept: Blocks that are written already.
-        plan: ``window_rows`` and ``batch_tokens``. Batches are composed of what the table holds, never of what is
-            left to do: so a run that carries on with the same table encodes the same batches, and gets the same bits.
-            Blocks that were kept from before a row of the table changed agree to rounding (1e-5).
+        plan: ``window_rows``, ``batch_tokens`` and ``path``. Batches are composed of what the table and the donors
+            hold, never of what is left to do: so a run that carries on with the same ones encodes the same batches, and
+            gets the same bits. Blocks that were kept from before a row of the table changed agree to rounding (1e-5).
         report: Where progress goes.
 
     Raises:
         TableError: the table changed since it was surveyed.
         EncoderError: a feature is not finite, or does not fit in the stored dtype.
     """
-    layout, counts = writer.layout, Counts(kept_blocks=len(kept))
-    cache = open_any(writer.path)
-    in_cache = {name: cache.features(name) for name in layout.widths}  # maps: they show what the writer wrote
-    token_hashes = np.zeros((layout.rows, HASH_BYTES), np.uint8)
-    first_rows = FirstRows(token_hashes)
-    written = np.zeros(layout.blocks, bool)
-    written[list(kept)] = True
-    for place, rows in windows(table, survey, plan["window_rows"]):
-        sequences, truncated = encoder.tokenize(rows.texts)
-        _require_tokens(sequences, rows)
-        token_hashes[place] = hash_sequences(sequences)
-        sources = first_rows.add(place)  # (window,) for each row, the first row of the table with its tokens
-        counts.tokens += sum(map(len, sequences))
-        counts.truncated_rows += int(truncated.sum())
+    work = _Pass(encoder, writer, donors, kept, plan, report)
+    with work.behind:
+        for window in ahead(work.read(table, survey)):
+            work.take(window)
+            report(Step("encoding", window.place.stop, survey.rows, "rows", work.counts.tokens_encoded))
+    for start in range(0, survey.rows, _COUNT_ROWS):
+        rows = slice(start, start + _COUNT_ROWS)
+        work.counts.tokens += int(work.cache.lengths[rows].sum(dtype=np.int64))
+        work.counts.truncated_rows += int(work.cache.cut[rows].sum(dtype=np.int64))
+    return work.counts
 
-        window = np.arange(place.start, place.stop)
-        own = np.flatnonzero(sources == window)  # the window's own distinct sequences
-        counts.distinct_sequences += len(own)
-        missing = ~written[window // layout.block_rows]
-        have = written[sources // layout.block_rows]
+
+class _Pass:
+    """One pass, and what it remembers from window to window."""
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        writer: CacheWriter,
+        donors: Donors,
+        kept: set[int],
+        plan: Mapping[str, Any],
+        report: Report,
+    ) -> None:
+        self.encoder, self.writer, self.donors, self.plan, self.report = encoder, writer, donors, plan, report
+        self.layout, self.counts, self.behind = writer.layout, Counts(kept_blocks=len(kept)), Behind()
+        self.cache: Cache = open_any(writer.path)  # maps: they show what the writer wrote
+        self.first_rows = FirstRows(self.cache.token_hashes)
+        self.kept = np.zeros(self.layout.blocks, bool)
+        self.kept[list(kept)] = True
+        self.written = self.kept.copy()
+
+    def read(self, table: Table, survey: Survey) -> Iterator[_Window]:
+        """Read, look up and tokenize; this runs in a thread of its own."""
+        for place, rows in windows(table, survey, self.plan["window_rows"]):
+            donated, tokenized = self.donors.by_text(survey.text_hashes[place]), np.empty(0, np.int64)
+            if not self.kept[self._blocks(place)].all():
+                tokenized = np.flatnonzero(~donated.found)
+            pairs = None if rows.pairs is None else [rows.pairs[row] for row in tokenized]
+            sequences, cut = self.encoder.tokenize([rows.texts[row] for row in tokenized], pairs)
+            for row, sequence in zip(tokenized, sequences, strict=True):
+                if not len(sequence):
+                    where = rows.place(int(row))
+                    raise EncoderError(f"{where}: the encoder's tokenizer makes no tokens of this text; mend the row")
+            yield _Window(place=place, rows=rows, donated=donated, tokenized=tokenized, sequences=sequences, cut=cut)
+
+    def take(self, window: _Window) -> None:
+        """Encode what nobody has, and hand the window's missing blocks to the writer."""
+        blocks = self._blocks(window.place)
+        place, missing_blocks = window.place, blocks[~self.written[blocks]]
+        if len(missing_blocks):
+            self._write_facts(window)
+        sources = self.first_rows.add(place)  # (window,) for each row, the first row of the table with its tokens
+        numbers = np.arange(place.start, place.stop)
+        self.counts.distinct_sequences += int((sources == numbers).sum())
+        if not len(missing_blocks):
+            return
+        own = np.flatnonzero(sources == numbers)  # the window's own distinct sequences
+        asked = own[~window.donated.found[own]]
+        by_tokens = self.donors.by_tokens(self.cache.token_hashes[place][asked])
+        window.donated.donors[asked], window.donated.rows[asked] = by_tokens.donors, by_tokens.rows
+        self.counts.reused_rows += int(window.donated.found.sum())
+        self.behind.wait()  # what earlier windows wrote can be read from now on
+        in_file = self.written[sources // self.layout.block_rows]
+        missing = ~self.written[numbers // self.layout.block_rows]
         needed = np.zeros(len(window), bool)
-        needed[sources[missing & ~have] - place.start] = True
-
-        features = {name: np.empty((len(window), width), np.float32) for name, width in layout.widths.items()}
-        lengths = np.array([len(sequences[row]) for row in own], np.int64)
-        batches = [own[batch] for batch in compose_batches(lengths, plan["batch_tokens"])]
-        batches = [batch for batch in batches if needed[batch].any()]
-        for number, batch in enumerate(batches, 1):
-            started = time.perf_counter()
-            encoded = encoder.encode([sequences[row] for row in batch])
-            counts.encode_seconds += time.perf_counter() - started
-            counts.tokens_encoded += sum(len(sequences[row]) for row in batch)
-            counts.sequences_encoded += len(batch)
-            for name, values in encoded.items():
-                _require_storable(name, values, batch, rows, layout.storage)
-                features[name][batch] = values
-            done = place.start + len(window) * number // len(batches)
-            report(Step("encoding", done, layout.rows, "rows", counts.tokens_encoded))
+        needed[sources[missing & ~in_file] - place.start] = True
+        features = self._encoded(window, own[~window.donated.found[own]], needed)
         for name, values in features.items():
-            values[~have] = values[sources[~have] - place.start]
-            values[have] = in_cache[name][sources[have]]
-
-        for block in np.unique(window[missing] // layout.block_rows):
-            block_rows = layout.block_slice(int(block))
-            inside = slice(block_rows.start - place.start, block_rows.stop - place.start)
-            writer.write_block(
+            for number, donor in enumerate(self.donors.caches):
+                given = window.donated.donors == number
+                values[given] = donor.features(name)[window.donated.rows[given]]
+            values[~in_file] = values[sources[~in_file] - place.start]
+            values[in_file] = self.cache.features(name)[sources[in_file]]
+        for block in missing_blocks:
+            rows = self.layout.block_slice(int(block))
+            inside = slice(rows.start - place.start, rows.stop - place.start)
+            write = functools.partial(
+                self.writer.write_block,
                 int(block),
                 features={name: values[inside] for name, values in features.items()},
-                text_hashes=survey.text_hashes[block_rows],
-                token_hashes=token_hashes[block_rows],
+                **self.cache.facts(rows),
             )
-            written[block] = True
-        report(Step("encoding", place.stop, layout.rows, "rows", counts.tokens_encoded))
-    return counts
+            self.behind.run(write)
+            self.written[block] = True
+
+    def _blocks(self, place: slice) -> Indices:
+        return np.arange(place.start // self.layout.block_rows, -(-place.stop // self.layout.block_rows))
+
+    def _write_facts(self, window: _Window) -> None:
+        """Write what is known of the rows before they are encoded, so that it need not be kept in memory."""
+        token_hashes = np.empty((len(window), self.cache.token_hashes.shape[1]), np.uint8)
+        lengths, cut = np.empty(len(window), np.int32), np.empty(len(window), np.uint8)
+        token_hashes[window.tokenized] = hash_sequences(window.sequences)
+        lengths[window.tokenized] = [len(sequence) for sequence in window.sequences]
+        cut[window.tokenized] = window.cut
+        for number, donor in enumerate(self.donors.caches):
+            given = window.donated.donors == number
+            rows = window.donated.rows[given]
+            token_hashes[given], lengths[given], cut[given] = (
+                donor.token_hashes[rows],
+                donor.lengths[rows],
+                donor.cut[rows],
+            )
+        self.writer.write_facts(window.place.start, token_hashes=token_hashes, lengths=lengths, cut=cut)
+
+    def _encoded(self, window: _Window, rows: Indices, needed: npt.NDArray[np.bool_]) -> dict[str, Features]:
+        """Encode rows of a window, in batches that depend on the rows alone; those with nothing needed are left out.
+
+        Returns:
+            By name: (window, width) float32, filled in at the rows that were encoded.
+        """
+        features = {n: np.empty((len(window), width), np.float32) for n, width in self.layout.widths.items()}
+        position = np.full(len(window), -1, np.int64)
+        position[window.tokenized] = np.arange(len(window.tokenized))
+        sequences = [window.sequences[at] for at in position[rows]]
+        lengths = np.array([len(sequence) for sequence in sequences], np.int64)
+        padded = self.plan["path"] == EncoderPath.PADDED
+        batches = compose_batches(lengths, self.plan["batch_tokens"], padded=padded)
+        batches = [batch for batch in batches if needed[rows[batch]].any()]
+        encoded = self.encoder.encode_all([sequences[at] for at in batch] for batch in batches)
+        for number, batch in enumerate(batches, 1):
+            started = time.perf_counter()
+            found = next(encoded)
+            self.counts.encode_seconds += time.perf_counter() - started
+            self.counts.tokens_encoded += int(lengths[batch].sum())
+            self.counts.sequences_encoded += len(batch)
+            for name, values in found.items():
+                _require_storable(name, values, rows[batch], window.rows, self.layout.storage)
+                features[name][rows[batch]] = values
+            done = window.place.start + len(window) * number // len(batches)
+            self.report(Step("encoding", done, self.layout.rows, "rows", self.counts.tokens_encoded))
+        return features
 
 
-def _require_tokens(sequences: list[npt.NDArray[np.int32]], rows: Rows) -> None:
-    for row, sequence in enumerate(sequences):
-        if not len(sequence):
-            raise EncoderError(f"{rows.place(row)}: the encoder's tokenizer makes no tokens of this text; mend the row")
-
-
-def _require_storable(
-    name: str, values: npt.NDArray[np.float32], batch: npt.NDArray[np.int64], rows: Rows, storage: str
-) -> None:
+def _require_storable(name: str, values: Features, batch: Indices, rows: Rows, storage: str) -> None:
     """Stop at a feature that is not finite, or that the stored dtype would make infinite."""
     largest = np.abs(values).max(axis=1)  # (batch,), NaN where any value is
     if not np.isfinite(largest).all():

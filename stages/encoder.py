@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,15 @@ import torch
 import transformers
 
 from ..cache.errors import EncoderError, SettingsError
-from .devices import DTYPES
+from .devices import DTYPES, default_batch_tokens
 from .encoder_files import EncoderFiles
 from .features import Feature, Pooling
 from .packed import PackedEncoder
 from .settings import EncoderPath, Precision
 
 TokenIds = npt.NDArray[np.int32]
-"""One token sequence, (tokens,) int32."""
+"""One token sequence, (tokens,) int32. Of a pair of texts, where the encoder tells segments apart, it is (tokens, 2):
+the ids, and the segment of each."""
 Features = npt.NDArray[np.float32]
 
 VERSIONS = {"torch": torch.__version__, "transformers": transformers.__version__}
@@ -33,6 +34,7 @@ class Encoder:
         width: Numbers in each feature.
         max_length: Longest token sequence, special tokens included.
         path: How it runs over a batch.
+        batch_tokens: How many tokens a batch should have.
     """
 
     def __init__(
@@ -44,8 +46,9 @@ class Encoder:
         precision: Precision,
         prefix: str,
         max_length: int,
+        batch_tokens: int | None = None,
     ) -> None:
-        """Load the tokenizer and the weights.
+        """Load the tokenizer and the weights; ``batch_tokens`` says how large batches are going to be.
 
         Raises:
             EncoderError: the files are damaged, do not fit each other, or are not an encoder's.
@@ -59,22 +62,44 @@ class Encoder:
         self._model.to(device)
         self.width = int(self._model.config.hidden_size)
         self._check_fit()
+        names = self._tokenizer.model_input_names
+        self._segments = "token_type_ids" in names and getattr(self._model.config, "type_vocab_size", 0) > 1
+        self.batch_tokens = batch_tokens or default_batch_tokens(device)
         self._packed = self._try_packed()
         self.path = EncoderPath.PACKED if self._packed else EncoderPath.PADDED
         if self._packed:
             self._model = None  # its weights live on in the packed encoder
 
-    def tokenize(self, texts: Sequence[str]) -> tuple[list[TokenIds], npt.NDArray[np.bool_]]:
-        """Turn texts into token ids, special tokens included.
+    def tokenize(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None
+    ) -> tuple[list[TokenIds], npt.NDArray[np.bool_]]:
+        """Turn texts, or pairs of texts, into token ids, special tokens included.
 
         Returns:
             The sequences, and (texts,) bool: which of them were cut at ``max_length``.
         """
         # The tokenizer's own pass over a batch, without the lists of Python integers that its wrapper builds.
-        backend = self._tokenizer.backend_tokenizer
-        encodings = backend.encode_batch([self._prefix + text for text in texts])
-        sequences = [np.array(encoding.ids, np.int32) for encoding in encodings]
+        prefixed = [self._prefix + text for text in texts]
+        inputs = prefixed if pairs is None else list(zip(prefixed, pairs, strict=True))
+        encodings = self._tokenizer.backend_tokenizer.encode_batch(inputs)
+        if pairs is not None and self._segments:
+            sequences = [np.array([encoding.ids, encoding.type_ids], np.int32).T for encoding in encodings]
+        else:
+            sequences = [np.array(encoding.ids, np.int32) for encoding in encodings]
         return sequences, np.array([bool(encoding.overflowing) for encoding in encodings], bool)
+
+    def encode_all(self, batches: Iterable[Sequence[TokenIds]]) -> Iterator[dict[str, Features]]:
+        """Encode batches, one after the other. On CUDA one batch is copied and computed while the last is fetched."""
+        if self._device.type != "cuda":
+            yield from map(self.encode, batches)
+            return
+        started: list[_Fetched] = []
+        for batch in batches:
+            started.append(self._start(batch))
+            if len(started) > 1:
+                yield started.pop(0).wait()
+        for fetched in started:
+            yield fetched.wait()
 
     def encode(self, sequences: Sequence[TokenIds]) -> dict[str, Features]:
         """Encode one batch.
@@ -85,25 +110,35 @@ class Encoder:
         Returns:
             By the features' names: (sequences, width) float32 each.
         """
+        if self._device.type == "cuda":
+            return self._start(sequences).wait()
         with torch.inference_mode():
-            found = self._packed(sequences, self._features) if self._packed else self._padded(sequences)
+            found = self._packed(sequences) if self._packed else self._padded(sequences)
         return {name: feature.float().cpu().numpy() for name, feature in found.items()}
+
+    def _start(self, sequences: Sequence[TokenIds]) -> _Fetched:
+        """Put a batch on a GPU's queue: copies of its ids there, its computation, copies of its features back."""
+        with torch.inference_mode():
+            return _Fetched(self._padded(sequences))
 
     def _padded(self, sequences: Sequence[TokenIds]) -> dict[str, torch.Tensor]:
         """The model's own forward pass: (sequences, width) each."""
         longest = max(len(sequence) for sequence in sequences)
+        pairs = sequences[0].ndim == 2
         ids = np.full((len(sequences), longest), self._tokenizer.pad_token_id or 0, np.int64)  # (sequences, longest)
-        mask = np.zeros((len(sequences), longest), np.int64)
+        mask, segments = np.zeros_like(ids), np.zeros_like(ids)
         for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)] = sequence
+            ids[row, : len(sequence)] = sequence[:, 0] if pairs else sequence
+            segments[row, : len(sequence)] = sequence[:, 1] if pairs else 0
             mask[row, : len(sequence)] = 1
-        real = torch.from_numpy(mask).to(self._device)
+        inputs = {"input_ids": self._to_device(ids), "attention_mask": self._to_device(mask)}
+        if pairs:
+            inputs["token_type_ids"] = self._to_device(segments)
+        real = inputs["attention_mask"]
         layers = any(feature.layer is not None for feature in self._features)
         enabled = self._precision is not Precision.FLOAT32
         with torch.autocast(self._device.type, DTYPES[self._precision], enabled=enabled):
-            output = self._model(
-                input_ids=torch.from_numpy(ids).to(self._device), attention_mask=real, output_hidden_states=layers
-            )
+            output = self._model(**inputs, output_hidden_states=layers)
         found = {}
         for feature in self._features:
             # (sequences, longest, width); the first of the hidden states is the embeddings'
@@ -112,14 +147,24 @@ class Encoder:
             found[feature.name] = _pool(hidden, real, feature.pooling) if pooler is None else pooler
         return found
 
+    def _to_device(self, array: npt.NDArray[np.int64]) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        if self._device.type != "cuda":
+            return tensor.to(self._device)
+        return tensor.pin_memory().to(self._device, non_blocking=True)  # pinned, so that the copy waits for nothing
+
     def _try_packed(self) -> PackedEncoder | None:
         """The encoder without padding, where it fits the architecture and, tried out, gives the model's own numbers."""
         if self._device.type != "cpu" or not PackedEncoder.fits(self._model):
             return None
-        packed = PackedEncoder(self._model, DTYPES[self._precision])
+        packed = PackedEncoder(
+            self._model, self._features, dtype=DTYPES[self._precision], batch_tokens=self.batch_tokens
+        )
         trial = [np.arange(1, 1 + length, dtype=np.int32) for length in (4, 4, 2)]
+        if self._segments:
+            trial = [np.stack([ids, ids > 2], axis=1).astype(np.int32) for ids in trial]
         with torch.inference_mode():
-            ours, theirs = packed(trial, self._features), self._padded(trial)
+            ours, theirs = packed(trial), self._padded(trial)
         tolerance = 1e-4 if self._precision is Precision.FLOAT32 else 0.1
         agree = [torch.allclose(ours[n].float(), theirs[n].float(), rtol=tolerance, atol=tolerance) for n in theirs]
         return packed if all(agree) else None
@@ -153,6 +198,22 @@ class Encoder:
                 f"encoder {self._name}: its first position does not see the tokens after it, so it cannot stand for a "
                 "text: this is a decoder, not an encoder"
             )
+
+
+class _Fetched:
+    """Features on their way from a GPU."""
+
+    def __init__(self, found: dict[str, torch.Tensor]) -> None:
+        self._host = {name: torch.empty(f.shape, dtype=torch.float32, pin_memory=True) for name, f in found.items()}
+        for name, feature in found.items():
+            self._host[name].copy_(feature, non_blocking=True)
+        self._done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._done.record()
+
+    def wait(self) -> dict[str, Features]:
+        """Wait until they are here: (sequences, width) float32 each."""
+        self._done.synchronize()
+        return {name: feature.numpy() for name, feature in self._host.items()}
 
 
 def _load_tokenizer(files: EncoderFiles) -> Any:

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..cache.errors import DamagedError, NotOursError, OutputExistsError
+from ..cache.errors import DamagedError, NotOursError, OutputExistsError, SettingsError
 from ..cache.identity import Identity
-from ..cache.layout import read_layout
+from ..cache.layout import read_layout, storage_errors
+from ..cache.reader import Cache, open_any, open_cache
 from ..cache.writer import CacheWriter, partial_path
-from .devices import choose_device, choose_precision, default_batch_tokens, machine
+from .allocator import freed_memory_kept
+from .devices import choose_device, choose_precision, machine
+from .donors import Donors, require_same
 from .encode_table import encode_table
 from .encoder import VERSIONS, Encoder
-from .encoder_files import find_encoder
+from .encoder_files import EncoderFiles, find_encoder
 from .features import parse_features
 from .progress import Report, Step, silent
 from .settings import ExtractSettings
 from .survey import survey_table
 from .table import open_table
-from .wanted import Wanted
+from .wanted import Wanted, earlier_path
 
 BLOCK_ROWS = 1024
 """Rows that share a checksum: what is encoded again where one byte is lost."""
 WINDOW_BLOCKS = 4
-"""Blocks whose rows are batched together by length. More means less padding, and more to lose in a crash."""
+"""Blocks whose rows are batched together by length. More means fuller batches, and more to lose in a crash."""
 
 
 def extract(
@@ -37,6 +41,8 @@ def extract(
     settings: ExtractSettings | None = None,
     *,
     labels: Sequence[str | int] | None = None,
+    update: bool = False,
+    reuse: Sequence[str | Path] = (),
     overwrite: bool = False,
     report: Report = silent,
 ) -> Path:
@@ -51,6 +57,9 @@ def extract(
         out: The cache to write.
         settings: See `ExtractSettings`.
         labels: One label per text, where ``table`` is a sequence of texts.
+        update: Where the cache at ``out`` is of other rows, make one of the table's rows, and encode only texts that
+            the old one lacks. The old one stays whole until the new one takes its place.
+        reuse: Other caches of the same identity, from which rows are taken instead of encoding them.
         overwrite: Encode again and replace what is at ``out``, which stays whole until the new cache is.
         report: Where progress and notes go.
 
@@ -60,82 +69,187 @@ def extract(
     Raises:
         TableError: the table cannot be read, has a bad row, or changes while it is read.
         EncoderError: the encoder cannot be found or read, or gives a feature that is not finite.
+        IdentityError: a cache to reuse is of another encoder or other settings.
         OutputExistsError: ``out``, or an unfinished cache of that name, holds something else.
         StorageError: the machine cannot read or write.
     """
-    started = time.perf_counter()
-    settings = settings or ExtractSettings()
-    out = Path(out)
-    source = open_table(
-        table,
-        labels=labels,
-        text_column=settings.text_column,
-        label_column=settings.label_column,
-        skip_bad_rows=settings.skip_bad_rows,
-    )
-    in_folder = isinstance(table, (str, Path)) and Path(table).is_dir()
-    _require_writable(out, source.files if in_folder else ())
-    survey = survey_table(source, report)
-    report(Step("finding the encoder", 0, 0, "files"))
-    files = find_encoder(
-        settings.encoder, revision=settings.revision, allow_pickled_weights=settings.allow_pickled_weights
-    )
-    features = parse_features(settings.features, files.layers())
-    device = choose_device(settings.device)
-    precision, why = choose_precision(settings.precision, device)
-    identity = Identity(
-        **files.hashes(),
-        prefix=settings.prefix,
-        max_length=settings.max_length,
-        precision=precision.value,
-        features=tuple(feature.name for feature in features),
-    )
-    wanted = Wanted(
-        out=out,
-        table=source.source,
-        survey=survey,
-        identity=identity,
-        storage=settings.storage.value,
-        block_rows=BLOCK_ROWS,
-    )
-    if not overwrite and wanted.is_made_already(report):
-        return out
-    report(Step("loading the encoder", 0, 0, "files"))
-    encoder = Encoder(
-        files,
-        features=features,
-        device=device,
-        precision=precision,
-        prefix=settings.prefix,
-        max_length=settings.max_length,
-    )
-    plan = {
-        "batch_tokens": settings.batch_tokens or default_batch_tokens(device),
-        "window_rows": WINDOW_BLOCKS * BLOCK_ROWS,
-        "device": device.type,
-        "path": encoder.path.value,
-    }
-    kept = wanted.prepare_partial(encoder.width, plan, overwrite=overwrite, report=report)
-    with CacheWriter(partial_path(out)) as writer:
-        counts = encode_table(source, survey, encoder, writer, kept=kept, plan=plan, report=report)
-        record = {
-            "headstart": version("headstart"),
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "table": source.source,
-            "rows": survey.rows,
-            "skipped_rows": survey.skipped,
-            "distinct_texts": survey.distinct_texts(),
-            "conflicting_texts": survey.conflicting_texts(),
-            **dataclasses.asdict(counts),
-            "tokens_per_second": counts.tokens_per_second,
-            "seconds": time.perf_counter() - started,
-            "precision_reason": why,
-            "encoder": {"name": files.name, "folder": str(files.folder), "revision": files.revision},
-            "machine": machine(device),
-            "versions": VERSIONS,
+    extraction = _Extraction(settings or ExtractSettings(), report)
+    return extraction.run(table, Path(out), labels=labels, update=update, reuse=list(reuse), overwrite=overwrite)
+
+
+def extract_tables(
+    tables: Sequence[str | Path],
+    folder: str | Path,
+    settings: ExtractSettings | None = None,
+    *,
+    update: bool = False,
+    reuse: Sequence[str | Path] = (),
+    overwrite: bool = False,
+    report: Report = silent,
+) -> list[Path]:
+    """Encode several tables into one cache each, with one encoder; what they share is encoded once.
+
+    Args:
+        tables: Files or folders; each gives its name to its cache: ``train.csv`` becomes ``train.h5``.
+        folder: Where the caches go; it is made where it is missing.
+        settings: See `ExtractSettings`.
+        update: As for `extract`, for each of them.
+        reuse: As for `extract`.
+        overwrite: As for `extract`.
+        report: Where progress and notes go.
+
+    Returns:
+        The caches' paths, in the order of the tables.
+
+    Raises:
+        OutputExistsError: two tables have the same name, or ``folder`` is a file.
+        HeadstartError: as for `extract`; the caches of the tables before stay.
+    """
+    folder = Path(folder)
+    outs = [folder / f"{Path(table).name.split('.')[0]}.h5" for table in tables]
+    if twice := next((out for out in outs if outs.count(out) > 1), None):
+        raise OutputExistsError(f"two tables would both be written to {twice}; rename one of them")
+    if folder.exists() and not folder.is_dir():
+        raise OutputExistsError(f"{folder} is a file; several tables go into a folder: choose another --out")
+    with storage_errors(f"cannot make the folder {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+    extraction, made = _Extraction(settings or ExtractSettings(), report), list(reuse)
+    for table, out in zip(tables, outs, strict=True):
+        made.append(extraction.run(table, out, labels=None, update=update, reuse=made, overwrite=overwrite))
+    return outs
+
+
+class _Extraction:
+    """One encoder with its settings, found and loaded when it is first needed, and put to work on tables."""
+
+    def __init__(self, settings: ExtractSettings, report: Report) -> None:
+        self._settings, self._report = settings, report
+
+    def run(
+        self,
+        table: Any,
+        out: Path,
+        *,
+        labels: Sequence[str | int] | None,
+        update: bool,
+        reuse: Sequence[str | Path],
+        overwrite: bool,
+    ) -> Path:
+        """Do for one table what `extract` says."""
+        started, settings, report = time.perf_counter(), self._settings, self._report
+        if update and overwrite:
+            raise SettingsError("--update keeps what is there and --overwrite does not; choose one of them")
+        source = open_table(
+            table,
+            labels=labels,
+            text_column=settings.text_column,
+            pair_column=settings.text_pair_column,
+            label_column=settings.label_column,
+            skip_bad_rows=settings.skip_bad_rows,
+        )
+        in_folder = isinstance(table, (str, Path)) and Path(table).is_dir()
+        _require_writable(out, source.files if in_folder else ())
+        survey = survey_table(source, report)
+        wanted = Wanted(
+            out=out,
+            table=source.source,
+            survey=survey,
+            identity=self._identity,
+            storage=settings.storage.value,
+            block_rows=BLOCK_ROWS,
+        )
+        if not overwrite and wanted.is_made_already(report, update=update):
+            return out
+        plan = {
+            "batch_tokens": self._encoder.batch_tokens,
+            "window_rows": WINDOW_BLOCKS * BLOCK_ROWS,
+            "device": self._device.type,
+            "path": self._encoder.path.value,
         }
-        writer.finish(record, out)
-    return out
+        kept = wanted.prepare_partial(self._encoder.width, plan, overwrite=overwrite, update=update, report=report)
+        del wanted  # and with it the only other hold on the survey's arrays
+        survey = survey.in_file(open_any(partial_path(out)))
+        donors = Donors(self._donors(out, update, reuse), report)
+        with CacheWriter(partial_path(out)) as writer, freed_memory_kept():
+            counts = encode_table(
+                source, survey, self._encoder, writer, donors=donors, kept=kept, plan=plan, report=report
+            )
+            record = {
+                "headstart": version("headstart"),
+                "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "table": source.source,
+                "rows": survey.rows,
+                "skipped_rows": survey.skipped,
+                "distinct_texts": survey.distinct_texts,
+                "conflicting_texts": survey.conflicting_texts,
+                **dataclasses.asdict(counts),
+                "tokens_per_second": counts.tokens_per_second,
+                "seconds": time.perf_counter() - started,
+                "precision_reason": self._precision[1],
+                "encoder": {
+                    "name": self._files.name,
+                    "folder": str(self._files.folder),
+                    "revision": self._files.revision,
+                },
+                "machine": machine(self._device),
+                "versions": VERSIONS,
+            }
+            writer.finish(record, out)
+        earlier_path(out).unlink(missing_ok=True)
+        return out
+
+    def _donors(self, out: Path, update: bool, reuse: Sequence[str | Path]) -> list[Cache]:
+        """The caches to take rows from: the one that is replaced, unfinished work on earlier rows, and others."""
+        caches = [open_cache(path) for path in reuse if Path(path).resolve() != out.resolve()]
+        if update and out.exists():
+            caches.insert(0, open_cache(out))
+        if earlier_path(out).exists():
+            caches.append(open_any(earlier_path(out)))
+        for cache in caches:
+            require_same(cache, self._identity, self._settings.storage.value)
+        return caches
+
+    @functools.cached_property
+    def _files(self) -> EncoderFiles:
+        settings = self._settings
+        self._report(Step("finding the encoder", 0, 0, "files"))
+        return find_encoder(
+            settings.encoder, revision=settings.revision, allow_pickled_weights=settings.allow_pickled_weights
+        )
+
+    @functools.cached_property
+    def _identity(self) -> Identity:
+        features = parse_features(self._settings.features, self._files.layers())
+        return Identity(
+            **self._files.hashes(),
+            prefix=self._settings.prefix,
+            pairs=self._settings.text_pair_column is not None,
+            max_length=self._settings.max_length,
+            precision=self._precision[0].value,
+            features=tuple(feature.name for feature in features),
+        )
+
+    @functools.cached_property
+    def _device(self) -> Any:
+        return choose_device(self._settings.device)
+
+    @functools.cached_property
+    def _precision(self) -> Any:
+        return choose_precision(self._settings.precision, self._device)
+
+    @functools.cached_property
+    def _encoder(self) -> Encoder:
+        settings = self._settings
+        self._report(Step("loading the encoder", 0, 0, "files"))
+        return Encoder(
+            self._files,
+            features=parse_features(settings.features, self._files.layers()),
+            device=self._device,
+            precision=self._precision[0],
+            prefix=settings.prefix,
+            max_length=settings.max_length,
+            batch_tokens=settings.batch_tokens,
+        )
 
 
 def _require_writable(out: Path, folder_files: Sequence[Path]) -> None:

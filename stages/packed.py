@@ -1,9 +1,9 @@
 """The encoder's pass without padding, for the BERT family: the same numbers, and no wasted product.
 
 The sequences of a batch lie end to end as one matrix of (tokens, width), so every product with a weight runs over real
-tokens alone; attention runs once for each group of equal length, and positions restart at each sequence. Where
-the features allow, the last layer computes only the first position's row past its keys and values. Queries, keys and
-values come from one product.
+tokens alone; attention runs once for each group of equal length, and positions restart at each sequence. Queries, keys
+and values come from one product. No layer past the last one asked for is run, and where that one is asked for its
+first position alone, it computes nothing else: see `_FirstRowLayer`.
 
 The idea of laying sequences end to end is that of Zeng et al., Boosting Distributed Training Performance of the
 Unpadded BERT Model (2022), https://arxiv.org/abs/2208.08124.
@@ -18,23 +18,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
+from torch.nn.functional import embedding, layer_norm, scaled_dot_product_attention
 
 from .features import Feature, Pooling
+from .products import Product, make_product, padded_rows
 
 Tensor = torch.Tensor
 FAMILY = {"bert", "roberta", "xlm-roberta", "electra", "distilbert"}
+_FIRST_ROW = (Pooling.CLS, Pooling.POOLER)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Affine:
-    """A weight (out, in) in the dtype of the products, and a bias (out,)."""
+class _Group:
+    """Some sequences of equal length that lie end to end."""
 
-    weight: Tensor
-    bias: Tensor
+    tokens: slice
+    sequences: slice
+    length: int
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        return linear(rows.to(self.weight.dtype), self.weight, self.bias)
+    @property
+    def count(self) -> int:
+        return int(self.sequences.stop - self.sequences.start)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,74 +54,110 @@ class _Norm:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Layer:
-    """One transformer layer, normalised after each half (Devlin et al., BERT, 2019)."""
+class _Rest:
+    """A transformer layer past its attention, normalised after each half (Devlin et al., BERT, 2019)."""
 
-    heads: int
-    query: _Affine
-    """The queries alone, (width, width): what the last layer needs for its few rows."""
-    key_value: _Affine
-    query_key_value: _Affine
-    attended: _Affine
+    dtype: torch.dtype
+    attended: Product
     norm: _Norm
-    up: _Affine
-    down: _Affine
+    up: Product
+    down: Product
     out_norm: _Norm
 
+    def __call__(self, rows: Tensor, attended: Tensor) -> Tensor:
+        """The layer's input (n, width) float32 and what its attention gave, to its output (n, width) float32."""
+        rows = self.norm(self.attended.plus(attended, rows))
+        return self.out_norm(self.down.plus(self.up.gelu(rows.to(self.dtype)), rows))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """One transformer layer, for every token."""
+
+    heads: int
+    query_key_value: Product
+    rest: _Rest
+
     def __call__(self, rows: Tensor, groups: Sequence[_Group]) -> Tensor:
-        """(tokens, width) float32 to the same."""
-        query, key, value = self.query_key_value(rows).chunk(3, dim=1)  # (tokens, width) each
-        attended = torch.empty_like(query)
+        """(tokens, width) float32 to the same; rows past the last group are of no sequence, and stay finite."""
+        found = self.query_key_value(rows.to(self.rest.dtype))  # (tokens, 3 x width)
+        attended = found.new_empty(rows.shape)
         for group in groups:
-            attended[group.tokens] = self._attend(query[group.tokens], key[group.tokens], value[group.tokens], group)
-        return self._rest(rows, attended)
+            shape = group.count, group.length, 3, self.heads, -1
+            query, key, value = found[group.tokens].view(shape).permute(2, 0, 3, 1, 4)
+            # (sequences, heads, length, width / heads)
+            part = scaled_dot_product_attention(query, key, value)
+            attended[group.tokens] = part.transpose(1, 2).reshape(-1, rows.shape[1])
+        attended[groups[-1].tokens.stop :] = 0
+        return self.rest(rows, attended)
 
-    def first_rows(self, rows: Tensor, groups: Sequence[_Group]) -> Tensor:
-        """(tokens, width) float32 to (sequences, width): each sequence's first row alone."""
-        starts = torch.cat([torch.arange(g.tokens.start, g.tokens.stop, g.length) for g in groups])
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _FirstRowLayer:
+    """One transformer layer, for the first token of each sequence alone.
+
+    Its keys and values are never made. With one query q a sequence, q . (K x) is (K'q) . x, and the mean of V x over
+    the tokens is V of the mean of x: so K' is applied to the query and V to the mean, once a sequence instead of once
+    a token. The keys' bias adds the same to every score of a sequence, which softmax takes no notice of. The
+    re-ordering is that of multi-head latent attention in DeepSeek-V2 (2024), https://arxiv.org/abs/2405.04434.
+    """
+
+    query: Product
+    key: Tensor
+    """(heads, width / heads, width) float32."""
+    value: Tensor
+    """(heads, width, width / heads) float32."""
+    value_bias: Tensor
+    """(width,) float32."""
+    rest: _Rest
+
+    def __call__(self, rows: Tensor, groups: Sequence[_Group]) -> Tensor:
+        """(tokens, width) float32 to (sequences, width) float32, with some rows more that are of no sequence."""
+        heads, per_head, width = self.key.shape
+        count = groups[-1].sequences.stop
+        starts = torch.zeros(padded_rows(count), dtype=torch.int64)
+        starts[:count] = torch.cat([torch.arange(g.tokens.start, g.tokens.stop, g.length) for g in groups])
         firsts = rows[starts]
-        query = self.query(firsts)  # (sequences, width)
-        key, value = self.key_value(rows).chunk(2, dim=1)
-        attended, done = torch.empty_like(query), 0
+        query = self.query(firsts.to(self.rest.dtype)).float() / per_head**0.5
+        asked = torch.bmm(query.view(-1, heads, per_head).transpose(0, 1), self.key)  # (heads, sequences, width)
+        asked = asked.transpose(0, 1).contiguous()  # (sequences, heads, width)
+        means = torch.zeros_like(asked)
         for group in groups:
-            part = slice(done, done + group.count)
-            attended[part] = self._attend(query[part], key[group.tokens], value[group.tokens], group)
-            done = part.stop
-        return self._rest(firsts, attended)
-
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, group: _Group) -> Tensor:
-        """(count x queries, width) of one group of sequences of equal length."""
-        shape = group.count, -1, self.heads, query.shape[1] // self.heads
-        query_heads, key_heads, value_heads = (x.view(shape).transpose(1, 2) for x in (query, key, value))
-        # (count, heads, queries, width / heads)
-        found = scaled_dot_product_attention(query_heads, key_heads, value_heads)
-        return found.transpose(1, 2).reshape(query.shape)
-
-    def _rest(self, rows: Tensor, attended: Tensor) -> Tensor:
-        rows = self.norm(self.attended(attended).add(rows))
-        return self.out_norm(self.down(gelu(self.up(rows))).add(rows))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Group:
-    """Some sequences of equal length that lie end to end."""
-
-    tokens: slice
-    count: int
-    length: int
+            tokens = rows[group.tokens].view(group.count, group.length, width)
+            scores = torch.bmm(asked[group.sequences], tokens.transpose(1, 2))  # (sequences, heads, length)
+            torch.bmm(torch.softmax(scores, dim=2), tokens, out=means[group.sequences])
+        attended = torch.bmm(means.transpose(0, 1), self.value)  # (heads, sequences, width / heads)
+        attended = attended.transpose(0, 1).reshape(firsts.shape) + self.value_bias
+        return self.rest(firsts, attended.to(self.rest.dtype))
 
 
 class PackedEncoder:
     """A frozen encoder of the BERT family that reads sequences laid end to end."""
 
-    def __init__(self, model: Any, dtype: torch.dtype) -> None:
-        """Take over a transformers model's weights; products run in ``dtype``, sums and norms in float32."""
-        self._words, self._positions, self._norm = _embeddings(model)
+    def __init__(self, model: Any, features: Sequence[Feature], *, dtype: torch.dtype, batch_tokens: int) -> None:
+        """Take over a transformers model's weights.
+
+        Args:
+            model: One that `fits`.
+            features: What to take.
+            dtype: What the products run in; sums and norms are in float32.
+            batch_tokens: How many tokens a batch has, about.
+        """
+        self._features = features
+        self._words, self._positions, self._segments, self._norm = _embeddings(model)
         self._first_position = _first_position(model)
-        self._project = _affine([model.embeddings_project], dtype) if hasattr(model, "embeddings_project") else None
+        self._dtype = dtype
+        made = _Maker(model.config, dtype, batch_tokens)
+        self._project = made.product([model.embeddings_project]) if hasattr(model, "embeddings_project") else None
         pooler = getattr(model, "pooler", None)
-        self._pooler = None if pooler is None else _affine([pooler.dense], dtype)
-        self._layers = [_layer(layer, model.config, dtype) for layer in _layers(model)]
+        self._pooler = None if pooler is None else made.product([pooler.dense])
+        layers = list(_layers(model))
+        self._wanted = [[f for f in features if (f.layer or len(layers)) == n] for n in range(1, len(layers) + 1)]
+        self._last = max(n for n, wanted in enumerate(self._wanted) if wanted)
+        self._layers = [made.layer(layer) for layer in layers[: self._last]]
+        first_row = all(f.pooling in _FIRST_ROW for f in self._wanted[self._last])
+        last = layers[self._last]
+        self._last_layer = made.first_row_layer(last) if first_row else made.layer(last)
 
     @staticmethod
     def fits(model: Any) -> bool:
@@ -132,29 +172,37 @@ class PackedEncoder:
             and not getattr(config, "pruned_heads", None)
         )
 
-    def __call__(self, sequences: Sequence[npt.NDArray[np.int32]], features: Sequence[Feature]) -> dict[str, Tensor]:
+    def __call__(self, sequences: Sequence[npt.NDArray[np.int32]]) -> dict[str, Tensor]:
         """Encode sequences; those of equal length should stand together.
+
+        Args:
+            sequences: Token ids, (tokens,) int32 each; or (tokens, 2) each: the ids, and the segment of each.
 
         Returns:
             By the features' names: (sequences, width) float32 each.
         """
         groups = _groups([len(sequence) for sequence in sequences])
-        ids = torch.from_numpy(np.concatenate(sequences).astype(np.int64))  # (tokens,)
-        places = torch.cat([torch.arange(g.length).repeat(g.count) for g in groups]) + self._first_position
-        rows = self._norm(self._words[ids] + self._positions[places])  # (tokens, width) float32
-        if self._project is not None:
-            rows = self._project(rows).float()
-        last = len(self._layers)
+        rows = self._embedded(sequences, groups)
         found: dict[str, Tensor] = {}
-        for number, layer in enumerate(self._layers, 1):
-            wanted = [f for f in features if (f.layer or last) == number]
-            if number == last and all(f.pooling in (Pooling.CLS, Pooling.POOLER) for f in wanted):
-                firsts = layer.first_rows(rows, groups)
-                found |= {f.name: self._pooled(firsts, f.pooling) for f in wanted}
-                break
+        for layer, wanted in zip(self._layers, self._wanted, strict=False):
             rows = layer(rows, groups)
             found |= {f.name: self._pool(rows, groups, f.pooling) for f in wanted}
-        return found
+        rows = self._last_layer(rows, groups)
+        if isinstance(self._last_layer, _FirstRowLayer):
+            return found | {f.name: self._first(rows[: len(sequences)], f.pooling) for f in self._wanted[self._last]}
+        return found | {f.name: self._pool(rows, groups, f.pooling) for f in self._wanted[self._last]}
+
+    def _embedded(self, sequences: Sequence[npt.NDArray[np.int32]], groups: Sequence[_Group]) -> Tensor:
+        """(tokens, width) float32, with some rows of no sequence at the end."""
+        joined = torch.from_numpy(np.concatenate(sequences).astype(np.int64))  # (tokens,) or (tokens, 2)
+        ids = joined if joined.ndim == 1 else joined[:, 0]
+        places = torch.cat([torch.arange(g.length).repeat(g.count) for g in groups]) + self._first_position
+        rows = embedding(ids, self._words) + embedding(places, self._positions)
+        if self._segments is not None:
+            rows += self._segments[0] if joined.ndim == 1 else embedding(joined[:, 1], self._segments)
+        whole = rows.new_zeros(padded_rows(len(rows)), rows.shape[1])
+        whole[: len(rows)] = self._norm(rows)
+        return whole if self._project is None else self._project(whole.to(self._dtype)).float()
 
     def _pool(self, rows: Tensor, groups: Sequence[_Group], pooling: Pooling) -> Tensor:
         """(tokens, width) to (sequences, width)."""
@@ -163,13 +211,61 @@ class PackedEncoder:
             return torch.cat([part.mean(1) for part in parts])
         if pooling is Pooling.MAX:
             return torch.cat([part.amax(1) for part in parts])
-        return self._pooled(torch.cat([part[:, 0] for part in parts]), pooling)
+        return self._first(torch.cat([part[:, 0] for part in parts]), pooling)
 
-    def _pooled(self, firsts: Tensor, pooling: Pooling) -> Tensor:
+    def _first(self, firsts: Tensor, pooling: Pooling) -> Tensor:
         """(sequences, width): the first rows, or what the pooler makes of them."""
         if pooling is Pooling.POOLER and self._pooler is not None:
-            return torch.tanh(self._pooler(firsts)).float()
+            return torch.tanh(self._pooler(firsts.to(self._dtype))).float()
         return firsts
+
+
+class _Maker:
+    """Builds the layers of a packed encoder from those of a transformers model."""
+
+    def __init__(self, config: Any, dtype: torch.dtype, batch_tokens: int) -> None:
+        self._distil, self._heads = config.model_type == "distilbert", config.num_attention_heads
+        self._dtype, self._rows = dtype, batch_tokens
+
+    def product(self, parts: Sequence[torch.nn.Linear]) -> Product:
+        """One product that does the work of several over the same rows."""
+        weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
+        return make_product(weight.to(self._dtype), bias.to(self._dtype), rows=self._rows)
+
+    def layer(self, layer: Any) -> _Layer:
+        return _Layer(heads=self._heads, query_key_value=self.product(self._attention(layer)), rest=self._rest(layer))
+
+    def first_row_layer(self, layer: Any) -> _FirstRowLayer:
+        query, key, value = self._attention(layer)
+        width = key.weight.shape[1]
+        return _FirstRowLayer(
+            query=self.product([query]),
+            key=key.weight.view(self._heads, -1, width),
+            value=value.weight.view(self._heads, -1, width).transpose(1, 2),
+            value_bias=value.bias,
+            rest=self._rest(layer),
+        )
+
+    def _attention(self, layer: Any) -> list[torch.nn.Linear]:
+        if self._distil:
+            return [layer.attention.q_lin, layer.attention.k_lin, layer.attention.v_lin]
+        return [layer.attention.self.query, layer.attention.self.key, layer.attention.self.value]
+
+    def _rest(self, layer: Any) -> _Rest:
+        if self._distil:
+            attended, norm, up, down = layer.attention.out_lin, layer.sa_layer_norm, layer.ffn.lin1, layer.ffn.lin2
+            out_norm = layer.output_layer_norm
+        else:
+            attended, norm = layer.attention.output.dense, layer.attention.output.LayerNorm
+            up, down, out_norm = layer.intermediate.dense, layer.output.dense, layer.output.LayerNorm
+        return _Rest(
+            dtype=self._dtype,
+            attended=self.product([attended]),
+            norm=_norm(norm),
+            up=self.product([up]),
+            down=self.product([down]),
+            out_norm=_norm(out_norm),
+        )
 
 
 def _groups(lengths: Sequence[int]) -> list[_Group]:
@@ -177,18 +273,17 @@ def _groups(lengths: Sequence[int]) -> list[_Group]:
     for end in range(1, len(lengths) + 1):
         if end == len(lengths) or lengths[end] != lengths[start]:
             tokens = (end - start) * lengths[start]
-            groups.append(_Group(slice(at, at + tokens), end - start, lengths[start]))
+            groups.append(_Group(slice(at, at + tokens), slice(start, end), lengths[start]))
             start, at = end, at + tokens
     return groups
 
 
-def _embeddings(model: Any) -> tuple[Tensor, Tensor, _Norm]:
-    """Word and position tables, and their norm; the segment of a single text is added to every position here."""
+def _embeddings(model: Any) -> tuple[Tensor, Tensor, Tensor | None, _Norm]:
+    """The tables of words, of positions and, where there are any, of segments; and their norm."""
     table = model.embeddings
-    positions = table.position_embeddings.weight
-    if hasattr(table, "token_type_embeddings"):
-        positions = positions + table.token_type_embeddings.weight[0]
-    return table.word_embeddings.weight, positions, _norm(table.LayerNorm)
+    segments = getattr(table, "token_type_embeddings", None)
+    words, positions = table.word_embeddings.weight, table.position_embeddings.weight
+    return words, positions, None if segments is None else segments.weight, _norm(table.LayerNorm)
 
 
 def _first_position(model: Any) -> int:
@@ -199,38 +294,6 @@ def _first_position(model: Any) -> int:
 
 def _layers(model: Any) -> Any:
     return model.transformer.layer if model.config.model_type == "distilbert" else model.encoder.layer
-
-
-def _layer(layer: Any, config: Any, dtype: torch.dtype) -> _Layer:
-    if config.model_type == "distilbert":
-        attention = layer.attention
-        parts = [attention.q_lin, attention.k_lin, attention.v_lin]
-        attended, norm, up, down = attention.out_lin, layer.sa_layer_norm, layer.ffn.lin1, layer.ffn.lin2
-        out_norm = layer.output_layer_norm
-    else:
-        attention = layer.attention.self
-        parts = [attention.query, attention.key, attention.value]
-        attended, norm = layer.attention.output.dense, layer.attention.output.LayerNorm
-        up, down, out_norm = layer.intermediate.dense, layer.output.dense, layer.output.LayerNorm
-    whole = _affine(parts, dtype)
-    width = whole.weight.shape[1]
-    return _Layer(
-        heads=config.num_attention_heads,
-        query=_Affine(whole.weight[:width], whole.bias[:width]),
-        key_value=_Affine(whole.weight[width:], whole.bias[width:]),
-        query_key_value=whole,
-        attended=_affine([attended], dtype),
-        norm=_norm(norm),
-        up=_affine([up], dtype),
-        down=_affine([down], dtype),
-        out_norm=_norm(out_norm),
-    )
-
-
-def _affine(parts: Sequence[torch.nn.Linear], dtype: torch.dtype) -> _Affine:
-    """One product that does the work of several over the same rows."""
-    weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
-    return _Affine(weight.to(dtype), bias.to(dtype))
 
 
 def _norm(norm: torch.nn.LayerNorm) -> _Norm:

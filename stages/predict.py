@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.errors import IdentityError, OutputExistsError, TableError
+from ..cache.errors import IdentityError, OutputExistsError, SettingsError, TableError
 from ..cache.identity import differences
 from ..cache.layout import storage_errors
 from .batching import compose_batches
-from .devices import choose_device, default_batch_tokens
+from .devices import choose_device
 from .encoder import Encoder
 from .encoder_files import EncoderFiles, find_encoder
 from .features import parse_features
 from .head import Head, load_head
 from .progress import Report, Step, silent
 from .run import read_run
-from .settings import Precision, is_utf8
+from .settings import EncoderPath, Precision, is_utf8
 from .table import COMPRESSIONS, file_format, open_table
 
 
@@ -33,12 +33,14 @@ class Predictions:
 
     Attributes:
         texts: The texts.
+        pairs: The second texts, where the head reads pairs.
         labels: The most probable class of each.
         probabilities: (texts, classes) float32.
         label_names: The classes, in the order of the columns of ``probabilities``.
     """
 
     texts: list[str]
+    pairs: list[str] | None
     labels: list[str]
     probabilities: npt.NDArray[np.float32]
     label_names: tuple[str, ...]
@@ -48,6 +50,7 @@ def predict(
     run: str | Path,
     texts: Sequence[str],
     *,
+    pairs: Sequence[str] | None = None,
     encoder: str | None = None,
     device: str = "auto",
     allow_pickled_weights: bool = False,
@@ -58,6 +61,7 @@ def predict(
     Args:
         run: The run folder.
         texts: The texts; every one is held in memory, so this is for many thousands, not many millions.
+        pairs: The second text of each, where the head was trained on pairs.
         encoder: A folder or hub id, where the one that the run names has moved; it must be the same encoder.
         device: ``auto``, or a torch device.
         allow_pickled_weights: Read a ``pytorch_model.bin`` where the encoder has no safetensors.
@@ -69,7 +73,10 @@ def predict(
         TableError: a text is blank.
     """
     head = load_head(run)
-    for number, text in enumerate(texts, 1):
+    if head.identity.pairs != (pairs is not None):
+        wanted = "pairs of texts: give a table with --text-pair-column" if pairs is None else "single texts"
+        raise SettingsError(f"{run} was trained on {wanted}")
+    for number, text in [*enumerate(texts, 1), *enumerate(pairs or (), 1)]:
         if not text.strip():
             raise TableError(f"text {number} is blank; give it some words")
         if not is_utf8(text):
@@ -86,17 +93,17 @@ def predict(
         prefix=head.identity.prefix,
         max_length=head.identity.max_length,
     )
-    sequences, _ = loaded.tokenize(texts)
+    sequences, _ = loaded.tokenize(texts, pairs)
     features = np.empty((len(texts), loaded.width), np.float32)
     (name,) = head.identity.features
-    done = 0
-    for batch in compose_batches(np.array([len(s) for s in sequences], np.int64), default_batch_tokens(chosen)):
+    lengths, done = np.array([len(s) for s in sequences], np.int64), 0
+    for batch in compose_batches(lengths, loaded.batch_tokens, padded=loaded.path is EncoderPath.PADDED):
         features[batch] = loaded.encode([sequences[row] for row in batch])[name]
         done += len(batch)
         report(Step("encoding", done, len(texts), "texts"))
     probabilities = head.probabilities(features)
     labels = [head.label_names[number] for number in probabilities.argmax(axis=1)]
-    return Predictions(list(texts), labels, probabilities, head.label_names)
+    return Predictions(list(texts), None if pairs is None else list(pairs), labels, probabilities, head.label_names)
 
 
 def predict_table(
@@ -105,6 +112,7 @@ def predict_table(
     out: str | Path,
     *,
     text_column: str = "text",
+    text_pair_column: str | None = None,
     overwrite: bool = False,
     report: Report = silent,
     **options: Any,
@@ -117,6 +125,7 @@ def predict_table(
         out: The file to write; its name says of which kind. Columns: ``text``, ``label`` and one
             ``probability_NAME`` for each class.
         text_column: Column of the texts.
+        text_pair_column: Column of the second texts, where the head was trained on pairs.
         overwrite: Replace the file at ``out``.
         report: Where progress goes.
         options: As for `predict`.
@@ -129,13 +138,19 @@ def predict_table(
         raise OutputExistsError(f"{out} cannot be a file: make its folder first, or choose another --out")
     if out.exists() and not overwrite:
         raise OutputExistsError(f"{out} exists already; choose another --out, or --overwrite it")
-    source = open_table(table, text_column=text_column, label_column=None, skip_bad_rows=False)
+    source = open_table(
+        table, text_column=text_column, pair_column=text_pair_column, label_column=None, skip_bad_rows=False
+    )
     if out.resolve() in [file.resolve() for file in source.files]:
         raise OutputExistsError(f"{out} is the table that is read; choose another --out")
-    texts = [text for rows in source.batches() for text in rows.texts]
+    texts: list[str] = []
+    pairs: list[str] = []
+    for rows in source.batches():
+        texts += rows.texts
+        pairs += rows.pairs or []
     if not texts:
         raise TableError(f"{source.source} has no rows")
-    found = predict(run, texts, report=report, **options)
+    found = predict(run, texts, pairs=None if text_pair_column is None else pairs, report=report, **options)
     scratch = out.with_name(out.name + ".partial")
     try:
         with storage_errors(f"cannot write {out}"):
@@ -166,7 +181,9 @@ def _require_same(head: Head, files: EncoderFiles, run: Path) -> None:
 
 
 def _write(found: Predictions, path: Path, kind: str) -> None:
-    columns: dict[str, list[Any]] = {"text": found.texts, "label": found.labels}
+    columns: dict[str, list[Any]] = {"text": found.texts}
+    columns |= {} if found.pairs is None else {"text_pair": found.pairs}
+    columns["label"] = found.labels
     for number, name in enumerate(found.label_names):
         columns[f"probability_{name}"] = [float(p) for p in found.probabilities[:, number]]
     if kind == "parquet":

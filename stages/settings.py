@@ -50,13 +50,15 @@ class ExtractSettings:
         encoder: A hub id, or a folder that holds a model's files.
         revision: Branch, tag or commit of a hub id.
         text_column: Column of the texts.
+        text_pair_column: Column of a second text in each row, read with the first as one sequence; None for single
+            texts.
         label_column: Column of the labels; None for a table without.
         features: Which features to take: ``cls``, ``mean``, ``max``, ``pooler``, ``layer6.cls``, ``layer*.cls``.
         prefix: Text put before every text, where the encoder was trained with one.
         max_length: Longest token sequence, special tokens included; longer ones are cut.
         precision: What the encoder computes in.
         storage: How features are stored.
-        batch_tokens: Tokens in a batch, padding included; None for what suits the device.
+        batch_tokens: Tokens in a batch, padding included where there is any; None for what suits the device.
         device: ``auto``, or a torch device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         skip_bad_rows: Leave out rows that have no text or no label, and count them, instead of stopping.
         allow_pickled_weights: Read a ``pytorch_model.bin`` where an encoder has no safetensors.
@@ -65,6 +67,7 @@ class ExtractSettings:
     encoder: str = "bert-base-chinese"
     revision: str | None = None
     text_column: str = "text"
+    text_pair_column: str | None = None
     label_column: str | None = "label"
     features: tuple[str, ...] = ("cls",)
     prefix: str = ""

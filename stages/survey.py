@@ -10,12 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.errors import TableError
-from ..cache.hashing import Hashes, hash_keys, hash_texts
+from ..cache.hashing import Hashes, hash_texts
+from ..cache.reader import Cache
 from .progress import Report, Step
 from .table import Rows, Table
 
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_CHUNK = 1 << 16
+"""Rows that are looked at together where an array of all of them would take memory."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,8 @@ class Survey:
         text_hashes: (rows, 16) uint8, one per good row.
         labels: (rows,) int64, indices into ``label_names``; None without a label column.
         label_names: The classes: by value where all are whole numbers, else in the order of their characters.
+        distinct_texts: How many of the rows' texts are not alike.
+        conflicting_texts: How many distinct texts stand in the table with two different labels.
         skipped: Bad rows left out.
         state: What the file system said of the files before they were read.
     """
@@ -33,6 +38,8 @@ class Survey:
     text_hashes: Hashes
     labels: npt.NDArray[np.int64] | None
     label_names: tuple[str, ...] | None
+    distinct_texts: int
+    conflicting_texts: int
     skipped: int
     state: tuple[tuple[int, int, int], ...]
 
@@ -40,20 +47,13 @@ class Survey:
     def rows(self) -> int:
         return len(self.text_hashes)
 
-    def distinct_texts(self) -> int:
-        return len(np.unique(hash_keys(self.text_hashes)))
-
-    def conflicting_texts(self) -> int:
-        """How many distinct texts stand in the table with two different labels."""
-        if self.labels is None:
-            return 0
-        _, text = np.unique(hash_keys(self.text_hashes), return_inverse=True)
-        pairs = np.unique(np.stack([text.reshape(-1), self.labels]), axis=1)  # (2, distinct pairs)
-        return int((np.bincount(pairs[0]) > 1).sum())
+    def in_file(self, cache: Cache) -> Survey:
+        """The same, with the arrays of a cache of this table in place of those in memory."""
+        return dataclasses.replace(self, text_hashes=cache.text_hashes, labels=cache.labels)
 
 
 def survey_table(table: Table, report: Report) -> Survey:
-    """Read a table once.
+    """Read a table once. While it is read, a row takes 24 bytes of memory; at the end, for a moment, 56.
 
     Raises:
         TableError: it cannot be parsed, has no rows, a row is bad, or its labels are not classes.
@@ -65,7 +65,7 @@ def survey_table(table: Table, report: Report) -> Survey:
     numbers: dict[str, int] = {}  # label name -> number, in order of appearance
     skipped = rows = 0
     for batch in table.batches():
-        hashes.append(hash_texts(batch.texts))
+        hashes.append(hash_texts(batch.texts, batch.pairs))
         if batch.labels is not None:
             codes.append(np.array([numbers.setdefault(name, len(numbers)) for name in batch.labels], np.int64))
         skipped += batch.skipped
@@ -79,8 +79,46 @@ def survey_table(table: Table, report: Report) -> Survey:
     if table.label_column is not None:
         names = _sorted_names(list(numbers), table)
         ranks = {name: rank for rank, name in enumerate(names)}
-        labels = np.array([ranks[name] for name in numbers], np.int64)[np.concatenate(codes)]
-    return Survey(text_hashes=np.concatenate(hashes), labels=labels, label_names=names, skipped=skipped, state=state)
+        labels = np.concatenate(codes)
+        codes.clear()
+        order = np.array([ranks[name] for name in numbers], np.int64)
+        for start in range(0, rows, _CHUNK):  # in place
+            labels[start : start + _CHUNK] = order[labels[start : start + _CHUNK]]
+    text_hashes = np.concatenate(hashes)
+    hashes.clear()
+    distinct, conflicting = count_texts(text_hashes, labels)
+    return Survey(
+        text_hashes=text_hashes,
+        labels=labels,
+        label_names=names,
+        distinct_texts=distinct,
+        conflicting_texts=conflicting,
+        skipped=skipped,
+        state=state,
+    )
+
+
+def count_texts(text_hashes: Hashes, labels: npt.NDArray[np.int64] | None) -> tuple[int, int]:
+    """Count the distinct texts, and those of them that bear two different labels.
+
+    Args:
+        text_hashes: (rows, 16) uint8.
+        labels: (rows,) int64, or None.
+    """
+    halves = text_hashes.view("<u8")  # (rows, 2)
+    keys = [halves[:, 1], halves[:, 0]]
+    order = np.lexsort(keys if labels is None else [labels, *keys])  # (rows,) texts together, and their labels in them
+    new = np.ones(len(order) + 1, bool)  # where another text begins; and the end
+    for start in range(1, len(order), _CHUNK):
+        here, before = order[start : start + _CHUNK], order[start - 1 : start - 1 + _CHUNK]
+        new[start : start + _CHUNK][: len(here)] = (halves[here] != halves[before[: len(here)]]).any(axis=1)
+    begins = np.flatnonzero(new)  # (distinct + 1,)
+    distinct, conflicting = len(begins) - 1, 0
+    for start in range(0, distinct if labels is not None else 0, _CHUNK):
+        part = begins[start : start + _CHUNK + 1]  # a text's rows are sorted by label: its first and last tell
+        assert labels is not None
+        conflicting += int((labels[order[part[:-1]]] != labels[order[part[1:] - 1]]).sum())
+    return distinct, conflicting
 
 
 def windows(table: Table, survey: Survey, window_rows: int) -> Iterator[tuple[slice, Rows]]:
@@ -97,7 +135,7 @@ def windows(table: Table, survey: Survey, window_rows: int) -> Iterator[tuple[sl
         if table.state() != survey.state:
             raise _changed(table)
         place = slice(start, start + len(rows.texts))
-        if not np.array_equal(hash_texts(rows.texts), survey.text_hashes[place]):
+        if not np.array_equal(hash_texts(rows.texts, rows.pairs), survey.text_hashes[place]):
             raise _changed(table)
         yield place, rows
         start = place.stop
@@ -112,16 +150,25 @@ def _changed(table: Table) -> TableError:
 def _regrouped(batches: Iterator[Rows], window_rows: int) -> Iterator[Rows]:
     """Cut the same rows into windows of equal size, without their labels."""
     texts: list[str] = []
+    pairs: list[str] = []
     files: list[str] = []
     numbers: list[int] = []
+
+    def cut(n: int) -> Rows:
+        found = Rows(texts[:n], pairs[:n] if pairs else None, None, files[:n], numbers[:n], 0)
+        for values in (texts, pairs, files, numbers):
+            del values[:n]
+        return found
+
     for batch in batches:
-        texts, files, numbers = texts + batch.texts, files + batch.files, numbers + batch.numbers
+        texts += batch.texts
+        pairs += batch.pairs or []
+        files += batch.files
+        numbers += batch.numbers
         while len(texts) >= window_rows:
-            n = window_rows
-            yield Rows(texts=texts[:n], labels=None, files=files[:n], numbers=numbers[:n], skipped=0)
-            texts, files, numbers = texts[n:], files[n:], numbers[n:]
+            yield cut(window_rows)
     if texts:
-        yield Rows(texts=texts, labels=None, files=files, numbers=numbers, skipped=0)
+        yield cut(len(texts))
 
 
 def _sorted_names(names: list[str], table: Table) -> tuple[str, ...]:

@@ -34,6 +34,8 @@ class Rows:
     """Some consecutive good rows of a table."""
 
     texts: list[str]
+    pairs: list[str] | None
+    """The second text of each row, where there are two."""
     labels: list[str] | None
     files: list[str]
     """The file that each row stands in."""
@@ -56,6 +58,7 @@ class Table:
         files: The files, in reading order; empty for a table in memory.
         memory: The table in memory, or None.
         text_column: Column of the texts.
+        pair_column: Column of the second texts, or None.
         label_column: Column of the labels, or None.
         skip_bad_rows: Leave out rows without text or label instead of raising.
     """
@@ -64,6 +67,7 @@ class Table:
     files: tuple[Path, ...]
     memory: pa.Table | None
     text_column: str
+    pair_column: str | None
     label_column: str | None
     skip_bad_rows: bool
 
@@ -103,7 +107,7 @@ class Table:
         return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
 
     def _columns(self) -> list[str]:
-        return [self.text_column] + ([] if self.label_column is None else [self.label_column])
+        return [c for c in (self.text_column, self.pair_column, self.label_column) if c is not None]
 
     def _read(self, file: Path, ragged: set[int]) -> Iterator[pa.RecordBatch]:
         """Read a file's batches; numbers of rows that have too many or too few cells are added to ``ragged``."""
@@ -140,7 +144,7 @@ class Table:
                     label = row.get(self.label_column) if isinstance(row, dict) and label is None else label
         if names:
             self._require_columns(list(names), str(file))
-        types = {self.text_column: pa.string()}
+        types = {column: pa.string() for column in (self.text_column, self.pair_column) if column is not None}
         if self.label_column is not None:
             types[self.label_column] = pa.string() if label is None else pa.array([label]).type
         return pa.schema(list(types.items()))
@@ -172,10 +176,12 @@ class Table:
             self._require_columns(batch.schema.names, where)
             numbers = list(itertools.islice((n for n in itertools.count(last + 1) if n not in ragged), len(batch)))
             texts = read_texts(batch.column(self.text_column), self.text_column, where, numbers)
-            labels = None
+            pairs = labels = None
+            if self.pair_column is not None:
+                pairs = read_texts(batch.column(self.pair_column), self.pair_column, where, numbers)
             if self.label_column is not None:
                 labels = read_labels(batch.column(self.label_column), self.label_column, where, numbers)
-            bad = bad_rows(texts, labels, self.text_column, self.label_column)
+            bad = bad_rows({self.text_column: texts, self.pair_column: pairs}, self.label_column, labels)
             if bad and not self.skip_bad_rows:
                 index = min(bad)
                 raise TableError(f"{where}, row {numbers[index]:,}: {bad[index]}; mend it, or use --skip-bad-rows")
@@ -183,16 +189,18 @@ class Table:
             before, last = last, numbers[-1] if numbers else last
             yield Rows(
                 texts=[texts[i] or "" for i in good],
+                pairs=None if pairs is None else [pairs[i] or "" for i in good],
                 labels=None if labels is None else [labels[i] or "" for i in good],
                 files=[where] * len(good),
                 numbers=[numbers[i] for i in good],
                 skipped=len(bad) + sum(before < number < last for number in ragged),
             )
         if trailing := sum(number > last for number in ragged):
-            yield Rows(texts=[], labels=None, files=[], numbers=[], skipped=trailing)
+            yield Rows(texts=[], pairs=None, labels=None, files=[], numbers=[], skipped=trailing)
 
     def _require_columns(self, names: Sequence[str], where: str) -> None:
-        for column, option in ((self.text_column, "--text-column"), (self.label_column, "--label-column")):
+        options = ("--text-column", "--text-pair-column", "--label-column")
+        for column, option in zip((self.text_column, self.pair_column, self.label_column), options, strict=True):
             if column is not None and list(names).count(column) != 1:
                 problem = "has two columns" if column in names else "has no column"
                 without = " (or --no-labels)" if option == "--label-column" else ""
@@ -205,6 +213,7 @@ def open_table(
     *,
     labels: Sequence[str | int] | None = None,
     text_column: str,
+    pair_column: str | None = None,
     label_column: str | None,
     skip_bad_rows: bool,
 ) -> Table:
@@ -215,17 +224,22 @@ def open_table(
             DataFrame of any library that speaks Arrow.
         labels: One label per text, where ``table`` is a sequence of texts.
         text_column: Column of the texts.
+        pair_column: Column of the second texts, or None.
         label_column: Column of the labels, or None.
         skip_bad_rows: Leave out rows without text or label instead of raising.
 
     Raises:
         TableError: there is no such file, its kind is unknown, or a folder mixes kinds.
     """
-    if text_column == label_column:
-        raise SettingsError(
-            f"the texts and the labels are both to come from the column {text_column!r}; name two columns"
-        )
-    options: dict[str, Any] = {"text_column": text_column, "skip_bad_rows": skip_bad_rows}
+    named = [column for column in (text_column, pair_column, label_column) if column is not None]
+    if len(set(named)) < len(named):
+        twice = next(column for column in named if named.count(column) > 1)
+        raise SettingsError(f"the column {twice!r} is named for two things (texts, second texts, labels); name others")
+    options: dict[str, Any] = {
+        "text_column": text_column,
+        "pair_column": pair_column,
+        "skip_bad_rows": skip_bad_rows,
+    }
     table, labels = _as_list(table), _as_list(labels)
     if labels is not None and (isinstance(table, (str, os.PathLike)) or not isinstance(table, Sequence)):
         raise SettingsError("labels go with a sequence of texts; a table brings its own, in its label column")
@@ -234,6 +248,8 @@ def open_table(
         return Table(source=str(table), files=files, memory=None, label_column=label_column, **options)
     source = "the table in memory"
     try:
+        if isinstance(table, Sequence) and pair_column is not None:
+            raise SettingsError("second texts go with a table that has a column of them, not with a sequence of texts")
         if isinstance(table, Sequence):
             columns = {text_column: list(table)} | ({} if labels is None else {label_column or "label": list(labels)})
             label_column = None if labels is None else label_column or "label"

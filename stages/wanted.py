@@ -38,18 +38,29 @@ class Wanted:
     storage: str
     block_rows: int
 
-    def is_made_already(self, report: Report) -> bool:
+    def is_made_already(self, report: Report, *, update: bool) -> bool:
         """Whether the finished cache is there, after giving it the table's labels where those alone differ.
 
+        Args:
+            report: Where notes go.
+            update: Whether a cache of other rows is one to be made anew.
+
         Raises:
-            OutputExistsError: what is there is of other rows, another identity or another storage.
+            OutputExistsError: what is there is of another identity or another storage, or of other rows.
         """
         if not self.out.exists():
             return False
         cache = open_cache(self.out)
-        if found := self._differences(cache) or self._different_rows(cache):
+        if found := self._differences(cache):
             raise OutputExistsError(
                 f"{self.out} holds something else: {'; '.join(found)}; choose another --out, or --overwrite it"
+            )
+        if found := self._different_rows(cache):
+            if update:
+                return False
+            raise OutputExistsError(
+                f"{self.out} holds something else: {'; '.join(found)}; to encode what it lacks, --update; to encode "
+                "all, --overwrite; or choose another --out"
             )
         if cache.label_names == self.survey.label_names and _equal(cache.labels, self.survey.labels):
             report(Note(f"{self.out} is current: the same rows, encoder and settings; nothing to encode"))
@@ -69,7 +80,7 @@ class Wanted:
                 changed = {
                     "table": self.table,
                     "skipped_rows": self.survey.skipped,
-                    "conflicting_texts": self.survey.conflicting_texts(),
+                    "conflicting_texts": self.survey.conflicting_texts,
                 }
                 writer.finish({**cache.record, **changed}, self.out)
         finally:
@@ -78,13 +89,16 @@ class Wanted:
     def _copy(self, cache: Cache, path: Path) -> list[int]:
         return copy_with_labels(cache, path, labels=self.survey.labels, label_names=self.survey.label_names)
 
-    def prepare_partial(self, width: int, plan: Mapping[str, Any], *, overwrite: bool, report: Report) -> set[int]:
+    def prepare_partial(
+        self, width: int, plan: Mapping[str, Any], *, overwrite: bool, update: bool, report: Report
+    ) -> set[int]:
         """Leave an unfinished cache to write into, made anew or carried on with; return the blocks to keep.
 
         Args:
             width: Columns of each feature.
             plan: How rows are batched: with the table and the identity, this decides every bit of the features.
             overwrite: Throw away unfinished work on something else.
+            update: Put unfinished work on other rows aside, under `earlier_path`, to take rows from.
             report: Where notes go.
 
         Raises:
@@ -92,7 +106,7 @@ class Wanted:
         """
         partial = partial_path(self.out)
         if partial.exists():
-            kept = self._kept_of_partial(partial, plan, overwrite, report)
+            kept = self._kept_of_partial(partial, plan, overwrite, update, report)
             if kept is not None:
                 return kept
         create_cache(
@@ -109,7 +123,7 @@ class Wanted:
         return set()
 
     def _kept_of_partial(
-        self, partial: Path, plan: Mapping[str, Any], overwrite: bool, report: Report
+        self, partial: Path, plan: Mapping[str, Any], overwrite: bool, update: bool, report: Report
     ) -> set[int] | None:
         try:
             cache = open_any(partial)
@@ -120,26 +134,36 @@ class Wanted:
                 f"{error}; it stands where unfinished work belongs: remove it, or --overwrite"
             ) from None
         found = self._differences(cache)
-        if cache.rows != self.survey.rows:
-            found.append(f"rows ({partial}: {cache.rows:,}, the table: {self.survey.rows:,})")
         found += [
             f"{name} ({partial}: {cache.plan.get(name)}, this run: {value})"
             for name, value in plan.items()
             if cache.plan.get(name) != value
         ]
-        kept, other = ([], []) if found else kept_blocks(cache, self.survey.text_hashes)
+        other_rows = [f"rows ({partial}: {cache.rows:,}, the table: {self.survey.rows:,})"]
+        other_rows = other_rows if cache.rows != self.survey.rows else []
+        kept, other = ([], []) if found or other_rows else kept_blocks(cache, self.survey.text_hashes)
         if other and not kept:
-            found = ["every row that it holds"]
+            other_rows = ["every row that it holds"]
+        if other_rows and update and not found and not overwrite:
+            partial.replace(earlier_path(self.out))
+            return None
+        found += other_rows
         if found and overwrite:
             return None
         if found:
             raise OutputExistsError(
                 f"{partial} is unfinished work on something else: {'; '.join(found)}; to throw it away, --overwrite"
+                + ("; to take its rows over, --update" if found == other_rows else "")
             )
         if cache.label_names != self.survey.label_names or not _equal(cache.labels, self.survey.labels):
             scratch = relabelled_path(self.out)
             self._copy(cache, scratch)
             scratch.replace(partial)
+        # The rows that are to be encoded are the table's, not those of the table that was here before.
+        with CacheWriter(partial) as writer:
+            for block in sorted(set(range(cache.layout.blocks)) - set(kept)):
+                rows = cache.layout.block_slice(block)
+                writer.write_facts(rows.start, text_hashes=self.survey.text_hashes[rows])
         if kept:
             note = f"carrying on with {partial}: {len(kept)} of {cache.layout.blocks} blocks are done"
             report(Note(note + (f"; {len(other)} hold rows that changed, and are encoded again" if other else "")))
@@ -161,6 +185,11 @@ class Wanted:
 def relabelled_path(path: Path) -> Path:
     """The name of a copy with other labels, until it takes the place of what it was copied from."""
     return path.with_name(path.name + ".relabelled")
+
+
+def earlier_path(path: Path) -> Path:
+    """The name of unfinished work on earlier rows, whose features are taken over into this one."""
+    return path.with_name(path.name + ".earlier")
 
 
 def _equal(ours: npt.NDArray[np.int64] | None, theirs: npt.NDArray[np.int64] | None) -> bool:

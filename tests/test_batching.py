@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 from headstart.cache.hashing import hash_texts
-from headstart.stages.batching import FirstRows, compose_batches
+from headstart.stages.batching import compose_batches
+from headstart.stages.lookup import FirstRows
 from hypothesis import given
 from hypothesis import strategies as st
 
 
-@given(st.lists(st.integers(1, 60), max_size=80), st.integers(1, 200))
-def test_batches_hold_every_sequence_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    batches = compose_batches(np.array(lengths, np.int64), budget)
+@given(st.lists(st.integers(1, 60), max_size=80), st.integers(1, 200), st.booleans())
+def test_batches_hold_every_sequence_once_within_the_budget(lengths: list[int], budget: int, padded: bool) -> None:
+    batches = compose_batches(np.array(lengths, np.int64), budget, padded=padded)
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         longest = max(lengths[i] for i in batch)
-        assert len(batch) == 1 or len(batch) * longest <= budget
+        counted = len(batch) * longest if padded else sum(lengths[i] for i in batch)
+        assert len(batch) == 1 or counted <= budget
+        assert [lengths[i] for i in batch] == sorted((lengths[i] for i in batch), reverse=True)
     longest_first = [max(lengths[i] for i in batch) for batch in batches]
     assert longest_first == sorted(longest_first, reverse=True)
 

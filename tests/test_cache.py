@@ -23,11 +23,13 @@ IDENTITY = Identity(
     config_sha256="b" * 64,
     tokenizer_sha256="c" * 64,
     prefix="",
+    pairs=False,
     max_length=128,
     precision="float32",
     features=("cls",),
 )
 PLAN = {"batch_tokens": 7, "window_rows": 8, "device": "cpu", "path": "padded"}
+FACTS = ("text_hashes", "token_hashes", "lengths", "cut")
 RECORD = {name: kinds[0]() for name, kinds in RECORD_FIELDS.items()}
 
 
@@ -49,6 +51,8 @@ def make_cache(
         "features": rng.normal(size=(rows, width)).astype(np.float32),
         "text_hashes": hash_texts(f"text {i}" for i in range(rows)),
         "token_hashes": hash_texts(f"tokens {i}" for i in range(rows)),
+        "lengths": rng.integers(1, 128, size=rows).astype(np.int32),
+        "cut": rng.integers(2, size=rows).astype(np.uint8),
         "labels": rng.integers(len(names), size=rows) if labelled else None,
         "label_names": names if labelled else None,
     }
@@ -70,8 +74,7 @@ def make_cache(
             writer.write_block(
                 block,
                 features={"cls": wrote["features"][place]},
-                text_hashes=wrote["text_hashes"][place],
-                token_hashes=wrote["token_hashes"][place],
+                **{name: wrote[name][place] for name in FACTS},
             )
         if finish:
             writer.finish(RECORD, path)
@@ -93,8 +96,8 @@ def test_what_is_written_is_read(tmp_path: Path, labelled: bool, names: list[str
     cache = open_cache(path)
     cache.check()
     np.testing.assert_array_equal(cache.features(), wrote["features"].astype(shape["storage"]))
-    np.testing.assert_array_equal(cache.text_hashes, wrote["text_hashes"])
-    np.testing.assert_array_equal(cache.token_hashes, wrote["token_hashes"])
+    for name in FACTS:
+        np.testing.assert_array_equal(getattr(cache, name), wrote[name])
     assert (cache.labels is None) == (not labelled)
     if labelled:
         np.testing.assert_array_equal(cache.labels, wrote["labels"])
@@ -116,7 +119,8 @@ def test_plain_h5py_reads_it_as_the_format_page_says(tmp_path: Path) -> None:
         ]
         assert json.loads(file["identity"][()])["weights_sha256"] == "a" * 64
         for block, (start, stop) in enumerate([(0, 4), (4, 8), (8, 10)]):
-            parts = [features[start:stop], file["hashes/text"][start:stop], file["hashes/tokens"][start:stop]]
+            facts = ("hashes/text", "hashes/tokens", "lengths", "cut")
+            parts = [features[start:stop], *(file[name][start:stop] for name in facts)]
             content = np.array([start, stop], "<u8").tobytes() + b"".join(part.tobytes() for part in parts)
             assert file["checksums/blocks"][block].tobytes() == digest(content)
 
@@ -136,7 +140,8 @@ def test_writing_rows_leaves_the_structure_byte_for_byte(tmp_path: Path) -> None
     before = outside_datasets(path)
     make = CacheWriter(path)
     zeros = np.zeros((4, 16), np.uint8)
-    make.write_block(0, features={"cls": np.ones((4, 3))}, text_hashes=zeros, token_hashes=zeros)
+    facts = {"lengths": np.ones(4, np.int32), "cut": np.zeros(4, np.uint8)}
+    make.write_block(0, features={"cls": np.ones((4, 3))}, text_hashes=zeros, token_hashes=zeros, **facts)
     make.finish(RECORD, tmp_path / "cache.h5")
     assert outside_datasets(tmp_path / "cache.h5") == before
 

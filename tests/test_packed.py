@@ -70,13 +70,17 @@ def stock(model: Any, batch: list[Any]) -> Any:
         return torch.cat([model(input_ids=torch.from_numpy(s).long()[None]).last_hidden_state[:, 0] for s in batch])
 
 
+def packed(model: Any, features: Any, dtype: torch.dtype = torch.float32) -> PackedEncoder:
+    return PackedEncoder(model, features, dtype=dtype, batch_tokens=256)
+
+
 @pytest.mark.parametrize("name", FAMILY)
 @pytest.mark.parametrize("lengths", [[60, 60, 31, 31, 31, 5, 1], [3, 9, 3, 60, 9], [7]])
 def test_each_architecture_gives_its_own_numbers(name: str, lengths: list[int]) -> None:
     model = made(FAMILY[name])
     assert PackedEncoder.fits(model)
     with torch.inference_mode():
-        ours = PackedEncoder(model, torch.float32)(sequences(lengths), CLS)["cls"]
+        ours = packed(model, CLS)(sequences(lengths))["cls"]
     torch.testing.assert_close(ours, stock(model, sequences(lengths)), atol=1e-5, rtol=0)
 
 
@@ -85,7 +89,7 @@ def test_every_feature_is_what_its_name_says() -> None:
     model, batch = made(FAMILY["BERT"]), sequences([30, 30, 12, 3])
     features = parse_features(["cls", "mean", "max", "pooler", "layer*.cls", "layer2.mean", "layer1.max"], 3)
     with torch.inference_mode():
-        ours = PackedEncoder(model, torch.float32)(batch, features)
+        ours = packed(model, features)(batch)
         outputs = [model(input_ids=torch.from_numpy(s).long()[None], output_hidden_states=True) for s in batch]
     assert len(ours) == 9
     pools = {"cls": lambda h: h[:, 0], "mean": lambda h: h.mean(1), "max": lambda h: h.amax(1)}
@@ -120,7 +124,7 @@ def test_names_of_features_are_read() -> None:
 def test_half_precision_points_the_same_way(name: str) -> None:
     model, batch = made(FAMILY[name]), sequences([40, 22, 22, 3])
     with torch.inference_mode():
-        rough = PackedEncoder(model, torch.bfloat16)(batch, CLS)["cls"]
+        rough = packed(model, CLS, torch.bfloat16)(batch)["cls"]
     assert torch.nn.functional.cosine_similarity(rough, stock(model, batch)).min() > 0.999
 
 
@@ -145,10 +149,10 @@ def test_both_paths_fill_the_same_cache(tiny: Path, tmp_path: Path, monkeypatch:
     texts = [text for text, _ in tiny_rows(200)]
     names = ("cls", "mean", "max", "pooler", "layer*.mean")
     settings = ExtractSettings(encoder=str(tiny), precision="float32", batch_tokens=256, features=names)
-    packed = open_cache(extract(texts, tmp_path / "a.h5", settings))
+    unpadded = open_cache(extract(texts, tmp_path / "a.h5", settings))
     monkeypatch.setattr(Encoder, "_try_packed", lambda self: None)
     padded = open_cache(extract(texts, tmp_path / "b.h5", settings))
-    assert (packed.plan["path"], padded.plan["path"]) == ("packed", "padded")
-    assert packed.identity.features == ("cls", "layer1.mean", "layer2.mean", "max", "mean", "pooler")
-    for name in packed.identity.features:
-        np.testing.assert_allclose(packed.features(name), padded.features(name), atol=1e-5)
+    assert (unpadded.plan["path"], padded.plan["path"]) == ("packed", "padded")
+    assert unpadded.identity.features == ("cls", "layer1.mean", "layer2.mean", "max", "mean", "pooler")
+    for name in unpadded.identity.features:
+        np.testing.assert_allclose(unpadded.features(name), padded.features(name), atol=1e-5)

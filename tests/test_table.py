@@ -181,7 +181,7 @@ def test_whole_numbers_are_classes_in_the_order_of_their_value() -> None:
 
 def test_texts_are_counted_distinct_and_conflicting() -> None:
     survey = surveyed([("a", "x"), ("a", "y"), ("b", "x"), ("b", "x"), ("c", "y")])
-    assert (survey.distinct_texts(), survey.conflicting_texts()) == (3, 1)
+    assert (survey.distinct_texts, survey.conflicting_texts) == (3, 1)
 
 
 def test_windows_hold_the_rows_in_order_with_their_places(tmp_path: Path, write_csv: Callable[..., Path]) -> None:
@@ -221,7 +221,7 @@ def test_arrays_and_series_are_sequences_of_texts() -> None:
 
 
 def test_columns_and_labels_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="name two columns"):
+    with pytest.raises(SettingsError, match="is named for two things"):
         opened(DATA, text_column="label")
     for table in (DATA, pd.DataFrame(DATA), write(tmp_path / "t.csv")):
         with pytest.raises(SettingsError, match="labels go with a sequence of texts"):
