@@ -110,7 +110,8 @@ def main() -> None:
         max_length=contenders.MAX_LENGTH,
         table=f"{sum(copies.values()):,} rows, {len(copies):,} distinct texts, {sum(lengths):,} tokens in those",
         drawn=f"(seed {arguments.seed}) {len(pieces)} runs of at most {tokens:,} tokens, one from each stratum of the "
-        f"table sorted by length: {len(drawn):,} distinct texts, or {sum(copies[text] for text in drawn):,} as they stand",
+        f"table sorted by length: {len(drawn):,} distinct texts, or as they stand "
+        f"{sum(copies[text] for text in drawn):,}",
         rounds=arguments.rounds,
         checked=CHECKED,
     )

@@ -2,8 +2,8 @@
 
 The encoder is tiny and random, so that it is not what is measured. Two figures of memory are read of the running
 process from Linux's ``/proc``, about 20 times a second: the anonymous pages (``RssAnon``: what the program itself asked
-for) and the whole resident size, which also counts the table and the cache as far as they are mapped, and the
-libraries; the system takes those pages back when it needs them.
+for) and the highest whole resident size so far (``VmHWM``), which also counts the table and the cache as far as they
+are mapped, and the libraries; the system takes those pages back when it needs them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import transformers
 
 ROOT = Path(__file__).resolve().parent.parent
 PERIOD = 0.05
@@ -46,6 +47,7 @@ def main() -> None:
     peaks: dict[int, Peak] = {}
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
         scratch = Path(folder)
+        transformers.logging.disable_progress_bar()
         encoder = save_tiny_encoder(scratch / "encoder")
         print(f"{arguments.format} tables of short texts, one in ten of them a copy; a tiny random encoder\n")
         print("| rows | peak RssAnon, MB | peak resident, MB | seconds | microseconds a row | looks |")
@@ -122,13 +124,13 @@ def extract(table: Path, encoder: Path, out: Path, options: list[str]) -> Peak:
 
 
 def memory(pid: int) -> tuple[int, int]:
-    """Anonymous and resident bytes of a process, and 0 where it has just ended."""
+    """Anonymous bytes of a process now, and the most resident ones so far; 0 where it has just ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return 0, 0
     found = dict(line.split(":", 1) for line in lines)
-    anonymous, resident = (int(found.get(name, "0 kB").split()[0]) * 1024 for name in ("RssAnon", "VmRSS"))
+    anonymous, resident = (int(found.get(name, "0 kB").split()[0]) * 1024 for name in ("RssAnon", "VmHWM"))
     return anonymous, resident
 
 
