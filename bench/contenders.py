@@ -1,0 +1,254 @@
+"""The contenders: ways to turn texts into the CLS feature of an encoder's last layer, each loaded and ready.
+
+A contender may be run in several ways (batch sizes, graphs); the benchmark tries them and keeps the fastest. Loading
+takes place here, outside of what is timed; tokenizing takes place inside.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+from headstart.cache.hashing import hash_sequences
+from headstart.stages.batching import compose_batches
+from headstart.stages.devices import choose_precision, default_batch_tokens
+from headstart.stages.encoder import Encoder
+from headstart.stages.encoder_files import find_encoder
+from headstart.stages.features import parse_features
+from headstart.stages.settings import Precision
+
+Array = npt.NDArray[np.float32]
+Encode = Callable[[list[str]], Array]
+"""Texts to (texts, width) float32."""
+
+MAX_LENGTH = 128
+BATCH_TOKENS = 2048
+BATCH_SIZES = (16, 32, 64)
+"""Tried by sentence-transformers, whose own default is 32."""
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclasses.dataclass
+class Contender:
+    """One that takes part.
+
+    Attributes:
+        name: For the table.
+        precision: What it computes in.
+        ways: How it may be run, by a name for the table.
+    """
+
+    name: str
+    precision: str
+    ways: dict[str, Encode]
+
+    @property
+    def way(self) -> str:
+        return next(iter(self.ways))
+
+    def keep(self, way: str) -> None:
+        """Decide for one way, and let go of what the others hold."""
+        self.ways = {way: self.ways[way]}
+
+    def encode(self, texts: list[str]) -> Array:
+        return self.ways[self.way](texts)
+
+
+class Headstart:
+    """Ours, as `headstart extract` runs it over a window: each distinct token sequence once, batched by length."""
+
+    def __init__(self, folder: Path, precision: Precision) -> None:
+        self._device = torch.device("cpu")
+        files = find_encoder(str(folder))
+        self._encoder = Encoder(
+            files,
+            features=parse_features(("cls",), files.layers()),
+            device=self._device,
+            precision=precision,
+            prefix="",
+            max_length=MAX_LENGTH,
+        )
+
+    def __call__(self, texts: list[str]) -> Array:
+        sequences, _ = self._encoder.tokenize(texts)
+        _, first, inverse = np.unique(hash_sequences(sequences), axis=0, return_index=True, return_inverse=True)
+        distinct = [sequences[row] for row in first]
+        features = np.empty((len(distinct), self._encoder.width), np.float32)
+        lengths = np.array([len(sequence) for sequence in distinct], np.int64)
+        for batch in compose_batches(lengths, default_batch_tokens(self._device)):
+            features[batch] = self._encoder.encode([distinct[row] for row in batch])["cls"]
+        return features[inverse.reshape(-1)]
+
+
+class Plain:
+    """transformers as documented."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        self.model = load_model(folder)
+
+    def one_at_a_time(self, texts: list[str]) -> Array:
+        """What every contender is held against: no padding, no batch."""
+        return np.concatenate([self._forward([text], padding=False) for text in texts])
+
+    def padded(self, texts: list[str]) -> Array:
+        """The usual loop over a fixed length, in batches of 16, in the order given."""
+        parts = [texts[start : start + 16] for start in range(0, len(texts), 16)]
+        return np.concatenate([self._forward(part, padding="max_length") for part in parts])
+
+    def sorted(self, texts: list[str]) -> Array:
+        """Sorted by length; batches of a number of tokens, padding included."""
+        ids = self.tokenizer(texts, truncation=True, max_length=MAX_LENGTH)["input_ids"]
+        features = np.empty((len(texts), self.model.config.hidden_size), np.float32)
+        for batch in compose_batches(np.array([len(sequence) for sequence in ids], np.int64), BATCH_TOKENS):
+            padded = self.tokenizer.pad({"input_ids": [ids[row] for row in batch]}, return_tensors="pt")
+            with torch.no_grad():
+                features[batch] = self.model(**padded).last_hidden_state[:, 0].numpy()
+        return features
+
+    def _forward(self, texts: list[str], *, padding: bool | str) -> Array:
+        inputs = self.tokenizer(texts, truncation=True, max_length=MAX_LENGTH, padding=padding, return_tensors="pt")
+        with torch.no_grad():
+            return self.model(**inputs).last_hidden_state[:, 0].numpy()
+
+
+class Runtime(torch.nn.Module):
+    """Stands where sentence-transformers has its model, and lets another runtime do the work."""
+
+    def __init__(self, config: Any, run: Callable[[dict[str, npt.NDArray[np.int64]]], Array]) -> None:
+        super().__init__()
+        self.config, self._run = config, run
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **others: Any) -> dict[str, torch.Tensor]:
+        segments = others.get("token_type_ids")
+        tensors = (input_ids, attention_mask, torch.zeros_like(input_ids) if segments is None else segments)
+        states = self._run({name: tensor.numpy() for name, tensor in zip(INPUTS, tensors, strict=True)})
+        return {"last_hidden_state": torch.from_numpy(states)}
+
+
+class Traced(torch.nn.Module):
+    """A model as exporters want it: tensors in, the last hidden state out."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.model = load_model(folder, attn_implementation="eager")  # ONNX Runtime's fusions look for its graph
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        states: torch.Tensor = self.model(**dict(zip(INPUTS, tensors, strict=True))).last_hidden_state
+        return states
+
+
+def load_model(folder: Path, **options: Any) -> Any:
+    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32, **options).eval()
+    return model.requires_grad_(False)
+
+
+def example() -> dict[str, torch.Tensor]:
+    ids = torch.arange(5, 5 + 18).view(2, 9)
+    return dict(zip(INPUTS, (ids, torch.ones_like(ids), torch.zeros_like(ids)), strict=True))
+
+
+def sentence_transformer(folder: Path) -> Any:
+    """CLS pooling and nothing after it."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    first = Transformer(str(folder), max_seq_length=MAX_LENGTH)
+    return SentenceTransformer(modules=[first, Pooling(first.get_embedding_dimension(), "cls")], device="cpu")
+
+
+def batch_sizes(model: Any, prefix: str = "") -> dict[str, Encode]:
+    def way(size: int) -> Encode:
+        return lambda texts: model.encode(texts, batch_size=size, show_progress_bar=False)
+
+    return {f"{prefix}batch {size}": way(size) for size in BATCH_SIZES}
+
+
+def with_runtime(folder: Path, run: Callable[[dict[str, npt.NDArray[np.int64]]], Array]) -> Any:
+    """sentence-transformers' own sorting, tokenizing, padding and pooling around another runtime."""
+    outer = sentence_transformer(folder)
+    outer[0].model = Runtime(outer[0].model.config, run)
+    return outer
+
+
+def onnx_ways(folder: Path, scratch: Path) -> dict[str, Encode]:
+    """The plain graph, which ONNX Runtime optimizes as it loads, and the one that its own tool for BERT has fused."""
+    import onnxruntime
+    from onnxruntime.transformers import optimizer
+
+    plain, fused = scratch / "plain.onnx", scratch / "fused.onnx"
+    traced, axes = Traced(folder), {0: "batch", 1: "length"}
+    torch.onnx.export(
+        traced,
+        tuple(example().values()),
+        str(plain),
+        input_names=list(INPUTS),
+        output_names=["states"],
+        dynamic_axes=dict.fromkeys((*INPUTS, "states"), axes),
+        dynamo=False,
+        opset_version=18,
+    )
+    config = traced.model.config
+    sizes = {"num_heads": config.num_attention_heads, "hidden_size": config.hidden_size}
+    found = optimizer.optimize_model(str(plain), model_type="bert", opt_level=1, **sizes)
+    found.save_model_to_file(str(fused))
+    ways = {}
+    for graph in (fused, plain):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = CORES
+        session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        outer = with_runtime(folder, lambda inputs, session=session: session.run(None, inputs)[0])
+        ways |= batch_sizes(outer, f"{graph.stem} graph, ")
+    return ways
+
+
+def openvino_ways(folder: Path) -> dict[str, Encode]:
+    import openvino
+
+    model = openvino.convert_model(Traced(folder), example_input=tuple(example().values()))
+    for tensor, name in zip(model.inputs, INPUTS, strict=True):
+        tensor.get_tensor().set_names({name})
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",  # it takes bfloat16 of itself where the CPU has units for it
+        "PERFORMANCE_HINT": "LATENCY",  # what optimum-intel asks for
+        "INFERENCE_NUM_THREADS": CORES,
+    }
+    request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+    return batch_sizes(with_runtime(folder, lambda inputs: np.array(request.infer(inputs, share_inputs=True)[0])))
+
+
+def load(key: str, folder: Path, scratch: Path) -> Contender:
+    """Load a contender.
+
+    Args:
+        key: One of `CONTENDERS`.
+        folder: The encoder's files.
+        scratch: For what it exports.
+    """
+    if key == "baseline":
+        return Contender("padded loop", "float32", {f"padded to {MAX_LENGTH}, batch 16": Plain(folder).padded})
+    if key == "transformers":
+        return Contender("transformers, sorted", "float32", {f"{BATCH_TOKENS:,} padded tokens": Plain(folder).sorted})
+    if key == "st-torch":
+        return Contender("sentence-transformers, torch", "float32", batch_sizes(sentence_transformer(folder)))
+    if key == "st-onnx":
+        return Contender("sentence-transformers, ONNX", "float32", onnx_ways(folder, scratch))
+    if key == "st-openvino":
+        return Contender("sentence-transformers, OpenVINO", "float32", openvino_ways(folder))
+    precision = Precision.FLOAT32
+    if key == "headstart-auto":
+        precision, _ = choose_precision(Precision.AUTO, torch.device("cpu"))
+    return Contender("headstart", precision.value, {"each sequence once, by length": Headstart(folder, precision)})
+
+
+CONTENDERS = ("headstart", "baseline", "transformers", "st-torch", "st-onnx", "st-openvino", "headstart-auto")
+"""Ours in float32, the others in float32, and ours in the precision that it chooses of itself."""

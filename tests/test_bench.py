@@ -1,0 +1,97 @@
+"""The benchmark's own arithmetic: what it draws, what work it counts, what it says of a contender."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from samples import as_they_stand, counted_flop, draw_pieces
+from speed_report import Measurement, Row, markdown, times_as_fast
+from torch.utils.flop_counter import FlopCounterMode
+from update import COPIES, NEW, add_rows
+
+
+@given(st.lists(st.integers(3, 128), min_size=40, max_size=300), st.integers(1, 4), st.integers(0, 99))
+def test_a_piece_is_a_run_of_neighbours_in_length_within_its_budget(lengths: list[int], pieces: int, seed: int) -> None:
+    drawn = draw_pieces(lengths, tokens=256, pieces=pieces, seed=seed)
+    assert len(drawn) == pieces
+    everything = np.concatenate(drawn)
+    assert len(set(everything.tolist())) == len(everything)
+    shorter = 0
+    for piece in drawn:
+        found = [lengths[i] for i in piece]
+        assert len(piece) * max(found) <= 256
+        between = [length for length in lengths if min(found) < length < max(found)]
+        assert sorted(between) == sorted(length for length in found if min(found) < length < max(found))
+        assert min(found) >= shorter
+        shorter = max(found)
+    again = draw_pieces(lengths, tokens=256, pieces=pieces, seed=seed)
+    assert all(np.array_equal(a, b) for a, b in zip(drawn, again, strict=True))
+
+
+def test_every_run_can_be_drawn_and_too_many_are_refused() -> None:
+    lengths = [8] * 64
+    seen = {int(i) for seed in range(60) for i in draw_pieces(lengths, tokens=64, pieces=1, seed=seed)[0]}
+    assert seen == set(range(64))
+    with pytest.raises(ValueError, match="too few"):
+        draw_pieces(lengths, tokens=64, pieces=9, seed=0)
+
+
+def test_as_it_stands_keeps_every_copy_of_what_was_drawn() -> None:
+    copies = Counter({"one": 1, "two": 2, "many": 5, "not drawn": 3})
+    assert Counter(as_they_stand(["one", "two", "many"], copies, seed=0)) == {"one": 1, "two": 2, "many": 5}
+
+
+def test_the_counted_work_is_what_torch_counts_of_a_full_model() -> None:
+    sizes = {"num_hidden_layers": 3, "hidden_size": 32, "intermediate_size": 80, "num_attention_heads": 4}
+    config = transformers.BertConfig(vocab_size=50, attn_implementation="eager", **sizes)
+    model = transformers.BertModel(config, add_pooling_layer=False).eval()
+    lengths, counted = [3, 17, 64], 0
+    for length in lengths:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(input_ids=torch.ones(1, length, dtype=torch.int64))
+        counted += counter.get_total_flops()
+    assert counted_flop(lengths, layers=3, width=32, ffn=80) == counted
+
+
+def measured(contender: str, seconds: list[float], **changes: Any) -> list[Measurement]:
+    figures = {"tokens": 100, "flop": 5e9, "matrix_rate": 1e10} | changes
+    return [Measurement(contender=contender, round=n, seconds=s, **figures) for n, s in enumerate(seconds)]
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    ours, other = measured("headstart", [1, 2, 4]), measured("other", [3, 4, 4])
+    assert times_as_fast(ours, other[::-1]).tolist() == [3, 2, 1]
+    assert [m.share for m in ours] == [0.5, 0.25, 0.125]
+
+
+@pytest.mark.parametrize(
+    ("precision", "difference", "wrong"),
+    [("float32", 1e-6, False), ("float32", 2e-4, True), ("float32", float("inf"), True), ("bfloat16", 1e-2, False)],
+)
+def test_a_fast_wrong_answer_is_shown_as_wrong(precision: str, difference: float, wrong: bool) -> None:
+    rows = [
+        Row(key="headstart", name="headstart", precision="float32", way="", difference=0),
+        Row(key="other", name="other", precision=precision, way="", difference=difference),
+    ]
+    table = markdown(rows, measured("headstart", [1, 1]) + measured("other", [0.5, 0.5]))
+    (line,) = (line for line in table.splitlines() if line.startswith("| other"))
+    assert ("WRONG" in line) == wrong
+    assert "0.50 (0.50 to 0.50) | 0.50" in line
+    assert ("Not in float32" in table) == (precision != "float32")
+
+
+def test_the_update_adds_new_texts_and_copies_among_the_old_rows(vader: list[dict[str, str]]) -> None:
+    old = [[row["text"], row["label"]] for row in vader[:2000]]
+    grown, places = add_rows(old, seed=0)
+    assert [grown[place] for place in places] == old
+    added = [row for place, row in enumerate(grown) if place not in set(places)]
+    known = {text for text, _ in old}
+    assert sum(text in known for text, _ in added) == COPIES
+    assert len({text for text, _ in added} - known) == NEW
