@@ -17,12 +17,13 @@ import numpy.typing as npt
 import torch
 import transformers
 from headstart.cache.hashing import hash_sequences
+from headstart.stages.allocator import freed_memory_kept
 from headstart.stages.batching import compose_batches
-from headstart.stages.devices import choose_precision, default_batch_tokens
+from headstart.stages.devices import choose_precision
 from headstart.stages.encoder import Encoder
 from headstart.stages.encoder_files import find_encoder
 from headstart.stages.features import parse_features
-from headstart.stages.settings import Precision
+from headstart.stages.settings import EncoderPath, Precision
 
 Array = npt.NDArray[np.float32]
 Encode = Callable[[list[str]], Array]
@@ -83,8 +84,10 @@ class Headstart:
         distinct = [sequences[row] for row in first]
         features = np.empty((len(distinct), self._encoder.width), np.float32)
         lengths = np.array([len(sequence) for sequence in distinct], np.int64)
-        for batch in compose_batches(lengths, default_batch_tokens(self._device)):
-            features[batch] = self._encoder.encode([distinct[row] for row in batch])["cls"]
+        padded = self._encoder.path is EncoderPath.PADDED
+        with freed_memory_kept():
+            for batch in compose_batches(lengths, self._encoder.batch_tokens, padded=padded):
+                features[batch] = self._encoder.encode([distinct[row] for row in batch])["cls"]
         return features[inverse.reshape(-1)]
 
 
@@ -108,7 +111,9 @@ class Plain:
         """Sorted by length; batches of a number of tokens, padding included."""
         ids = self.tokenizer(texts, truncation=True, max_length=MAX_LENGTH)["input_ids"]
         features = np.empty((len(texts), self.model.config.hidden_size), np.float32)
-        for batch in compose_batches(np.array([len(sequence) for sequence in ids], np.int64), BATCH_TOKENS):
+        for batch in compose_batches(
+            np.array([len(sequence) for sequence in ids], np.int64), BATCH_TOKENS, padded=True
+        ):
             padded = self.tokenizer.pad({"input_ids": [ids[row] for row in batch]}, return_tensors="pt")
             with torch.no_grad():
                 features[batch] = self.model(**padded).last_hidden_state[:, 0].numpy()
