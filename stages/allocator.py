@@ -28,6 +28,7 @@ def freed_memory_kept() -> Iterator[None]:
         yield
         return
     assert libc is not None
+    libc.malloc_trim(0)  # what was freed before this goes back: it is of other sizes
     if not libc.mallopt(_M_MMAP_THRESHOLD, _NEVER):
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_OF_OLD_GLIBC)
     libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import mmap
+
 import numpy as np
 import numpy.typing as npt
 
 from ..cache.hashing import Hashes, hash_keys
 
 Indices = npt.NDArray[np.int64]
+_Level = tuple[npt.NDArray[np.uint64], Indices]
 _LEVEL_GROWTH = 4
 """How many times larger one level of the index is than the next: more means fewer to search, and more to copy."""
 
@@ -26,16 +29,18 @@ class RowLookup:
     def __init__(self, hashes: Hashes) -> None:
         """``hashes`` (rows, 16) uint8: those of every row that will be entered, in place by then."""
         self._hashes = hashes
-        self._levels: list[tuple[npt.NDArray[np.uint64], Indices]] = []  # the largest first
+        self._levels: list[_Level] = []  # the largest first
 
     def add(self, rows: Indices) -> None:
         """Enter rows, whose hashes are in place."""
         if not len(rows):
             return
-        self._levels.append(_sorted(_keys(self._hashes[rows]), rows))
+        keys = _keys(self._hashes[rows])
+        order = np.argsort(keys, kind="stable")
+        self._levels.append((keys[order], rows[order]))
         while len(self._levels) > 1 and len(self._levels[-2][0]) < _LEVEL_GROWTH * len(self._levels[-1][0]):
             newer, older = self._levels.pop(), self._levels.pop()
-            self._levels.append(_sorted(*(np.concatenate(both) for both in zip(older, newer, strict=True))))
+            self._levels.append(_merged(older, newer))
 
     def find(self, hashes: Hashes) -> Indices:
         """For each hash (n, 16) the row that was entered with it, or -1: (n,) int64."""
@@ -78,6 +83,17 @@ def _keys(hashes: Hashes) -> npt.NDArray[np.uint64]:
     return np.ascontiguousarray(hashes[:, :8]).view("<u8").reshape(-1)
 
 
-def _sorted(keys: npt.NDArray[np.uint64], rows: Indices) -> tuple[npt.NDArray[np.uint64], Indices]:
-    order = np.argsort(keys, kind="stable")
-    return keys[order], rows[order]
+def _merged(older: _Level, newer: _Level) -> _Level:
+    """Both levels as one; of equal keys the older first. Takes no memory but the result's, and a byte an entry.
+
+    Levels are mapped, not allocated: their memory goes back to the system when they are merged, whatever the allocator
+    is told to keep.
+    """
+    places = np.searchsorted(older[0], newer[0], side="right") + np.arange(len(newer[0]))
+    from_older = np.ones(len(older[0]) + len(newer[0]), bool)
+    from_older[places] = False
+    keys = np.frombuffer(mmap.mmap(-1, 8 * len(from_older)), np.uint64)
+    rows = np.frombuffer(mmap.mmap(-1, 8 * len(from_older)), np.int64)
+    keys[from_older], keys[places] = older[0], newer[0]
+    rows[from_older], rows[places] = older[1], newer[1]
+    return keys, rows

@@ -22,8 +22,9 @@ from .columns import bad_rows, read_labels, read_texts
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 COMPRESSIONS = {".gz", ".bz2", ".zst", ".lz4", ".br"}
-_BLOCK_BYTES = 1 << 24
-"""A row must fit in a block; pyarrow refuses a longer one."""
+_BLOCK_BYTES = (1 << 18, 1 << 24)
+"""A CSV row must fit in a block. Arrow holds many blocks in memory, so small ones are tried first, and large ones where
+a row turns out to be longer."""
 _BATCH_ROWS = 8192
 _PEEK_LINES = 1000
 """Lines of a JSON table that are looked at for the names and kinds of its columns."""
@@ -128,7 +129,7 @@ class Table:
         with pa.input_stream(str(file)) as stream:
             yield from pa.json.open_json(
                 stream,
-                pa.json.ReadOptions(block_size=_BLOCK_BYTES),
+                pa.json.ReadOptions(block_size=_BLOCK_BYTES[-1]),
                 pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
             )
 
@@ -155,24 +156,37 @@ class Table:
             return "skip" if self.skip_bad_rows else "error"
 
         options = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=on_invalid)
-        reading = pa.csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES)
-        with pa.csv.open_csv(file, reading, options) as header:
-            self._require_columns(header.schema.names, str(file))
         # Bytes, not strings: Arrow would refuse a whole block for one bad byte, without saying where it is.
         conversion = pa.csv.ConvertOptions(
             column_types={name: pa.binary() for name in self._columns()},
             include_columns=self._columns(),
             strings_can_be_null=False,
         )
-        with pa.csv.open_csv(file, reading, options, conversion) as reader:
-            yield from reader
+        done = 0
+        for block_bytes in _BLOCK_BYTES:
+            reading = pa.csv.ReadOptions(use_threads=False, block_size=block_bytes)
+            skip = done
+            try:
+                with pa.csv.open_csv(file, reading, options) as header:
+                    self._require_columns(header.schema.names, str(file))
+                with pa.csv.open_csv(file, reading, options, conversion) as reader:
+                    for batch in reader:
+                        skipped = min(skip, len(batch))
+                        skip -= skipped
+                        yield batch.slice(skipped)
+                        done += len(batch) - skipped
+                    return
+            except pa.ArrowInvalid as error:
+                if "straddling" not in str(error) or block_bytes == _BLOCK_BYTES[-1]:
+                    raise
 
     def _good_rows(
         self, batches: Iterator[pa.RecordBatch] | Sequence[pa.RecordBatch], where: str, ragged: set[int]
     ) -> Iterator[Rows]:
         """Check each row. Rows in ``ragged`` are in no batch: the numbers of those that are leave them out."""
         last = 0
-        for batch in batches:
+        # A block of a CSV file is one batch, of more rows than should be Python strings at once.
+        for batch in (b.slice(at, _BATCH_ROWS) for b in batches for at in range(0, max(len(b), 1), _BATCH_ROWS)):
             self._require_columns(batch.schema.names, where)
             numbers = list(itertools.islice((n for n in itertools.count(last + 1) if n not in ragged), len(batch)))
             texts = read_texts(batch.column(self.text_column), self.text_column, where, numbers)
@@ -304,5 +318,5 @@ def _explain(file: Path, error: Exception) -> str:
                 except (ValueError, RecursionError) as found:
                     return f"{file}, line {number:,}: not JSON ({found}); it must hold one object a line"
     if "straddling" in reason:
-        return f"{file}: a row is longer than {_BLOCK_BYTES:,} bytes; is a quotation mark left open?"
+        return f"{file}: a row is longer than {_BLOCK_BYTES[-1]:,} bytes; is a quotation mark left open?"
     return f"{file}: {reason}"
