@@ -1,14 +1,10 @@
-"""Products of rows with frozen weights, with what follows them folded in where the machine's library can.
+"""Products of rows with frozen weights: by weights that were laid out once for the library that multiplies.
 
-On a CPU, oneDNN multiplies by weights that were laid out for it once, and adds the bias, the activation or the
-residual while a tile of the result is still in the caches: a pass over memory less for each. The operators are those
-that torch's own compiler (inductor, with freezing) puts in place of a linear layer. Where they are missing, the plain
-ones do the same work.
+The operators are those that torch's own compiler (inductor, with freezing) puts in place of a linear layer. Where they
+are missing, the plain ones do the same work.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch.nn.functional import gelu, linear
@@ -41,16 +37,37 @@ class Product:
         return residual + linear(rows, self._weight, self._bias)
 
 
-class FusedProduct(Product):
-    """The same by oneDNN, on a CPU."""
+class MklProduct(Product):
+    """The same by MKL, in float32 on a CPU: the weight laid out once, where MKL by itself lays it out at every call.
+
+    That layout is for one number of rows; for any other the plain product serves. The weight is held twice.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor, rows: int) -> None:
-        """Lay out the weight for products with about so many rows."""
-        super().__init__(torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows), bias)
-        self._call: Any = torch.ops.mkldnn._linear_pointwise
+        super().__init__(weight, bias)
+        self._rows = rows
+        self._laid_out: Tensor = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        found: Tensor = self._call(rows, self._weight, self._bias, "none", [], "none")
+        found: Tensor = torch.ops.mkl._mkl_linear(rows, self._laid_out, self._weight, self._bias, self._rows)
+        return found
+
+    def gelu(self, rows: Tensor) -> Tensor:
+        found: Tensor = torch.ops.aten.gelu_(self(rows))
+        return found
+
+    def plus(self, rows: Tensor, residual: Tensor) -> Tensor:
+        return self(rows).add_(residual)
+
+
+class OneDnnProduct(Product):
+    """The same by oneDNN, in half precision on a CPU: the weight laid out once."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, rows: int) -> None:
+        super().__init__(torch.ops.mkldnn._reorder_linear_weight(weight, rows), bias)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, "none", [], "none")
         return found
 
     def gelu(self, rows: Tensor) -> Tensor:
@@ -59,18 +76,21 @@ class FusedProduct(Product):
         return found
 
     def plus(self, rows: Tensor, residual: Tensor) -> Tensor:
-        if residual.dtype != rows.dtype:
-            return residual + self(rows)
-        found: Tensor = self._call.binary(rows, residual, self._weight, self._bias, "add")
-        return found
+        return residual + self(rows)
 
 
 def make_product(weight: Tensor, bias: Tensor, *, rows: int) -> Product:
-    """The fastest product there is here, for about so many rows at once."""
-    fused = hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    if weight.device.type == "cpu" and torch.backends.mkldnn.is_available() and fused:  # type: ignore[no-untyped-call]
-        return FusedProduct(weight, bias, rows)
+    """The fastest product there is here, for so many rows at once."""
+    weight = weight.contiguous()
+    if weight.device.type == "cpu" and weight.dtype == torch.float32 and _has("mkl", "_mkl_linear"):
+        return MklProduct(weight, bias, rows)
+    if weight.device.type == "cpu" and _has("mkldnn", "_linear_pointwise"):
+        return OneDnnProduct(weight, bias, rows)
     return Product(weight, bias)
+
+
+def _has(library: str, operator: str) -> bool:
+    return getattr(torch.backends, library).is_available() and hasattr(getattr(torch.ops, library), operator)
 
 
 def padded_rows(rows: int) -> int:
