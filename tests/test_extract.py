@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import headstart
 import numpy as np
 import pytest
+from extracting import datasets, flip_a_byte, interrupted_after, run
 from headstart.cache.errors import (
     DamagedError,
     EncoderError,
@@ -23,66 +23,15 @@ from headstart.cache.errors import (
     StorageError,
     TableError,
 )
-from headstart.cache.layout import read_layout
-from headstart.cache.reader import Cache, open_any, open_cache
+from headstart.cache.reader import open_any
 from headstart.cache.writer import CacheWriter, partial_path
-from headstart.stages import extract as extract_module
 from headstart.stages.encoder import Encoder
 from headstart.stages.extract import extract
-from headstart.stages.progress import Note, Step
+from headstart.stages.progress import Step
 from headstart.stages.settings import ExtractSettings
 from tiny import save_tiny_encoder, tiny_rows
 
-Notes = list[str]
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of 8 rows in windows of 2, so that small tables have several."""
-    monkeypatch.setattr(extract_module, "BLOCK_ROWS", 8)
-    monkeypatch.setattr(extract_module, "WINDOW_BLOCKS", 2)
-
-
-@pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
-    """Every sequence that the encoder is asked for, in order."""
-    sequences: list[list[int]] = []
-    original = Encoder.encode
-
-    def encode(self: Encoder, batch: Any) -> Any:
-        sequences.extend(sequence.tolist() for sequence in batch)
-        return original(self, batch)
-
-    monkeypatch.setattr(Encoder, "encode", encode)
-    monkeypatch.setattr(Encoder, "_check_fit", _uncounted(Encoder._check_fit, sequences))
-    yield sequences
-
-
-def _uncounted(check: Callable[[Encoder], None], sequences: list[list[int]]) -> Callable[[Encoder], None]:
-    def checked(self: Encoder) -> None:
-        check(self)
-        sequences.clear()
-
-    return checked
-
-
-def run(table: Any, out: Path, encoder: Path, **options: Any) -> tuple[Cache, Notes]:
-    notes: Notes = []
-    chosen = {name: options.pop(name) for name in ("labels", "overwrite") if name in options}
-    chosen_settings = ExtractSettings(
-        **{"encoder": str(encoder), "precision": "float32", "batch_tokens": 64, **options}
-    )
-    path = extract(
-        table, out, chosen_settings, report=lambda e: notes.append(e.text) if isinstance(e, Note) else None, **chosen
-    )
-    return open_cache(path), notes
-
-
-def datasets(path: Path) -> dict[str, bytes]:
-    """The bytes of every dataset but the record, which tells times."""
-    content = path.read_bytes()
-    spans = read_layout(path)[1]
-    return {n: content[s.offset : s.offset + s.nbytes] for n, s in spans.items() if "record" not in n}
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 def test_rows_come_out_in_the_order_of_the_table(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
@@ -132,23 +81,6 @@ def test_an_interrupted_run_is_carried_on_to_the_same_bytes(
     assert datasets(tmp_path / "c.h5") == datasets(tmp_path / "whole.h5")
 
 
-@contextlib.contextmanager
-def interrupted_after(batches: int) -> Iterator[None]:
-    """Press Ctrl-C in the middle of the encoder's pass."""
-    original, left = Encoder.encode, batches
-
-    def encode(self: Encoder, batch: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-        return original(self, batch)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Encoder, "encode", encode)
-        yield
-
-
 def test_a_lost_block_in_the_middle_of_a_window_is_made_again_to_the_same_bytes(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]
 ) -> None:
@@ -157,11 +89,8 @@ def test_a_lost_block_in_the_middle_of_a_window_is_made_again_to_the_same_bytes(
     run(table, tmp_path / "c.h5", tiny)
     partial = partial_path(tmp_path / "c.h5")
     (tmp_path / "c.h5").rename(partial)
-    span = read_layout(partial)[1]["features/cls"]
-    content = bytearray(partial.read_bytes())
     for row in (9, 41):  # torn rows in the second and the sixth of eight blocks
-        content[span.offset + row * 32 * 4] ^= 1
-    partial.write_bytes(content)
+        flip_a_byte(partial, "features/cls", row)
     cache, _ = run(table, tmp_path / "c.h5", tiny)
     assert cache.record["kept_blocks"] == 6
     assert datasets(tmp_path / "c.h5") == datasets(tmp_path / "whole.h5")
@@ -531,10 +460,8 @@ def test_a_damaged_cache_is_replaced_where_told(tiny: Path, tmp_path: Path, writ
 def test_a_damaged_cache_is_not_relabelled(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
     rows = tiny_rows(20)
     run(write_csv(rows), tmp_path / "c.h5", tiny)
-    span = read_layout(tmp_path / "c.h5")[1]["features/cls"]
-    content = bytearray((tmp_path / "c.h5").read_bytes())
-    content[span.offset] ^= 1
-    (tmp_path / "c.h5").write_bytes(content)
+    flip_a_byte(tmp_path / "c.h5", "features/cls", 0)
+    content = (tmp_path / "c.h5").read_bytes()
     with pytest.raises(DamagedError, match="1 blocks are damaged"):
         run(write_csv([(text, "z") for text, _ in rows]), tmp_path / "c.h5", tiny)
     assert (tmp_path / "c.h5").read_bytes() == content
