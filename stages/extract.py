@@ -263,6 +263,7 @@ class _Extraction:
             precision=self._precision[0],
             prefix=settings.prefix,
             max_length=settings.max_length,
+            pairs=settings.text_pair_column is not None,
             batch_tokens=settings.batch_tokens,
         )
 
