@@ -38,7 +38,8 @@ def test_one_item_is_made_while_the_last_is_worked_on_and_no_more() -> None:
             yield number
 
     for item in ahead(items()):
-        while len(made) < min(item + 2, 5):  # the next one is made without being asked for
+        deadline = time.monotonic() + 10
+        while len(made) < min(item + 2, 5) and time.monotonic() < deadline:  # made without being asked for
             time.sleep(0.001)
         time.sleep(0.005)
         assert len(made) == min(item + 2, 5)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,8 +29,10 @@ from headstart.cache.reader import open_any
 from headstart.cache.writer import CacheWriter, partial_path
 from headstart.stages.encoder import Encoder
 from headstart.stages.extract import extract
+from headstart.stages.predict import predict
 from headstart.stages.progress import Step
-from headstart.stages.settings import ExtractSettings
+from headstart.stages.settings import ExtractSettings, TrainSettings
+from headstart.stages.train_head import train_head
 from tiny import save_tiny_encoder, tiny_rows
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
@@ -79,6 +83,27 @@ def test_an_interrupted_run_is_carried_on_to_the_same_bytes(
     kept = cache.record["kept_blocks"]
     assert (f"{kept} of 8 blocks are done" in "".join(notes)) == (kept > 0)
     assert datasets(tmp_path / "c.h5") == datasets(tmp_path / "whole.h5")
+
+
+def test_ctrl_c_loses_no_finished_window_and_the_next_run_does_not_tokenize_it(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 16 rows each; 112 tokens in two batches."""
+    table = write_csv([(f"good film {number:03}", "x") for number in range(60)])
+    with interrupted_after(5), pytest.raises(KeyboardInterrupt):
+        run(table, tmp_path / "c.h5", tiny)
+    partial = open_any(partial_path(tmp_path / "c.h5"))
+    assert partial.whole_blocks().tolist() == [True] * 4 + [False] * 4
+    tokenized: list[str] = []
+    original = Encoder.tokenize
+
+    def tokenize(self: Encoder, texts: Any, pairs: Any = None) -> Any:
+        tokenized.extend(texts)
+        return original(self, texts, pairs)
+
+    monkeypatch.setattr(Encoder, "tokenize", tokenize)
+    run(table, tmp_path / "c.h5", tiny)
+    assert tokenized == [f"good film {number:03}" for number in range(32, 60)]
 
 
 def test_a_lost_block_in_the_middle_of_a_window_is_made_again_to_the_same_bytes(
@@ -283,6 +308,57 @@ def test_a_table_that_changes_under_the_encoder_is_refused(
     with pytest.raises(TableError, match="changed while it was read"):
         run(table, tmp_path / "c.h5", tiny)
     assert not (tmp_path / "c.h5").exists()
+
+
+def test_a_table_that_changes_while_it_is_encoded_is_refused(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the thread that reads ahead; the windows before it are kept."""
+    table, original = write_csv(tiny_rows(200)), Encoder.encode
+
+    def encode(self: Encoder, batch: Any) -> Any:
+        os.utime(table, ns=(1, 1))
+        return original(self, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(TableError, match="changed while it was read"):
+        patch.setattr(Encoder, "encode", encode)
+        run(table, tmp_path / "c.h5", tiny)
+    assert not (tmp_path / "c.h5").exists()
+    assert run(table, tmp_path / "c.h5", tiny)[0].record["kept_blocks"] > 0
+
+
+def test_a_text_of_no_tokens_is_named(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
+    """By an encoder whose tokenizer adds no special tokens; in the last window, by the thread that reads ahead."""
+    folder = tmp_path / "bare"
+    shutil.copytree(tiny, folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**tokenizer, "post_processor": None}))
+    rows = [*tiny_rows(40), ("\u200b", "class0")]
+    with pytest.raises(EncoderError, match=r"table.csv, row 41: the encoder's tokenizer makes no tokens of this text"):
+        run(write_csv(rows), tmp_path / "c.h5", folder)
+    run(write_csv(rows[:40]), tmp_path / "d.h5", folder)
+    head = train_head(tmp_path / "d.h5", tmp_path / "run", TrainSettings(epochs=1))
+    with pytest.raises(EncoderError, match="text 2: the encoder's tokenizer makes no tokens of it"):
+        predict(head, ["good film", "\u200b"])
+
+
+def test_a_disk_that_fails_is_told_by_the_thread_that_writes(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, original = write_csv(tiny_rows(60)), CacheWriter.write_block
+
+    def write_block(self: CacheWriter, block: int, **arrays: Any) -> None:
+        if block == 3:
+            raise StorageError("cannot write: No space left on device")
+        original(self, block, **arrays)
+
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left"):
+        patch.setattr(CacheWriter, "write_block", write_block)
+        run(table, tmp_path / "c.h5", tiny)
+    assert not (tmp_path / "c.h5").exists()
+    run(table, tmp_path / "c.h5", tiny)
+    run(table, tmp_path / "whole.h5", tiny)
+    assert datasets(tmp_path / "c.h5") == datasets(tmp_path / "whole.h5")
 
 
 @pytest.mark.parametrize(("value", "storage"), [(np.nan, "float32"), (np.inf, "float32"), (1e5, "float16")])
