@@ -24,7 +24,7 @@ class Identity:
     config_sha256: str
     tokenizer_sha256: str
     prefix: str
-    """Text put before every text."""
+    """Text put before every text; of a pair, before the first."""
     pairs: bool
     """Whether a row is a pair of texts, read as one sequence of two segments."""
     max_length: int

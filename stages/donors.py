@@ -64,8 +64,8 @@ class Donors:
         return _find(self._by_tokens, token_hashes)
 
 
-def require_same(cache: Cache, identity: Identity, storage: str) -> None:
-    """Refuse a cache whose rows are not those that would be encoded here.
+def require_same(cache: Cache, identity: Identity, storage: str, *, advice: str) -> None:
+    """Refuse a cache whose rows are not those that would be encoded here, with advice on what to do about it.
 
     Raises:
         IdentityError: it is of something else, lacks a feature, or stores less exactly.
@@ -78,9 +78,7 @@ def require_same(cache: Cache, identity: Identity, storage: str) -> None:
     if cache.layout.storage not in (storage, "float32"):
         found.append(f"storage ({cache.path}: {cache.layout.storage}, this run: {storage})")
     if found:
-        raise IdentityError(
-            f"{cache.path} cannot be reused here: they differ in {'; '.join(found)}; leave it out, or extract it again"
-        )
+        raise IdentityError(f"{cache.path} cannot be reused here: they differ in {'; '.join(found)}; {advice}")
 
 
 def _find(lookups: Sequence[RowLookup], hashes: Hashes) -> Places:

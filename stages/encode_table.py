@@ -181,8 +181,10 @@ class _Pass:
         features = self._encoded(window, own[~window.donated.found[own]], needed)
         for name, values in features.items():
             for number, donor in enumerate(self.donors.caches):
-                given = window.donated.donors == number
-                values[given] = donor.features(name)[window.donated.rows[given]]
+                given = np.flatnonzero(window.donated.donors == number)
+                if len(given):
+                    values[given] = donor.features(name)[window.donated.rows[given]]
+                    _require_storable(name, values[given], given, window.rows, self.layout.storage)
             values[~in_file] = values[sources[~in_file] - place.start]
             values[in_file] = self.cache.features(name)[sources[in_file]]
         for block in missing_blocks:

@@ -46,9 +46,20 @@ class Encoder:
         precision: Precision,
         prefix: str,
         max_length: int,
+        pairs: bool = False,
         batch_tokens: int | None = None,
     ) -> None:
-        """Load the tokenizer and the weights; ``batch_tokens`` says how large batches are going to be.
+        """Load the tokenizer and the weights.
+
+        Args:
+            files: The encoder's.
+            features: What to take.
+            device: Where to compute.
+            precision: What to compute in.
+            prefix: Text put before every text; of a pair, before the first.
+            max_length: Longest token sequence, special tokens included.
+            pairs: Whether pairs of texts will be read, which take more special tokens.
+            batch_tokens: How large batches are going to be; None for what suits the device.
 
         Raises:
             EncoderError: the files are damaged, do not fit each other, or are not an encoder's.
@@ -61,7 +72,7 @@ class Encoder:
             self._model = _load_model(files, features)
         self._model.to(device)
         self.width = int(self._model.config.hidden_size)
-        self._check_fit()
+        self._check_fit(pairs)
         names = self._tokenizer.model_input_names
         self._segments = "token_type_ids" in names and getattr(self._model.config, "type_vocab_size", 0) > 1
         self.batch_tokens = batch_tokens or default_batch_tokens(device)
@@ -169,7 +180,7 @@ class Encoder:
         agree = [torch.allclose(ours[n].float(), theirs[n].float(), rtol=tolerance, atol=tolerance) for n in theirs]
         return packed if all(agree) else None
 
-    def _check_fit(self) -> None:
+    def _check_fit(self, pairs: bool) -> None:
         """Refuse what would give features that are wrong, or none."""
         tokens = self._model.get_input_embeddings().num_embeddings
         if len(self._tokenizer) > tokens:
@@ -178,7 +189,7 @@ class Encoder:
                 "they do not belong together"
             )
         positions = min(_positions(self._model), self._tokenizer.model_max_length)
-        special = self._tokenizer.num_special_tokens_to_add()
+        special = self._tokenizer.num_special_tokens_to_add(pair=pairs)
         if self.max_length > positions:
             raise SettingsError(
                 f"max_length is {self.max_length}; encoder {self._name} reads at most {positions} tokens"

@@ -27,7 +27,7 @@ from .progress import Report, Step, silent
 from .settings import ExtractSettings
 from .survey import survey_table
 from .table import open_table
-from .wanted import Wanted, earlier_path
+from .wanted import Wanted, earlier_paths, remove_earlier
 
 BLOCK_ROWS = 1024
 """Rows that share a checksum: what is encoded again where one byte is lost."""
@@ -166,13 +166,21 @@ class _Extraction:
             "device": self._device.type,
             "path": self._encoder.path.value,
         }
+        donors = self._donors(out, update, reuse)  # refused, where they are of no use, before anything is written
         kept = wanted.prepare_partial(self._encoder.width, plan, overwrite=overwrite, update=update, report=report)
         del wanted  # and with it the only other hold on the survey's arrays
         survey = survey.in_file(open_any(partial_path(out)))
-        donors = Donors(self._donors(out, update, reuse), report)
+        donors += self._earlier(out)
         with CacheWriter(partial_path(out)) as writer, freed_memory_kept():
             counts = encode_table(
-                source, survey, self._encoder, writer, donors=donors, kept=kept, plan=plan, report=report
+                source,
+                survey,
+                self._encoder,
+                writer,
+                donors=Donors(donors, report),
+                kept=kept,
+                plan=plan,
+                report=report,
             )
             record = {
                 "headstart": version("headstart"),
@@ -195,18 +203,25 @@ class _Extraction:
                 "versions": VERSIONS,
             }
             writer.finish(record, out)
-        earlier_path(out).unlink(missing_ok=True)
+        remove_earlier(out)
         return out
 
     def _donors(self, out: Path, update: bool, reuse: Sequence[str | Path]) -> list[Cache]:
-        """The caches to take rows from: the one that is replaced, unfinished work on earlier rows, and others."""
+        """The finished caches to take rows from: the one that is replaced, and others."""
         caches = [open_cache(path) for path in reuse if Path(path).resolve() != out.resolve()]
         if update and out.exists():
             caches.insert(0, open_cache(out))
-        if earlier_path(out).exists():
-            caches.append(open_any(earlier_path(out)))
         for cache in caches:
-            require_same(cache, self._identity, self._settings.storage.value)
+            require_same(
+                cache, self._identity, self._settings.storage.value, advice="leave it out, or extract it again"
+            )
+        return caches
+
+    def _earlier(self, out: Path) -> list[Cache]:
+        """Unfinished work on earlier rows, to take rows from as well."""
+        caches = [open_any(path) for path in earlier_paths(out)]
+        for cache in caches:
+            require_same(cache, self._identity, self._settings.storage.value, advice="remove it, or --overwrite")
         return caches
 
     @functools.cached_property
@@ -248,6 +263,7 @@ class _Extraction:
             precision=self._precision[0],
             prefix=settings.prefix,
             max_length=settings.max_length,
+            pairs=settings.text_pair_column is not None,
             batch_tokens=settings.batch_tokens,
         )
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.errors import IdentityError, OutputExistsError, SettingsError, TableError
+from ..cache.errors import EncoderError, IdentityError, OutputExistsError, SettingsError, TableError
 from ..cache.identity import differences
 from ..cache.layout import storage_errors
 from .batching import compose_batches
@@ -69,18 +69,22 @@ def predict(
 
     Raises:
         IdentityError: the encoder is not the one that the head was trained on.
-        EncoderError: it cannot be found or read.
+        EncoderError: it cannot be found or read, or its tokenizer makes no tokens of a text.
+        SettingsError: the head was trained on pairs and there are none, or the other way round.
         TableError: a text is blank.
     """
     head = load_head(run)
     if head.identity.pairs != (pairs is not None):
         wanted = "pairs of texts: give a table with --text-pair-column" if pairs is None else "single texts"
         raise SettingsError(f"{run} was trained on {wanted}")
-    for number, text in [*enumerate(texts, 1), *enumerate(pairs or (), 1)]:
-        if not text.strip():
-            raise TableError(f"text {number} is blank; give it some words")
-        if not is_utf8(text):
-            raise TableError(f"text {number} is not UTF-8; mend it, or the terminal's encoding")
+    if pairs is not None and len(pairs) != len(texts):
+        raise SettingsError(f"there are {len(texts):,} texts and {len(pairs):,} second texts; give one for each")
+    for what, values in (("text", texts), ("second text", pairs or ())):
+        for number, text in enumerate(values, 1):
+            if not text.strip():
+                raise TableError(f"{what} {number} is blank; give it some words")
+            if not is_utf8(text):
+                raise TableError(f"{what} {number} is not UTF-8; mend it, or the terminal's encoding")
     files = _find(Path(run), encoder, allow_pickled_weights)
     _require_same(head, files, Path(run))
     chosen = choose_device(device)
@@ -92,8 +96,11 @@ def predict(
         precision=Precision(head.identity.precision),
         prefix=head.identity.prefix,
         max_length=head.identity.max_length,
+        pairs=head.identity.pairs,
     )
     sequences, _ = loaded.tokenize(texts, pairs)
+    if empty := [number for number, sequence in enumerate(sequences, 1) if not len(sequence)]:
+        raise EncoderError(f"text {empty[0]}: the encoder's tokenizer makes no tokens of it; mend it")
     features = np.empty((len(texts), loaded.width), np.float32)
     (name,) = head.identity.features
     lengths, done = np.array([len(s) for s in sequences], np.int64), 0
@@ -122,8 +129,8 @@ def predict_table(
     Args:
         run: The run folder.
         table: A table as for `extract`; only its texts are read.
-        out: The file to write; its name says of which kind. Columns: ``text``, ``label`` and one
-            ``probability_NAME`` for each class.
+        out: The file to write; its name says of which kind. Columns: ``text``, of pairs ``text_pair``, ``label`` and
+            one ``probability_NAME`` for each class.
         text_column: Column of the texts.
         text_pair_column: Column of the second texts, where the head was trained on pairs.
         overwrite: Replace the file at ``out``.

@@ -54,7 +54,7 @@ class ExtractSettings:
             texts.
         label_column: Column of the labels; None for a table without.
         features: Which features to take: ``cls``, ``mean``, ``max``, ``pooler``, ``layer6.cls``, ``layer*.cls``.
-        prefix: Text put before every text, where the encoder was trained with one.
+        prefix: Text put before every text (of a pair, before the first), where the encoder was trained with one.
         max_length: Longest token sequence, special tokens included; longer ones are cut.
         precision: What the encoder computes in.
         storage: How features are stored.

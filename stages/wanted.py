@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -98,13 +99,15 @@ class Wanted:
             width: Columns of each feature.
             plan: How rows are batched: with the table and the identity, this decides every bit of the features.
             overwrite: Throw away unfinished work on something else.
-            update: Put unfinished work on other rows aside, under `earlier_path`, to take rows from.
+            update: Put unfinished work on other rows aside, as one of the `earlier_paths`, to take rows from.
             report: Where notes go.
 
         Raises:
             OutputExistsError: an unfinished cache is there, and is of something else.
         """
         partial = partial_path(self.out)
+        if overwrite:
+            remove_earlier(self.out)
         if partial.exists():
             kept = self._kept_of_partial(partial, plan, overwrite, update, report)
             if kept is not None:
@@ -145,7 +148,8 @@ class Wanted:
         if other and not kept:
             other_rows = ["every row that it holds"]
         if other_rows and update and not found and not overwrite:
-            partial.replace(earlier_path(self.out))
+            if cache.block_checksums.any():
+                partial.replace(_earlier_path(self.out, len(earlier_paths(self.out)) + 1))
             return None
         found += other_rows
         if found and overwrite:
@@ -187,9 +191,23 @@ def relabelled_path(path: Path) -> Path:
     return path.with_name(path.name + ".relabelled")
 
 
-def earlier_path(path: Path) -> Path:
-    """The name of unfinished work on earlier rows, whose features are taken over into this one."""
-    return path.with_name(path.name + ".earlier")
+def earlier_paths(path: Path) -> list[Path]:
+    """The unfinished work on earlier rows that there is, the oldest first: its features are taken over into this one.
+
+    There are several where the table changed more than once before an update was through.
+    """
+    numbered = (_earlier_path(path, number) for number in itertools.count(1))
+    return list(itertools.takewhile(Path.exists, numbered))
+
+
+def remove_earlier(path: Path) -> None:
+    """Remove it all, the newest first, so that a crash leaves no gap in the numbers."""
+    for earlier in reversed(earlier_paths(path)):
+        earlier.unlink()
+
+
+def _earlier_path(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.earlier{number}")
 
 
 def _equal(ours: npt.NDArray[np.int64] | None, theirs: npt.NDArray[np.int64] | None) -> bool:

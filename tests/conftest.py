@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +50,28 @@ def write_csv(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 8 rows in windows of 2, so that small tables have several."""
+    from headstart.stages import extract
+
+    monkeypatch.setattr(extract, "BLOCK_ROWS", 8)
+    monkeypatch.setattr(extract, "WINDOW_BLOCKS", 2)
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
+    """Every sequence that the encoder is asked for, in order; its own trials when it is loaded are not counted."""
+    from headstart.stages.encoder import Encoder
+
+    sequences: list[list[int]] = []
+    original = Encoder.encode
+
+    def encode(self: Encoder, batch: Any) -> Any:
+        sequences.extend(sequence.tolist() for sequence in batch)
+        return original(self, batch)
+
+    monkeypatch.setattr(Encoder, "encode", encode)
+    yield sequences

@@ -43,3 +43,23 @@ def test_hashes_that_share_eight_bytes_are_not_taken_for_each_other() -> None:
     assert first_rows.add(slice(0, 2)).tolist() == [0, 1]
     later = first_rows.add(slice(2, 4)).tolist()
     assert all((hashes[row] == hashes[source]).all() for row, source in zip((2, 3), later, strict=True))
+
+
+@given(st.lists(st.integers(1, 60), max_size=80), st.integers(1, 200))
+def test_a_packed_batch_is_filled_as_far_as_what_is_to_come_can_fill_it(lengths: list[int], budget: int) -> None:
+    batches = compose_batches(np.array(lengths, np.int64), budget, padded=False)
+    for number, batch in enumerate(batches):
+        room = budget - sum(lengths[i] for i in batch)
+        assert all(lengths[i] > room for later in batches[number + 1 :] for i in later)
+
+
+def test_nearly_all_packed_batches_are_full() -> None:
+    lengths = np.random.default_rng(0).integers(3, 128, 4096)
+    batches = compose_batches(lengths, 2048, padded=False)
+    assert sum(int(lengths[batch].sum()) == 2048 for batch in batches) >= 0.95 * (len(batches) - 1)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.booleans())
+def test_batches_depend_on_their_arguments_alone(lengths: list[int], padded: bool) -> None:
+    once, again = (compose_batches(np.array(lengths, np.int64), 64, padded=padded) for _ in range(2))
+    assert [batch.tolist() for batch in once] == [batch.tolist() for batch in again]

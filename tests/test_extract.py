@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import headstart
 import numpy as np
 import pytest
+from extracting import datasets, flip_a_byte, interrupted_after, run
 from headstart.cache.errors import (
     DamagedError,
     EncoderError,
@@ -23,66 +25,17 @@ from headstart.cache.errors import (
     StorageError,
     TableError,
 )
-from headstart.cache.layout import read_layout
-from headstart.cache.reader import Cache, open_any, open_cache
+from headstart.cache.reader import open_any
 from headstart.cache.writer import CacheWriter, partial_path
-from headstart.stages import extract as extract_module
 from headstart.stages.encoder import Encoder
 from headstart.stages.extract import extract
-from headstart.stages.progress import Note, Step
-from headstart.stages.settings import ExtractSettings
+from headstart.stages.predict import predict
+from headstart.stages.progress import Step
+from headstart.stages.settings import ExtractSettings, TrainSettings
+from headstart.stages.train_head import train_head
 from tiny import save_tiny_encoder, tiny_rows
 
-Notes = list[str]
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of 8 rows in windows of 2, so that small tables have several."""
-    monkeypatch.setattr(extract_module, "BLOCK_ROWS", 8)
-    monkeypatch.setattr(extract_module, "WINDOW_BLOCKS", 2)
-
-
-@pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
-    """Every sequence that the encoder is asked for, in order."""
-    sequences: list[list[int]] = []
-    original = Encoder.encode
-
-    def encode(self: Encoder, batch: Any) -> Any:
-        sequences.extend(sequence.tolist() for sequence in batch)
-        return original(self, batch)
-
-    monkeypatch.setattr(Encoder, "encode", encode)
-    monkeypatch.setattr(Encoder, "_check_fit", _uncounted(Encoder._check_fit, sequences))
-    yield sequences
-
-
-def _uncounted(check: Callable[[Encoder], None], sequences: list[list[int]]) -> Callable[[Encoder], None]:
-    def checked(self: Encoder) -> None:
-        check(self)
-        sequences.clear()
-
-    return checked
-
-
-def run(table: Any, out: Path, encoder: Path, **options: Any) -> tuple[Cache, Notes]:
-    notes: Notes = []
-    chosen = {name: options.pop(name) for name in ("labels", "overwrite") if name in options}
-    chosen_settings = ExtractSettings(
-        **{"encoder": str(encoder), "precision": "float32", "batch_tokens": 64, **options}
-    )
-    path = extract(
-        table, out, chosen_settings, report=lambda e: notes.append(e.text) if isinstance(e, Note) else None, **chosen
-    )
-    return open_cache(path), notes
-
-
-def datasets(path: Path) -> dict[str, bytes]:
-    """The bytes of every dataset but the record, which tells times."""
-    content = path.read_bytes()
-    spans = read_layout(path)[1]
-    return {n: content[s.offset : s.offset + s.nbytes] for n, s in spans.items() if "record" not in n}
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 def test_rows_come_out_in_the_order_of_the_table(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
@@ -132,21 +85,25 @@ def test_an_interrupted_run_is_carried_on_to_the_same_bytes(
     assert datasets(tmp_path / "c.h5") == datasets(tmp_path / "whole.h5")
 
 
-@contextlib.contextmanager
-def interrupted_after(batches: int) -> Iterator[None]:
-    """Press Ctrl-C in the middle of the encoder's pass."""
-    original, left = Encoder.encode, batches
+def test_ctrl_c_loses_no_finished_window_and_the_next_run_does_not_tokenize_it(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 16 rows each; 112 tokens in two batches."""
+    table = write_csv([(f"good film {number:03}", "x") for number in range(60)])
+    with interrupted_after(5), pytest.raises(KeyboardInterrupt):
+        run(table, tmp_path / "c.h5", tiny)
+    partial = open_any(partial_path(tmp_path / "c.h5"))
+    assert partial.whole_blocks().tolist() == [True] * 4 + [False] * 4
+    tokenized: list[str] = []
+    original = Encoder.tokenize
 
-    def encode(self: Encoder, batch: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-        return original(self, batch)
+    def tokenize(self: Encoder, texts: Any, pairs: Any = None) -> Any:
+        tokenized.extend(texts)
+        return original(self, texts, pairs)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Encoder, "encode", encode)
-        yield
+    monkeypatch.setattr(Encoder, "tokenize", tokenize)
+    run(table, tmp_path / "c.h5", tiny)
+    assert tokenized == [f"good film {number:03}" for number in range(32, 60)]
 
 
 def test_a_lost_block_in_the_middle_of_a_window_is_made_again_to_the_same_bytes(
@@ -157,11 +114,8 @@ def test_a_lost_block_in_the_middle_of_a_window_is_made_again_to_the_same_bytes(
     run(table, tmp_path / "c.h5", tiny)
     partial = partial_path(tmp_path / "c.h5")
     (tmp_path / "c.h5").rename(partial)
-    span = read_layout(partial)[1]["features/cls"]
-    content = bytearray(partial.read_bytes())
     for row in (9, 41):  # torn rows in the second and the sixth of eight blocks
-        content[span.offset + row * 32 * 4] ^= 1
-    partial.write_bytes(content)
+        flip_a_byte(partial, "features/cls", row)
     cache, _ = run(table, tmp_path / "c.h5", tiny)
     assert cache.record["kept_blocks"] == 6
     assert datasets(tmp_path / "c.h5") == datasets(tmp_path / "whole.h5")
@@ -356,6 +310,57 @@ def test_a_table_that_changes_under_the_encoder_is_refused(
     assert not (tmp_path / "c.h5").exists()
 
 
+def test_a_table_that_changes_while_it_is_encoded_is_refused(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the thread that reads ahead; the windows before it are kept."""
+    table, original = write_csv(tiny_rows(200)), Encoder.encode
+
+    def encode(self: Encoder, batch: Any) -> Any:
+        os.utime(table, ns=(1, 1))
+        return original(self, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(TableError, match="changed while it was read"):
+        patch.setattr(Encoder, "encode", encode)
+        run(table, tmp_path / "c.h5", tiny)
+    assert not (tmp_path / "c.h5").exists()
+    assert run(table, tmp_path / "c.h5", tiny)[0].record["kept_blocks"] > 0
+
+
+def test_a_text_of_no_tokens_is_named(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
+    """By an encoder whose tokenizer adds no special tokens; in the last window, by the thread that reads ahead."""
+    folder = tmp_path / "bare"
+    shutil.copytree(tiny, folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**tokenizer, "post_processor": None}))
+    rows = [*tiny_rows(40), ("\u200b", "class0")]
+    with pytest.raises(EncoderError, match=r"table.csv, row 41: the encoder's tokenizer makes no tokens of this text"):
+        run(write_csv(rows), tmp_path / "c.h5", folder)
+    run(write_csv(rows[:40]), tmp_path / "d.h5", folder)
+    head = train_head(tmp_path / "d.h5", tmp_path / "run", TrainSettings(epochs=1))
+    with pytest.raises(EncoderError, match="text 2: the encoder's tokenizer makes no tokens of it"):
+        predict(head, ["good film", "\u200b"])
+
+
+def test_a_disk_that_fails_is_told_by_the_thread_that_writes(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, original = write_csv(tiny_rows(60)), CacheWriter.write_block
+
+    def write_block(self: CacheWriter, block: int, **arrays: Any) -> None:
+        if block == 3:
+            raise StorageError("cannot write: No space left on device")
+        original(self, block, **arrays)
+
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left"):
+        patch.setattr(CacheWriter, "write_block", write_block)
+        run(table, tmp_path / "c.h5", tiny)
+    assert not (tmp_path / "c.h5").exists()
+    run(table, tmp_path / "c.h5", tiny)
+    run(table, tmp_path / "whole.h5", tiny)
+    assert datasets(tmp_path / "c.h5") == datasets(tmp_path / "whole.h5")
+
+
 @pytest.mark.parametrize(("value", "storage"), [(np.nan, "float32"), (np.inf, "float32"), (1e5, "float16")])
 def test_a_feature_that_cannot_be_kept_names_its_row(
     tiny: Path,
@@ -531,10 +536,8 @@ def test_a_damaged_cache_is_replaced_where_told(tiny: Path, tmp_path: Path, writ
 def test_a_damaged_cache_is_not_relabelled(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
     rows = tiny_rows(20)
     run(write_csv(rows), tmp_path / "c.h5", tiny)
-    span = read_layout(tmp_path / "c.h5")[1]["features/cls"]
-    content = bytearray((tmp_path / "c.h5").read_bytes())
-    content[span.offset] ^= 1
-    (tmp_path / "c.h5").write_bytes(content)
+    flip_a_byte(tmp_path / "c.h5", "features/cls", 0)
+    content = (tmp_path / "c.h5").read_bytes()
     with pytest.raises(DamagedError, match="1 blocks are damaged"):
         run(write_csv([(text, "z") for text, _ in rows]), tmp_path / "c.h5", tiny)
     assert (tmp_path / "c.h5").read_bytes() == content

@@ -102,6 +102,69 @@ def test_every_feature_is_what_its_name_says() -> None:
         torch.testing.assert_close(ours[feature.name], theirs, atol=1e-5, rtol=0, msg=feature.name)
 
 
+@pytest.mark.parametrize("name", ["BERT", "BERT of one layer", "ELECTRA", "ELECTRA, projected"])
+def test_segments_are_read(name: str) -> None:
+    """Token ids with the segment of each, as of a pair of texts."""
+    model, names = made(FAMILY[name]), ["cls", "mean"]
+    pairs = [np.stack([ids, np.arange(len(ids)) > len(ids) // 3], 1) for ids in sequences([40, 40, 17, 3, 1])]
+    with torch.inference_mode():
+        ours = packed(model, parse_features(names, None))([pair.astype(np.int32) for pair in pairs])
+        states = []
+        for pair in pairs:
+            ids, segments = torch.from_numpy(pair).long().T[:, None]
+            states.append(model(input_ids=ids, token_type_ids=segments).last_hidden_state)
+        one_segment = packed(model, CLS)([pair[:, 0] for pair in pairs])["cls"]
+    torch.testing.assert_close(ours["cls"], torch.cat([s[:, 0] for s in states]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours["mean"], torch.cat([s.mean(1) for s in states]), atol=1e-5, rtol=0)
+    assert abs(ours["cls"] - one_segment).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize(
+    "names", [["layer1.cls"], ["layer1.mean"], ["layer1.cls", "layer1.max"], ["layer1.cls", "layer2.mean"]]
+)
+def test_no_layer_above_the_last_one_asked_for_is_run(name: str, names: list[str]) -> None:
+    """Those above would make everything NaN."""
+    model, layers = made(FAMILY[name]), 1 if "one layer" in name else 3
+    names = [n for n in names if int(n[5]) <= layers]
+    features, batch = parse_features(names, layers), sequences([30, 30, 12, 3])
+    with torch.inference_mode():
+        outputs = [model(input_ids=torch.from_numpy(s).long()[None], output_hidden_states=True) for s in batch]
+    with torch.no_grad():
+        transformer = model.transformer if "Distil" in name else model.encoder
+        for layer in transformer.layer[max(f.layer or 0 for f in features) :]:
+            for parameter in layer.parameters():
+                parameter.fill_(torch.nan)
+        ours = packed(model, features)(batch)
+    pools = {"cls": lambda h: h[:, 0], "mean": lambda h: h.mean(1), "max": lambda h: h.amax(1)}
+    assert sorted(ours) == sorted(names)
+    for feature in features:
+        theirs = torch.cat([pools[feature.pooling](o.hidden_states[feature.layer or 0]) for o in outputs])
+        torch.testing.assert_close(ours[feature.name], theirs, atol=1e-5, rtol=0, msg=feature.name)
+
+
+@pytest.mark.parametrize("names", [["cls"], ["pooler"], ["mean"], ["cls", "max", "pooler"], ["layer2.mean", "cls"]])
+def test_rows_of_no_sequence_reach_no_feature(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are rounded up for the products; what stands in the rows that were added is nobody's."""
+    model, features = made(FAMILY["BERT"]), parse_features(names, 3)
+    batch = sequences([41, 41, 41, 22, 3])  # 148 tokens, of 192 rows
+    original = PackedEncoder._embedded
+
+    def poisoned(self: PackedEncoder, *arguments: Any) -> torch.Tensor:
+        rows = original(self, *arguments)
+        assert len(rows) == 192
+        rows[148:] = torch.nan
+        return rows
+
+    with torch.inference_mode():
+        clean = packed(model, features)(batch)
+        monkeypatch.setattr(PackedEncoder, "_embedded", poisoned)
+        found = packed(model, features)(batch)
+    for name in names:
+        assert clean[name].shape == (5, 48)
+        torch.testing.assert_close(found[name], clean[name], atol=0, rtol=0, msg=name)
+
+
 def test_names_of_features_are_read() -> None:
     assert [f.name for f in parse_features(["mean", "layer*.cls", "cls", "mean"], 2)] == [
         "cls",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 WORDS = "the a good bad film phone very not is was it works broke love hate fine plot screen day".split()  # noqa: SIM905
+SEGMENTED = ("bert", "electra")
+"""The kinds that tell the two texts of a pair apart."""
 
 
 def save_tiny_encoder(folder: Path, *, seed: int = 0, kind: str = "bert", **changes: Any) -> Path:
     """Save a tiny random encoder with a tokenizer that knows a few words, letters and digits."""
     import tokenizers
     import torch
-    import transformers
+    import transformers as hf
     from tokenizers import models, normalizers, pre_tokenizers, processors
 
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + [str(d) for d in range(10)]
@@ -23,10 +26,10 @@ def save_tiny_encoder(folder: Path, *, seed: int = 0, kind: str = "bert", **chan
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
     )
-    transformers.PreTrainedTokenizerFast(
+    hf.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         cls_token="[CLS]",
         sep_token="[SEP]",
@@ -34,18 +37,24 @@ def save_tiny_encoder(folder: Path, *, seed: int = 0, kind: str = "bert", **chan
         unk_token="[UNK]",
         mask_token="[MASK]",
         model_max_length=128,
+        model_input_names=["input_ids", "attention_mask", *(["token_type_ids"] if kind in SEGMENTED else [])],
     ).save_pretrained(folder)
-    sizes: dict[str, Any] = {"vocab_size": len(vocabulary), "max_position_embeddings": 128}
+    sizes: dict[str, Any] = {"vocab_size": len(vocabulary), "max_position_embeddings": 128, "pad_token_id": 0}
+    sizes |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, **changes}
+    distilled = {"vocab_size": len(vocabulary), "max_position_embeddings": 128, "dim": 32, "n_layers": 2, "n_heads": 2}
+    made: dict[str, Callable[[], Any]] = {
+        "bert": lambda: hf.BertModel(hf.BertConfig(**sizes)),
+        "electra": lambda: hf.ElectraModel(hf.ElectraConfig(**sizes, embedding_size=16)),
+        "roberta": lambda: hf.RobertaModel(
+            hf.RobertaConfig(**{**sizes, "max_position_embeddings": 129, "type_vocab_size": 1})
+        ),
+        "distilbert": lambda: hf.DistilBertModel(hf.DistilBertConfig(**distilled, hidden_dim=64)),
+        "gpt2": lambda: hf.GPT2Model(
+            hf.GPT2Config(vocab_size=len(vocabulary), n_positions=128, n_embd=32, n_layer=1, n_head=2)
+        ),
+    }
     torch.manual_seed(seed)
-    if kind == "gpt2":
-        config: Any = transformers.GPT2Config(
-            vocab_size=len(vocabulary), n_positions=128, n_embd=32, n_layer=1, n_head=2
-        )
-        transformers.GPT2Model(config).save_pretrained(folder)
-    else:
-        sizes |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-        config = transformers.BertConfig(**{**sizes, **changes})
-        transformers.BertModel(config).save_pretrained(folder)
+    made[kind]().save_pretrained(folder)
     return folder
 
 

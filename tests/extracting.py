@@ -1,0 +1,69 @@
+"""Runs of stage one as the tests make them: quick, interrupted, and told apart byte by byte."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from headstart.cache.layout import read_layout
+from headstart.cache.reader import Cache, open_cache
+from headstart.stages.encoder import Encoder
+from headstart.stages.extract import extract
+from headstart.stages.progress import Note, Step
+from headstart.stages.settings import ExtractSettings
+
+Notes = list[str]
+
+
+def settings(encoder: Path, **options: Any) -> ExtractSettings:
+    """In float32 and in small batches, where the options say nothing else."""
+    return ExtractSettings(**{"encoder": str(encoder), "precision": "float32", "batch_tokens": 64, **options})
+
+
+def noting(notes: Notes) -> Callable[[Note | Step], None]:
+    """A report that keeps the notes."""
+    return lambda event: notes.append(event.text) if isinstance(event, Note) else None
+
+
+def run(table: Any, out: Path, encoder: Path, **options: Any) -> tuple[Cache, Notes]:
+    """Extract, and open what was written; ``options`` are settings, or arguments of `extract`."""
+    notes: Notes = []
+    arguments = ("labels", "update", "reuse", "overwrite")
+    chosen = {name: options.pop(name) for name in arguments if name in options}
+    path = extract(table, out, settings(encoder, **options), report=noting(notes), **chosen)
+    return open_cache(path), notes
+
+
+def datasets(path: Path) -> dict[str, bytes]:
+    """The bytes of every dataset but the record, which tells times."""
+    content = path.read_bytes()
+    spans = read_layout(path)[1]
+    return {n: content[s.offset : s.offset + s.nbytes] for n, s in spans.items() if "record" not in n}
+
+
+def flip_a_byte(path: Path, dataset: str, row: int) -> None:
+    """Damage one row of a dataset, as a failing disk does."""
+    span = read_layout(path)[1][dataset]
+    content = bytearray(path.read_bytes())
+    content[span.offset + row * (span.nbytes // span.shape[0])] ^= 1
+    path.write_bytes(content)
+
+
+@contextlib.contextmanager
+def interrupted_after(batches: int) -> Iterator[None]:
+    """Press Ctrl-C in the middle of the encoder's pass."""
+    original, left = Encoder.encode, batches
+
+    def encode(self: Encoder, batch: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return original(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Encoder, "encode", encode)
+        yield

@@ -1,0 +1,268 @@
+"""Pairs of texts: read as transformers reads them, told apart by both texts, and never mixed with single texts."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import headstart
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+import transformers as hf
+from extracting import datasets, interrupted_after, run
+from headstart.cache.errors import IdentityError, OutputExistsError, SettingsError, TableError
+from headstart.cache.hashing import hash_texts
+from headstart.stages.encoder import Encoder
+from headstart.stages.predict import predict, predict_table
+from headstart.stages.settings import TrainSettings
+from headstart.stages.train_head import train_head
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import SEGMENTED, WORDS, save_tiny_encoder
+
+pytestmark = pytest.mark.usefixtures("small_blocks")
+
+KINDS = ("bert", "electra", "roberta", "distilbert")
+
+
+def pairs(count: int, *, seed: int = 0) -> dict[str, list[str]]:
+    """Pairs of known words, of many lengths, with labels; a few of them copies of others."""
+    rng = np.random.default_rng(seed)
+
+    def text() -> str:
+        return " ".join(rng.choice(WORDS, rng.integers(1, 9)))
+
+    columns = {
+        "text": [text() for _ in range(count)],
+        "hypothesis": [text() for _ in range(count)],
+        "label": [f"class{number % 2}" for number in range(count)],
+    }
+    return {name: values + values[: count // 5] for name, values in columns.items()}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A tiny random encoder of each architecture: its kind and its folder."""
+    return request.param, save_tiny_encoder(tmp_path_factory.mktemp(request.param), kind=request.param)
+
+
+@pytest.mark.parametrize("path", ["packed", "padded"])
+@pytest.mark.parametrize("max_length", [128, 12])
+def test_a_pair_is_read_as_transformers_reads_it(
+    family: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, max_length: int
+) -> None:
+    kind, folder = family
+    table = pairs(20)
+    if path == "padded":
+        monkeypatch.setattr(Encoder, "_try_packed", lambda self: None)
+    names = ("cls", "mean", "max", "layer1.mean", *(["pooler"] if kind in ("bert", "roberta") else []))
+    cache, _ = run(
+        table, tmp_path / "c.h5", folder, text_pair_column="hypothesis", max_length=max_length, features=names
+    )
+    assert cache.plan["path"] == path
+    tokenizer = hf.AutoTokenizer.from_pretrained(folder)
+    model = hf.AutoModel.from_pretrained(folder).eval()
+    cut = 0
+    for row, (text, pair) in enumerate(zip(table["text"], table["hypothesis"], strict=True)):
+        inputs = tokenizer(text, pair, truncation=True, max_length=max_length, return_tensors="pt")
+        assert ("token_type_ids" in inputs) == (kind in SEGMENTED)
+        with torch.inference_mode():
+            output = model(**inputs, output_hidden_states=True)
+        last, first = output.last_hidden_state[0], output.hidden_states[1][0]
+        expected = {"cls": last[0], "mean": last.mean(0), "max": last.amax(0), "layer1.mean": first.mean(0)}
+        if "pooler" in names:
+            expected["pooler"] = output.pooler_output[0]
+        for name in names:
+            np.testing.assert_allclose(cache.features(name)[row], expected[name].numpy(), atol=1e-5, rtol=0)
+        whole = len(tokenizer(text, pair)["input_ids"])
+        assert (cache.lengths[row], cache.cut[row]) == (inputs["input_ids"].shape[1], whole > max_length)
+        cut += whole > max_length
+    assert cache.record["truncated_rows"] == cut and (cut > 0) == (max_length == 12)
+    assert cache.identity.pairs
+
+
+def test_the_same_tokens_in_other_segments_are_another_sequence(
+    family: tuple[str, Path], tmp_path: Path, encoded: list[list[int]]
+) -> None:
+    """Where the encoder tells segments apart, and only there; a text may hold the separator."""
+    kind, folder = family
+    table = {"text": ["good [SEP] film", "good"], "hypothesis": ["bad", "film [SEP] bad"], "label": ["a", "b"]}
+    cache, _ = run(table, tmp_path / "c.h5", folder, text_pair_column="hypothesis")
+    segmented = kind in SEGMENTED
+    assert len(encoded) == cache.record["distinct_sequences"] == (2 if segmented else 1)
+    assert (cache.token_hashes[0] == cache.token_hashes[1]).all() == (not segmented)
+    assert (abs(cache.features()[0] - cache.features()[1]).max() > 1e-3) == segmented
+    assert cache.record["distinct_texts"] == 2
+
+
+@given(st.text(max_size=6), st.text(max_size=6), st.text(max_size=6), st.text(max_size=6))
+def test_the_hash_of_a_pair_knows_where_the_first_text_ends(a: str, b: str, c: str, d: str) -> None:
+    def digest(text: str, pair: str) -> bytes:
+        return hash_texts([text], [pair]).tobytes()
+
+    assert (digest(a, b) == digest(c, d)) == ((a, b) == (c, d))
+    assert digest(a + b, c) != digest(a, b + c) or b == ""
+    assert digest(a, b) != hash_texts([a + b]).tobytes()
+
+
+def test_a_change_in_either_text_is_seen(tiny: Path, tmp_path: Path, encoded: list[list[int]]) -> None:
+    table, out = pairs(30), tmp_path / "c.h5"
+    options = {"text_pair_column": "hypothesis"}
+    run(table, out, tiny, **options)
+    assert "is current" in run(table, out, tiny, **options)[1][0]
+    table["hypothesis"][7] = "the screen broke"
+    table["text"][20], table["hypothesis"][20] = "good film", "bad plot"
+    with pytest.raises(OutputExistsError, match="2 texts, the first in row 8"):
+        run(table, out, tiny, **options)
+    encoded.clear()
+    cache, _ = run(table, out, tiny, update=True, **options)
+    assert len(encoded) == 2
+    fresh, _ = run(table, tmp_path / "fresh.h5", tiny, **options)
+    np.testing.assert_allclose(cache.features(), fresh.features(), atol=1e-5, rtol=0)
+    np.testing.assert_array_equal(cache.text_hashes, fresh.text_hashes)
+
+
+def test_an_interrupted_run_over_pairs_is_carried_on_to_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
+    table, options = pairs(50), {"text_pair_column": "hypothesis"}
+    run(table, tmp_path / "whole.h5", tiny, **options)
+    with interrupted_after(7), pytest.raises(KeyboardInterrupt):
+        run(table, tmp_path / "c.h5", tiny, **options)
+    cache, _ = run(table, tmp_path / "c.h5", tiny, **options)
+    assert cache.record["kept_blocks"] > 0
+    assert datasets(tmp_path / "c.h5") == datasets(tmp_path / "whole.h5")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_pairs_are_read_from_every_kind_of_table(tiny: Path, tmp_path: Path, suffix: str) -> None:
+    table, path = pairs(20), tmp_path / f"table.{suffix}"
+    rows = list(zip(*table.values(), strict=True))
+    if suffix == "parquet":
+        pa.parquet.write_table(pa.table(table), path)
+    elif suffix == "jsonl":
+        path.write_text("".join(json.dumps(dict(zip(table, row, strict=True))) + "\n" for row in rows))
+    else:
+        with path.open("w", newline="") as file:
+            csv.writer(file, delimiter="\t" if suffix == "tsv" else ",").writerows([list(table), *rows])
+    run(table, tmp_path / "memory.h5", tiny, text_pair_column="hypothesis")
+    run(path, tmp_path / "c.h5", tiny, text_pair_column="hypothesis")
+    assert datasets(tmp_path / "c.h5") == datasets(tmp_path / "memory.h5")
+
+
+def test_a_blank_second_text_is_a_bad_row(tiny: Path, tmp_path: Path) -> None:
+    table = pairs(10)
+    table["hypothesis"][3] = " "
+    with pytest.raises(TableError, match=r"row 4: its text \('hypothesis'\) is blank; mend it, or use --skip-bad-rows"):
+        run(table, tmp_path / "c.h5", tiny, text_pair_column="hypothesis")
+    cache, _ = run(table, tmp_path / "c.h5", tiny, text_pair_column="hypothesis", skip_bad_rows=True)
+    assert (cache.record["rows"], cache.record["skipped_rows"]) == (11, 1)
+    good = [number for number in range(12) if number != 3]
+    expected = hash_texts([table["text"][n] for n in good], [table["hypothesis"][n] for n in good])
+    np.testing.assert_array_equal(cache.text_hashes, expected)
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "error", "message"),
+    [
+        (pairs(5), {"text_pair_column": "premise"}, TableError, "has no column 'premise'.*choose with --text-pair-col"),
+        (pairs(5), {"text_pair_column": "text"}, SettingsError, "the column 'text' is named for two things"),
+        (pairs(5), {"text_pair_column": "label"}, SettingsError, "the column 'label' is named for two things"),
+        (["good film"], {"text_pair_column": "hypothesis"}, SettingsError, "not with a sequence of texts"),
+        (
+            pairs(5),
+            {"text_pair_column": "hypothesis", "max_length": 3},
+            SettingsError,
+            "special tokens take 3: no room",
+        ),
+    ],
+)
+def test_what_cannot_be_read_as_pairs_is_one_line(
+    tiny: Path, tmp_path: Path, table: Any, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        run(table, tmp_path / "c.h5", tiny, **options)
+    assert list(tmp_path.glob("c.h5*")) == []
+
+
+def test_pairs_and_single_texts_are_never_mixed(tiny: Path, tmp_path: Path) -> None:
+    table = pairs(10)
+    run(table, tmp_path / "pairs.h5", tiny, text_pair_column="hypothesis")
+    with pytest.raises(OutputExistsError, match=r"pairs \(pairs.h5: True, this run: False\)"):
+        run(table, tmp_path / "pairs.h5", tiny, update=True)
+    with pytest.raises(IdentityError, match=r"pairs \(.*pairs.h5: True, this run: False\)"):
+        run(table, tmp_path / "c.h5", tiny, reuse=[tmp_path / "pairs.h5"])
+
+
+def test_the_prefix_stands_before_the_first_text(tiny: Path, tmp_path: Path) -> None:
+    one, two = ({"text": [text], "hypothesis": ["bad"], "label": ["a"]} for text in ("film", "good film"))
+    prefixed, _ = run(one, tmp_path / "a.h5", tiny, prefix="good ", text_pair_column="hypothesis")
+    plain, _ = run(two, tmp_path / "b.h5", tiny, text_pair_column="hypothesis")
+    np.testing.assert_array_equal(prefixed.features(), plain.features())
+
+
+@pytest.fixture(scope="module")
+def heads(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a head trained on pairs, one trained on single texts, and the cache of each."""
+    folder = tmp_path_factory.mktemp("heads")
+    for name, options in [("pairs", {"text_pair_column": "hypothesis"}), ("single", {})]:
+        run(pairs(60), folder / f"{name}.h5", tiny, **options)
+        train_head(folder / f"{name}.h5", folder / name, TrainSettings(epochs=2))
+    return folder
+
+
+def test_pairs_are_classified_by_their_features(heads: Path, tmp_path: Path) -> None:
+    table = pairs(60)
+    found = predict(heads / "pairs", table["text"], pairs=table["hypothesis"])
+    features = headstart.open_cache(heads / "pairs.h5").features()
+    expected = headstart.load_head(heads / "pairs").probabilities(features)
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
+    assert found.pairs == table["hypothesis"]
+    out = predict_table(heads / "pairs", table, tmp_path / "out.jsonl", text_pair_column="hypothesis")
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(row["text"], row["text_pair"]) for row in rows] == list(
+        zip(table["text"], table["hypothesis"], strict=True)
+    )
+    np.testing.assert_allclose([row["probability_class0"] for row in rows], expected[:, 0], atol=1e-5)
+
+
+def test_a_head_is_given_what_it_was_trained_on(heads: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="was trained on pairs of texts: give a table with --text-pair-column"):
+        predict(heads / "pairs", ["good film"])
+    with pytest.raises(SettingsError, match="was trained on single texts"):
+        predict(heads / "single", ["good film"], pairs=["bad"])
+    with pytest.raises(SettingsError, match="was trained on pairs"):
+        predict_table(heads / "pairs", pairs(5), tmp_path / "out.csv")
+    with pytest.raises(SettingsError, match="was trained on single texts"):
+        predict_table(heads / "single", pairs(5), tmp_path / "out.csv", text_pair_column="hypothesis")
+    with pytest.raises(TableError, match="second text 2 is blank"):
+        predict(heads / "pairs", ["good", "film"], pairs=["bad", ""])
+    with pytest.raises(SettingsError, match="2 texts and 1 second texts"):
+        predict(heads / "pairs", ["good", "film"], pairs=["bad"])
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_the_commands_read_pairs(heads: Path, tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
+    table = write_csv(list(zip(*pairs(20).values(), strict=True)), header=("text", "hypothesis", "label"))
+
+    def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
+        given = [sys.executable, "-m", "headstart", *map(str, arguments)]
+        return subprocess.run(given, capture_output=True, text=True, timeout=120, check=False)
+
+    extract = ["extract", table, "--encoder", tiny, "--precision", "float32", "--text-pair-column", "hypothesis"]
+    done = command(*extract, "--out", tmp_path / "c.h5")
+    assert done.returncode == 0 and headstart.open_cache(tmp_path / "c.h5").identity.pairs
+    done = command("predict", heads / "pairs", "good film")
+    assert (done.returncode, done.stdout) == (2, "") and "was trained on pairs of texts" in done.stderr
+    out = tmp_path / "out.csv"
+    done = command(
+        "predict", heads / "pairs", "--input", table, "--text-pair-column", "hypothesis", "--out", out, "--quiet"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert out.read_text().splitlines()[0] == "text,text_pair,label,probability_class0,probability_class1"
