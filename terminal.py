@@ -120,30 +120,50 @@ def show_cache(cache: Mapping[str, Any]) -> None:
 
 
 def show_run(run: Mapping[str, Any]) -> None:
-    """Print the end of the curve, the test's figures and its confusion matrix."""
-    last, best = run["history"][-1], run["history"][run["best_epoch"] - 1]
-    test = run["metrics"]["test"]
-    rows = run["rows"]
-    show_facts(
-        run["path"],
-        {
-            "rows": f"{rows['train']:,} to train, {rows['validation']:,} to choose the epoch, {rows['test']:,} to test",
-            "curve": f"epoch {last['epoch']}: training loss {last['train_loss']:.4f}, "
-            f"validation loss {last['validation_loss']:.4f}, accuracy {last['validation_accuracy']:.4f}",
-            "best": f"epoch {best['epoch']}: validation loss {best['validation_loss']:.4f}, "
-            f"accuracy {best['validation_accuracy']:.4f}",
-            "accuracy": f"{test['accuracy']:.4f} on the test rows (95%: {_interval(test['accuracy_interval'])})",
-            "macro F1": f"{test['macro_f1']:.4f} (95%: {_interval(test['macro_f1_interval'])})",
-            "time": f"{duration(run['seconds'])}, {duration(run['fit_seconds'])} of it for {last['epoch']} epochs",
-        },
-    )
+    """Print how the head came about, the test's figures and its confusion matrix."""
+    test, rows = run["metrics"]["test"], run["rows"]
+    facts = {"rows": f"{rows['train']:,} to train, {rows['validation']:,} to choose by, {rows['test']:,} to test"}
+    if run["history"]:
+        facts |= _curve_facts(run)
+    if certificate := run.get("certificate"):
+        facts |= _certificate_facts(certificate)
+    for name, key in (("accuracy", "accuracy"), ("macro F1", "macro_f1"), ("weighted F1", "weighted_f1")):
+        on = " on the test rows" if key == "accuracy" else ""
+        facts[name] = f"{test[key]:.4f}{on} (95%: {_interval(test[f'{key}_interval'])})"
+    facts["log loss"] = f"{test['log_loss']:.4f} (95%: {_interval(test['log_loss_interval'])})"
+    temperature = "" if run["temperature"] == 1 else f", at temperature {run['temperature']:.3f}"
+    error = _interval(test["calibration_error_interval"])
+    facts["calibration"] = f"expected error {test['calibration_error']:.4f} (95%: {error}){temperature}"
+    spent = f" for {len(run['history'])} epochs" if run["history"] else " to solve"
+    facts["time"] = f"{duration(run['seconds'])}, {duration(run['fit_seconds'])} of it{spent}"
+    show_facts(run["path"], facts)
     show_confusion(run["label_names"], test)
     epoch, encoder = run["epoch_seconds"], run["encoder_epoch_seconds"]
-    if encoder:
+    if encoder and epoch:
         console.print(
             f"An epoch took {duration(epoch)} from the cache; through the encoder it would have taken "
             f"{duration(encoder)}, at the speed measured while extracting: {encoder / epoch:,.0f} times as long."
         )
+
+
+def _curve_facts(run: Mapping[str, Any]) -> dict[str, str]:
+    last, best = run["history"][-1], run["history"][run["best_epoch"] - 1]
+    return {
+        "curve": f"epoch {last['epoch']}: training loss {last['train_loss']:.4f}, "
+        f"validation loss {last['validation_loss']:.4f}, accuracy {last['validation_accuracy']:.4f}",
+        "best": f"epoch {best['epoch']}: validation loss {best['validation_loss']:.4f}, "
+        f"accuracy {best['validation_accuracy']:.4f}",
+    }
+
+
+def _certificate_facts(certificate: Mapping[str, Any]) -> dict[str, str]:
+    state = "converged" if certificate["converged"] else "NOT converged"
+    return {
+        "objective": f"{certificate['objective']:.4f} at l2 {certificate['l2']:g}, at most about "
+        f"{certificate['gap']:.1e} above its minimum; gradient {certificate['gradient_norm']:.1e}",
+        "solver": f"{state} in {certificate['iterations']} iterations, {certificate['passes']} passes: "
+        f"{certificate['reason']}",
+    }
 
 
 def show_confusion(names: list[str], metrics: Mapping[str, Any]) -> None:
