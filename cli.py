@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,15 +21,17 @@ from .stages.settings import (
     ExtractSettings,
     HeadKind,
     Precision,
+    Ranking,
     Schedule,
     Solver,
     Storage,
+    SweepSettings,
     TrainSettings,
     parse_memory,
 )
 
 OUT_OF_MEMORY = "the memory is full; try a smaller --batch-tokens or --batch-size, or --memory"
-EXTRACT, TRAIN = ExtractSettings(), TrainSettings()
+EXTRACT, TRAIN, SWEEP = ExtractSettings(), TrainSettings(), SweepSettings()
 
 
 class OneLineErrors(TyperGroup):
@@ -45,8 +48,9 @@ class OneLineErrors(TyperGroup):
         except OSError as error:
             message, code = f"{error.filename or 'the system'}: {error.strerror or error}", 1
         except KeyboardInterrupt:
-            carry_on = "; finished blocks are kept, and the same command carries on with them"
-            message, code = f"interrupted{carry_on if ctx.invoked_subcommand == 'extract' else ''}", 130
+            kept = {"extract": "blocks", "sweep": "groups of heads"}.get(ctx.invoked_subcommand)
+            carry_on = f"; finished {kept} are kept, and the same command carries on with them" if kept else ""
+            message, code = f"interrupted{carry_on}", 130
         except MemoryError:
             message, code = OUT_OF_MEMORY, 1
         except RuntimeError as error:
@@ -250,6 +254,115 @@ def train_head_command(
         terminal.show_run(inspect_path(run))
 
 
+def _values(text: str, kind: Callable[[str], Any], option: str) -> tuple[Any, ...]:
+    """The comma-separated values of an option."""
+    try:
+        return tuple(kind(part.strip()) for part in text.split(","))
+    except ValueError:
+        raise SettingsError(f"{option} is {text!r}; write values with commas between, such as 0.1,0.01") from None
+
+
+@app.command("sweep")
+def sweep_command(
+    cache: Annotated[Path, typer.Argument(help="The cache to train on.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    features: Annotated[str, typer.Option(help="Features to compare, comma-separated.")] = TRAIN.feature,
+    lr: Annotated[str | None, typer.Option(help="Learning rates.", show_default=str(TRAIN.learning_rate))] = None,
+    weight_decay: Annotated[str | None, typer.Option(help="Decays.", show_default=str(TRAIN.weight_decay))] = None,
+    dropout: Annotated[str | None, typer.Option(help="Dropout rates.", show_default=str(TRAIN.dropout))] = None,
+    label_smoothing: Annotated[
+        str | None, typer.Option(help="Shares of a target.", show_default=str(TRAIN.label_smoothing))
+    ] = None,
+    class_weight: Annotated[str, typer.Option(help="none, balanced, or both.")] = TRAIN.class_weight.value,
+    l2: Annotated[str | None, typer.Option(help="The exact solver's penalties.", show_default=str(TRAIN.l2))] = None,
+    seed: Annotated[str, typer.Option(help="Seeds of order and masks.")] = str(TRAIN.seed),
+    folds: Annotated[int, typer.Option(help="Rank over so many folds; 0: on a share of the rows.")] = TRAIN.folds,
+    rank_by: Annotated[Ranking, typer.Option(help="By what the settings are ranked.")] = SWEEP.rank_by,
+    test: TestCache = None,
+    test_fraction: TestFraction = TRAIN.test_fraction,
+    validation: Annotated[Path | None, typer.Option(help="A cache to rank by.")] = None,
+    validation_fraction: ValidationFraction = TRAIN.validation_fraction,
+    split_seed: SplitSeed = TRAIN.split_seed,
+    labels: LabelTable = None,
+    text_column: LabelText = EXTRACT.text_column,
+    label_column: LabelColumn = EXTRACT.label_column or "label",
+    head: Kind = TRAIN.head,
+    hidden: Hidden = TRAIN.hidden,
+    solver: How = TRAIN.solver,
+    epochs: Epochs = TRAIN.epochs,
+    batch_size: BatchSize = TRAIN.batch_size,
+    schedule: Rate = TRAIN.schedule,
+    warmup: Warmup = TRAIN.warmup,
+    center: Center = TRAIN.center,
+    standardize: Standardize = TRAIN.standardize,
+    patience: Patience = TRAIN.patience,
+    calibrate: Calibrate = TRAIN.calibrate,
+    device: Device = TRAIN.device,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train the product of all values, times seeds and folds; rank them; test the winner."""
+    given: list[tuple[str, str | None, Callable[[str], Any], str]] = [
+        ("feature", features, str, "--features"),
+        ("learning_rate", lr, float, "--lr"),
+        ("weight_decay", weight_decay, float, "--weight-decay"),
+        ("dropout", dropout, float, "--dropout"),
+        ("label_smoothing", label_smoothing, float, "--label-smoothing"),
+        ("class_weight", class_weight, ClassWeight, "--class-weight"),
+        ("l2", l2, float, "--l2"),
+    ]
+    values = {name: _values(text, kind, option) for name, text, kind, option in given if text is not None}
+    settings = SweepSettings(
+        base=TrainSettings(
+            feature=values["feature"][0],
+            test_fraction=test_fraction,
+            validation_fraction=validation_fraction,
+            folds=folds,
+            split_seed=split_seed,
+            head=head,
+            hidden=hidden,
+            solver=solver,
+            epochs=epochs,
+            batch_size=batch_size,
+            schedule=schedule,
+            warmup=warmup,
+            center=center,
+            standardize=standardize,
+            patience=patience,
+            calibrate=calibrate,
+            device=device,
+            memory=None if memory is None else parse_memory(memory),
+        ),
+        values=values,
+        seeds=_values(seed, int, "--seed"),
+        rank_by=rank_by,
+    )
+    from . import terminal
+
+    with terminal.reporting(quiet) as report:
+        from .stages.inspect import inspect_path
+        from .stages.sweep import sweep
+        from .stages.train_head import Labels
+
+        relabelled = None
+        if labels is not None:
+            relabelled = Labels(table=labels, text_column=text_column, label_column=label_column)
+        folder = sweep(
+            cache,
+            out,
+            settings,
+            test=test,
+            validation=validation,
+            labels=relabelled,
+            overwrite=overwrite,
+            report=report,
+        )
+    if not quiet:
+        terminal.show_sweep(inspect_path(folder))
+        terminal.show_run(inspect_path(folder / "winner"))
+
+
 @app.command("predict")
 def predict_command(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
@@ -292,10 +405,10 @@ def predict_command(
 
 @app.command("inspect")
 def inspect_command(
-    path: Annotated[Path, typer.Argument(help="A cache or a run folder.")],
+    path: Annotated[Path, typer.Argument(help="A cache, or the folder of a run or a sweep.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
 ) -> None:
-    """Show what a cache or a run holds."""
+    """Show what a cache, a run or a sweep holds."""
     from . import terminal
     from .stages.inspect import inspect_path
 
@@ -304,6 +417,8 @@ def inspect_command(
         typer.echo(json.dumps(found, ensure_ascii=False, indent=1))
     elif found["kind"] == "cache":
         terminal.show_cache(found)
+    elif found["kind"] == "sweep":
+        terminal.show_sweep(found)
     else:
         terminal.show_run(found)
 

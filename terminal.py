@@ -18,6 +18,7 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 PLAIN_SECONDS = 10.0
 """Off a terminal, a line this often."""
 MOST_CLASSES_SHOWN = 12
+MOST_SETTINGS_SHOWN = 10
 
 
 @contextmanager
@@ -75,7 +76,8 @@ def _count(event: Step, elapsed: float) -> str:
     if not event.done:
         return ""
     text = f"{event.done:,} of {event.total:,} {event.unit}" if event.total else f"{event.done:,} {event.unit}"
-    return text + (f", {event.tokens / elapsed:,.0f} tokens/s" if event.tokens and elapsed > 0 else "")
+    text += f", {event.tokens / elapsed:,.0f} tokens/s" if event.tokens and elapsed > 0 else ""
+    return text + (f", {event.detail}" if event.detail else "")
 
 
 def show_facts(title: str, facts: Mapping[str, str]) -> None:
@@ -166,6 +168,42 @@ def _certificate_facts(certificate: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def show_sweep(sweep: Mapping[str, Any]) -> None:
+    """Print a sweep's best settings with their means, and spreads over seeds and folds."""
+    ranking, settings = sweep["ranking"], sweep["settings"]
+    seeds, folds = len(settings["seeds"]), settings["base"]["folds"]
+    over = f"{seeds} seed{'s' if seeds > 1 else ''}" + (f" x {folds} folds" if folds else "")
+    diverged = f", {sweep['diverged']:,} of which diverged" if sweep["diverged"] else ""
+    facts = {
+        "heads": f"{sweep['heads']:,}: {len(ranking):,} settings x {over}{diverged}",
+        "ranked by": f"{settings['rank_by']} on validation rows; ± is the standard deviation over seeds and folds",
+        "time": duration(sweep["seconds"]),
+    }
+    if sweep["kept_heads"]:
+        facts["carried on"] = f"{sweep['kept_heads']:,} heads were finished already"
+    show_facts(sweep["path"], facts)
+    varied = [name for name, values in settings["values"].items() if len(values) > 1]
+    rows = [["rank", "log loss", "accuracy", "macro F1", *(name.replace("_", " ") for name in varied)]]
+    for place, line in enumerate(ranking[:MOST_SETTINGS_SHOWN], 1):
+        measures = [
+            "diverged" if line["diverged"] else f"{line[name]['mean']:.4f} ± {line[name]['spread']:.4f}"
+            for name in ("validation_loss", "validation_accuracy", "validation_macro_f1")
+        ]
+        values = [line["values"][name] for name in varied]
+        rows.append([str(place), *measures, *(f"{v:g}" if isinstance(v, float) else str(v) for v in values)])
+    show_rows(rows)
+    if len(ranking) > MOST_SETTINGS_SHOWN:
+        console.print(f"  and {len(ranking) - MOST_SETTINGS_SHOWN:,} more, in sweep.json", markup=False)
+
+
+def show_rows(rows: list[list[str]]) -> None:
+    """Print aligned columns: the first to the left, the rest to the right."""
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        rest = [" " * (width - cell_len(cell)) + cell for cell, width in zip(row[1:], widths[1:], strict=True)]
+        console.print("  " + "  ".join([set_cell_size(row[0], widths[0]), *rest]), markup=False)
+
+
 def show_confusion(names: list[str], metrics: Mapping[str, Any]) -> None:
     """Print a confusion matrix with each class's precision and recall, where it fits on a screen."""
     matrix = metrics["confusion_matrix"]
@@ -176,10 +214,7 @@ def show_confusion(names: list[str], metrics: Mapping[str, Any]) -> None:
     for name, counts in zip(names, matrix, strict=True):
         scores = metrics["per_class"][name]
         rows.append([name, *(f"{n:,}" for n in counts), f"{scores['precision']:.3f}", f"{scores['recall']:.3f}"])
-    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        rest = [" " * (width - cell_len(cell)) + cell for cell, width in zip(row[1:], widths[1:], strict=True)]
-        console.print("  " + "  ".join([set_cell_size(row[0], widths[0]), *rest]), markup=False)
+    show_rows(rows)
 
 
 def show_predictions(texts: list[str], labels: list[str], names: tuple[str, ...], probabilities: Any) -> None:

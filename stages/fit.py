@@ -46,6 +46,7 @@ class Epoch:
     train_loss: float
     validation_loss: float
     validation_accuracy: float
+    validation_macro_f1: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,6 +169,7 @@ class Trainer:
         self._validation = Source(validation, self._columns, in_memory=in_memory)
         self._heads = Heads(settings, width=train.width, classes=classes, device=device)
         self._loss = Loss.of(settings, np.bincount(self._train.targets, minlength=classes), device)
+        self._validation_counts = np.bincount(self._validation.targets, minlength=classes)
         steps = first.epochs * math.ceil(len(train) / first.batch_size)
         self._optimizer = AdamW(self._heads, settings, steps)
         self.epoch = 0
@@ -180,11 +182,11 @@ class Trainer:
         """Train, and yield each epoch's number when it is over; ends when no head trains any more."""
         for epoch in range(1, self._common.epochs + 1):
             losses = self._train_epoch(epoch)
-            validation_losses, accuracies = self._validate()
+            validation = self._validate()
             self.epoch = epoch
             going = []
             for place, head in enumerate(self.active):
-                line = Epoch(epoch, losses[place], validation_losses[place], accuracies[place])
+                line = Epoch(epoch, losses[place], *(values[place] for values in validation))
                 if self._goes_on(head, place, line):
                     going.append(place)
             if len(going) < len(self.active):
@@ -278,26 +280,34 @@ class Trainer:
             total += losses
         return gradients, total
 
-    def _validate(self) -> tuple[list[float], list[float]]:
-        """Each active head's mean cross-entropy and accuracy on the validation rows, without dropout."""
+    def _validate(self) -> tuple[list[float], list[float], list[float]]:
+        """Each active head's mean cross-entropy, accuracy and macro F1 on the validation rows, without dropout."""
         rows = len(self._validation)
         spans = [(start, min(start + CHUNK_ROWS, rows)) for start in range(0, rows, CHUNK_ROWS)]
         found = self._lanes.run(self._score, spans)
-        loss, hits = (torch.stack(each).sum(0) / rows for each in zip(*found, strict=True))
-        return loss.tolist(), hits.tolist()
+        loss, matches, guessed = (torch.stack(each).sum(0) for each in zip(*found, strict=True))
+        seen = guessed + torch.from_numpy(self._validation_counts).to(self._device)
+        f1 = torch.where(seen > 0, 2 * matches / seen, 0).sum(1) / (seen > 0).sum(1)
+        return (loss / rows).tolist(), (matches.sum(1) / rows).tolist(), f1.tolist()
 
-    def _score(self, spans: Sequence[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        loss, hits = torch.zeros(2, len(self._heads), dtype=torch.float64, device=self._device)
+    def _score(self, spans: Sequence[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Over some rows: losses (heads,); how often each class was predicted rightly, and at all (heads, classes)."""
+        heads, classes = len(self._heads), self._classes
+        loss = torch.zeros(heads, dtype=torch.float64, device=self._device)
+        matches, guessed = torch.zeros(2, heads * classes, dtype=torch.float64, device=self._device)
         entry = self._heads.parameters[self._heads.entry]
+        first_class = torch.arange(heads, device=self._device)[:, None] * classes
         for start, stop in spans:
             features = torch.from_numpy(self._validation.between(start, stop)).to(self._device)
             labels = torch.from_numpy(self._validation.targets[start:stop]).to(self._device)
             logits, _ = self._heads.products([features], entry)
-            highest = logits.amax(1)
-            own = logits.gather(1, labels.expand(len(logits), 1, -1))[:, 0]  # (heads, rows)
-            hits += (own == highest).sum(1)
+            highest, predicted = logits.max(1)
+            own = logits.gather(1, labels.expand(heads, 1, -1))[:, 0]  # (heads, rows)
+            cells = predicted + first_class
+            guessed += torch.bincount(cells.reshape(-1), minlength=heads * classes)
+            matches += torch.bincount(cells[predicted == labels], minlength=heads * classes)
             loss += ((logits - highest.unsqueeze(1)).exp_().sum(1).log_() + highest - own).sum(1, dtype=torch.float64)
-        return loss, hits
+        return loss, matches.view(heads, classes), guessed.view(heads, classes)
 
     def _absorbed(self, values: dict[str, torch.Tensor]) -> Parameters:
         """A head's parameters for features as they are."""

@@ -20,7 +20,13 @@ MOST_CLASSES_OF_A_MATRIX = 256
 
 
 def evaluate(
-    labels: Indices, log_probabilities: Scores, groups: Indices, *, names: tuple[str, ...], seed: int = 0
+    labels: Indices,
+    log_probabilities: Scores,
+    groups: Indices,
+    *,
+    names: tuple[str, ...],
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
     """Score predictions.
 
@@ -31,6 +37,7 @@ def evaluate(
             say the same thing twice.
         names: The classes' names.
         seed: Of the resampling.
+        resamples: How often to resample for the intervals.
 
     Returns:
         ``rows``; ``accuracy``, ``macro_f1``, ``weighted_f1`` (by the rows of a class), ``log_loss`` (in nats) and
@@ -48,8 +55,8 @@ def evaluate(
     f1 = _ratio(2 * matches, actual + guessed)
     losses = -log_probabilities[np.arange(len(labels)), labels]
     gaps = calibration_gaps(labels, log_probabilities)
-    intervals = bootstrap(labels, predicted, groups, classes=classes, seed=seed)
-    intervals |= bootstrap_means(losses, gaps, groups, seed=seed)
+    intervals = bootstrap(labels, predicted, groups, classes=classes, seed=seed, resamples=resamples)
+    intervals |= bootstrap_means(losses, gaps, groups, seed=seed, resamples=resamples)
     matrix = None
     if classes <= MOST_CLASSES_OF_A_MATRIX:
         matrix = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes).tolist()

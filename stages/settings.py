@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
 import re
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from ..cache.errors import SettingsError
 
@@ -210,6 +212,66 @@ class TrainSettings:
         if self.solver is Solver.EXACT:
             _require(self.head is HeadKind.LINEAR, "head", self.head, "linear for the exact solver")
             _require(self.label_smoothing == 0, "label_smoothing", self.label_smoothing, "0 for the exact solver")
+
+
+class Ranking(enum.StrEnum):
+    """By what a sweep ranks its settings: a mean over seeds and folds, each head at its epoch of the lowest loss."""
+
+    LOG_LOSS = "log-loss"
+    """Mean cross-entropy: the lowest wins."""
+    ACCURACY = "accuracy"
+    """Share of rows that are right."""
+    MACRO_F1 = "macro-f1"
+    """The mean of the classes' F1: for rare classes that matter."""
+
+
+VARIED = {
+    Solver.SGD: ("feature", "learning_rate", "weight_decay", "dropout", "label_smoothing", "class_weight"),
+    Solver.EXACT: ("feature", "class_weight", "l2"),
+}
+"""What a sweep may vary beside seeds and folds, for each solver."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepSettings:
+    """Settings of a sweep: the product of all values, times seeds and folds.
+
+    Attributes:
+        base: What the heads have in common. Its ``seed`` and ``fold`` are set by the sweep.
+        values: What varies: a field of `TrainSettings` (see `VARIED`) and the values that it takes.
+        seeds: Seeds, of which each gives a head.
+        rank_by: By what the settings are ranked.
+    """
+
+    base: TrainSettings = dataclasses.field(default_factory=TrainSettings)
+    values: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    seeds: tuple[int, ...] = (0,)
+    rank_by: Ranking = Ranking.LOG_LOSS
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rank_by", _choice(Ranking, self.rank_by, "rank_by"))
+        allowed = VARIED[self.base.solver]
+        for name, values in (*self.values.items(), ("seeds", self.seeds)):
+            _require(len(set(values)) == len(values) > 0, name, ",".join(map(str, values)), "distinct values")
+            if name not in (*allowed, "seeds"):
+                raise SettingsError(f"{name} cannot be varied with the solver {self.base.solver}; remove it")
+        if self.base.solver is Solver.EXACT and len(self.seeds) > 1:
+            raise SettingsError("the exact solver gives the same head whatever the seed; give one seed")
+        self.settings()
+
+    def settings(self) -> list[TrainSettings]:
+        """The settings to compare, without seeds and folds."""
+        product = itertools.product(*self.values.values())
+        return [dataclasses.replace(self.base, **dict(zip(self.values, each, strict=True))) for each in product]
+
+    def cells(self) -> list[tuple[int, TrainSettings]]:
+        """Every head to train: the number of its settings, and the settings with its seed and fold."""
+        folds = range(1, max(self.base.folds, 1) + 1)
+        return [
+            (number, dataclasses.replace(each, seed=seed, fold=fold))
+            for seed, fold in itertools.product(self.seeds, folds)
+            for number, each in enumerate(self.settings())
+        ]
 
 
 _UNITS = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}

@@ -51,7 +51,8 @@ def loaded_by(code: str) -> set[str]:
 
 
 def test_stage_two_loads_no_transformers() -> None:
-    loaded = loaded_by("import headstart; headstart.train_head; headstart.load_head; headstart.open_cache")
+    names = ("train_head", "sweep", "load_head", "open_cache")
+    loaded = loaded_by("import headstart; " + "; ".join(f"headstart.{name}" for name in names))
     assert "torch" in loaded
     assert not loaded & {"transformers", "tokenizers", "huggingface_hub", "pyarrow"}
 
