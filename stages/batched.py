@@ -34,35 +34,49 @@ class Loss:
     Attributes:
         smoothing: (heads, 1, 1) float32.
         class_weights: (heads, classes) float32.
+        smooth: Some head smooths its labels.
+        weighted: Some head weighs its classes.
     """
 
     smoothing: Tensor
     class_weights: Tensor
+    smooth: bool
+    weighted: bool
 
     @classmethod
     def of(cls, settings: Sequence[TrainSettings], counts: Indices, device: torch.device) -> Loss:
         """Args: settings: one for each head. counts: (classes,) int64, training rows of each class."""
         smoothing = torch.tensor([[[each.label_smoothing]] for each in settings], dtype=torch.float32, device=device)
         weights = [class_weights(each.class_weight, counts) for each in settings]
-        return cls(smoothing, torch.from_numpy(np.stack(weights).astype(np.float32)).to(device))
+        return cls(
+            smoothing,
+            torch.from_numpy(np.stack(weights).astype(np.float32)).to(device),
+            smooth=any(each.label_smoothing > 0 for each in settings),
+            weighted=any(each.class_weight is not ClassWeight.NONE for each in settings),
+        )
 
     def gradient(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Losses summed over the rows, (heads,) float64, and their gradient by the logits, (heads, classes, rows).
 
         The logits (heads, classes, rows) are overwritten; labels are (rows,) int64.
         """
-        classes = logits.shape[1]
-        target = torch.nn.functional.one_hot(labels, classes).T.to(torch.float32)  # (classes, rows)
-        target = target * (1 - self.smoothing) + self.smoothing / classes  # (heads, classes, rows)
-        weights = self.class_weights[:, labels].unsqueeze(1)  # (heads, 1, rows)
+        _, classes, rows = logits.shape
+        target = torch.zeros(classes, rows, device=logits.device).scatter_(0, labels[None], 1.0)
+        if self.smooth:
+            target = target * (1 - self.smoothing) + self.smoothing / classes  # (heads, classes, rows)
         logits -= logits.amax(1, keepdim=True)
-        aimed = (logits * target).sum(1, keepdim=True)
+        aimed = (logits * target).sum(1)  # (heads, rows)
         total = logits.exp_().sum(1, keepdim=True)
-        losses = ((total.log() - aimed) * weights).sum((1, 2), dtype=torch.float64)
-        return losses, logits.div_(total).sub_(target).mul_(weights)
+        losses = total.log()[:, 0] - aimed
+        gradient = logits.div_(total).sub_(target)
+        if self.weighted:
+            weights = self.class_weights.index_select(1, labels)  # (heads, rows)
+            losses *= weights
+            gradient *= weights.unsqueeze(1)
+        return losses.sum(1, dtype=torch.float64), gradient
 
     def __getitem__(self, heads: Tensor) -> Loss:
-        return Loss(self.smoothing[heads], self.class_weights[heads])
+        return dataclasses.replace(self, smoothing=self.smoothing[heads], class_weights=self.class_weights[heads])
 
 
 def class_weights(kind: ClassWeight, counts: Indices) -> npt.NDArray[np.float64]:

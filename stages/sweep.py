@@ -17,7 +17,7 @@ import torch
 from ..cache.errors import SettingsError
 from ..cache.hashing import digest
 from ..cache.reader import Cache
-from .devices import choose_device, machine
+from .devices import machine
 from .exact import ExactSolver
 from .fit import OWN, Fit, Trainer, fit_heads
 from .head import Head
@@ -27,7 +27,7 @@ from .parts import Parts, divide
 from .progress import Note, Report, Step, silent
 from .settings import HeadKind, Ranking, Solver, SweepSettings, TrainSettings
 from .sweep_folder import WINNER, SweepFolder, open_folder, require_free
-from .train_head import Labels, make_head, open_checked, train_head
+from .train_head import Labels, head_device, make_head, open_checked, train_head
 
 _MOST_COLUMNS = 1536
 """Classes of all heads of a product, at most: past that their logits leave a core's cache and nothing is gained."""
@@ -86,7 +86,7 @@ def sweep(
     require_free(out, overwrite=overwrite)
     if settings.base.folds and validation is not None:
         raise SettingsError("--folds and --validation both say which rows to rank by; choose one")
-    device = choose_device(settings.base.device)
+    device = head_device(settings.base.device)
     caches = open_checked(cache, validation, test, labels=labels, report=report)
     train_cache, validation_cache, test_cache = caches
     assert train_cache is not None

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..cache.errors import SettingsError
 from ..cache.reader import Cache, open_cache
 from .calibration import fit_temperature
 from .devices import choose_device, machine
@@ -82,7 +83,7 @@ def train_head(
     settings = settings or TrainSettings()
     out = Path(out)
     require_free(out, overwrite=overwrite)
-    device = choose_device(settings.device)
+    device = head_device(settings.device)
     train_cache, validation_cache, test_cache = open_checked(cache, validation, test, labels=labels, report=report)
     assert train_cache is not None
     parts = divide(train_cache, validation=validation_cache, test=test_cache, settings=settings, report=report)
@@ -103,6 +104,20 @@ def train_head(
         seconds = time.perf_counter() - started
         write_run(folder, {**fields, "labels": told, "metrics": metrics, "seconds": seconds})
     return out
+
+
+def head_device(name: str) -> torch.device:
+    """Where heads train: as `choose_device`, but for MPS, which has no float64 for the sums.
+
+    Raises:
+        SettingsError: no such device here, or MPS is asked for by name.
+    """
+    device = choose_device(name)
+    if device.type != "mps":
+        return device
+    if name != "auto":
+        raise SettingsError(f"device {name!r} has no float64, which heads are summed in; try --device cpu")
+    return torch.device("cpu")
 
 
 def open_checked(*paths: str | Path | None, labels: Labels | None, report: Report) -> tuple[Cache | None, ...]:
