@@ -22,7 +22,7 @@ from headstart.stages.parts import divide
 from headstart.stages.progress import Note, Step, silent
 from headstart.stages.settings import ExtractSettings, SweepSettings, TrainSettings
 from headstart.stages.sweep import group_cells, sweep
-from headstart.stages.train_head import train_head
+from headstart.stages.train_head import Labels, train_head
 from tiny import tiny_rows
 
 BASE = TrainSettings(epochs=4, batch_size=64, patience=2)
@@ -149,7 +149,9 @@ def test_no_test_row_is_trained_or_ranked_on(cache: Path) -> None:
     assert set(validated.values()) == {1} and len(validated) + len(parts.test) == 300
 
 
-def test_an_interrupted_sweep_carries_on(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_sweep_carries_on(
+    cache: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     undisturbed = sweep(cache, tmp_path / "whole", SETTINGS)
     calls = []
     original = sweeping.fit_heads
@@ -167,6 +169,17 @@ def test_an_interrupted_sweep_carries_on(cache: Path, tmp_path: Path, monkeypatc
     other = dataclasses.replace(SETTINGS, seeds=(0,))
     with pytest.raises(OutputExistsError, match="unfinished sweep of other settings"):
         sweep(cache, tmp_path / "runs", other)
+    table = tmp_path / "labels.jsonl"
+    rows = [{"text": text, "label": label.replace("0", "9")} for text, label in tiny_rows(300, classes=3)]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(OutputExistsError, match="unfinished sweep of other settings, rows or labels"):
+        sweep(cache, tmp_path / "runs", SETTINGS, labels=Labels(table=table))
+    moved = tmp_path / "moved.h5"
+    rows[0], rows[1] = rows[1], rows[0]
+    columns = {name: [row[name].replace("9", "0") for row in rows] for name in ("text", "label")}
+    options = ExtractSettings(encoder=str(tiny), precision="float32", features=("cls", "mean"))
+    with pytest.raises(OutputExistsError, match="unfinished sweep of other settings, rows or labels"):
+        sweep(extract(columns, moved, options), tmp_path / "runs", SETTINGS)
     notes: list[str] = []
     sweep(cache, tmp_path / "runs", SETTINGS, report=lambda e: notes.append(e.text) if isinstance(e, Note) else None)
     assert len(calls) == 3 + 2  # two groups were finished, two were not
