@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,35 @@ def test_what_is_saved_predicts_as_torch_does(cache: Path, tmp_path: Path) -> No
     np.testing.assert_array_equal(head.predict(features), expected.argmax(1))
     with pytest.raises(UserError, match=r"this head reads \(rows, 32\)"):
         head.logits(features[:, :5])
+
+
+def test_an_mlp_that_is_saved_predicts_as_torch_does(cache: Path, tmp_path: Path) -> None:
+    settings = TrainSettings(epochs=4, head="mlp", hidden=9, standardize=True)
+    head = load_head(train_head(cache, tmp_path / "run", settings))
+    assert head.hidden_weight is not None and head.hidden_bias is not None
+    assert (head.weight.shape, head.hidden_weight.shape) == ((3, 9), (9, 32))
+    features = np.random.default_rng(0).normal(size=(50, 32)).astype(np.float32)
+    first = torch.nn.functional.linear(*map(torch.from_numpy, (features, head.hidden_weight, head.hidden_bias)))
+    expected = torch.nn.functional.linear(first.relu(), *map(torch.from_numpy, (head.weight, head.bias)))
+    np.testing.assert_allclose(head.logits(features), expected, atol=1e-5)
+
+
+def test_a_temperature_is_saved_and_divides_the_logits(cache: Path, tmp_path: Path) -> None:
+    """The classes stay; the validation rows' log loss, which it is fitted to, does not rise."""
+    settings = TrainSettings(epochs=100, learning_rate=0.3, dropout=0.0)
+    plain, scaled = (
+        train_head(cache, tmp_path / str(calibrate), dataclasses.replace(settings, calibrate=calibrate))
+        for calibrate in (False, True)
+    )
+    heads = load_head(plain), load_head(scaled)
+    temperature = float(load_file(scaled / "head.safetensors")["temperature"][0])
+    assert heads[0].temperature == 1 and heads[1].temperature == temperature != 1
+    assert run_of(scaled)["temperature"] == pytest.approx(temperature)
+    features = np.random.default_rng(0).normal(size=(50, 32)).astype(np.float32)
+    expected = (torch.from_numpy(heads[0].logits(features)) / temperature).softmax(1)
+    np.testing.assert_allclose(heads[1].probabilities(features), expected, atol=1e-6)
+    losses = [run_of(run)["metrics"]["validation"]["log_loss"] for run in (plain, scaled)]
+    assert losses[1] < losses[0]
 
 
 def test_no_text_is_trained_on_and_tested(tiny: Path, tmp_path: Path) -> None:
@@ -265,6 +295,15 @@ def test_a_run_that_was_tampered_with_is_refused(cache: Path, tmp_path: Path) ->
     ):
         save_file(tensors, run / "head.safetensors")
         with pytest.raises(DamagedError, match="does not hold a finite weight"):
+            load_head(run)
+    good_head = {"weight": np.zeros((3, 4), np.float32), "bias": np.zeros(3, np.float32)}
+    for more, message in [
+        ({"hidden.weight": np.zeros((4, 32), np.float32)}, "its hidden layer does not fit"),
+        ({"hidden.weight": np.zeros((5, 32), np.float32), "hidden.bias": np.zeros(5, np.float32)}, "does not fit"),
+        ({"temperature": np.zeros(1, np.float32)}, "its temperature is 0.0, not above 0"),
+    ]:
+        save_file(good_head | more, run / "head.safetensors")
+        with pytest.raises(DamagedError, match=message):
             load_head(run)
     (run / "head.safetensors").write_bytes(b"\x80\x04pickle")
     with pytest.raises(DamagedError, match="cannot be read"):
