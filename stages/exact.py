@@ -20,10 +20,10 @@ import numpy.typing as npt
 import torch
 
 from .batched import class_weights
-from .fit import Parameters, absorb
 from .lanes import Lanes
+from .scaling import Parameters, absorb
 from .settings import TrainSettings
-from .walk import Rows, Source, fits_in_memory, measure_columns
+from .walk import Rows, Source, fits_in_memory
 
 Array = npt.NDArray[np.float64]
 Span = tuple[int, int]
@@ -83,7 +83,7 @@ class ExactSolver:
     """Solves for one training set, for any number of penalties; each starts where the last one ended."""
 
     def __init__(self, train: Rows, *, classes: int, settings: TrainSettings, lanes: Lanes) -> None:
-        self._columns = measure_columns(train, center=True, standardize=settings.standardize)
+        self._columns = train.measure(center=True, standardize=settings.standardize)
         self._source = Source(train, self._columns, in_memory=fits_in_memory((train,), settings.memory))
         self._lanes, self._classes = lanes, classes
         counts = np.bincount(self._source.targets, minlength=classes)

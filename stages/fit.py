@@ -8,29 +8,25 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from ..cache.errors import SettingsError
 from .batched import AdamW, Heads, Loss
 from .lanes import Lanes, open_lanes
 from .progress import Report, Step, silent
+from .scaling import Parameters, absorb
 from .settings import TrainSettings
 from .walk import (
     CHUNK_ROWS,
-    Columns,
     Indices,
-    Matrix,
     Rows,
     Source,
     batches,
     epoch_order,
     fits_in_memory,
-    measure_columns,
     random_bits,
 )
 
-Parameters = dict[str, npt.NDArray[np.float32]]
 TIE = 1e-6
 """Validation losses that differ by less count as equal, and the earlier epoch is kept: rounding does not choose."""
 OWN = ("learning_rate", "weight_decay", "dropout", "label_smoothing", "class_weight")
@@ -68,10 +64,6 @@ class Fit:
     history: tuple[Epoch, ...]
     diverged: bool
     seconds: float
-
-    @property
-    def best(self) -> Epoch:
-        return self.history[self.best_epoch - 1]
 
 
 def fit_head(
@@ -164,7 +156,7 @@ class Trainer:
         assert list(settings) == sorted(settings, key=lambda each: each.dropout), "heads stand sorted by dropout"
         self._common, self._lanes, self._classes, self._device = first, lanes, classes, device
         in_memory = fits_in_memory((train, validation), first.memory)
-        self._columns = measure_columns(train, center=first.center, standardize=first.standardize)
+        self._columns = train.measure(center=first.center, standardize=first.standardize)
         self._train = Source(train, self._columns, in_memory=in_memory)
         self._validation = Source(validation, self._columns, in_memory=in_memory)
         self._heads = Heads(settings, width=train.width, classes=classes, device=device)
@@ -317,14 +309,3 @@ class Trainer:
 
 Sums = tuple[dict[str, torch.Tensor], torch.Tensor]
 """Gradients by name, and losses (heads,) float64, summed over rows."""
-
-
-def absorb(parameters: Parameters, columns: Columns) -> Parameters:
-    """Turn parameters for shifted and scaled columns into parameters for columns as they are; biases become flat."""
-    layer = "hidden." if "hidden.weight" in parameters else ""
-    weight = parameters[f"{layer}weight"].astype(np.float64) * columns.scale
-    bias = parameters[f"{layer}bias"].reshape(-1) - weight @ columns.center
-    changed: dict[str, Matrix] = {
-        name: value.reshape(-1) if name.endswith("bias") else value for name, value in parameters.items()
-    }
-    return changed | {f"{layer}weight": weight.astype(np.float32), f"{layer}bias": bias.astype(np.float32)}

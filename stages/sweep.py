@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import math
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -25,7 +24,8 @@ from .lanes import open_lanes
 from .metrics import evaluate
 from .parts import Parts, divide
 from .progress import Note, Report, Step, silent
-from .settings import HeadKind, Ranking, Solver, SweepSettings, TrainSettings
+from .ranking import rank, table_columns
+from .settings import HeadKind, Solver, SweepSettings, TrainSettings
 from .sweep_folder import WINNER, SweepFolder, open_folder, require_free
 from .train_head import Labels, head_device, make_head, open_checked, train_head
 
@@ -33,13 +33,6 @@ _MOST_COLUMNS = 1536
 """Classes of all heads of a product, at most: past that their logits leave a core's cache and nothing is gained."""
 _COPIES = 12
 """Tensors of the size of the parameters that training holds: the moments, the lanes' gradients, the best epochs."""
-MEASURES = {
-    Ranking.LOG_LOSS: ("validation_loss", 1),
-    Ranking.ACCURACY: ("validation_accuracy", -1),
-    Ranking.MACRO_F1: ("validation_macro_f1", -1),
-}
-"""What each ranking looks at, and whether low (1) or high (-1) wins."""
-
 Cell = tuple[int, TrainSettings]
 """A head to train: the number of its settings, and the settings with seed and fold."""
 
@@ -120,7 +113,7 @@ def sweep(
         overwrite=True,
         report=report,
     )
-    folder.write_table(_columns(settings, found))
+    folder.write_table(table_columns(settings, found))
     folder.finish(
         {
             "headstart": version("headstart"),
@@ -288,68 +281,6 @@ def _scores(head: Head, parts: Parts) -> dict[str, float]:
         "validation_accuracy": found["accuracy"],
         "validation_macro_f1": found["macro_f1"],
     }
-
-
-def rank(settings: SweepSettings, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rank the settings by their mean over seeds and folds, each head at its best epoch.
-
-    Returns:
-        From the best: ``setting``, its number; ``values``, what varies; ``heads`` and how many of them ``diverged``;
-        for each of the measures its ``mean`` and ``spread``, the standard deviation over seeds and folds (0 where there
-        is one head; None where one diverged). Such settings stand last.
-    """
-    lines = []
-    ranked, ranked_sign = MEASURES[settings.rank_by]
-    for number, each in enumerate(settings.settings()):
-        results = [result for result in found if result["setting"] == number]
-        diverged = sum(result["diverged"] for result in results)
-        line: dict[str, Any] = {
-            "setting": number,
-            "values": {name: getattr(each, name) for name in settings.values},
-            "heads": len(results),
-            "diverged": diverged,
-        }
-        for measure, _ in MEASURES.values():
-            values = [_at_best(result, measure) for result in results]
-            if diverged:
-                line[measure] = {"mean": None, "spread": None}
-            else:
-                spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-                line[measure] = {"mean": float(np.mean(values)), "spread": spread}
-        lines.append(line)
-    return sorted(lines, key=lambda line: math.inf if line["diverged"] else ranked_sign * line[ranked]["mean"])
-
-
-def _at_best(result: dict[str, Any], measure: str) -> float:
-    history = result["history"]
-    return float(history[measure][history["epoch"].index(result["best_epoch"])]) if not result["diverged"] else math.nan
-
-
-def _columns(settings: SweepSettings, found: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """The columns of ``sweep.parquet``: one row for each epoch of each head."""
-    named = settings.settings()
-    fields = [field.name for field in dataclasses.fields(TrainSettings) if field.name not in ("seed", "fold")]
-    columns: dict[str, list[Any]] = {}
-
-    def add(name: str, values: list[Any]) -> None:
-        columns.setdefault(name, []).extend(values)
-
-    for result in found:
-        history = result["history"]
-        rows = len(history["epoch"])
-        each = named[result["setting"]]
-        for name in ("setting", "seed", "fold", "diverged"):
-            add(name, [result[name]] * rows)
-        for name in fields:
-            value = getattr(each, name)
-            add(name, [value.value if hasattr(value, "value") else value] * rows)
-        for name, values in history.items():
-            add(name, values)
-        add("best", [epoch == result["best_epoch"] for epoch in history["epoch"]])
-        for name in ("objective", "gradient_norm", "gap", "iterations", "converged", "reason"):
-            certificate = result["certificate"]
-            add(name, [None if certificate is None else certificate[name]] * rows)
-    return columns
 
 
 def _plan(settings: SweepSettings, caches: Sequence[Cache | None]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ..cache.reader import Cache, open_cache
 from .calibration import fit_temperature
 from .devices import choose_device, machine
 from .exact import Certificate, ExactSolver
-from .fit import Epoch, Parameters, fit_head
+from .fit import Epoch, fit_head
 from .head import Head
 from .lanes import open_lanes
 from .metrics import evaluate
@@ -25,6 +25,7 @@ from .parts import Indices, Parts, divide
 from .progress import Note, Report, Step, silent
 from .relabel import relabel
 from .run import new_run, require_free, write_run
+from .scaling import Parameters
 from .settings import Solver, TrainSettings
 from .walk import Rows
 

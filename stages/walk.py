@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .scaling import Columns, Matrix, measure_columns
+
 Features = npt.NDArray[np.floating[Any]]
 Indices = npt.NDArray[np.int64]
-Matrix = npt.NDArray[np.float32]
 
 CHUNK_ROWS = 256
 """Rows that are gathered, masked and multiplied at a time: 256 x 768 float32 and their masked copy stay in a core's
@@ -25,9 +26,6 @@ RUN_ROWS = 32
 shuffle; 4,096 cost 5 points of accuracy between epochs."""
 _RUNS_IN_A_BATCH = 64
 _LEVELS = 1 << 16
-_FLAT = 1e-5
-"""A column whose spread is below this share of its own size, or a tenth of this share of the widest spread, is taken
-for constant: what is left of it is rounding."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,36 +54,14 @@ class Rows:
         """(rows,) int64: the labels of these rows."""
         return self.labels[self.index]
 
+    def measure(self, *, center: bool, standardize: bool) -> Columns:
+        """What to take off each column and to multiply it by; see `measure_columns`."""
+        return measure_columns(self.chunks, rows=len(self), width=self.width, center=center, standardize=standardize)
+
     def chunks(self) -> Iterator[Matrix]:
         """The features in order, (up to 2,048, width) float32 at a time."""
         for start in range(0, len(self), 2048):
             yield self.features[self.index[start : start + 2048]].astype(np.float32, copy=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class Columns:
-    """What is taken off each column, and what it is multiplied by: (width,) float32 each."""
-
-    center: Matrix
-    scale: Matrix
-
-
-def measure_columns(rows: Rows, *, center: bool, standardize: bool) -> Columns:
-    """Measure the columns over the training rows, with float64 sums.
-
-    A column without spread is left in its own scale: MiniLM has three that are constant to 1e-9, and dividing by that
-    would make features of rounding noise.
-    """
-    width = rows.width
-    means, scale = np.zeros(width), np.ones(width)
-    if center or standardize:
-        means = sum((chunk.sum(axis=0, dtype=np.float64) for chunk in rows.chunks()), np.zeros(width)) / len(rows)
-    if standardize:
-        squares = sum((((c - means) ** 2).sum(axis=0) for c in rows.chunks()), np.zeros(width)) / len(rows)
-        spread = np.sqrt(squares)
-        flat = spread <= np.maximum(_FLAT * np.sqrt(means**2 + squares), _FLAT / 10 * spread.max())
-        scale = 1 / np.where(flat, 1.0, spread)
-    return Columns((means if center else np.zeros(width)).astype(np.float32), scale.astype(np.float32))
 
 
 class Source:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import torch
 from headstart.stages.batched import ADAM_EPSILON, Heads, Loss, class_weights, schedule_factor
 from headstart.stages.calibration import fit_temperature
+from headstart.stages.exact import ExactSolver
 from headstart.stages.fit import Fit, Trainer, fit_head, fit_heads
 from headstart.stages.lanes import open_lanes
 from headstart.stages.settings import ClassWeight, HeadKind, Schedule, TrainSettings
@@ -19,7 +22,6 @@ from headstart.stages.walk import (
     drop_level,
     epoch_order,
     keep_scale,
-    measure_columns,
     random_bits,
     training_batches,
 )
@@ -351,6 +353,37 @@ def test_streamed_rows_train_the_same_head(kind: str) -> None:
     assert fits[0].history == fits[1].history
 
 
+@pytest.mark.parametrize("solver", ["one head", "many heads", "exact"])
+def test_streaming_keeps_to_its_bound(solver: str, tmp_path: Path) -> None:
+    """What numpy allocates at most (torch has no more than heads and chunks), for 38 MiB of features in a file."""
+    rng = np.random.default_rng(0)
+    rows, width, bound = 20_000, 500, 1 << 24
+    features = np.memmap(tmp_path / "features", np.float32, "w+", shape=(rows, width))
+    features[:] = rng.standard_normal((rows, width), np.float32)
+    labels = rng.integers(3, size=rows)
+    index = np.arange(rows)
+    train, validation = (Rows(features=features, labels=labels, index=each) for each in (index[:18000], index[18000:]))
+
+    def peak(memory: int | None) -> int:
+        settings = TrainSettings(epochs=1, memory=memory)
+        many = [dataclasses.replace(settings, learning_rate=1 / n) for n in range(1, 21)]
+        tracemalloc.start()
+        try:
+            if solver == "exact":
+                with open_lanes() as lanes:
+                    ExactSolver(train, classes=3, settings=settings, lanes=lanes).solve(1.0)
+            else:
+                each = many if solver == "many heads" else [settings]
+                fit_heads(train, validation, classes=3, settings=each, device=CPU)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(bound)  # what is allocated once and for all
+    assert peak(bound) < bound * 1.5
+    assert peak(None) > 4 * 18000 * width
+
+
 def test_a_column_without_spread_is_not_divided_by_it() -> None:
     rng = np.random.default_rng(0)
     features = rng.normal(size=(500, 6)).astype(np.float32) * [1, 1, 1e-3, 100, 1, 1]
@@ -358,7 +391,7 @@ def test_a_column_without_spread_is_not_divided_by_it() -> None:
     features[:, 4] = 3
     features[:, 5] = 1e-9 * rng.normal(size=500)
     rows = Rows(features=features.astype(np.float32), labels=np.zeros(500, np.int64), index=np.arange(500))
-    columns = measure_columns(rows, center=True, standardize=True)
+    columns = rows.measure(center=True, standardize=True)
     assert columns.scale[[1, 4, 5]].tolist() == [1, 1, 1]
     spread = ((rows.features - columns.center) * columns.scale).std(0)
     np.testing.assert_allclose(spread[[0, 2, 3]], 1, rtol=1e-5)
