@@ -32,6 +32,7 @@ TOLERANCE = 1e-9
 """Converged where the gain that is still to be had is estimated to be below this share of the objective."""
 _ROUNDING = 1e-10
 """What rounding of the products may change the objective by, as a share of it."""
+_NEAR = 1e-6
 _MOST_ITERATIONS = 100
 _MOST_CONJUGATE = 200
 _SPAN_ROWS, _GRAM_ROWS = 512, 2048
@@ -49,7 +50,7 @@ class Certificate:
             preconditioner's terms.
         iterations: Newton steps taken.
         passes: Times that the features were multiplied forth and back.
-        converged: The estimate is below 1e-9 of the objective, or nothing but rounding is left.
+        converged: The estimate is below 1e-9 of the objective; or below 1e-6, and rounding leaves no lower place.
         reason: Why it stopped, in words.
         seconds: Spent on it.
     """
@@ -139,7 +140,9 @@ class ExactSolver:
                     break
             if not new_value < value:
                 # The probabilities of the last evaluation are those of a point that is not taken; none are read again.
-                reason, converged = "no step lowers the objective any more: rounding", decrement / 2 <= 1e-6 * value
+                converged = decrement / 2 <= _NEAR * value
+                reason = "no step lowers the objective any more, for rounding"
+                reason += "" if converged else "; a larger l2 is better conditioned"
                 break
             point, value, gradient, covariance = moved, new_value, new_gradient, new_covariance
             iteration += 1
