@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from .stages.extract import extract, extract_tables
     from .stages.head import Head, load_head
     from .stages.predict import predict
-    from .stages.settings import ExtractSettings, Precision, Storage, TrainSettings
-    from .stages.train_head import train_head
+    from .stages.settings import ExtractSettings, Precision, Storage, SweepSettings, TrainSettings
+    from .stages.sweep import sweep
+    from .stages.train_head import Labels, train_head
 
 _HOMES = {
     "Cache": "cache.reader",
@@ -30,8 +31,10 @@ _HOMES = {
     "Head": "stages.head",
     "HeadstartError": "cache.errors",
     "Identity": "cache.identity",
+    "Labels": "stages.train_head",
     "Precision": "stages.settings",
     "Storage": "stages.settings",
+    "SweepSettings": "stages.settings",
     "TrainSettings": "stages.settings",
     "UserError": "cache.errors",
     "extract": "stages.extract",
@@ -39,6 +42,7 @@ _HOMES = {
     "load_head": "stages.head",
     "open_cache": "cache.reader",
     "predict": "stages.predict",
+    "sweep": "stages.sweep",
     "train_head": "stages.train_head",
 }
 
@@ -48,8 +52,10 @@ __all__ = [
     "Head",
     "HeadstartError",
     "Identity",
+    "Labels",
     "Precision",
     "Storage",
+    "SweepSettings",
     "TrainSettings",
     "UserError",
     "extract",
@@ -57,6 +63,7 @@ __all__ = [
     "load_head",
     "open_cache",
     "predict",
+    "sweep",
     "train_head",
 ]
 

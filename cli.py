@@ -9,6 +9,7 @@ import io
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,10 +17,22 @@ import typer
 from typer.core import TyperGroup
 
 from .cache.errors import HeadstartError, SettingsError, UserError
-from .stages.settings import ExtractSettings, Precision, Storage, TrainSettings
+from .stages.settings import (
+    ClassWeight,
+    ExtractSettings,
+    HeadKind,
+    Precision,
+    Ranking,
+    Schedule,
+    Solver,
+    Storage,
+    SweepSettings,
+    TrainSettings,
+    parse_memory,
+)
 
-OUT_OF_MEMORY = "the memory is full; try a smaller --batch-tokens or --batch-size"
-EXTRACT, TRAIN = ExtractSettings(), TrainSettings()
+OUT_OF_MEMORY = "the memory is full; try a smaller --batch-tokens or --batch-size, or --memory"
+EXTRACT, TRAIN, SWEEP = ExtractSettings(), TrainSettings(), SweepSettings()
 
 
 class OneLineErrors(TyperGroup):
@@ -36,8 +49,9 @@ class OneLineErrors(TyperGroup):
         except OSError as error:
             message, code = f"{error.filename or 'the system'}: {error.strerror or error}", 1
         except KeyboardInterrupt:
-            carry_on = "; finished blocks are kept, and the same command carries on with them"
-            message, code = f"interrupted{carry_on if ctx.invoked_subcommand == 'extract' else ''}", 130
+            kept = {"extract": "blocks", "sweep": "groups of heads"}.get(ctx.invoked_subcommand)
+            carry_on = f"; finished {kept} are kept, and the same command carries on with them" if kept else ""
+            message, code = f"interrupted{carry_on}", 130
         except MemoryError:
             message, code = OUT_OF_MEMORY, 1
         except RuntimeError as error:
@@ -137,27 +151,72 @@ def extract_command(
             terminal.show_cache(inspect_path(path))
 
 
+TestFraction = Annotated[float, typer.Option(help="Share of rows held out for the test.")]
+ValidationFraction = Annotated[float, typer.Option(help="Share of the remaining rows held out to choose by.")]
+SplitSeed = Annotated[int, typer.Option(help="Fixes which rows are held out.")]
+Epochs = Annotated[int, typer.Option(help="Times that every training row is seen.")]
+BatchSize = Annotated[int, typer.Option(help="Rows in a batch.")]
+Center = Annotated[
+    bool, typer.Option("--center/--no-center", help="Let dropout put a column's mean in place of a value, or zero.")
+]
+Standardize = Annotated[bool, typer.Option("--standardize", help="Divide each column by its spread.")]
+Kind = Annotated[HeadKind, typer.Option("--head", help="Linear, or an MLP with one hidden layer.")]
+Hidden = Annotated[int, typer.Option(help="Width of an MLP's hidden layer.")]
+How = Annotated[Solver, typer.Option(help="sgd: AdamW with dropout; exact: logistic regression to its optimum.")]
+Rate = Annotated[Schedule, typer.Option(help="How the learning rate goes on after the warm-up.")]
+Warmup = Annotated[float, typer.Option(help="Share of all steps in which the learning rate rises.")]
+Patience = Annotated[int, typer.Option(help="Stop after so many epochs without a lower validation loss; 0: never.")]
+Calibrate = Annotated[bool, typer.Option("--calibrate", help="Fit a temperature on the validation rows.")]
+Memory = Annotated[
+    str | None, typer.Option(help="Stream features that take more than this, such as 2GiB.", show_default="no bound")
+]
+LabelTable = Annotated[
+    Path | None, typer.Option("--labels", help="A table whose labels take the place of the cache's, by text.")
+]
+LabelText = Annotated[str, typer.Option("--text-column", help="Column of --labels' texts.")]
+LabelPair = Annotated[str | None, typer.Option("--text-pair-column", help="Column of --labels' second texts.")]
+LabelColumn = Annotated[str, typer.Option("--label-column", help="Column of --labels' labels.")]
+TestCache = Annotated[Path | None, typer.Option("--test", help="A cache to test on, instead of held-out rows.")]
+
+
 @app.command("train-head")
 def train_head_command(
     cache: Annotated[Path, typer.Argument(help="The cache to train on.")],
     out: Annotated[Path, typer.Option(help="The run folder to write.")],
     features: Annotated[str, typer.Option(help="Which of the cache's features to train on.")] = TRAIN.feature,
-    test: Annotated[Path | None, typer.Option(help="A cache to test on, instead of held-out rows.")] = None,
-    test_fraction: Annotated[float, typer.Option(help="Share of rows held out for the test.")] = TRAIN.test_fraction,
+    test: TestCache = None,
+    test_fraction: TestFraction = TRAIN.test_fraction,
     validation: Annotated[Path | None, typer.Option(help="A cache to choose the epoch by, likewise.")] = None,
-    validation_fraction: Annotated[
-        float, typer.Option(help="Share of the remaining rows held out to choose the epoch by.")
-    ] = TRAIN.validation_fraction,
-    epochs: Annotated[int, typer.Option(help="Times that every training row is seen.")] = TRAIN.epochs,
-    batch_size: Annotated[int, typer.Option(help="Rows in a batch.")] = TRAIN.batch_size,
+    validation_fraction: ValidationFraction = TRAIN.validation_fraction,
+    folds: Annotated[int, typer.Option(help="Hold out one of so many folds instead; 0: a share.")] = TRAIN.folds,
+    fold: Annotated[int, typer.Option(help="Which of the folds to hold out, from 1.")] = TRAIN.fold,
+    split_seed: SplitSeed = TRAIN.split_seed,
+    labels: LabelTable = None,
+    text_column: LabelText = EXTRACT.text_column,
+    text_pair_column: LabelPair = EXTRACT.text_pair_column,
+    label_column: LabelColumn = EXTRACT.label_column or "label",
+    head: Kind = TRAIN.head,
+    hidden: Hidden = TRAIN.hidden,
+    solver: How = TRAIN.solver,
+    l2: Annotated[float, typer.Option(help="The exact solver's penalty: 1 / C of scikit-learn.")] = TRAIN.l2,
+    epochs: Epochs = TRAIN.epochs,
+    batch_size: BatchSize = TRAIN.batch_size,
     lr: Annotated[float, typer.Option(help="AdamW's learning rate.")] = TRAIN.learning_rate,
+    schedule: Rate = TRAIN.schedule,
+    warmup: Warmup = TRAIN.warmup,
     weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = TRAIN.weight_decay,
     dropout: Annotated[float, typer.Option(help="Share of feature values zeroed in training.")] = TRAIN.dropout,
-    center: Annotated[
-        bool, typer.Option("--center/--no-center", help="Let dropout put a column's mean in place of a value, or zero.")
-    ] = TRAIN.center,
-    seed: Annotated[int, typer.Option(help="Fixes split, order and masks.")] = TRAIN.seed,
+    center: Center = TRAIN.center,
+    standardize: Standardize = TRAIN.standardize,
+    class_weight: Annotated[ClassWeight, typer.Option(help="What a row counts in the loss.")] = TRAIN.class_weight,
+    label_smoothing: Annotated[
+        float, typer.Option(help="Share of a row's target that all classes share.")
+    ] = TRAIN.label_smoothing,
+    patience: Patience = TRAIN.patience,
+    calibrate: Calibrate = TRAIN.calibrate,
+    seed: Annotated[int, typer.Option(help="Fixes order and masks.")] = TRAIN.seed,
     device: Device = TRAIN.device,
+    memory: Memory = None,
     keep_shared: Annotated[
         bool, typer.Option("--keep-shared", help="Train also on texts that --test or --validation has.")
     ] = TRAIN.keep_shared,
@@ -169,25 +228,168 @@ def train_head_command(
         feature=features,
         test_fraction=test_fraction,
         validation_fraction=validation_fraction,
+        folds=folds,
+        fold=fold,
+        split_seed=split_seed,
+        head=head,
+        hidden=hidden,
+        solver=solver,
+        l2=l2,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=lr,
+        schedule=schedule,
+        warmup=warmup,
         weight_decay=weight_decay,
         dropout=dropout,
         center=center,
+        standardize=standardize,
+        class_weight=class_weight,
+        label_smoothing=label_smoothing,
+        patience=patience,
+        calibrate=calibrate,
         seed=seed,
         device=device,
+        memory=None if memory is None else parse_memory(memory),
         keep_shared=keep_shared,
     )
     from . import terminal
 
     with terminal.reporting(quiet) as report:
         from .stages.inspect import inspect_path
-        from .stages.train_head import train_head
+        from .stages.train_head import Labels, train_head
 
-        run = train_head(cache, out, settings, test=test, validation=validation, overwrite=overwrite, report=report)
+        columns: dict[str, Any] = {
+            "text_column": text_column,
+            "text_pair_column": text_pair_column,
+            "label_column": label_column,
+        }
+        given = None if labels is None else Labels(table=labels, **columns)
+        run = train_head(
+            cache,
+            out,
+            settings,
+            test=test,
+            validation=validation,
+            labels=given,
+            overwrite=overwrite,
+            report=report,
+        )
     if not quiet:
         terminal.show_run(inspect_path(run))
+
+
+def _values(text: str, kind: Callable[[str], Any], option: str) -> tuple[Any, ...]:
+    """The comma-separated values of an option."""
+    try:
+        return tuple(kind(part.strip()) for part in text.split(","))
+    except ValueError:
+        raise SettingsError(f"{option} is {text!r}; write values with commas between, such as 0.1,0.01") from None
+
+
+@app.command("sweep")
+def sweep_command(
+    cache: Annotated[Path, typer.Argument(help="The cache to train on.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    features: Annotated[str, typer.Option(help="Features to compare, comma-separated.")] = TRAIN.feature,
+    lr: Annotated[str | None, typer.Option(help="Learning rates.", show_default=str(TRAIN.learning_rate))] = None,
+    weight_decay: Annotated[str | None, typer.Option(help="Decays.", show_default=str(TRAIN.weight_decay))] = None,
+    dropout: Annotated[str | None, typer.Option(help="Dropout rates.", show_default=str(TRAIN.dropout))] = None,
+    label_smoothing: Annotated[
+        str | None, typer.Option(help="Shares of a target.", show_default=str(TRAIN.label_smoothing))
+    ] = None,
+    class_weight: Annotated[str, typer.Option(help="none, balanced, or both.")] = TRAIN.class_weight.value,
+    l2: Annotated[str | None, typer.Option(help="The exact solver's penalties.", show_default=str(TRAIN.l2))] = None,
+    seed: Annotated[str, typer.Option(help="Seeds of order and masks.")] = str(TRAIN.seed),
+    folds: Annotated[int, typer.Option(help="Rank over so many folds; 0: on a share of the rows.")] = TRAIN.folds,
+    rank_by: Annotated[Ranking, typer.Option(help="By what the settings are ranked.")] = SWEEP.rank_by,
+    test: TestCache = None,
+    test_fraction: TestFraction = TRAIN.test_fraction,
+    validation: Annotated[Path | None, typer.Option(help="A cache to rank by.")] = None,
+    validation_fraction: ValidationFraction = TRAIN.validation_fraction,
+    split_seed: SplitSeed = TRAIN.split_seed,
+    labels: LabelTable = None,
+    text_column: LabelText = EXTRACT.text_column,
+    text_pair_column: LabelPair = EXTRACT.text_pair_column,
+    label_column: LabelColumn = EXTRACT.label_column or "label",
+    head: Kind = TRAIN.head,
+    hidden: Hidden = TRAIN.hidden,
+    solver: How = TRAIN.solver,
+    epochs: Epochs = TRAIN.epochs,
+    batch_size: BatchSize = TRAIN.batch_size,
+    schedule: Rate = TRAIN.schedule,
+    warmup: Warmup = TRAIN.warmup,
+    center: Center = TRAIN.center,
+    standardize: Standardize = TRAIN.standardize,
+    patience: Patience = TRAIN.patience,
+    calibrate: Calibrate = TRAIN.calibrate,
+    device: Device = TRAIN.device,
+    memory: Memory = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train the product of all values, times seeds and folds; rank them; test the winner."""
+    given: list[tuple[str, str | None, Callable[[str], Any], str]] = [
+        ("feature", features, str, "--features"),
+        ("learning_rate", lr, float, "--lr"),
+        ("weight_decay", weight_decay, float, "--weight-decay"),
+        ("dropout", dropout, float, "--dropout"),
+        ("label_smoothing", label_smoothing, float, "--label-smoothing"),
+        ("class_weight", class_weight, ClassWeight, "--class-weight"),
+        ("l2", l2, float, "--l2"),
+    ]
+    values = {name: _values(text, kind, option) for name, text, kind, option in given if text is not None}
+    settings = SweepSettings(
+        base=TrainSettings(
+            feature=values["feature"][0],
+            test_fraction=test_fraction,
+            validation_fraction=validation_fraction,
+            folds=folds,
+            split_seed=split_seed,
+            head=head,
+            hidden=hidden,
+            solver=solver,
+            epochs=epochs,
+            batch_size=batch_size,
+            schedule=schedule,
+            warmup=warmup,
+            center=center,
+            standardize=standardize,
+            patience=patience,
+            calibrate=calibrate,
+            device=device,
+            memory=None if memory is None else parse_memory(memory),
+        ),
+        values=values,
+        seeds=_values(seed, int, "--seed"),
+        rank_by=rank_by,
+    )
+    from . import terminal
+
+    with terminal.reporting(quiet) as report:
+        from .stages.inspect import inspect_path
+        from .stages.sweep import sweep
+        from .stages.train_head import Labels
+
+        columns: dict[str, Any] = {
+            "text_column": text_column,
+            "text_pair_column": text_pair_column,
+            "label_column": label_column,
+        }
+        relabelled = None if labels is None else Labels(table=labels, **columns)
+        folder = sweep(
+            cache,
+            out,
+            settings,
+            test=test,
+            validation=validation,
+            labels=relabelled,
+            overwrite=overwrite,
+            report=report,
+        )
+    if not quiet:
+        terminal.show_sweep(inspect_path(folder))
+        terminal.show_run(inspect_path(folder / "winner"))
 
 
 @app.command("predict")
@@ -234,10 +436,10 @@ def predict_command(
 
 @app.command("inspect")
 def inspect_command(
-    path: Annotated[Path, typer.Argument(help="A cache or a run folder.")],
+    path: Annotated[Path, typer.Argument(help="A cache, or the folder of a run or a sweep.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
 ) -> None:
-    """Show what a cache or a run holds."""
+    """Show what a cache, a run or a sweep holds."""
     from . import terminal
     from .stages.inspect import inspect_path
 
@@ -246,6 +448,8 @@ def inspect_command(
         typer.echo(json.dumps(found, ensure_ascii=False, indent=1))
     elif found["kind"] == "cache":
         terminal.show_cache(found)
+    elif found["kind"] == "sweep":
+        terminal.show_sweep(found)
     else:
         terminal.show_run(found)
 

@@ -18,6 +18,7 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 PLAIN_SECONDS = 10.0
 """Off a terminal, a line this often."""
 MOST_CLASSES_SHOWN = 12
+MOST_SETTINGS_SHOWN = 10
 
 
 @contextmanager
@@ -75,7 +76,8 @@ def _count(event: Step, elapsed: float) -> str:
     if not event.done:
         return ""
     text = f"{event.done:,} of {event.total:,} {event.unit}" if event.total else f"{event.done:,} {event.unit}"
-    return text + (f", {event.tokens / elapsed:,.0f} tokens/s" if event.tokens and elapsed > 0 else "")
+    text += f", {event.tokens / elapsed:,.0f} tokens/s" if event.tokens and elapsed > 0 else ""
+    return text + (f", {event.detail}" if event.detail else "")
 
 
 def show_facts(title: str, facts: Mapping[str, str]) -> None:
@@ -122,30 +124,86 @@ def show_cache(cache: Mapping[str, Any]) -> None:
 
 
 def show_run(run: Mapping[str, Any]) -> None:
-    """Print the end of the curve, the test's figures and its confusion matrix."""
-    last, best = run["history"][-1], run["history"][run["best_epoch"] - 1]
-    test = run["metrics"]["test"]
-    rows = run["rows"]
-    show_facts(
-        run["path"],
-        {
-            "rows": f"{rows['train']:,} to train, {rows['validation']:,} to choose the epoch, {rows['test']:,} to test",
-            "curve": f"epoch {last['epoch']}: training loss {last['train_loss']:.4f}, "
-            f"validation loss {last['validation_loss']:.4f}, accuracy {last['validation_accuracy']:.4f}",
-            "best": f"epoch {best['epoch']}: validation loss {best['validation_loss']:.4f}, "
-            f"accuracy {best['validation_accuracy']:.4f}",
-            "accuracy": f"{test['accuracy']:.4f} on the test rows (95%: {_interval(test['accuracy_interval'])})",
-            "macro F1": f"{test['macro_f1']:.4f} (95%: {_interval(test['macro_f1_interval'])})",
-            "time": f"{duration(run['seconds'])}, {duration(run['fit_seconds'])} of it for {last['epoch']} epochs",
-        },
-    )
+    """Print how the head came about, the test's figures and its confusion matrix."""
+    test, rows = run["metrics"]["test"], run["rows"]
+    facts = {"rows": f"{rows['train']:,} to train, {rows['validation']:,} to choose by, {rows['test']:,} to test"}
+    if run["history"]:
+        facts |= _curve_facts(run)
+    if certificate := run.get("certificate"):
+        facts |= _certificate_facts(certificate)
+    for name, key in (("accuracy", "accuracy"), ("macro F1", "macro_f1"), ("weighted F1", "weighted_f1")):
+        on = " on the test rows" if key == "accuracy" else ""
+        facts[name] = f"{test[key]:.4f}{on} (95%: {_interval(test[f'{key}_interval'])})"
+    facts["log loss"] = f"{test['log_loss']:.4f} (95%: {_interval(test['log_loss_interval'])})"
+    temperature = "" if run["temperature"] == 1 else f", at temperature {run['temperature']:.3f}"
+    error = _interval(test["calibration_error_interval"])
+    facts["calibration"] = f"expected error {test['calibration_error']:.4f} (95%: {error}){temperature}"
+    spent = f" for {len(run['history'])} epochs" if run["history"] else " to solve"
+    facts["time"] = f"{duration(run['seconds'])}, {duration(run['fit_seconds'])} of it{spent}"
+    show_facts(run["path"], facts)
     show_confusion(run["label_names"], test)
     epoch, encoder = run["epoch_seconds"], run["encoder_epoch_seconds"]
-    if encoder:
+    if encoder and epoch:
         console.print(
             f"An epoch took {duration(epoch)} from the cache; through the encoder it would have taken "
             f"{duration(encoder)}, at the speed measured while extracting: {encoder / epoch:,.0f} times as long."
         )
+
+
+def _curve_facts(run: Mapping[str, Any]) -> dict[str, str]:
+    last, best = run["history"][-1], run["history"][run["best_epoch"] - 1]
+    return {
+        "curve": f"epoch {last['epoch']}: training loss {last['train_loss']:.4f}, "
+        f"validation loss {last['validation_loss']:.4f}, accuracy {last['validation_accuracy']:.4f}",
+        "best": f"epoch {best['epoch']}: validation loss {best['validation_loss']:.4f}, "
+        f"accuracy {best['validation_accuracy']:.4f}",
+    }
+
+
+def _certificate_facts(certificate: Mapping[str, Any]) -> dict[str, str]:
+    state = "converged" if certificate["converged"] else "NOT converged"
+    return {
+        "objective": f"{certificate['objective']:.4f} at l2 {certificate['l2']:g}, at most about "
+        f"{certificate['gap']:.1e} above its minimum; gradient {certificate['gradient_norm']:.1e}",
+        "solver": f"{state} in {certificate['iterations']} iterations, {certificate['passes']} passes: "
+        f"{certificate['reason']}",
+    }
+
+
+def show_sweep(sweep: Mapping[str, Any]) -> None:
+    """Print a sweep's best settings with their means, and spreads over seeds and folds."""
+    ranking, settings = sweep["ranking"], sweep["settings"]
+    seeds, folds = len(settings["seeds"]), settings["base"]["folds"]
+    over = f"{seeds} seed{'s' if seeds > 1 else ''}" + (f" x {folds} folds" if folds else "")
+    diverged = f", {sweep['diverged']:,} of which diverged" if sweep["diverged"] else ""
+    facts = {
+        "heads": f"{sweep['heads']:,}: {len(ranking):,} settings x {over}{diverged}",
+        "ranked by": f"{settings['rank_by']} on validation rows; ± is the standard deviation over seeds and folds",
+        "time": duration(sweep["seconds"]),
+    }
+    if sweep["kept_heads"]:
+        facts["carried on"] = f"{sweep['kept_heads']:,} heads were finished already"
+    show_facts(sweep["path"], facts)
+    varied = [name for name, values in settings["values"].items() if len(values) > 1]
+    rows = [["rank", "log loss", "accuracy", "macro F1", *(name.replace("_", " ") for name in varied)]]
+    for place, line in enumerate(ranking[:MOST_SETTINGS_SHOWN], 1):
+        measures = [
+            "diverged" if line["diverged"] else f"{line[name]['mean']:.4f} ± {line[name]['spread']:.4f}"
+            for name in ("validation_loss", "validation_accuracy", "validation_macro_f1")
+        ]
+        values = [line["values"][name] for name in varied]
+        rows.append([str(place), *measures, *(f"{v:g}" if isinstance(v, float) else str(v) for v in values)])
+    show_rows(rows)
+    if len(ranking) > MOST_SETTINGS_SHOWN:
+        console.print(f"  and {len(ranking) - MOST_SETTINGS_SHOWN:,} more, in sweep.json", markup=False)
+
+
+def show_rows(rows: list[list[str]]) -> None:
+    """Print aligned columns: the first to the left, the rest to the right."""
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        rest = [" " * (width - cell_len(cell)) + cell for cell, width in zip(row[1:], widths[1:], strict=True)]
+        console.print("  " + "  ".join([set_cell_size(row[0], widths[0]), *rest]), markup=False)
 
 
 def show_confusion(names: list[str], metrics: Mapping[str, Any]) -> None:
@@ -158,10 +216,7 @@ def show_confusion(names: list[str], metrics: Mapping[str, Any]) -> None:
     for name, counts in zip(names, matrix, strict=True):
         scores = metrics["per_class"][name]
         rows.append([name, *(f"{n:,}" for n in counts), f"{scores['precision']:.3f}", f"{scores['recall']:.3f}"])
-    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        rest = [" " * (width - cell_len(cell)) + cell for cell, width in zip(row[1:], widths[1:], strict=True)]
-        console.print("  " + "  ".join([set_cell_size(row[0], widths[0]), *rest]), markup=False)
+    show_rows(rows)
 
 
 def show_predictions(texts: list[str], labels: list[str], names: tuple[str, ...], probabilities: Any) -> None:

@@ -49,13 +49,13 @@ def extracted(precision: Precision) -> Cache:
 
 def test_accuracy(cache: Cache, seed: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        run = train_head(cache.path, Path(folder) / "run", TrainSettings(seed=seed))
+        run = train_head(cache.path, Path(folder) / "run", TrainSettings(split_seed=seed))
         return float(json.loads((run / "run.json").read_text())["metrics"]["test"]["accuracy"])
 
 
 def sklearn_accuracy(cache: Cache, seed: int) -> tuple[float, int]:
     """On the same training rows (validation rows take no part in it) and the same test rows."""
-    parts = divide(cache, validation=None, test=None, settings=TrainSettings(seed=seed), report=silent)
+    parts = divide(cache, validation=None, test=None, settings=TrainSettings(split_seed=seed), report=silent)
     model = LogisticRegression(max_iter=10_000, tol=1e-5)
     model.fit(parts.train.features[parts.train.index], parts.train.labels[parts.train.index])
     score = model.score(parts.test.features[parts.test.index], parts.test.labels[parts.test.index])

@@ -12,10 +12,12 @@ import numpy as np
 import torch
 import transformers
 from headstart.cache.reader import open_cache
+from headstart.stages.batched import ADAM_EPSILON
 from headstart.stages.encoder import Encoder
 from headstart.stages.extract import extract
-from headstart.stages.fit import Rows, fit_head, head_optimizer, training_batches
+from headstart.stages.fit import fit_head
 from headstart.stages.settings import ExtractSettings, Precision, TrainSettings
+from headstart.stages.walk import Rows, training_batches
 
 DATA = Path(__file__).resolve().parent.parent / ".data"
 
@@ -73,17 +75,19 @@ def head_difference(texts: list[str], labels: np.ndarray, cached: np.ndarray) ->
     linear = torch.nn.Linear(384, 3)
     torch.nn.init.zeros_(linear.weight)
     torch.nn.init.zeros_(linear.bias)
-    optimizer = head_optimizer(linear, settings)
+    groups = [{"params": [linear.weight], "weight_decay": settings.weight_decay}, {"params": [linear.bias]}]
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=0, eps=ADAM_EPSILON)
     means, weights = torch.from_numpy(plain_features(texts[:240])).mean(0), []
-    for batches in training_batches(240, 384, settings):
+    for batches in training_batches(240, 384, epochs=5, batch_size=64, dropout=settings.dropout, seed=settings.seed):
         for positions, keep in batches:
             features = torch.from_numpy(plain_features([texts[row] for row in positions])) - means
-            loss = torch.nn.functional.cross_entropy(linear(features * keep), torch.from_numpy(labels[positions]))
+            features *= torch.from_numpy(keep)
+            loss = torch.nn.functional.cross_entropy(linear(features), torch.from_numpy(labels[positions]))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         weights.append(linear.weight.detach().numpy().copy())
-    return float(np.abs(weights[fit.best_epoch - 1] - fit.weight).max())
+    return float(np.abs(weights[fit.best_epoch - 1] - fit.parameters["weight"]).max())
 
 
 if __name__ == "__main__":

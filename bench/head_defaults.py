@@ -16,9 +16,10 @@ import numpy as np
 import torch
 import transformers
 from headstart.cache.hashing import hash_sequences
-from headstart.stages import fit
+from headstart.stages import batched, fit
 from headstart.stages.settings import TrainSettings
 from headstart.stages.split import group_rows, hold_out
+from headstart.stages.walk import Rows
 
 DATA = Path(__file__).resolve().parent.parent / ".data"
 SEEDS = (0, 1)
@@ -70,7 +71,7 @@ def curves(features: Any, data: dict[str, Any], settings: TrainSettings, seed: i
     labels, groups = data["labels"], data["groups"]
     rest, _ = hold_out(everything, labels, groups, fraction=0.2, rng=rng)
     train, validation = hold_out(rest, labels, groups, fraction=0.1, rng=rng)
-    parts = [fit.Rows(features=features, labels=labels, index=index) for index in (train, validation)]
+    parts = [Rows(features=features, labels=labels, index=index) for index in (train, validation)]
     seeded = dataclasses.replace(settings, seed=seed)
     history = fit.fit_head(*parts, classes=3, settings=seeded, device=torch.device("cpu")).history
     return np.array([(epoch.validation_loss, epoch.validation_accuracy) for epoch in history])
@@ -106,24 +107,24 @@ def noise() -> None:
     rows = rng.permutation(len(features))
     print(f"\n| AdamW's epsilon | weights of {constant.sum()} constant columns move | others move | validation loss |")
     print("|---|---|---|---|")
-    kept = fit.ADAM_EPSILON
+    kept = batched.ADAM_EPSILON
     for epsilon in (1e-8, 1e-6, 1e-5, 1e-4):
-        fit.ADAM_EPSILON = epsilon
+        batched.ADAM_EPSILON = epsilon
         settings = dataclasses.replace(BASE, epochs=20)
         fits = [
             fit.fit_head(
-                fit.Rows(features=x, labels=data["labels"], index=rows[:17000]),
-                fit.Rows(features=x, labels=data["labels"], index=rows[17000:19000]),
+                Rows(features=x, labels=data["labels"], index=rows[:17000]),
+                Rows(features=x, labels=data["labels"], index=rows[17000:19000]),
                 classes=3,
                 settings=settings,
                 device=torch.device("cpu"),
             )
             for x in (features, noisy)
         ]
-        moved = np.abs(fits[0].weight - fits[1].weight)
+        moved = np.abs(fits[0].parameters["weight"] - fits[1].parameters["weight"])
         loss = fits[0].history[-1].validation_loss
         print(f"| {epsilon:g} | {moved[:, constant].max():.1e} | {moved[:, ~constant].max():.1e} | {loss:.5f} |")
-    fit.ADAM_EPSILON = kept
+    batched.ADAM_EPSILON = kept
 
 
 if __name__ == "__main__":

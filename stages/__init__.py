@@ -9,9 +9,12 @@ frozen model, ``features`` names what is taken from it, ``devices`` chooses wher
 ``encode_table`` run it (``packed`` without padding, where the architecture allows), ``wanted`` spares what is done
 already.
 
-Stage two is ``train_head``: ``parts`` and ``split`` divide the rows, ``fit`` trains on arrays, ``metrics`` measures,
-``head`` is the result and ``run`` its folder. It never loads transformers. ``predict`` puts the two together on new
-texts, ``inspect`` says what a cache or a run is.
+Stage two is ``train_head``: ``parts`` and ``split`` divide the rows (``relabel`` gives them other labels), and ``fit``
+trains on arrays: ``walk`` says which rows and masks, ``scaling`` shifts columns, ``batched`` multiplies many heads at
+once, ``lanes`` puts that on threads. ``exact`` solves instead. ``metrics`` measures, ``calibration`` fits a
+temperature, ``head`` is the result and ``run`` its folder. ``sweep`` does it for many settings, ``ranking`` compares
+them, ``sweep_folder`` keeps what is done. Stage two never loads transformers. ``predict`` puts the two together on new
+texts, ``inspect`` says what a cache, a run or a sweep is.
 
 A stage takes paths and settings and returns the path that it wrote; ``settings`` holds their defaults, and
 ``progress`` is how they tell what they do.

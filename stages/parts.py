@@ -10,10 +10,11 @@ import numpy.typing as npt
 from ..cache.errors import IdentityError, TableError
 from ..cache.identity import differences
 from ..cache.reader import Cache
-from .fit import Rows
 from .progress import Note, Report
+from .relabel import UNLABELLED
 from .settings import TrainSettings
-from .split import group_rows, hold_out, require_trainable
+from .split import assign_folds, group_rows, hold_out, require_trainable
+from .walk import Rows
 
 Indices = npt.NDArray[np.int64]
 
@@ -49,22 +50,25 @@ def divide(
     names = _label_names(cache)
     labels = _labels(cache, names)
     groups = group_rows(cache.token_hashes)
-    require_trainable(labels, groups, names, str(cache.path), divided=validation is None or test is None)
-    rows = np.arange(cache.rows)
+    rows = np.flatnonzero(labels >= 0)  # a row that --labels does not name has none
+    require_trainable(labels[rows], groups[rows], names, str(cache.path), divided=validation is None or test is None)
     shared = _shared_with(cache, [other for other in (validation, test) if other is not None])
     if shared.any():
         told = "kept, as told" if settings.keep_shared else "left out of training"
         report(Note(f"{int(shared.sum()):,} training rows have texts that are also validated or tested on: {told}"))
     if not settings.keep_shared:
-        rows = rows[~shared]
-    rng = np.random.default_rng(settings.seed)
+        rows = rows[~shared[rows]]
+    rng = np.random.default_rng(settings.split_seed)
     test_rows = validation_rows = rows[:0]
     if test is None:
         rows, test_rows = hold_out(rows, labels, groups, fraction=settings.test_fraction, rng=rng)
-    if validation is None:
+    if validation is None and settings.folds:
+        fold = assign_folds(rows, labels, groups, folds=settings.folds, rng=rng)
+        rows, validation_rows = rows[fold != settings.fold], rows[fold == settings.fold]
+    elif validation is None:
         rows, validation_rows = hold_out(rows, labels, groups, fraction=settings.validation_fraction, rng=rng)
     validation_part = _part(cache, validation_rows, labels, validation, names, settings)
-    validation_groups = groups[validation_rows] if validation is None else group_rows(validation.token_hashes)
+    validation_groups = _groups(groups, validation, validation_part)
     if test is not None:
         # Rows that choose the epoch must not be those that test it.
         tested = _shared_with(validation or cache, [test])[validation_part.index]
@@ -74,12 +78,13 @@ def divide(
         if not settings.keep_shared:
             validation_groups = validation_groups[~tested]
             validation_part = dataclasses.replace(validation_part, index=validation_part.index[~tested])
+    test_part = _part(cache, test_rows, labels, test, names, settings)
     parts = Parts(
         train=Rows(features=cache.features(settings.feature), labels=labels, index=rows),
         validation=validation_part,
-        test=_part(cache, test_rows, labels, test, names, settings),
+        test=test_part,
         validation_groups=validation_groups,
-        test_groups=groups[test_rows] if test is None else group_rows(test.token_hashes),
+        test_groups=_groups(groups, test, test_part),
         shared_rows=int(shared.sum()),
     )
     absent = np.flatnonzero(np.bincount(labels[rows], minlength=len(names)) == 0)
@@ -113,8 +118,12 @@ def _part(
         raise IdentityError(
             f"{other.path} does not fit {cache.path}: they differ in {'; '.join(clauses)}; extract one of them again"
         )
-    features = other.features(settings.feature)
-    return Rows(features=features, labels=_labels(other, names), index=np.arange(other.rows))
+    features, other_labels = other.features(settings.feature), _labels(other, names)
+    return Rows(features=features, labels=other_labels, index=np.flatnonzero(other_labels >= 0))
+
+
+def _groups(groups: Indices, other: Cache | None, part: Rows) -> Indices:
+    return (groups if other is None else group_rows(other.token_hashes))[part.index]
 
 
 def _label_names(cache: Cache) -> tuple[str, ...]:
@@ -134,7 +143,8 @@ def _labels(cache: Cache, names: tuple[str, ...]) -> Indices:
         )
     assert cache.labels is not None
     numbers = {name: number for number, name in enumerate(names)}
-    return np.array([numbers[name] for name in own], np.int64)[cache.labels]
+    found = np.array([numbers[name] for name in own], np.int64)[cache.labels]
+    return np.where(cache.labels == UNLABELLED, UNLABELLED, found)
 
 
 def _shared_with(cache: Cache, others: list[Cache]) -> npt.NDArray[np.bool_]:

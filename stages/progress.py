@@ -26,6 +26,8 @@ class Step:
     """What is counted, such as ``rows``."""
     tokens: int = 0
     """Tokens that the encoder has read in this phase."""
+    detail: str = ""
+    """What else is worth a look, in a few words."""
 
 
 Report = Callable[[Note | Step], None]

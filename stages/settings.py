@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import TypeVar
+import itertools
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from ..cache.errors import SettingsError
 
@@ -88,6 +91,42 @@ class ExtractSettings:
         _require(len(self.prefix) <= 1024, "prefix", f"{len(self.prefix)} characters", "at most 1024 characters")
 
 
+class HeadKind(enum.StrEnum):
+    """What stands between a feature and the classes."""
+
+    LINEAR = "linear"
+    """One weight and a bias for each class and column."""
+    MLP = "mlp"
+    """A hidden layer with a rectifier before it."""
+
+
+class Solver(enum.StrEnum):
+    """How a head is found."""
+
+    SGD = "sgd"
+    """AdamW over batches, with dropout; validation rows choose the epoch."""
+    EXACT = "exact"
+    """Multinomial logistic regression to its optimum: linear, without dropout, the same whatever the seed."""
+
+
+class Schedule(enum.StrEnum):
+    """How the learning rate goes on after the warm-up."""
+
+    CONSTANT = "constant"
+    """It stays."""
+    COSINE = "cosine"
+    """It falls to zero along half a cosine."""
+
+
+class ClassWeight(enum.StrEnum):
+    """What a row counts in the loss."""
+
+    NONE = "none"
+    """All rows count the same."""
+    BALANCED = "balanced"
+    """All classes count the same: rows / (classes x rows of the class), as in scikit-learn."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """Settings of stage two. The defaults were chosen on validation rows: see bench/README.md.
@@ -96,40 +135,161 @@ class TrainSettings:
         feature: Which of the cache's features to train on.
         test_fraction: Share of rows held out for the test, where no test cache is given.
         validation_fraction: Share of the remaining rows held out to choose the epoch by, likewise.
+        folds: Divide the remaining rows into so many folds, and hold out one of them instead; 0 for none.
+        fold: Which of the folds to hold out, from 1.
+        split_seed: Fixes which rows are held out.
+        head: What kind of head.
+        hidden: Width of an MLP's hidden layer.
+        solver: How the head is found.
+        l2: The exact solver's penalty: 1 / C in scikit-learn's terms. It minimises the sum over the rows of the
+            cross-entropy (times the class weight), plus l2 / 2 times the squared weights (not the bias).
         epochs: Times that every training row is seen.
         batch_size: Rows in a batch.
         learning_rate: AdamW's step.
+        schedule: How the step goes on after the warm-up.
+        warmup: Share of all steps over which the learning rate rises to its full value.
         weight_decay: AdamW's decay of the weights (not of the bias), as a share of the step.
-        dropout: Probability that a feature's value is zeroed in training; the rest is scaled up to match.
+        dropout: Probability that a feature's value is zeroed in training, to the next 1/65,536; the rest is scaled
+            up to match.
         center: Take each column's mean over the training rows off before dropout, so that a value that is dropped
             becomes the usual one and not zero. The head absorbs the means into its bias.
-        seed: Fixes the split, the order of the rows and the dropout masks.
+        standardize: Divide each column by its spread over the training rows, where it has one.
+        class_weight: What a row counts in the loss.
+        label_smoothing: Share of a row's target that is spread evenly over all classes.
+        patience: Stop after so many epochs without a lower validation loss; 0 for never.
+        calibrate: Fit a temperature on the validation rows, by which the head divides its logits.
+        seed: Fixes the order of the rows, the dropout masks and an MLP's start.
         device: ``auto``, or a torch device.
+        memory: Bytes that features may take; more are streamed from the file. None for no bound.
         keep_shared: Train also on texts that the test or validation cache has.
     """
 
     feature: str = "cls"
     test_fraction: float = 0.2
     validation_fraction: float = 0.1
+    folds: int = 0
+    fold: int = 1
+    split_seed: int = 0
+    head: HeadKind = HeadKind.LINEAR
+    hidden: int = 128
+    solver: Solver = Solver.SGD
+    l2: float = 1.0
     epochs: int = 100
     batch_size: int = 4096
     learning_rate: float = 0.01
+    schedule: Schedule = Schedule.CONSTANT
+    warmup: float = 0.0
     weight_decay: float = 0.01
     dropout: float = 0.3
     center: bool = True
+    standardize: bool = False
+    class_weight: ClassWeight = ClassWeight.NONE
+    label_smoothing: float = 0.0
+    patience: int = 0
+    calibrate: bool = False
     seed: int = 0
     device: str = "auto"
+    memory: int | None = None
     keep_shared: bool = False
 
     def __post_init__(self) -> None:
+        for name, kind in (("head", HeadKind), ("solver", Solver), ("schedule", Schedule)):
+            object.__setattr__(self, name, _choice(kind, getattr(self, name), name))
+        object.__setattr__(self, "class_weight", _choice(ClassWeight, self.class_weight, "class_weight"))
         for name in ("test_fraction", "validation_fraction"):
             _require(0 < getattr(self, name) < 1, name, getattr(self, name), "between 0 and 1")
-        _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
+        for name in ("dropout", "label_smoothing", "warmup"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
         _require(0 < self.learning_rate <= 1000, "learning_rate", self.learning_rate, "above 0 and at most 1000")
         _require(0 <= self.weight_decay <= 1000, "weight_decay", self.weight_decay, "at least 0 and at most 1000")
-        for name in ("epochs", "batch_size"):
+        _require(0 < self.l2 < float("inf"), "l2", self.l2, "above 0")
+        for name in ("epochs", "batch_size", "hidden"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _require(0 <= self.seed < 2**63, "seed", self.seed, "at least 0")
+        _require(self.patience >= 0, "patience", self.patience, "at least 0")
+        _require(self.folds == 0 or self.folds >= 2, "folds", self.folds, "0, or at least 2")
+        _require(1 <= self.fold <= max(self.folds, 1), "fold", self.fold, f"between 1 and {max(self.folds, 1)}")
+        for name in ("seed", "split_seed"):
+            _require(0 <= getattr(self, name) < 2**63, name, getattr(self, name), "at least 0")
+        least = 1 << 24
+        _require(self.memory is None or self.memory >= least, "memory", self.memory, "at least 16 MiB")
+        if self.solver is Solver.EXACT:
+            _require(self.head is HeadKind.LINEAR, "head", self.head, "linear for the exact solver")
+            _require(self.label_smoothing == 0, "label_smoothing", self.label_smoothing, "0 for the exact solver")
+
+
+class Ranking(enum.StrEnum):
+    """By what a sweep ranks its settings: a mean over seeds and folds, each head at its epoch of the lowest loss."""
+
+    LOG_LOSS = "log-loss"
+    """Mean cross-entropy: the lowest wins."""
+    ACCURACY = "accuracy"
+    """Share of rows that are right."""
+    MACRO_F1 = "macro-f1"
+    """The mean of the classes' F1: for rare classes that matter."""
+
+
+VARIED = {
+    Solver.SGD: ("feature", "learning_rate", "weight_decay", "dropout", "label_smoothing", "class_weight"),
+    Solver.EXACT: ("feature", "class_weight", "l2"),
+}
+"""What a sweep may vary beside seeds and folds, for each solver."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepSettings:
+    """Settings of a sweep: the product of all values, times seeds and folds.
+
+    Attributes:
+        base: What the heads have in common. Its ``seed`` and ``fold`` are set by the sweep.
+        values: What varies: a field of `TrainSettings` (see `VARIED`) and the values that it takes.
+        seeds: Seeds, of which each gives a head.
+        rank_by: By what the settings are ranked.
+    """
+
+    base: TrainSettings = dataclasses.field(default_factory=TrainSettings)
+    values: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    seeds: tuple[int, ...] = (0,)
+    rank_by: Ranking = Ranking.LOG_LOSS
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rank_by", _choice(Ranking, self.rank_by, "rank_by"))
+        allowed = VARIED[self.base.solver]
+        for name, values in (*self.values.items(), ("seeds", self.seeds)):
+            _require(len(set(values)) == len(values) > 0, name, ",".join(map(str, values)), "distinct values")
+            if name not in (*allowed, "seeds"):
+                raise SettingsError(f"{name} cannot be varied with the solver {self.base.solver}; remove it")
+        if self.base.solver is Solver.EXACT and len(self.seeds) > 1:
+            raise SettingsError("the exact solver gives the same head whatever the seed; give one seed")
+        self.settings()
+
+    def settings(self) -> list[TrainSettings]:
+        """The settings to compare, without seeds and folds."""
+        product = itertools.product(*self.values.values())
+        return [dataclasses.replace(self.base, **dict(zip(self.values, each, strict=True))) for each in product]
+
+    def cells(self) -> list[tuple[int, TrainSettings]]:
+        """Every head to train: the number of its settings, and the settings with its seed and fold."""
+        folds = range(1, max(self.base.folds, 1) + 1)
+        return [
+            (number, dataclasses.replace(each, seed=seed, fold=fold))
+            for seed, fold in itertools.product(self.seeds, folds)
+            for number, each in enumerate(self.settings())
+        ]
+
+
+_UNITS = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def parse_memory(text: str) -> int:
+    """Read a number of bytes: ``2GiB``, ``500MB``, ``1073741824``.
+
+    Raises:
+        SettingsError: it is not one.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", text.strip())
+    if match is None or match[2].upper() not in _UNITS:
+        raise SettingsError(f"memory is {text!r}; write it as 2GiB or 500MB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 def is_utf8(text: str) -> bool:

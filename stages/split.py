@@ -35,18 +35,63 @@ def hold_out(
     Returns:
         The rows that are kept and those that are held out, each in ascending order.
     """
-    distinct, inverse, sizes = np.unique(groups[rows], return_inverse=True, return_counts=True)
-    inverse = inverse.reshape(-1)
-    rarity = np.bincount(labels[rows])[labels[rows]]
-    order = np.lexsort((rarity, inverse))
-    group_class = labels[rows][order[np.searchsorted(inverse[order], np.arange(len(distinct)))]]
-    held = np.zeros(len(distinct), bool)
+    inverse, sizes, group_class = _class_of_groups(rows, labels, groups)
+    held = np.zeros(len(sizes), bool)
     for label in np.unique(group_class):
         members = rng.permutation(np.flatnonzero(group_class == label))
         chosen = _fill(sizes[members], fraction * sizes[members].sum())
         held[members[chosen]] = True
     out = held[inverse]
     return np.sort(rows[~out]), np.sort(rows[out])
+
+
+def assign_folds(rows: Indices, labels: Indices, groups: Indices, *, folds: int, rng: np.random.Generator) -> Indices:
+    """Deal rows out to folds, whole groups at a time, so that every fold has its share of every class.
+
+    The groups of a class, in a random order, go one by one to the fold that has the fewest rows of it so far. Within
+    a class, folds differ by no more rows than its largest group has. A class with fewer groups than folds is missing
+    from some.
+
+    Args:
+        rows: (n,) int64, the rows to divide.
+        labels: (all rows,) int64.
+        groups: (all rows,) int64, from `group_rows`.
+        folds: How many.
+        rng: Decides which.
+
+    Returns:
+        (n,) int64: each row's fold, from 1.
+
+    Raises:
+        TableError: there are fewer groups than folds, or a class has only one.
+    """
+    inverse, sizes, group_class = _class_of_groups(rows, labels, groups)
+    if len(sizes) < folds:
+        raise TableError(f"{len(sizes)} distinct texts cannot be divided into {folds} folds; use fewer --folds")
+    fold = np.zeros(len(sizes), np.int64)
+    total = np.zeros(folds, np.int64)
+    for label in np.unique(group_class):
+        members = rng.permutation(np.flatnonzero(group_class == label))
+        if len(members) == 1:
+            raise TableError("a class has a single distinct text that is not tested on; --folds need two")
+        filled = np.zeros(folds, np.int64)
+        for member in members:
+            chosen = int(np.lexsort((total, filled))[0])  # the emptiest of this class, then of all
+            fold[member] = chosen
+            filled[chosen] += sizes[member]
+            total[chosen] += sizes[member]
+    result: Indices = fold[inverse] + 1
+    return result
+
+
+def _class_of_groups(rows: Indices, labels: Indices, groups: Indices) -> tuple[Indices, Indices, Indices]:
+    """Number the groups that these rows are of: each row's, each group's rows, and the rarest class among them."""
+    distinct, inverse, sizes = np.unique(groups[rows], return_inverse=True, return_counts=True)
+    inverse = inverse.reshape(-1)
+    rarity = np.bincount(labels[rows])[labels[rows]]
+    order = np.lexsort((rarity, inverse))
+    group_class = labels[rows][order[np.searchsorted(inverse[order], np.arange(len(distinct)))]]
+    return inverse, sizes, group_class
 
 
 def _fill(sizes: Indices, wanted: float) -> list[int]:

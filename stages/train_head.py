@@ -1,4 +1,4 @@
-"""Stage two: a linear head trains on cached features. No encoder runs, and none is loaded."""
+"""Stage two: a head trains on cached features. No encoder runs, and none is loaded."""
 
 from __future__ import annotations
 
@@ -9,18 +9,42 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from ..cache.identity import Identity
+from ..cache.errors import SettingsError
 from ..cache.reader import Cache, open_cache
+from .calibration import fit_temperature
 from .devices import choose_device, machine
-from .fit import Fit, Rows, fit_head
+from .exact import Certificate, ExactSolver
+from .fit import Epoch, fit_head
 from .head import Head
+from .lanes import open_lanes
 from .metrics import evaluate
 from .parts import Indices, Parts, divide
-from .progress import Report, Step, silent
+from .progress import Note, Report, Step, silent
+from .relabel import relabel
 from .run import new_run, require_free, write_run
-from .settings import TrainSettings
+from .scaling import Parameters
+from .settings import Solver, TrainSettings
+from .walk import Rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Labels from elsewhere.
+
+    Attributes:
+        table: A table of texts and labels, which take the place of the caches' own.
+        text_column: Its column of texts.
+        text_pair_column: Its column of second texts, where the caches are of pairs.
+        label_column: Its column of labels.
+    """
+
+    table: str | Path
+    text_column: str = "text"
+    text_pair_column: str | None = None
+    label_column: str = "label"
 
 
 def train_head(
@@ -30,6 +54,7 @@ def train_head(
     *,
     test: str | Path | None = None,
     validation: str | Path | None = None,
+    labels: Labels | None = None,
     overwrite: bool = False,
     report: Report = silent,
 ) -> Path:
@@ -43,6 +68,7 @@ def train_head(
         settings: See `TrainSettings`.
         test: A cache to test on; without it, a share of the rows is held out.
         validation: A cache to choose the epoch by; without it, a share of the rows is held out.
+        labels: Labels to put in the place of the caches' own; rows whose text it does not have are left out.
         overwrite: Replace the run at ``out``.
         report: Where progress and notes go.
 
@@ -60,63 +86,124 @@ def train_head(
     settings = settings or TrainSettings()
     out = Path(out)
     require_free(out, overwrite=overwrite)
-    device = choose_device(settings.device)
-    opened = {str(path): open_cache(path) for path in (cache, validation, test) if path is not None}
-    for each in opened.values():
-        _check(each, report)
-    train_cache = opened[str(cache)]
-    parts = divide(
-        train_cache,
-        validation=None if validation is None else opened[str(validation)],
-        test=None if test is None else opened[str(test)],
-        settings=settings,
-        report=report,
-    )
+    device = head_device(settings.device)
+    train_cache, validation_cache, test_cache = open_checked(cache, validation, test, labels=labels, report=report)
+    assert train_cache is not None
+    parts = divide(train_cache, validation=validation_cache, test=test_cache, settings=settings, report=report)
     names = train_cache.label_names or ()
-    fit = fit_head(parts.train, parts.validation, classes=len(names), settings=settings, device=device, report=report)
-    head = Head(
-        weight=fit.weight,
-        bias=fit.bias,
-        label_names=names,
-        identity=train_cache.identity.narrowed(settings.feature),
-    )
+    found = find_head(parts, classes=len(names), settings=settings, device=device, report=report)
+    head = make_head(found.parameters, train_cache, settings)
+    if settings.calibrate:
+        logits = np.concatenate([head.logits(chunk) for chunk in parts.validation.chunks()])
+        head = dataclasses.replace(head, temperature=fit_temperature(logits, parts.validation.targets))
     metrics = {
-        "validation": _score(head, parts.validation, parts.validation_groups),
-        "test": _score(head, parts.test, parts.test_groups),
+        "validation": score(head, parts.validation, parts.validation_groups),
+        "test": score(head, parts.test, parts.test_groups),
     }
     with new_run(out, overwrite=overwrite) as folder:
         head.save(folder)
-        write_run(folder, _fields(train_cache, head.identity, settings, parts, fit, metrics, device, started))
+        fields = _fields(train_cache, head, settings, parts, found, device)
+        told = None if labels is None else {**dataclasses.asdict(labels), "table": str(labels.table)}
+        seconds = time.perf_counter() - started
+        write_run(folder, {**fields, "labels": told, "metrics": metrics, "seconds": seconds})
     return out
+
+
+def head_device(name: str) -> torch.device:
+    """Where heads train: as `choose_device`, but for MPS, which has no float64 for the sums.
+
+    Raises:
+        SettingsError: no such device here, or MPS is asked for by name.
+    """
+    device = choose_device(name)
+    if device.type != "mps":
+        return device
+    if name != "auto":
+        raise SettingsError(f"device {name!r} has no float64, which heads are summed in; try --device cpu")
+    return torch.device("cpu")
+
+
+def open_checked(*paths: str | Path | None, labels: Labels | None, report: Report) -> tuple[Cache | None, ...]:
+    """Open caches, hold their rows against their checksums, and put other labels on them where there are such."""
+    opened: dict[str, Cache] = {}
+    for path in paths:
+        if path is not None and str(path) not in opened:
+            cache = open_cache(path)
+            _check(cache, report)
+            if labels is not None:
+                cache = relabel(
+                    cache,
+                    labels.table,
+                    text_column=labels.text_column,
+                    text_pair_column=labels.text_pair_column,
+                    label_column=labels.label_column,
+                    report=report,
+                )
+            opened[str(path)] = cache
+    return tuple(None if path is None else opened[str(path)] for path in paths)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+    """A head's parameters, and how they were found: a curve from SGD, a certificate from the exact solver."""
+
+    parameters: Parameters
+    history: tuple[Epoch, ...] = ()
+    best_epoch: int | None = None
+    certificate: Certificate | None = None
+    seconds: float
+
+
+def find_head(parts: Parts, *, classes: int, settings: TrainSettings, device: torch.device, report: Report) -> Found:
+    """Train or solve for one head, as the settings say."""
+    if settings.solver is Solver.SGD:
+        fit = fit_head(parts.train, parts.validation, classes=classes, settings=settings, device=device, report=report)
+        return Found(parameters=fit.parameters, history=fit.history, best_epoch=fit.best_epoch, seconds=fit.seconds)
+    started = time.perf_counter()
+    report(Step("solving", 0, 0, "iterations"))
+    with open_lanes() as lanes:
+        solver = ExactSolver(parts.train, classes=classes, settings=settings, lanes=lanes)
+        parameters, certificate = solver.solve(
+            settings.l2, lambda iteration: report(Step("solving", iteration, 0, "iterations"))
+        )
+    if not certificate.converged:
+        report(Note(f"the exact solver did not converge: {certificate.reason}"))
+    return Found(parameters=parameters, certificate=certificate, seconds=time.perf_counter() - started)
+
+
+def make_head(parameters: Parameters, cache: Cache, settings: TrainSettings) -> Head:
+    """The head with these parameters, for the features that it was trained on."""
+    return Head(
+        weight=parameters["weight"],
+        bias=parameters["bias"],
+        hidden_weight=parameters.get("hidden.weight"),
+        hidden_bias=parameters.get("hidden.bias"),
+        label_names=cache.label_names or (),
+        identity=cache.identity.narrowed(settings.feature),
+    )
+
+
+def score(head: Head, rows: Rows, groups: Indices) -> dict[str, Any]:
+    """A head's metrics on some rows."""
+    said = np.concatenate([head.log_probabilities(chunk) for chunk in rows.chunks()])
+    return evaluate(rows.targets, said, groups, names=head.label_names)
 
 
 def _check(cache: Cache, report: Report) -> None:
     cache.check(lambda block: report(Step("checking", block + 1, cache.layout.blocks, "blocks")))
 
 
-def _score(head: Head, rows: Rows, groups: Indices) -> dict[str, Any]:
-    predicted = head.predict(rows.features[rows.index])
-    return evaluate(rows.labels[rows.index], predicted, groups, names=head.label_names)
-
-
 def _fields(
-    cache: Cache,
-    identity: Identity,
-    settings: TrainSettings,
-    parts: Parts,
-    fit: Fit,
-    metrics: dict[str, Any],
-    device: torch.device,
-    started: float,
+    cache: Cache, head: Head, settings: TrainSettings, parts: Parts, found: Found, device: torch.device
 ) -> dict[str, Any]:
-    """What ``run.json`` says."""
+    """What ``run.json`` says of the training."""
     return {
         "headstart": version("headstart"),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "settings": dataclasses.asdict(settings),
         "seed": settings.seed,
-        "label_names": list(cache.label_names or ()),
-        "identity": dataclasses.asdict(identity),
+        "label_names": list(head.label_names),
+        "identity": dataclasses.asdict(head.identity),
         "encoder": cache.record["encoder"],
         "cache": str(cache.path.resolve()),
         "rows": {
@@ -125,13 +212,13 @@ def _fields(
             "test": len(parts.test),
             "shared": parts.shared_rows,
         },
-        "best_epoch": fit.best_epoch,
-        "history": [dataclasses.asdict(epoch) for epoch in fit.history],
-        "metrics": metrics,
-        "epoch_seconds": fit.seconds / settings.epochs,
+        "temperature": head.temperature,
+        "best_epoch": found.best_epoch,
+        "history": [dataclasses.asdict(epoch) for epoch in found.history],
+        "certificate": None if found.certificate is None else dataclasses.asdict(found.certificate),
+        "epoch_seconds": found.seconds / len(found.history) if found.history else None,
         "encoder_epoch_seconds": encoder_epoch_seconds(cache, len(parts.train) + len(parts.validation)),
-        "fit_seconds": fit.seconds,
-        "seconds": time.perf_counter() - started,
+        "fit_seconds": found.seconds,
         "machine": machine(device),
         "versions": {"torch": torch.__version__},
     }

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 from headstart.cache.writer import partial_path
-from headstart.stages.settings import ExtractSettings, TrainSettings
+from headstart.stages.settings import ExtractSettings, TrainSettings, parse_memory
 from tiny import tiny_rows
 
 Command = subprocess.CompletedProcess[str]
@@ -273,3 +273,83 @@ def test_predictions_overwrite_nothing_of_value(made: dict[str, Any], tmp_path: 
     assert made["table"].read_bytes() == before
     nowhere = headstart("predict", made["run"], "--input", made["table"], "--out", tmp_path / "no" / "x.csv")
     assert_one_line(nowhere, 2, "make its folder first")
+
+
+def test_a_sweep_prints_its_ranking_and_its_winner_predicts(made: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    options = ["--lr", "0.1,0.01", "--dropout", "0,0.3", "--seed", "0,1", "--folds", 2, "--epochs", 3]
+    done = headstart("sweep", made["cache"], "--out", out, *options)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"heads +16: 4 settings x 2 seeds x 2 folds", done.stdout)
+    assert re.search(r"rank +log loss +accuracy +macro F1 +learning rate +dropout", done.stdout)
+    assert len(re.findall(r"^  [1-4] +\d\.\d{4} ± \d\.\d{4} ", done.stdout, re.MULTILINE)) == 4
+    assert "on the test rows" in done.stdout and "\x1b" not in done.stdout
+    assert headstart("predict", out / "winner", "good film").returncode == 0
+    assert "rank " in headstart("inspect", out).stdout
+    found = json.loads(headstart("inspect", out, "--json").stdout)
+    assert (found["kind"], len(found["ranking"])) == ("sweep", 4)
+    again = headstart("sweep", made["cache"], "--out", out, *options)
+    assert_one_line(again, 2, "runs exists already")
+    quiet = headstart("sweep", made["cache"], "--out", out, *options, "--overwrite", "--quiet")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+
+
+def test_every_kind_of_head_is_trained_shown_and_loaded(made: dict[str, Any], tmp_path: Path) -> None:
+    cases: list[tuple[tuple[Any, ...], str]] = [
+        (("--head", "mlp", "--hidden", 8, "--standardize", "--schedule", "cosine", "--warmup", 0.1), "curve +epoch 5"),
+        (("--solver", "exact", "--l2", 0.5, "--calibrate"), r"solver +converged in \d+ iterations"),
+        (("--class-weight", "balanced", "--label-smoothing", 0.1, "--patience", 2), "best +epoch"),
+        (("--labels", made["table"], "--memory", "64MiB", "--folds", 3, "--fold", 2), "calibration +expected error"),
+    ]
+    for number, (options, fact) in enumerate(cases):
+        out = tmp_path / str(number)
+        done = headstart("train-head", made["cache"], "--out", out, "--epochs", 5, *options)
+        assert done.returncode == 0, done.stderr
+        assert re.search(fact, done.stdout), done.stdout
+        assert re.search(r"log loss +\d", done.stdout) and re.search(r"weighted F1 +\d", done.stdout)
+        assert headstart("predict", out, "good film").returncode == 0
+
+
+def test_mistakes_of_stage_two_are_one_line(made: dict[str, Any], tmp_path: Path) -> None:
+    out = ["--out", tmp_path / "run"]
+    cases: list[tuple[tuple[Any, ...], str]] = [
+        (("train-head", made["cache"], *out, "--memory", "lots"), "memory is 'lots'; write it as 2GiB"),
+        (("train-head", made["cache"], *out, "--memory", "1KB"), "memory is 1000; it must be at least 16 MiB"),
+        (("train-head", made["cache"], *out, "--solver", "exact", "--head", "mlp"), "linear for the exact solver"),
+        (("train-head", made["cache"], *out, "--folds", 2, "--fold", 3), "fold is 3; it must be between 1 and 2"),
+        (("train-head", made["cache"], *out, "--labels", tmp_path / "no.csv"), "no.csv does not exist"),
+        (("sweep", made["cache"], *out, "--lr", "0.1,x"), "--lr is '0.1,x'; write values with commas"),
+        (("sweep", made["cache"], *out, "--class-weight", "heavy"), "--class-weight is 'heavy'"),
+        (("sweep", made["cache"], *out, "--solver", "exact", "--lr", "0.1"), "learning_rate cannot be varied"),
+        (("sweep", made["cache"], *out, "--features", "cls,mean"), "holds no feature 'mean'"),
+        (("sweep", made["cache"], *out, "--folds", 300), "cannot be divided into 300 folds"),
+    ]
+    for arguments, message in cases:
+        assert_one_line(headstart(*arguments), 2, message)
+        assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_ends_a_sweep_with_130_and_it_is_carried_on(made: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    seeds = ",".join(map(str, range(40)))
+    arguments = ["sweep", made["cache"], "--out", out, "--seed", seeds, "--epochs", "200"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "headstart", *map(str, arguments)], stderr=subprocess.PIPE, text=True
+    )
+    while not list((tmp_path / "runs.partial").glob("groups/0*.json")):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "finished groups of heads are kept" in printed and "Traceback" not in printed
+    assert not out.exists()
+    done = headstart(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"carried on +[1-9]\d* heads were finished already", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_"), [("2GiB", 2 << 30), ("256 MiB", 256 << 20), ("500MB", 500_000_000), ("1073741824", 1 << 30)]
+)
+def test_sizes_are_read_as_people_write_them(text: str, bytes_: int) -> None:
+    assert parse_memory(text) == bytes_

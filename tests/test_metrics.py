@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from headstart.stages.metrics import bootstrap, evaluate
+from headstart.stages.metrics import bootstrap, bootstrap_means, calibration_gaps, evaluate
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
@@ -12,9 +12,11 @@ from sklearn import metrics as sk
 @given(st.integers(1, 60), st.integers(2, 5), st.integers(0, 1000))
 def test_scores_are_those_of_scikit_learn(rows: int, classes: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    labels, predicted = rng.integers(classes, size=(2, rows))
+    labels = rng.integers(classes, size=rows)
     names = tuple(f"c{i}" for i in range(classes))
-    found = evaluate(labels, predicted, np.arange(rows), names=names)
+    probabilities = rng.dirichlet(np.ones(classes), size=rows)
+    predicted = probabilities.argmax(axis=1)
+    found = evaluate(labels, np.log(probabilities), np.arange(rows), names=names)
     numbers = list(range(classes))
     precision, recall, f1, support = sk.precision_recall_fscore_support(
         labels, predicted, labels=numbers, zero_division=0
@@ -28,6 +30,11 @@ def test_scores_are_those_of_scikit_learn(rows: int, classes: int, seed: int) ->
             low, high = ours[f"{score}_interval"]
             assert 0 <= low <= high <= 1
     assert np.isclose(found["accuracy"], sk.accuracy_score(labels, predicted))
+    assert np.isclose(found["weighted_f1"], sk.f1_score(labels, predicted, average="weighted", zero_division=0))
+    assert np.isclose(found["log_loss"], sk.log_loss(labels, probabilities, labels=numbers))
+    for score in ("accuracy", "macro_f1", "weighted_f1", "log_loss", "calibration_error"):
+        low, high = found[f"{score}_interval"]
+        assert 0 <= low <= high
     assert np.isclose(found["macro_f1"], sk.f1_score(labels, predicted, average="macro"))
     assert found["confusion_matrix"] == sk.confusion_matrix(labels, predicted, labels=numbers).tolist()
 
@@ -54,7 +61,7 @@ def test_copies_of_texts_do_not_narrow_an_interval() -> None:
 
 def test_a_matrix_that_nobody_reads_is_left_out() -> None:
     labels = np.arange(300)
-    found = evaluate(labels, labels, labels, names=tuple(map(str, labels)))
+    found = evaluate(labels, np.log(np.eye(300) + 1e-9), labels, names=tuple(map(str, labels)))
     assert found["confusion_matrix"] is None
     assert found["accuracy"] == 1
 
@@ -71,3 +78,38 @@ def test_drawing_kinds_of_texts_is_drawing_texts() -> None:
         weights = np.bincount(rng.integers(400, size=400), minlength=400)[groups]
         scores.append(weights[labels == predicted].sum() / weights.sum())
     np.testing.assert_allclose(ours, np.percentile(scores, [2.5, 97.5]), atol=0.003)
+
+
+def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
+    """Against the definition, written out bin by bin; and near zero for rows that are right as often as they say."""
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet([0.5] * 4, size=20_000)
+    honest = np.array([rng.choice(4, p=row) for row in probabilities])
+    wrong = rng.integers(4, size=20_000)
+    for labels in (honest, wrong):
+        confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+        expected = 0.0
+        for low in np.arange(15) / 15:
+            inside = (confidence > low) & (confidence <= low + 1 / 15)
+            if inside.any():
+                expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+        found = evaluate(labels, np.log(probabilities), np.arange(20_000), names=tuple("abcd"))["calibration_error"]
+        assert np.isclose(found, expected)
+        assert found < 0.02 if labels is honest else found > 0.3
+
+
+def test_the_interval_of_a_log_loss_is_that_of_a_mean_over_texts() -> None:
+    rng = np.random.default_rng(0)
+    losses = rng.exponential(size=3000)
+    gaps = np.zeros((3000, 15))
+    low, high = bootstrap_means(losses, gaps, np.arange(3000), seed=0)["log_loss"]
+    half = 1.96 * losses.std() / np.sqrt(3000)
+    np.testing.assert_allclose([low, high], [losses.mean() - half, losses.mean() + half], atol=0.004)
+    copied = bootstrap_means(np.repeat(losses, 3), np.repeat(gaps, 3, axis=0), np.repeat(np.arange(3000), 3), seed=0)
+    np.testing.assert_allclose(copied["log_loss"], [low, high])
+
+
+def test_a_row_has_its_gap_in_one_bin() -> None:
+    gaps = calibration_gaps(np.array([0, 1]), np.log([[0.9, 0.1], [0.9, 0.1]]))
+    assert [np.flatnonzero(row).tolist() for row in gaps] == [[13], [13]]
+    np.testing.assert_allclose(gaps[:, 13], [0.1, -0.9])

@@ -11,11 +11,13 @@ import pytest
 import torch
 import transformers
 from headstart.cache.reader import open_cache
+from headstart.stages.batched import ADAM_EPSILON
 from headstart.stages.encoder import Encoder
 from headstart.stages.extract import extract
-from headstart.stages.fit import Rows, fit_head, head_optimizer, training_batches
+from headstart.stages.fit import fit_head
 from headstart.stages.settings import ExtractSettings, TrainSettings
 from headstart.stages.train_head import train_head
+from headstart.stages.walk import Rows, training_batches
 
 Texts = list[str]
 
@@ -98,21 +100,22 @@ def test_a_head_from_the_cache_is_the_head_from_the_encoder_in_the_loop(
     linear = torch.nn.Linear(384, 3)
     torch.nn.init.zeros_(linear.weight)
     torch.nn.init.zeros_(linear.bias)
-    optimizer = head_optimizer(linear, settings)
+    groups = [{"params": [linear.weight], "weight_decay": settings.weight_decay}, {"params": [linear.bias]}]
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=0, eps=ADAM_EPSILON)
     means = torch.cat([plain(texts[start : start + 40]) for start in range(0, 240, 40)]).mean(0)
     heads = []
-    for batches in training_batches(len(train), 384, settings):
+    for batches in training_batches(len(train), 384, epochs=4, batch_size=64, dropout=settings.dropout, seed=1):
         for positions, keep in batches:
-            features = plain([texts[row] for row in positions]) - means
-            loss = torch.nn.functional.cross_entropy(linear(features * keep), torch.from_numpy(labels[positions]))
+            features = (plain([texts[row] for row in positions]) - means) * torch.from_numpy(keep)
+            loss = torch.nn.functional.cross_entropy(linear(features), torch.from_numpy(labels[positions]))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         heads.append((linear.weight.detach().clone(), linear.bias.detach().clone()))
     weight, bias = heads[fit.best_epoch - 1]
-    np.testing.assert_allclose(fit.weight, weight, atol=1e-4)
-    np.testing.assert_allclose(fit.bias, bias - weight @ means, atol=1e-4)
-    assert np.abs(fit.weight).max() > 1e-2
+    np.testing.assert_allclose(fit.parameters["weight"], weight, atol=1e-4)
+    np.testing.assert_allclose(fit.parameters["bias"], bias - weight @ means, atol=1e-4)
+    assert np.abs(fit.parameters["weight"]).max() > 1e-2
 
 
 def test_a_head_learns_real_sentiment(minilm: Path, vader: list[dict[str, str]], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from headstart.cache.errors import TableError
 from headstart.cache.hashing import hash_texts
-from headstart.stages.split import group_rows, hold_out, require_trainable
+from headstart.stages.split import assign_folds, group_rows, hold_out, require_trainable
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,3 +65,27 @@ def test_a_text_with_several_labels_counts_as_of_the_rarest() -> None:
     for seed in range(12):
         kept, held = hold_out(np.arange(45), labels, groups, fraction=0.2, rng=np.random.default_rng(seed))
         assert (labels[kept] == 2).any() and (labels[held] == 2).any()
+
+
+@given(st.integers(0, 1000), st.integers(2, 6))
+def test_folds_share_no_text_and_have_their_share_of_every_class(seed: int, folds: int) -> None:
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(100, size=240)
+    labels = rng.integers(3, size=100)[groups]
+    rows = np.sort(rng.permutation(240)[:200])
+    fold = assign_folds(rows, labels, groups, folds=folds, rng=np.random.default_rng(seed))
+    assert fold.min() >= 1 and fold.max() <= folds and fold.shape == (200,)
+    for group in np.unique(groups[rows]):
+        assert len(set(fold[groups[rows] == group])) == 1
+    largest = np.bincount(groups[rows]).max()
+    for label in range(3):
+        counts = np.bincount(fold[labels[rows] == label], minlength=folds + 1)[1:]
+        assert counts.max() - counts.min() <= largest
+    again = assign_folds(rows, labels, groups, folds=folds, rng=np.random.default_rng(seed))
+    assert np.array_equal(fold, again)
+
+
+def test_more_folds_than_texts_are_refused() -> None:
+    labels, groups = np.array([0, 0, 1, 1]), np.array([0, 1, 2, 3])
+    with pytest.raises(TableError, match="4 distinct texts cannot be divided into 5 folds"):
+        assign_folds(np.arange(4), labels, groups, folds=5, rng=np.random.default_rng(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from headstart.cache.errors import (
 from headstart.cache.layout import read_layout
 from headstart.cache.reader import open_cache
 from headstart.stages.extract import extract
-from headstart.stages.fit import ADAM_EPSILON, Rows, fit_head, training_batches
+from headstart.stages.fit import fit_head
 from headstart.stages.head import load_head
 from headstart.stages.predict import predict
 from headstart.stages.progress import Note
 from headstart.stages.settings import ExtractSettings, TrainSettings
 from headstart.stages.train_head import train_head
+from headstart.stages.walk import Rows
 from safetensors.numpy import load_file, save_file
 from tiny import tiny_rows
 
@@ -50,60 +52,6 @@ def parts(rows: int = 300, **options: Any) -> tuple[Rows, Rows]:
     )
 
 
-@pytest.mark.parametrize("center", [True, False])
-def test_the_head_is_the_one_that_plain_torch_trains(center: bool) -> None:
-    train, validation = parts()
-    settings = TrainSettings(
-        epochs=6, batch_size=64, learning_rate=0.02, weight_decay=0.1, dropout=0.4, center=center, seed=3
-    )
-    fit = fit_head(train, validation, classes=3, settings=settings, device=CPU)
-
-    weight, bias = torch.zeros(3, 12, requires_grad=True), torch.zeros(3, requires_grad=True)
-    decayed = torch.optim.AdamW([weight], lr=0.02, weight_decay=0.1, eps=ADAM_EPSILON)
-    plain = torch.optim.AdamW([bias], lr=0.02, weight_decay=0, eps=ADAM_EPSILON)
-    features, labels = torch.from_numpy(train.features), torch.from_numpy(train.labels)
-    means = features[train.index].mean(0) if center else torch.zeros(12)
-    features = features - means
-    heads, losses = [], []
-    for batches in training_batches(len(train), 12, settings):
-        for positions, keep in batches:
-            logits = (features[positions] * keep) @ weight.T + bias
-            loss = -logits.log_softmax(1)[range(len(positions)), labels[positions]].mean()
-            for optimizer in (decayed, plain):
-                optimizer.zero_grad()
-            loss.backward()
-            decayed.step()
-            plain.step()
-        with torch.no_grad():
-            logits = (features[validation.index] @ weight.T + bias).log_softmax(1)
-        losses.append(float(-logits[range(len(validation)), labels[validation.index]].mean()))
-        heads.append((weight.detach().clone(), bias.detach().clone()))
-    best = int(np.argmin(losses))
-    assert fit.best_epoch == best + 1
-    np.testing.assert_allclose([e.validation_loss for e in fit.history], losses, rtol=1e-5)
-    np.testing.assert_allclose(fit.weight, heads[best][0], atol=1e-5)
-    np.testing.assert_allclose(fit.bias, heads[best][1] - heads[best][0] @ means, atol=1e-5)
-
-
-def test_every_row_is_seen_once_an_epoch_and_masks_have_their_rate_and_scale() -> None:
-    settings = TrainSettings(epochs=3, batch_size=128, dropout=0.3, seed=5)
-    orders, masks = [], []
-    for batches in training_batches(1000, 64, settings):
-        drawn = list(batches)
-        orders.append(np.concatenate([positions for positions, _ in drawn]))
-        masks.append(torch.cat([keep for _, keep in drawn]).numpy())
-    for order in orders:
-        assert sorted(order) == list(range(1000))
-    assert not np.array_equal(orders[0], orders[1])
-    for mask in masks:
-        assert set(np.unique(mask)) == {np.float32(0), np.float32(1 / 0.7)}
-        # 64,000 draws: four standard deviations of the kept share are 0.0072.
-        assert abs((mask > 0).mean() - 0.7) < 0.0072
-    assert abs(np.corrcoef(masks[0].ravel(), masks[1].ravel())[0, 1]) < 0.016
-    other = next(iter(training_batches(1000, 64, TrainSettings(seed=6))))
-    assert not np.array_equal(next(other)[0], orders[0][:128])
-
-
 def test_a_float16_cache_trains_as_its_values_in_float32() -> None:
     train, validation = parts()
     half = train.features.astype(np.float16)
@@ -118,7 +66,7 @@ def test_a_float16_cache_trains_as_its_values_in_float32() -> None:
         )
         for features in (half, half.astype(np.float32))
     ]
-    np.testing.assert_array_equal(fits[0].weight, fits[1].weight)
+    np.testing.assert_array_equal(fits[0].parameters["weight"], fits[1].parameters["weight"])
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +121,35 @@ def test_what_is_saved_predicts_as_torch_does(cache: Path, tmp_path: Path) -> No
     np.testing.assert_array_equal(head.predict(features), expected.argmax(1))
     with pytest.raises(UserError, match=r"this head reads \(rows, 32\)"):
         head.logits(features[:, :5])
+
+
+def test_an_mlp_that_is_saved_predicts_as_torch_does(cache: Path, tmp_path: Path) -> None:
+    settings = TrainSettings(epochs=4, head="mlp", hidden=9, standardize=True)
+    head = load_head(train_head(cache, tmp_path / "run", settings))
+    assert head.hidden_weight is not None and head.hidden_bias is not None
+    assert (head.weight.shape, head.hidden_weight.shape) == ((3, 9), (9, 32))
+    features = np.random.default_rng(0).normal(size=(50, 32)).astype(np.float32)
+    first = torch.nn.functional.linear(*map(torch.from_numpy, (features, head.hidden_weight, head.hidden_bias)))
+    expected = torch.nn.functional.linear(first.relu(), *map(torch.from_numpy, (head.weight, head.bias)))
+    np.testing.assert_allclose(head.logits(features), expected, atol=1e-5)
+
+
+def test_a_temperature_is_saved_and_divides_the_logits(cache: Path, tmp_path: Path) -> None:
+    """The classes stay; the validation rows' log loss, which it is fitted to, does not rise."""
+    settings = TrainSettings(epochs=100, learning_rate=0.3, dropout=0.0)
+    plain, scaled = (
+        train_head(cache, tmp_path / str(calibrate), dataclasses.replace(settings, calibrate=calibrate))
+        for calibrate in (False, True)
+    )
+    heads = load_head(plain), load_head(scaled)
+    temperature = float(load_file(scaled / "head.safetensors")["temperature"][0])
+    assert heads[0].temperature == 1 and heads[1].temperature == temperature != 1
+    assert run_of(scaled)["temperature"] == pytest.approx(temperature)
+    features = np.random.default_rng(0).normal(size=(50, 32)).astype(np.float32)
+    expected = (torch.from_numpy(heads[0].logits(features)) / temperature).softmax(1)
+    np.testing.assert_allclose(heads[1].probabilities(features), expected, atol=1e-6)
+    losses = [run_of(run)["metrics"]["validation"]["log_loss"] for run in (plain, scaled)]
+    assert losses[1] < losses[0]
 
 
 def test_no_text_is_trained_on_and_tested(tiny: Path, tmp_path: Path) -> None:
@@ -319,6 +296,15 @@ def test_a_run_that_was_tampered_with_is_refused(cache: Path, tmp_path: Path) ->
         save_file(tensors, run / "head.safetensors")
         with pytest.raises(DamagedError, match="does not hold a finite weight"):
             load_head(run)
+    good_head = {"weight": np.zeros((3, 4), np.float32), "bias": np.zeros(3, np.float32)}
+    for more, message in [
+        ({"hidden.weight": np.zeros((4, 32), np.float32)}, "its hidden layer does not fit"),
+        ({"hidden.weight": np.zeros((5, 32), np.float32), "hidden.bias": np.zeros(5, np.float32)}, "does not fit"),
+        ({"temperature": np.zeros(1, np.float32)}, "its temperature is 0.0, not above 0"),
+    ]:
+        save_file(good_head | more, run / "head.safetensors")
+        with pytest.raises(DamagedError, match=message):
+            load_head(run)
     (run / "head.safetensors").write_bytes(b"\x80\x04pickle")
     with pytest.raises(DamagedError, match="cannot be read"):
         load_head(run)
@@ -347,10 +333,10 @@ def test_rows_that_choose_the_epoch_do_not_test_it(tiny: Path, tmp_path: Path) -
 
 
 def test_training_that_diverges_leaves_no_run(cache: Path, tmp_path: Path) -> None:
-    train, validation = parts()
-    huge = Rows(features=np.full_like(train.features, np.inf), labels=train.labels, index=train.index)
-    with pytest.raises(SettingsError, match="training diverged in epoch 1"):
-        fit_head(huge, validation, classes=3, settings=QUICK, device=CPU)
+    wild = TrainSettings(learning_rate=1000, weight_decay=1000)
+    with pytest.raises(SettingsError, match=r"training diverged in epoch .* lower the learning rate"):
+        train_head(cache, tmp_path / "run", wild)
+    assert not (tmp_path / "run").exists()
     with pytest.raises(SettingsError, match="learning_rate"):
         TrainSettings(learning_rate=1e20)
 

@@ -1,0 +1,440 @@
+"""The trainer: what the walk over the rows promises, and heads that are the ones plain torch trains, alone or many."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from headstart.stages.batched import ADAM_EPSILON, Heads, Loss, class_weights, schedule_factor
+from headstart.stages.calibration import fit_temperature
+from headstart.stages.exact import ExactSolver
+from headstart.stages.fit import Fit, Trainer, fit_head, fit_heads
+from headstart.stages.lanes import open_lanes
+from headstart.stages.settings import ClassWeight, HeadKind, Schedule, TrainSettings
+from headstart.stages.walk import (
+    Rows,
+    drop_level,
+    epoch_order,
+    keep_scale,
+    random_bits,
+    training_batches,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.utils.class_weight import compute_class_weight
+
+CPU = torch.device("cpu")
+
+
+def problem(rows: int = 400, width: int = 12, classes: int = 3, seed: int = 0) -> tuple[Rows, Rows]:
+    """Features of classes that overlap a little and are not equally common; three quarters to train on."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(classes, size=rows, p=np.arange(1, classes + 1) / np.arange(1, classes + 1).sum())
+    features = (rng.normal(size=(classes, width))[labels] + rng.normal(size=(rows, width)) + 2).astype(np.float32)
+    index = np.arange(rows)
+    cut = rows * 3 // 4
+    return (
+        Rows(features=features, labels=labels, index=index[:cut]),
+        Rows(features=features, labels=labels, index=index[cut:]),
+    )
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 5), st.integers(1, 5))
+def test_every_row_is_seen_once_an_epoch(rows: int, batch_size: int, seed: int, epoch: int) -> None:
+    order = epoch_order(rows, batch_size=batch_size, seed=seed, epoch=epoch)
+    assert np.array_equal(np.sort(order), np.arange(rows))
+    assert np.array_equal(order, epoch_order(rows, batch_size=batch_size, seed=seed, epoch=epoch))
+
+
+def test_orders_differ_by_seed_and_epoch_and_runs_begin_anywhere() -> None:
+    orders = [epoch_order(5000, batch_size=4096, seed=seed, epoch=epoch) for seed in (0, 1) for epoch in (1, 2, 3)]
+    assert len({order.tobytes() for order in orders}) == 6
+    starts = [np.bincount(order[np.flatnonzero(np.diff(order, prepend=-9) != 1)] % 32).argmax() for order in orders]
+    assert len(set(starts)) > 1  # the runs' grid moves from epoch to epoch
+
+
+def test_a_batch_of_a_table_sorted_by_class_holds_every_class_in_its_share() -> None:
+    """100,000 sorted rows: 128 runs in a batch, so a class's share has a spread of 1/sqrt(128) x its own at most."""
+    labels = np.repeat([0, 1, 2], [20_000, 30_000, 50_000])
+    for batch_size in (4096, 256, 32):
+        order = epoch_order(len(labels), batch_size=batch_size, seed=0, epoch=1)
+        shares = [np.bincount(labels[order[at : at + batch_size]], minlength=3) / batch_size for at in (0, batch_size)]
+        runs = min(batch_size, max(64, batch_size // 32))
+        for share in shares:
+            np.testing.assert_allclose(share, [0.2, 0.3, 0.5], atol=4 * 0.5 / np.sqrt(runs))
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.3, 0.5, 0.85])
+def test_masks_have_their_rate_and_scale_and_are_independent(dropout: float) -> None:
+    rows, width = 1024, 500
+    masks = []
+    for batches in training_batches(rows, width, epochs=2, batch_size=512, dropout=dropout, seed=5):
+        masks.append(np.concatenate([mask for _, mask in batches]))
+    kept = [(mask > 0).astype(np.float64) for mask in masks]
+    deviation = np.sqrt(dropout * (1 - dropout))
+    for mask, keep in zip(masks, kept, strict=True):
+        assert set(np.unique(mask)) == {np.float32(0), np.float32(keep_scale(dropout))}
+        assert abs(keep.mean() - (1 - dropout)) < 4 * deviation / np.sqrt(rows * width)
+        # Each column, each row, and neighbours in both directions: four and a half standard deviations.
+        assert np.abs(keep.mean(0) - (1 - dropout)).max() < 4.5 * deviation / np.sqrt(rows)
+        assert np.abs(keep.mean(1) - (1 - dropout)).max() < 4.5 * deviation / np.sqrt(width)
+        for a, b in ((keep[1:], keep[:-1]), (keep[:, 1:], keep[:, :-1]), (keep[256:], keep[:-256])):
+            assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 4.5 / np.sqrt(a.size)
+    assert abs(np.corrcoef(kept[0].ravel(), kept[1].ravel())[0, 1]) < 4.5 / np.sqrt(rows * width)
+
+
+@given(st.floats(0, 0.999))
+def test_the_scale_matches_the_rate_that_is_drawn(dropout: float) -> None:
+    """Exactly: drop_level of 65,536 equally likely values are dropped, and the rest is scaled by the inverse."""
+    share = drop_level(dropout) / 65536
+    assert abs(share - dropout) <= 1 / 131072
+    assert keep_scale(dropout) == pytest.approx(1 / (1 - share), rel=1e-15)
+
+
+def test_random_bits_are_uniform() -> None:
+    bits = random_bits(256, 768, seed=0, epoch=1, chunk=3)
+    counts = np.bincount(bits.ravel() >> 8, minlength=256)
+    expected = bits.size / 256
+    assert ((counts - expected) ** 2 / expected).sum() < 255 + 4 * np.sqrt(2 * 255)  # chi squared
+    counts = np.bincount(bits.ravel() & 255, minlength=256)
+    assert ((counts - expected) ** 2 / expected).sum() < 255 + 4 * np.sqrt(2 * 255)
+
+
+def test_masks_of_several_rates_are_nested() -> None:
+    low, high = (
+        np.concatenate(
+            [mask for _, mask in next(training_batches(500, 20, epochs=1, batch_size=128, dropout=p, seed=0))]
+        )
+        for p in (0.2, 0.6)
+    )
+    assert ((high > 0) <= (low > 0)).all()
+
+
+def plain_torch(train: Rows, validation: Rows, settings: TrainSettings) -> tuple[list[Any], list[float]]:
+    """The same head by torch.nn and torch.optim: its parameters after each epoch, and its validation losses."""
+    features, labels = torch.from_numpy(train.features), torch.from_numpy(train.labels)
+    width, classes = train.width, int(labels.max()) + 1
+    means = features[train.index].mean(0) if settings.center else torch.zeros(width)
+    scale = 1 / features[train.index].std(0, correction=0) if settings.standardize else torch.ones(width)
+    features = (features - means) * scale
+    last = torch.nn.Linear(width, classes)
+    layers: list[torch.nn.Module] = [last]
+    if settings.head is HeadKind.MLP:
+        last = torch.nn.Linear(settings.hidden, classes)
+        first = torch.nn.Linear(width, settings.hidden)
+        start = Heads([settings], width=width, classes=classes, device=CPU).parameters["hidden.weight"][0]
+        first.weight.data.copy_(start)
+        torch.nn.init.zeros_(first.bias)
+        layers = [first, torch.nn.ReLU(), last]
+    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.zeros_(last.bias)
+    model = torch.nn.Sequential(*layers)
+    named = dict(model.named_parameters())
+    groups = [
+        {"params": [v for k, v in named.items() if k.endswith("weight")], "weight_decay": settings.weight_decay},
+        {"params": [v for k, v in named.items() if k.endswith("bias")], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, eps=ADAM_EPSILON)
+    batches_an_epoch = -(-len(train) // settings.batch_size)
+    steps = settings.epochs * batches_an_epoch
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: schedule_factor(step, steps, settings.schedule, settings.warmup)
+    )
+    counts = np.bincount(train.targets, minlength=classes)
+    weights = torch.from_numpy(class_weights(settings.class_weight, counts)).float()
+    heads, losses = [], []
+    for batches in training_batches(
+        len(train),
+        width,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        dropout=settings.dropout,
+        seed=settings.seed,
+    ):
+        for positions, keep in batches:
+            rows = train.index[positions]
+            logits = model(features[rows] * torch.from_numpy(keep))
+            each = torch.nn.functional.cross_entropy(
+                logits, labels[rows], reduction="none", label_smoothing=settings.label_smoothing
+            )
+            optimizer.zero_grad()
+            (each * weights[labels[rows]]).mean().backward()
+            optimizer.step()
+            scheduler.step()
+        with torch.no_grad():
+            said = model(features[validation.index])
+            losses.append(float(torch.nn.functional.cross_entropy(said, labels[validation.index])))
+        entry = layers[0]
+        assert isinstance(entry, torch.nn.Linear)
+        weight = (entry.weight * scale).detach().clone()
+        heads.append((weight, (entry.bias - weight @ means).detach().clone()))
+    return heads, losses
+
+
+CASES: list[dict[str, Any]] = [
+    {},
+    {"center": False},
+    {"standardize": True, "center": False},
+    {"dropout": 0.0, "label_smoothing": 0.2},
+    {"class_weight": ClassWeight.BALANCED, "label_smoothing": 0.1},
+    {"schedule": Schedule.COSINE, "warmup": 0.3},
+    {"head": HeadKind.MLP, "hidden": 7, "class_weight": ClassWeight.BALANCED},
+]
+
+
+@pytest.mark.parametrize("changes", CASES, ids=str)
+def test_the_head_is_the_one_that_plain_torch_trains(changes: dict[str, Any]) -> None:
+    train, validation = problem()
+    settings = TrainSettings(
+        **{"epochs": 6, "batch_size": 64, "learning_rate": 0.02, "weight_decay": 0.1, "dropout": 0.4, "seed": 3}
+        | changes
+    )
+    if settings.standardize:  # plain_torch's shift is the same; a spread needs the mean
+        settings = dataclasses.replace(settings, center=True)
+    fit = fit_head(train, validation, classes=3, settings=settings, device=CPU)
+    heads, losses = plain_torch(train, validation, settings)
+    np.testing.assert_allclose([e.validation_loss for e in fit.history], losses, rtol=2e-5)
+    assert fit.best_epoch == int(np.argmin(losses)) + 1
+    layer = "hidden." if settings.head is HeadKind.MLP else ""
+    for name, value in zip(("weight", "bias"), heads[fit.best_epoch - 1], strict=True):
+        np.testing.assert_allclose(fit.parameters[layer + name], value, atol=5e-5)
+
+
+def test_the_gradient_is_autograds() -> None:
+    torch.manual_seed(0)
+    settings = [
+        TrainSettings(label_smoothing=s, class_weight=w) for s in (0, 0.3) for w in (ClassWeight.NONE, "balanced")
+    ]
+    loss = Loss.of(settings, np.array([10, 30, 60]), CPU)
+    logits = (torch.randn(4, 3, 50) * 3).requires_grad_()
+    labels = torch.randint(3, (50,))
+    total = torch.zeros(())
+    for head, each in enumerate(settings):
+        weights = torch.from_numpy(class_weights(each.class_weight, np.array([10, 30, 60]))).float()
+        losses = torch.nn.functional.cross_entropy(
+            logits[head].T, labels, reduction="none", label_smoothing=each.label_smoothing
+        )
+        total = total + (losses * weights[labels]).sum()
+    total.backward()
+    found, gradient = loss.gradient(logits.detach().clone(), labels)
+    assert float(found.sum()) == pytest.approx(float(total.detach()), rel=1e-6)
+    torch.testing.assert_close(gradient, logits.grad, atol=1e-6, rtol=1e-5)
+
+
+def test_balanced_class_weights_are_scikit_learns() -> None:
+    labels = np.repeat([0, 1, 2], [5, 20, 75])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    np.testing.assert_allclose(class_weights(ClassWeight.BALANCED, np.bincount(labels)), expected)
+
+
+MANY = [
+    TrainSettings(
+        epochs=8,
+        batch_size=64,
+        learning_rate=lr,
+        weight_decay=decay,
+        dropout=dropout,
+        label_smoothing=smoothing,
+        class_weight=weight,
+        patience=3,
+        seed=2,
+    )
+    for lr, decay, dropout, smoothing, weight in itertools.product(
+        (0.3, 0.01), (0.0, 0.1), (0.3, 0.0, 0.55), (0.0, 0.1), ClassWeight
+    )
+]
+
+
+def trace(train: Rows, validation: Rows, settings: list[TrainSettings]) -> tuple[dict[Any, Any], list[Fit]]:
+    """Every head's parameters after every epoch that it trained."""
+    ordered = sorted(settings, key=lambda each: each.dropout)
+    found = {}
+    with open_lanes() as lanes:
+        trainer = Trainer(train, validation, classes=3, settings=ordered, device=CPU, lanes=lanes)
+        before = list(trainer.active)
+        for epoch in trainer.run():
+            now = trainer.parameters()
+            found.update({(ordered[head], epoch): values for head, values in now.items()})
+            assert set(trainer.active) <= set(before)
+            before = list(trainer.active)
+        return found, trainer.result(0.0)
+
+
+@pytest.mark.parametrize("kind", list(HeadKind))
+def test_a_head_among_many_is_the_head_alone_at_every_epoch(kind: HeadKind) -> None:
+    train, validation = problem()
+    settings = [dataclasses.replace(each, head=kind, hidden=5) for each in MANY]
+    together, _ = trace(train, validation, settings)
+    for each in settings[:: 3 if kind is HeadKind.MLP else 1]:
+        alone, _ = trace(train, validation, [each])
+        epochs = [epoch for s, epoch in together if s == each]
+        assert epochs == [epoch for s, epoch in alone if s == each] and epochs
+        for epoch in epochs:
+            for name, value in alone[each, epoch].items():
+                np.testing.assert_allclose(together[each, epoch][name], value, atol=1e-4, err_msg=f"{each} {epoch}")
+
+
+def test_many_heads_end_as_they_would_alone() -> None:
+    train, validation = problem()
+    fits = fit_heads(train, validation, classes=3, settings=MANY, device=CPU)
+    lengths = set()
+    for each, fit in zip(MANY, fits, strict=True):
+        alone = fit_head(train, validation, classes=3, settings=each, device=CPU)
+        assert fit.best_epoch == alone.best_epoch and len(fit.history) == len(alone.history)
+        np.testing.assert_allclose(fit.parameters["weight"], alone.parameters["weight"], atol=1e-4)
+        for ours, theirs in zip(fit.history, alone.history, strict=True):
+            np.testing.assert_allclose(dataclasses.astuple(ours), dataclasses.astuple(theirs), atol=1e-5)
+        lengths.add(len(fit.history))
+    assert len(lengths) > 2  # some stopped early, at different times
+
+
+def test_a_head_that_diverges_harms_no_other() -> None:
+    train, validation = problem()
+    calm = TrainSettings(epochs=12)
+    wild = dataclasses.replace(calm, learning_rate=1000, weight_decay=1000)
+    fits = fit_heads(train, validation, classes=3, settings=[wild, calm], device=CPU)
+    assert fits[0].diverged and not fits[1].diverged
+    alone = fit_head(train, validation, classes=3, settings=calm, device=CPU)
+    np.testing.assert_allclose(fits[1].parameters["weight"], alone.parameters["weight"], atol=1e-6)
+
+
+def test_of_epochs_that_tie_the_earlier_is_kept() -> None:
+    """A learning rate of 1e-9 moves the loss by less than 1e-6 in all: the first epoch is the best."""
+    train, validation = problem()
+    fit = fit_head(train, validation, classes=3, settings=TrainSettings(epochs=5, learning_rate=1e-9), device=CPU)
+    losses = [epoch.validation_loss for epoch in fit.history]
+    assert np.argmin(losses) > 0 and fit.best_epoch == 1
+    patient = TrainSettings(epochs=50, learning_rate=1e-9, patience=4)
+    assert len(fit_head(train, validation, classes=3, settings=patient, device=CPU).history) == 5
+
+
+def test_the_number_of_threads_changes_nothing() -> None:
+    train, validation = problem(2000)
+    weights = []
+    for threads in (1, 2, 3):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            fit = fit_head(train, validation, classes=3, settings=TrainSettings(epochs=3), device=CPU)
+        finally:
+            torch.set_num_threads(before)
+        weights.append(fit.parameters["weight"])
+    assert all(np.array_equal(weight, weights[0]) for weight in weights)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+def test_streamed_rows_train_the_same_head(kind: str) -> None:
+    """To the last bit: the order, the masks and the products are those of the rows in memory."""
+    rng = np.random.default_rng(0)
+    labels = np.sort(rng.integers(3, size=6000))
+    features = (rng.normal(size=(3, 600))[labels] + 3 * rng.normal(size=(6000, 600))).astype(kind)
+    index = np.sort(rng.permutation(6000)[:5000])
+    train = Rows(features=features, labels=labels, index=index)
+    validation = Rows(features=features, labels=labels, index=np.setdiff1d(np.arange(6000), index))
+    settings = TrainSettings(epochs=2, batch_size=1024, standardize=True)
+    assert 4 * features.size > 1 << 23
+    fits = [
+        fit_head(
+            train,
+            validation,
+            classes=3,
+            settings=dataclasses.replace(settings, memory=memory),
+            device=CPU,
+        )
+        for memory in (None, 1 << 24)
+    ]
+    assert np.array_equal(fits[0].parameters["weight"], fits[1].parameters["weight"])
+    assert fits[0].history == fits[1].history
+
+
+@pytest.mark.parametrize("solver", ["one head", "many heads", "exact"])
+def test_streaming_keeps_to_its_bound(solver: str, tmp_path: Path) -> None:
+    """What numpy allocates at most (torch has no more than heads and chunks), for 38 MiB of features in a file."""
+    rng = np.random.default_rng(0)
+    rows, width, bound = 20_000, 500, 1 << 24
+    features = np.memmap(tmp_path / "features", np.float32, "w+", shape=(rows, width))
+    features[:] = rng.standard_normal((rows, width), np.float32)
+    labels = rng.integers(3, size=rows)
+    index = np.arange(rows)
+    train, validation = (Rows(features=features, labels=labels, index=each) for each in (index[:18000], index[18000:]))
+
+    def peak(memory: int | None) -> int:
+        settings = TrainSettings(epochs=1, memory=memory)
+        many = [dataclasses.replace(settings, learning_rate=1 / n) for n in range(1, 21)]
+        tracemalloc.start()
+        try:
+            if solver == "exact":
+                with open_lanes() as lanes:
+                    ExactSolver(train, classes=3, settings=settings, lanes=lanes).solve(1.0)
+            else:
+                each = many if solver == "many heads" else [settings]
+                fit_heads(train, validation, classes=3, settings=each, device=CPU)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(bound)  # what is allocated once and for all
+    assert peak(bound) < bound * 1.5
+    assert peak(None) > 4 * 18000 * width
+
+
+def test_a_column_without_spread_is_not_divided_by_it() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(500, 6)).astype(np.float32) * [1, 1, 1e-3, 100, 1, 1]
+    features[:, 1] = 0.25 + 1e-9 * rng.normal(size=500)
+    features[:, 4] = 3
+    features[:, 5] = 1e-9 * rng.normal(size=500)
+    rows = Rows(features=features.astype(np.float32), labels=np.zeros(500, np.int64), index=np.arange(500))
+    columns = rows.measure(center=True, standardize=True)
+    assert columns.scale[[1, 4, 5]].tolist() == [1, 1, 1]
+    spread = ((rows.features - columns.center) * columns.scale).std(0)
+    np.testing.assert_allclose(spread[[0, 2, 3]], 1, rtol=1e-5)
+    assert spread[[1, 4, 5]].max() < 1e-6
+
+
+def test_schedules_rise_and_fall() -> None:
+    cosine = [schedule_factor(step, 100, Schedule.COSINE, 0.1) for step in range(100)]
+    np.testing.assert_allclose(cosine[:10], np.arange(1, 11) / 10)
+    assert cosine[10] == 1 and cosine[55] == pytest.approx(0.5) and 0 < cosine[99] < 1e-3
+    assert all(a > b for a, b in itertools.pairwise(cosine[10:]))
+    assert {schedule_factor(step, 100, Schedule.CONSTANT, 0.0) for step in range(100)} == {1.0}
+
+
+def test_a_temperature_is_the_one_of_the_lowest_loss() -> None:
+    """Labels drawn from the probabilities of logits / 2.5: that temperature is found again, and no other is better."""
+    rng = np.random.default_rng(0)
+    logits = (rng.normal(size=(50_000, 4)) * 5).astype(np.float32)
+    said = np.exp(logits / 2.5) / np.exp(logits / 2.5).sum(1, keepdims=True)
+    labels = (said.cumsum(1) > rng.random((50_000, 1))).argmax(1)
+    found = fit_temperature(logits, labels)
+    assert found == pytest.approx(2.5, rel=0.02)
+
+    def loss(temperature: float) -> float:
+        return float(
+            torch.nn.functional.cross_entropy(torch.from_numpy(logits).double() / temperature, torch.from_numpy(labels))
+        )
+
+    assert loss(found) <= min(loss(found * 1.001), loss(found / 1.001))
+
+
+def test_a_table_sorted_by_class_trains_like_a_shuffled_one() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(3, size=8000)
+    features = (rng.normal(size=(3, 16))[labels] + 2 * rng.normal(size=(8000, 16))).astype(np.float32)
+    train, held = np.arange(6000), np.arange(6000, 8000)
+    by_class = train[np.argsort(labels[train], kind="stable")]
+    settings = TrainSettings(epochs=30, batch_size=512)
+    curves = []
+    for index in (train, by_class):
+        parts = [Rows(features=features, labels=labels, index=each) for each in (index, held)]
+        fit = fit_head(*parts, classes=3, settings=settings, device=CPU)
+        curves.append([epoch.validation_accuracy for epoch in fit.history[10:]])
+    shuffled, ordered = np.array(curves)
+    assert abs(shuffled.mean() - ordered.mean()) < 0.005
+    assert ordered.std() < 2 * shuffled.std() + 0.003

@@ -1,0 +1,93 @@
+"""Labels from elsewhere: matched by text, so that a changed label set costs no encoding."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from headstart.cache.errors import TableError
+from headstart.cache.hashing import hash_texts
+from headstart.stages.extract import extract
+from headstart.stages.progress import Note
+from headstart.stages.relabel import match
+from headstart.stages.settings import ExtractSettings, TrainSettings
+from headstart.stages.train_head import Labels, train_head
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import tiny_rows
+
+Texts = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=30)
+
+
+@given(Texts, Texts)
+def test_copies_are_matched_in_their_order(wanted: list[str], given_texts: list[str]) -> None:
+    """Against the rule written out: the n-th copy takes the n-th label, and those past the last take the last."""
+    labels = np.arange(len(given_texts))
+    found = match(hash_texts(wanted), hash_texts(given_texts), labels)
+    for row, text in enumerate(wanted):
+        places = [i for i, other in enumerate(given_texts) if other == text]
+        copy = wanted[:row].count(text)
+        assert found[row] == (places[min(copy, len(places) - 1)] if places else -1)
+
+
+def write(path: Path, rows: list[tuple[str, str]], text: str = "text", label: str = "label") -> Path:
+    path.write_text("".join(json.dumps({text: t, label: name}) + "\n" for t, name in rows))
+    return path
+
+
+def run_of(folder: Path) -> Any:
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_relabelled_rows_train_the_head_of_a_cache_with_those_labels(tiny: Path, tmp_path: Path) -> None:
+    rows = tiny_rows(200, classes=3)
+    changed = [(text, "first" if label == "class0" else "rest") for text, label in rows]
+    settings = ExtractSettings(encoder=str(tiny), precision="float32")
+    caches = [
+        extract(write(tmp_path / f"{i}.jsonl", each), tmp_path / f"{i}.h5", settings)
+        for i, each in enumerate((rows, changed))
+    ]
+    given_labels = Labels(
+        table=write(tmp_path / "labels.jsonl", changed[::-1], "body", "kind"), text_column="body", label_column="kind"
+    )
+    quick = TrainSettings(epochs=3)
+    runs = [
+        train_head(caches[0], tmp_path / "a", quick, labels=given_labels),
+        train_head(caches[1], tmp_path / "b", quick),
+    ]
+    assert (runs[0] / "head.safetensors").read_bytes() == (runs[1] / "head.safetensors").read_bytes()
+    assert run_of(runs[0])["label_names"] == ["first", "rest"]
+    assert run_of(runs[0])["labels"]["table"].endswith("labels.jsonl") and run_of(runs[1])["labels"] is None
+
+
+def test_rows_without_a_label_are_left_out_of_every_part(tiny: Path, tmp_path: Path) -> None:
+    rows = tiny_rows(300, classes=2)
+    settings = ExtractSettings(encoder=str(tiny), precision="float32")
+    cache = extract(write(tmp_path / "t.jsonl", rows), tmp_path / "t.h5", settings)
+    test = extract(write(tmp_path / "u.jsonl", tiny_rows(60, seed=4)), tmp_path / "u.h5", settings)
+    some = {text for text, _ in rows[:150]} | {text for text, _ in tiny_rows(60, seed=4)[:30]}
+    table = write(tmp_path / "l.jsonl", [row for row in [*rows, *tiny_rows(60, seed=4)] if row[0] in some])
+    notes: list[str] = []
+    run = train_head(
+        cache,
+        tmp_path / "run",
+        TrainSettings(epochs=2),
+        test=test,
+        labels=Labels(table=table),
+        report=lambda e: notes.append(e.text) if isinstance(e, Note) else None,
+    )
+    counts = run_of(run)["rows"]
+    known = sum(text in some for text, _ in rows)
+    assert counts["train"] + counts["validation"] == known < 300
+    assert counts["test"] == sum(text in some for text, _ in tiny_rows(60, seed=4)) < 60
+    assert any(f"{300 - known} of 300 rows" in note and "left out" in note for note in notes)
+
+
+def test_a_table_of_other_texts_is_refused(tiny: Path, tmp_path: Path) -> None:
+    cache = extract(write(tmp_path / "t.jsonl", tiny_rows(40)), tmp_path / "t.h5", ExtractSettings(encoder=str(tiny)))
+    table = write(tmp_path / "l.jsonl", [("nothing alike", "x"), ("nor this", "y")])
+    with pytest.raises(TableError, match="has none of the texts"):
+        train_head(cache, tmp_path / "run", TrainSettings(epochs=2), labels=Labels(table=table))

@@ -1,0 +1,279 @@
+"""Sweeps: every head is the one that train-head trains, the ranking is of validation rows, and nothing done is lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from headstart.cache.errors import OutputExistsError, SettingsError
+from headstart.cache.reader import open_cache
+from headstart.stages import sweep as sweeping
+from headstart.stages.extract import extract
+from headstart.stages.fit import OWN
+from headstart.stages.head import load_head
+from headstart.stages.inspect import inspect_path
+from headstart.stages.parts import divide
+from headstart.stages.progress import Note, Step, silent
+from headstart.stages.settings import ExtractSettings, SweepSettings, TrainSettings
+from headstart.stages.sweep import group_cells, sweep
+from headstart.stages.train_head import Labels, train_head
+from tiny import tiny_rows
+
+BASE = TrainSettings(epochs=4, batch_size=64, patience=2)
+SETTINGS = SweepSettings(
+    base=BASE,
+    values={
+        "feature": ("cls", "mean"),
+        "learning_rate": (0.1, 0.003),
+        "dropout": (0.3, 0.0),
+        "class_weight": ("none", "balanced"),
+    },
+    seeds=(0, 3),
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = tiny_rows(300, classes=3)
+    table = {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
+    settings = ExtractSettings(encoder=str(tiny), precision="float32", features=("cls", "mean"))
+    return extract(table, tmp_path_factory.mktemp("sweep") / "c.h5", settings)
+
+
+@pytest.fixture(scope="module")
+def swept(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The product above over three folds: 16 settings x 2 seeds x 3 folds."""
+    settings = dataclasses.replace(SETTINGS, base=dataclasses.replace(BASE, folds=3))
+    return sweep(cache, tmp_path_factory.mktemp("swept") / "runs", settings)
+
+
+def table_of(folder: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pyarrow.parquet.read_table(folder / "sweep.parquet").to_pylist()
+    return rows
+
+
+def settings_of(row: dict[str, Any]) -> TrainSettings:
+    return TrainSettings(**{field.name: row[field.name] for field in dataclasses.fields(TrainSettings)})
+
+
+def test_every_setting_seed_and_fold_is_there_with_every_epoch(swept: Path) -> None:
+    rows = table_of(swept)
+    cells = {(settings_of(row), row["setting"]) for row in rows}
+    assert len(cells) == 16 * 2 * 3
+    wanted = {each for _, each in dataclasses.replace(SETTINGS, base=dataclasses.replace(BASE, folds=3)).cells()}
+    assert {each for each, _ in cells} == wanted
+    epochs: dict[Any, list[int]] = {}
+    for row in rows:
+        epochs.setdefault(settings_of(row), []).append(row["epoch"])
+    assert all(each == list(range(1, len(each) + 1)) for each in epochs.values())
+    assert any(len(each) < 4 for each in epochs.values()) and any(len(each) == 4 for each in epochs.values())
+
+
+def test_at_every_epoch_a_head_of_a_sweep_is_the_one_that_train_head_trains(
+    swept: Path, cache: Path, tmp_path: Path
+) -> None:
+    """The curve from the sweep's table beside the curve from a run of its own, for every tenth head."""
+    curves: dict[TrainSettings, list[dict[str, Any]]] = {}
+    for row in table_of(swept):
+        curves.setdefault(settings_of(row), []).append(row)
+    for number, (settings, curve) in enumerate(list(curves.items())[::10]):
+        run = json.loads((train_head(cache, tmp_path / str(number), settings) / "run.json").read_text())
+        assert run["best_epoch"] == next(row["epoch"] for row in curve if row["best"])
+        assert len(run["history"]) == len(curve)
+        for line, row in zip(run["history"], curve, strict=True):
+            for name, value in line.items():
+                assert row[name] == pytest.approx(value, abs=1e-4), (settings, name)
+
+
+def test_the_ranking_is_the_mean_over_seeds_and_folds(swept: Path) -> None:
+    found = inspect_path(swept)
+    best: dict[int, list[dict[str, Any]]] = {}
+    for row in table_of(swept):
+        if row["best"]:
+            best.setdefault(row["setting"], []).append(row)
+    assert {len(rows) for rows in best.values()} == {6}
+    means = {setting: np.mean([row["validation_loss"] for row in rows]) for setting, rows in best.items()}
+    assert [line["setting"] for line in found["ranking"]] == sorted(means, key=lambda setting: means[setting])
+    for line in found["ranking"]:
+        for name in ("validation_loss", "validation_accuracy", "validation_macro_f1"):
+            values = [row[name] for row in best[line["setting"]]]
+            assert line[name]["mean"] == pytest.approx(np.mean(values))
+            assert line[name]["spread"] == pytest.approx(np.std(values, ddof=1))
+    first = best[found["ranking"][0]["setting"]][0]
+    assert all(first[name] == value for name, value in found["ranking"][0]["values"].items())
+
+
+def test_another_measure_ranks_otherwise(cache: Path, tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, seeds=(0,), rank_by="accuracy")
+    ranking = inspect_path(sweep(cache, tmp_path / "runs", settings))["ranking"]
+    accuracies = [line["validation_accuracy"]["mean"] for line in ranking]
+    assert accuracies == sorted(accuracies, reverse=True)
+
+
+def test_the_winner_is_a_run_that_was_tested(swept: Path, cache: Path, tmp_path: Path) -> None:
+    found = inspect_path(swept)
+    run = json.loads((swept / "winner" / "run.json").read_text())
+    winner = TrainSettings(**found["winner"])
+    assert run["settings"] == json.loads(json.dumps(dataclasses.asdict(winner)))
+    assert (winner.folds, winner.seed) == (0, 0)
+    alone = train_head(cache, tmp_path / "run", winner)
+    assert (alone / "head.safetensors").read_bytes() == (swept / "winner" / "head.safetensors").read_bytes()
+    assert load_head(swept / "winner").label_names == ("class0", "class1", "class2")
+    assert sorted(path.name for path in swept.iterdir()) == ["sweep.json", "sweep.parquet", "winner"]
+    assert [path.name for path in swept.parent.iterdir()] == ["runs"]
+
+
+def test_no_test_row_is_trained_or_ranked_on(cache: Path) -> None:
+    """Over all seeds and folds the test rows are the same, and no other part has them or their copies."""
+    opened = open_cache(cache)
+    settings = dataclasses.replace(SETTINGS, base=dataclasses.replace(BASE, folds=3))
+    tests, validated = set(), Counter[int]()
+    for _, each in settings.cells():
+        parts = divide(opened, validation=None, test=None, settings=each, report=silent)
+        tests.add(parts.test.index.tobytes())
+        hashes = [
+            {opened.token_hashes[row].tobytes() for row in part.index}
+            for part in (parts.train, parts.validation, parts.test)
+        ]
+        assert not (hashes[0] & hashes[1] or hashes[0] & hashes[2] or hashes[1] & hashes[2])
+        assert len(parts.train) + len(parts.validation) + len(parts.test) == 300
+        if each.seed == 0 and each == next(s for _, s in settings.cells() if s.fold == each.fold):
+            validated.update(parts.validation.index.tolist())
+    assert len(tests) == 1
+    assert set(validated.values()) == {1} and len(validated) + len(parts.test) == 300
+
+
+def test_an_interrupted_sweep_carries_on(
+    cache: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = sweep(cache, tmp_path / "whole", SETTINGS)
+    calls = []
+    original = sweeping.fit_heads
+
+    def stopping(*parts: Any, **options: Any) -> Any:
+        calls.append(options["settings"][0].feature)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*parts, **options)
+
+    monkeypatch.setattr(sweeping, "fit_heads", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(cache, tmp_path / "runs", SETTINGS)
+    assert not (tmp_path / "runs").exists() and (tmp_path / "runs.partial").is_dir()
+    other = dataclasses.replace(SETTINGS, seeds=(0,))
+    with pytest.raises(OutputExistsError, match="unfinished sweep of other settings"):
+        sweep(cache, tmp_path / "runs", other)
+    table = tmp_path / "labels.jsonl"
+    rows = [{"text": text, "label": label.replace("0", "9")} for text, label in tiny_rows(300, classes=3)]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(OutputExistsError, match="unfinished sweep of other settings, rows or labels"):
+        sweep(cache, tmp_path / "runs", SETTINGS, labels=Labels(table=table))
+    moved = tmp_path / "moved.h5"
+    rows[0], rows[1] = rows[1], rows[0]
+    columns = {name: [row[name].replace("9", "0") for row in rows] for name in ("text", "label")}
+    options = ExtractSettings(encoder=str(tiny), precision="float32", features=("cls", "mean"))
+    with pytest.raises(OutputExistsError, match="unfinished sweep of other settings, rows or labels"):
+        sweep(extract(columns, moved, options), tmp_path / "runs", SETTINGS)
+    notes: list[str] = []
+    sweep(cache, tmp_path / "runs", SETTINGS, report=lambda e: notes.append(e.text) if isinstance(e, Note) else None)
+    assert len(calls) == 3 + 2  # two groups were finished, two were not
+    assert "carried on: 16 of 32 heads were finished already" in notes
+    assert table_of(tmp_path / "runs") == table_of(undisturbed)
+    assert not (tmp_path / "runs.partial").exists()
+    assert (tmp_path / "runs" / "winner" / "head.safetensors").read_bytes() == (
+        undisturbed / "winner" / "head.safetensors"
+    ).read_bytes()
+
+
+def test_the_same_sweep_gives_the_same_bytes(cache: Path, tmp_path: Path) -> None:
+    folders = [sweep(cache, tmp_path / name, SETTINGS) for name in "ab"]
+    for file in ("sweep.parquet", "winner/head.safetensors"):
+        assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes()
+
+
+def test_progress_counts_heads_and_epochs(cache: Path, tmp_path: Path) -> None:
+    steps: list[Step] = []
+    sweep(cache, tmp_path / "runs", SETTINGS, report=lambda e: steps.append(e) if isinstance(e, Step) else None)
+    seen = [step for step in steps if step.phase == "sweeping"]
+    done = [step.done for step in seen]
+    assert done == sorted(done) and done[-1] == seen[-1].total == 32 * 4
+    assert seen[-1].detail == "0 of 32 heads left" and seen[0].unit == "epochs of heads"
+
+
+def test_settings_that_diverge_stand_last(cache: Path, tmp_path: Path) -> None:
+    wild = SweepSettings(base=TrainSettings(epochs=12, weight_decay=1000), values={"learning_rate": (1000.0, 0.0001)})
+    found = inspect_path(sweep(cache, tmp_path / "runs", wild))
+    assert [line["values"]["learning_rate"] for line in found["ranking"]] == [0.0001, 1000.0]
+    assert found["ranking"][1]["diverged"] == 1 and found["ranking"][1]["validation_loss"]["mean"] is None
+    alone = dataclasses.replace(wild, values={"learning_rate": (1000.0,)})
+    with pytest.raises(SettingsError, match="diverged with every one"):
+        sweep(cache, tmp_path / "other", alone)
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_a_path_of_exact_heads_is_swept(cache: Path, tmp_path: Path) -> None:
+    settings = SweepSettings(
+        base=TrainSettings(solver="exact", folds=3),
+        values={"feature": ("cls", "mean"), "l2": (0.1, 10.0, 1.0)},
+    )
+    folder = sweep(cache, tmp_path / "runs", settings)
+    rows = table_of(folder)
+    assert len(rows) == 2 * 3 * 3 and all(row["converged"] and row["best"] for row in rows)
+    for number, row in enumerate(rows[::4]):
+        run = json.loads((train_head(cache, tmp_path / str(number), settings_of(row)) / "run.json").read_text())
+        assert run["metrics"]["validation"]["log_loss"] == pytest.approx(row["validation_loss"], abs=1e-5)
+        assert run["certificate"]["objective"] == pytest.approx(row["objective"], rel=1e-7)
+    assert json.loads((folder / "winner" / "run.json").read_text())["certificate"]["converged"]
+
+
+def test_a_test_cache_does_not_choose(cache: Path, tiny: Path, tmp_path: Path) -> None:
+    """Two test caches with the same texts and opposite labels: the same table, the same winner, other test figures."""
+    rows = tiny_rows(60, seed=9, classes=3)
+    folders = []
+    for name, shift in (("a", 0), ("b", 1)):
+        labels = [f"class{(int(label[-1]) + shift) % 3}" for _, label in rows]
+        settings = ExtractSettings(encoder=str(tiny), precision="float32", features=("cls", "mean"))
+        test = extract({"text": [text for text, _ in rows], "label": labels}, tmp_path / f"{name}.h5", settings)
+        folders.append(sweep(cache, tmp_path / name, dataclasses.replace(SETTINGS, seeds=(0,)), test=test))
+    assert table_of(folders[0]) == table_of(folders[1])
+    runs = [json.loads((folder / "winner" / "run.json").read_text()) for folder in folders]
+    assert runs[0]["settings"] == runs[1]["settings"]
+    assert runs[0]["metrics"]["test"]["accuracy"] != runs[1]["metrics"]["test"]["accuracy"]
+    assert runs[0]["rows"]["test"] == 60
+
+
+@pytest.mark.parametrize("memory", [None, 1 << 24])
+def test_groups_hold_every_head_once_and_only_heads_that_may_train_together(memory: int | None) -> None:
+    values = {"learning_rate": tuple(10.0**-i for i in range(6)), "dropout": tuple(i / 100 for i in range(60))}
+    settings = SweepSettings(base=TrainSettings(memory=memory), values={"feature": ("a", "b"), **values}, seeds=(0, 1))
+    groups = group_cells(settings.cells(), classes=5, width=1000)
+    assert Counter(cell for group in groups for cell in group) == Counter(settings.cells())
+    for group in groups:
+        common = {dataclasses.replace(each, **{name: getattr(BASE, name) for name in OWN}) for _, each in group}
+        assert len(common) == 1
+        # Parameters, moments, gradients and the best epochs, in float32, in a quarter of the bound.
+        assert memory is None or len(group) * 12 * 4 * 5 * 1000 <= memory // 4
+
+
+def test_contradictions_are_refused(cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="learning_rate cannot be varied with the solver exact"):
+        SweepSettings(base=TrainSettings(solver="exact"), values={"learning_rate": (0.1,)})
+    with pytest.raises(SettingsError, match="the same head whatever the seed"):
+        SweepSettings(base=TrainSettings(solver="exact"), seeds=(0, 1))
+    with pytest.raises(SettingsError, match="distinct values"):
+        SweepSettings(values={"dropout": (0.1, 0.1)})
+    with pytest.raises(SettingsError, match=r"dropout is 1\.5"):
+        SweepSettings(values={"dropout": (0.1, 1.5)})
+    folds = SweepSettings(base=TrainSettings(folds=2))
+    with pytest.raises(SettingsError, match="--folds and --validation"):
+        sweep(cache, tmp_path / "runs", folds, validation=cache)
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").touch()
+    with pytest.raises(OutputExistsError, match="is not a sweep"):
+        sweep(cache, tmp_path / "precious", SETTINGS, overwrite=True)
