@@ -7,7 +7,7 @@ are missing, the plain ones do the same work.
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import gelu, linear
+from torch.nn.functional import linear
 
 Tensor = torch.Tensor
 
@@ -25,16 +25,19 @@ class Product:
         self._weight = weight
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """The product and the bias."""
+        """The product and the bias, in memory of its own."""
         return linear(rows, self._weight, self._bias)
 
     def gelu(self, rows: Tensor) -> Tensor:
         """The exact GELU (by erf) of the product and the bias."""
-        return gelu(linear(rows, self._weight, self._bias))
+        # In place. oneDNN's, fused into its product, takes longer than torch's over what was just written.
+        found: Tensor = torch.ops.aten.gelu_(self(rows))
+        return found
 
     def plus(self, rows: Tensor, residual: Tensor) -> Tensor:
         """The product, the bias and a residual (n, out), in the residual's dtype."""
-        return residual + linear(rows, self._weight, self._bias)
+        found = self(rows)
+        return found.add_(residual) if found.dtype == residual.dtype else residual + found
 
 
 class MklProduct(Product):
@@ -52,16 +55,9 @@ class MklProduct(Product):
         found: Tensor = torch.ops.mkl._mkl_linear(rows, self._laid_out, self._weight, self._bias, self._rows)
         return found
 
-    def gelu(self, rows: Tensor) -> Tensor:
-        found: Tensor = torch.ops.aten.gelu_(self(rows))
-        return found
-
-    def plus(self, rows: Tensor, residual: Tensor) -> Tensor:
-        return self(rows).add_(residual)
-
 
 class OneDnnProduct(Product):
-    """The same by oneDNN, in half precision on a CPU: the weight laid out once."""
+    """The same by oneDNN, in half precision on a CPU: the weight laid out once, for about so many rows."""
 
     def __init__(self, weight: Tensor, bias: Tensor, rows: int) -> None:
         super().__init__(torch.ops.mkldnn._reorder_linear_weight(weight, rows), bias)
@@ -69,14 +65,6 @@ class OneDnnProduct(Product):
     def __call__(self, rows: Tensor) -> Tensor:
         found: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, "none", [], "none")
         return found
-
-    def gelu(self, rows: Tensor) -> Tensor:
-        # oneDNN's own GELU, fused, was measured to take longer than torch's over what the product has just written.
-        found: Tensor = torch.ops.aten.gelu_(self(rows))
-        return found
-
-    def plus(self, rows: Tensor, residual: Tensor) -> Tensor:
-        return residual + self(rows)
 
 
 def make_product(weight: Tensor, bias: Tensor, *, rows: int) -> Product:
