@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -259,12 +260,7 @@ def train_head_command(
         from .stages.inspect import inspect_path
         from .stages.train_head import Labels, train_head
 
-        columns: dict[str, Any] = {
-            "text_column": text_column,
-            "text_pair_column": text_pair_column,
-            "label_column": label_column,
-        }
-        given = None if labels is None else Labels(table=labels, **columns)
+        given = None if labels is None else Labels(labels, text_column, text_pair_column, label_column)
         run = train_head(
             cache,
             out,
@@ -284,7 +280,9 @@ def _values(text: str, kind: Callable[[str], Any], option: str) -> tuple[Any, ..
     try:
         return tuple(kind(part.strip()) for part in text.split(","))
     except ValueError:
-        raise SettingsError(f"{option} is {text!r}; write values with commas between, such as 0.1,0.01") from None
+        such = ", ".join(kind) if isinstance(kind, type) and issubclass(kind, StrEnum) else "0,1,2"
+        such = "0.1,0.01" if kind is float else such
+        raise SettingsError(f"{option} is {text!r}; write values with commas between, such as {such}") from None
 
 
 @app.command("sweep")
@@ -371,12 +369,7 @@ def sweep_command(
         from .stages.sweep import sweep
         from .stages.train_head import Labels
 
-        columns: dict[str, Any] = {
-            "text_column": text_column,
-            "text_pair_column": text_pair_column,
-            "label_column": label_column,
-        }
-        relabelled = None if labels is None else Labels(table=labels, **columns)
+        relabelled = None if labels is None else Labels(labels, text_column, text_pair_column, label_column)
         folder = sweep(
             cache,
             out,

@@ -49,6 +49,10 @@ class _Bars:
             task = self._progress.add_task(event.phase, total=event.total or None, count="")
             self._phases[event.phase] = task, time.monotonic()
         task, started = self._phases[event.phase]
+        if event.done < self._progress.tasks[task].completed:  # the same phase again, of the next table or cache
+            self._progress.reset(task)
+            started = time.monotonic()
+            self._phases[event.phase] = task, started
         count = _count(event, time.monotonic() - started)
         self._progress.update(task, completed=event.done, total=event.total or None, count=count)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-WRONG = 1e-4
+WRONG = 1e-5
 """A float32 feature that is further than this from plain transformers' is wrong."""
 
 

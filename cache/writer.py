@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import HeadstartError
+from .errors import HeadstartError, StorageError
 from .hashing import Hashes, digest
 from .identity import Identity
 from .layout import RECORD_BYTES, ROW_FACTS, Layout, create_file, read_layout, storage_errors
@@ -73,6 +73,8 @@ class CacheWriter:
         self._write_document("record", record)
         with storage_errors(f"cannot complete {path}"):
             os.fsync(self._file.fileno())
+            if not os.path.samestat(os.fstat(self._file.fileno()), self.path.stat()):
+                raise StorageError(f"another run took the place of {self.path}; {path} is as it was: run this again")
             self._file.close()
             self.path.replace(path)
             sync_folder(path.parent)

@@ -15,8 +15,7 @@ def freed_memory_kept() -> Iterator[None]:
     """Let glibc keep what is freed, instead of handing it back to the system and asking for it again.
 
     A batch's largest arrays are tens of megabytes: without this, each is new memory from the system every time, and its
-    first writing costs a page fault for every 4 KiB. Measured on MiniLM in bfloat16: a third of the time.
-    ``bench/README.md`` says how to see it. Where there is no glibc this does nothing.
+    first writing costs a page fault for every 4 KiB. Where there is no glibc this does nothing.
 
     Afterwards the thresholds are at 32 and 64 MiB, where glibc's own, which adapt, end where large arrays come and go.
     """

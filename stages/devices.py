@@ -29,6 +29,8 @@ def choose_device(name: str) -> torch.device:
         if device.type not in ("cpu", "cuda", "mps"):
             raise SettingsError(f"device {name!r} is not supported; choose auto, cpu, cuda, cuda:1 or mps")
         torch.empty(0, device=device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # events and questions about the hardware are of the current one
     except (RuntimeError, AssertionError, NotImplementedError):
         raise SettingsError(f"device {name!r} cannot be used here: there is none; try --device auto") from None
     return device

@@ -162,7 +162,7 @@ class _Pass:
         blocks = self._blocks(window.place)
         place, missing_blocks = window.place, blocks[~self.written[blocks]]
         if len(missing_blocks):
-            self._write_facts(window)
+            self._write_facts(window, missing_blocks)
         sources = self.first_rows.add(place)  # (window,) for each row, the first row of the table with its tokens
         numbers = np.arange(place.start, place.stop)
         self.counts.distinct_sequences += int((sources == numbers).sum())
@@ -188,8 +188,7 @@ class _Pass:
             values[~in_file] = values[sources[~in_file] - place.start]
             values[in_file] = self.cache.features(name)[sources[in_file]]
         for block in missing_blocks:
-            rows = self.layout.block_slice(int(block))
-            inside = slice(rows.start - place.start, rows.stop - place.start)
+            rows, inside = self.layout.block_slice(int(block)), self._inside(window, int(block))
             write = functools.partial(
                 self.writer.write_block,
                 int(block),
@@ -202,8 +201,13 @@ class _Pass:
     def _blocks(self, place: slice) -> Indices:
         return np.arange(place.start // self.layout.block_rows, -(-place.stop // self.layout.block_rows))
 
-    def _write_facts(self, window: _Window) -> None:
-        """Write what is known of the rows before they are encoded, so that it need not be kept in memory."""
+    def _inside(self, window: _Window, block: int) -> slice:
+        """Where a block's rows stand in their window."""
+        rows, start = self.layout.block_slice(block), window.place.start
+        return slice(rows.start - start, rows.stop - start)
+
+    def _write_facts(self, window: _Window, blocks: Indices) -> None:
+        """Write what is known of the rows of some blocks before they are encoded: so it need not be kept in memory."""
         token_hashes = np.empty((len(window), self.cache.token_hashes.shape[1]), np.uint8)
         lengths, cut = np.empty(len(window), np.int32), np.empty(len(window), np.uint8)
         token_hashes[window.tokenized] = hash_sequences(window.sequences)
@@ -217,7 +221,14 @@ class _Pass:
                 donor.lengths[rows],
                 donor.cut[rows],
             )
-        self.writer.write_facts(window.place.start, token_hashes=token_hashes, lengths=lengths, cut=cut)
+        for block in blocks:
+            inside = self._inside(window, int(block))
+            self.writer.write_facts(
+                window.place.start + inside.start,
+                token_hashes=token_hashes[inside],
+                lengths=lengths[inside],
+                cut=cut[inside],
+            )
 
     def _encoded(self, window: _Window, rows: Indices, needed: npt.NDArray[np.bool_]) -> dict[str, Features]:
         """Encode rows of a window, in batches that depend on the rows alone; those with nothing needed are left out.

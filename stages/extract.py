@@ -26,7 +26,7 @@ from .features import parse_features
 from .progress import Report, Step, silent
 from .settings import ExtractSettings
 from .survey import survey_table
-from .table import open_table
+from .table import Table, open_table, table_name
 from .wanted import Wanted, earlier_paths, remove_earlier
 
 BLOCK_ROWS = 1024
@@ -106,7 +106,7 @@ def extract_tables(
         HeadstartError: as for `extract`; the caches of the tables before stay.
     """
     folder = Path(folder)
-    outs = [folder / f"{Path(table).name.split('.')[0]}.h5" for table in tables]
+    outs = [folder / f"{table_name(table)}.h5" for table in tables]
     if twice := next((out for out in outs if outs.count(out) > 1), None):
         raise OutputExistsError(f"two tables would both be written to {twice}; rename one of them")
     if folder.exists() and not folder.is_dir():
@@ -114,6 +114,8 @@ def extract_tables(
     with storage_errors(f"cannot make the folder {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
     extraction, made = _Extraction(settings or ExtractSettings(), report), list(reuse)
+    for table, out in zip(tables, outs, strict=True):
+        extraction.check(table, out)  # a mistake in the last is said before the first is encoded
     for table, out in zip(tables, outs, strict=True):
         made.append(extraction.run(table, out, labels=None, update=update, reuse=made, overwrite=overwrite))
     return outs
@@ -139,16 +141,7 @@ class _Extraction:
         started, settings, report = time.perf_counter(), self._settings, self._report
         if update and overwrite:
             raise SettingsError("--update keeps what is there and --overwrite does not; choose one of them")
-        source = open_table(
-            table,
-            labels=labels,
-            text_column=settings.text_column,
-            pair_column=settings.text_pair_column,
-            label_column=settings.label_column,
-            skip_bad_rows=settings.skip_bad_rows,
-        )
-        in_folder = isinstance(table, (str, Path)) and Path(table).is_dir()
-        _require_writable(out, source.files if in_folder else ())
+        source = self.check(table, out, labels)
         survey = survey_table(source, report)
         wanted = Wanted(
             out=out,
@@ -159,6 +152,8 @@ class _Extraction:
             block_rows=BLOCK_ROWS,
         )
         if not overwrite and wanted.is_made_already(report, update=update):
+            if not partial_path(out).exists():  # else they are its: a run was killed just before it removed them
+                remove_earlier(out)
             return out
         plan = {
             "batch_tokens": self._encoder.batch_tokens,
@@ -205,6 +200,21 @@ class _Extraction:
             writer.finish(record, out)
         remove_earlier(out)
         return out
+
+    def check(self, table: Any, out: Path, labels: Sequence[str | int] | None = None) -> Table:
+        """Refuse, without reading a row, a table that is none, and an output that cannot be written."""
+        settings = self._settings
+        source = open_table(
+            table,
+            labels=labels,
+            text_column=settings.text_column,
+            pair_column=settings.text_pair_column,
+            label_column=settings.label_column,
+            skip_bad_rows=settings.skip_bad_rows,
+        )
+        in_folder = isinstance(table, (str, Path)) and Path(table).is_dir()
+        _require_writable(out, source.files if in_folder else ())
+        return source
 
     def _donors(self, out: Path, update: bool, reuse: Sequence[str | Path]) -> list[Cache]:
         """The finished caches to take rows from: the one that is replaced, and others."""

@@ -143,9 +143,8 @@ class PackedEncoder:
             dtype: What the products run in; sums and norms are in float32.
             batch_tokens: How many tokens a batch has, about.
         """
-        self._features = features
         self._words, self._positions, self._segments, self._norm = _embeddings(model)
-        self._first_position = _first_position(model)
+        self._padding: int | None = model.embeddings.position_embeddings.padding_idx
         self._dtype = dtype
         made = _Maker(model.config, dtype, batch_tokens)
         self._project = made.product([model.embeddings_project]) if hasattr(model, "embeddings_project") else None
@@ -196,13 +195,23 @@ class PackedEncoder:
         """(tokens, width) float32, with some rows of no sequence at the end."""
         joined = torch.from_numpy(np.concatenate(sequences).astype(np.int64))  # (tokens,) or (tokens, 2)
         ids = joined if joined.ndim == 1 else joined[:, 0]
-        places = torch.cat([torch.arange(g.length).repeat(g.count) for g in groups]) + self._first_position
-        rows = embedding(ids, self._words) + embedding(places, self._positions)
+        rows = embedding(ids, self._words) + embedding(self._places(ids, groups), self._positions)
         if self._segments is not None:
             rows += self._segments[0] if joined.ndim == 1 else embedding(joined[:, 1], self._segments)
         whole = rows.new_zeros(padded_rows(len(rows)), rows.shape[1])
         whole[: len(rows)] = self._norm(rows)
         return whole if self._project is None else self._project(whole.to(self._dtype)).float()
+
+    def _places(self, ids: Tensor, groups: Sequence[_Group]) -> Tensor:
+        """(tokens,) int64: each token's position.
+
+        RoBERTa counts from past its padding index, and only what is not padding: a text can spell that token out.
+        """
+        if self._padding is None:
+            return torch.cat([torch.arange(g.length).repeat(g.count) for g in groups])
+        real = (ids != self._padding).long()
+        counts = torch.cat([real[g.tokens].view(g.count, g.length).cumsum(1).view(-1) for g in groups])
+        return counts.mul_(real).add_(self._padding)
 
     def _pool(self, rows: Tensor, groups: Sequence[_Group], pooling: Pooling) -> Tensor:
         """(tokens, width) to (sequences, width)."""
@@ -284,12 +293,6 @@ def _embeddings(model: Any) -> tuple[Tensor, Tensor, Tensor | None, _Norm]:
     segments = getattr(table, "token_type_embeddings", None)
     words, positions = table.word_embeddings.weight, table.position_embeddings.weight
     return words, positions, None if segments is None else segments.weight, _norm(table.LayerNorm)
-
-
-def _first_position(model: Any) -> int:
-    """RoBERTa counts positions from past its padding index."""
-    padding = model.embeddings.position_embeddings.padding_idx
-    return 0 if padding is None else int(padding) + 1
 
 
 def _layers(model: Any) -> Any:

@@ -27,7 +27,7 @@ from .progress import Note, Report, Step, silent
 from .ranking import rank, table_columns
 from .settings import HeadKind, Solver, SweepSettings, TrainSettings
 from .sweep_folder import WINNER, SweepFolder, open_folder, require_free
-from .train_head import Labels, head_device, make_head, open_checked, train_head
+from .train_head import Labels, head_device, make_head, open_checked, require_one_way, train_head
 
 _MOST_COLUMNS = 1536
 """Classes of all heads of a product, at most: past that their logits leave a core's cache and nothing is gained."""
@@ -77,8 +77,7 @@ def sweep(
     settings = settings or SweepSettings()
     out = Path(out)
     require_free(out, overwrite=overwrite)
-    if settings.base.folds and validation is not None:
-        raise SettingsError("--folds and --validation both say which rows to rank by; choose one")
+    require_one_way(settings.base, validation)
     device = head_device(settings.base.device)
     caches = open_checked(cache, validation, test, labels=labels, report=report)
     train_cache, validation_cache, test_cache = caches
@@ -177,6 +176,10 @@ def _train_groups(
             results = _train_group(group, parts, len(cache.label_names or ()), device, progress)
         folder.keep(number, results)
         found += [{**result, "kept": False} for result in results]
+    unsure = [result["certificate"] for result in found if (result["certificate"] or {}).get("converged") is False]
+    if unsure:
+        first = f"l2 {unsure[0]['l2']:g}: {unsure[0]['reason']}"
+        report(Note(f"{len(unsure):,} of {len(found):,} heads did not converge; the first, {first}"))
     if kept := sum(result["kept"] for result in found):
         report(Note(f"carried on: {kept:,} of {len(found):,} heads were finished already"))
     return found

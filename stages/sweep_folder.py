@@ -101,7 +101,9 @@ def open_folder(folder: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Sw
             if found == wanted:
                 return SweepFolder(scratch, folder)
             started = any((scratch / _GROUPS).glob("*.json"))
-            if found is None or (started and not overwrite):
+            if found is None and any(path.name != _GROUPS for path in scratch.iterdir()):
+                raise OutputExistsError(f"{scratch} is in the way and is no sweep; remove it, or choose another --out")
+            if started and not overwrite:
                 raise OutputExistsError(
                     f"{scratch} holds an unfinished sweep of other settings, rows or labels; remove it, "
                     "--overwrite it, or choose another --out"

@@ -284,6 +284,14 @@ def file_format(path: Path) -> str | None:
     return FORMATS.get("".join(suffixes[-1:]))
 
 
+def table_name(path: str | Path) -> str:
+    """A table's name without what says of which kind it is: ``reviews.2024`` of ``reviews.2024.csv.gz``."""
+    name = Path(path).resolve()
+    while name.suffix.lower() in {*FORMATS, *COMPRESSIONS}:
+        name = name.with_suffix("")
+    return name.name
+
+
 def _as_list(values: Any) -> Any:
     """A one-dimensional array or a Series as a list; anything else as it is."""
     return values.tolist() if getattr(values, "ndim", None) == 1 and hasattr(values, "tolist") else values

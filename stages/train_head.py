@@ -30,7 +30,7 @@ from .settings import Solver, TrainSettings
 from .walk import Rows
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Labels:
     """Labels from elsewhere.
 
@@ -87,6 +87,7 @@ def train_head(
     out = Path(out)
     require_free(out, overwrite=overwrite)
     device = head_device(settings.device)
+    require_one_way(settings, validation)
     train_cache, validation_cache, test_cache = open_checked(cache, validation, test, labels=labels, report=report)
     assert train_cache is not None
     parts = divide(train_cache, validation=validation_cache, test=test_cache, settings=settings, report=report)
@@ -107,6 +108,16 @@ def train_head(
         seconds = time.perf_counter() - started
         write_run(folder, {**fields, "labels": told, "metrics": metrics, "seconds": seconds})
     return out
+
+
+def require_one_way(settings: TrainSettings, validation: str | Path | None) -> None:
+    """Refuse two ways at once of saying which rows a head is chosen by.
+
+    Raises:
+        SettingsError: there are folds and a validation cache.
+    """
+    if settings.folds and validation is not None:
+        raise SettingsError("--folds and --validation both say which rows to choose by; choose one of them")
 
 
 def head_device(name: str) -> torch.device:

@@ -137,27 +137,26 @@ class Wanted:
                 f"{error}; it stands where unfinished work belongs: remove it, or --overwrite"
             ) from None
         found = self._differences(cache)
-        found += [
+        other_work = [
             f"{name} ({partial}: {cache.plan.get(name)}, this run: {value})"
             for name, value in plan.items()
             if cache.plan.get(name) != value
         ]
-        other_rows = [f"rows ({partial}: {cache.rows:,}, the table: {self.survey.rows:,})"]
-        other_rows = other_rows if cache.rows != self.survey.rows else []
-        kept, other = ([], []) if found or other_rows else kept_blocks(cache, self.survey.text_hashes)
-        if other and not kept:
-            other_rows = ["every row that it holds"]
-        if other_rows and update and not found and not overwrite:
+        if cache.rows != self.survey.rows:
+            other_work.append(f"rows ({partial}: {cache.rows:,}, the table: {self.survey.rows:,})")
+        kept, other = ([], []) if found or other_work else kept_blocks(cache, self.survey.text_hashes)
+        if other and (update or not kept):  # an update finds rows wherever they stand now
+            other_work.append(f"rows ({len(other)} blocks of {partial} hold others)")
+        if other_work and update and not found and not overwrite:
             if cache.block_checksums.any():
                 partial.replace(_earlier_path(self.out, len(earlier_paths(self.out)) + 1))
             return None
-        found += other_rows
-        if found and overwrite:
+        if overwrite and (found or other_work):
             return None
-        if found:
+        if found or other_work:
             raise OutputExistsError(
-                f"{partial} is unfinished work on something else: {'; '.join(found)}; to throw it away, --overwrite"
-                + ("; to take its rows over, --update" if found == other_rows else "")
+                f"{partial} is unfinished work on something else: {'; '.join(found + other_work)}; to throw it away, "
+                "--overwrite" + ("" if found else "; to take its rows over, --update")
             )
         if cache.label_names != self.survey.label_names or not _equal(cache.labels, self.survey.labels):
             scratch = relabelled_path(self.out)

@@ -16,7 +16,7 @@ from headstart.stages.extract import extract
 from headstart.stages.features import parse_features
 from headstart.stages.packed import PackedEncoder
 from headstart.stages.settings import ExtractSettings
-from tiny import tiny_rows
+from tiny import save_tiny_encoder, tiny_rows
 
 CLS = parse_features(["cls"], None)
 SIZES: dict[str, Any] = {
@@ -189,6 +189,25 @@ def test_half_precision_points_the_same_way(name: str) -> None:
     with torch.inference_mode():
         rough = packed(model, CLS, torch.bfloat16)(batch)["cls"]
     assert torch.nn.functional.cosine_similarity(rough, stock(model, batch)).min() > 0.999
+
+
+@pytest.mark.parametrize("name", ["RoBERTa", "XLM-R"])
+def test_padding_spelt_out_in_a_text_is_counted_as_roberta_counts_it(name: str) -> None:
+    model, batch = made(FAMILY[name]), sequences([9, 9, 4])
+    padding = model.config.pad_token_id
+    assert padding is not None
+    batch[0][3] = batch[2][1] = padding
+    with torch.inference_mode():
+        ours = packed(model, CLS)(batch)["cls"]
+    torch.testing.assert_close(ours, stock(model, batch), atol=1e-5, rtol=0)
+
+
+def test_a_roberta_whose_padding_is_1_takes_the_fast_path(tmp_path: Path) -> None:
+    """As all that are published do; the trial at loading must not stumble over it."""
+    folder = save_tiny_encoder(tmp_path / "roberta", kind="roberta", pad_token_id=1)
+    settings = ExtractSettings(encoder=str(folder), precision="float32", max_length=100)
+    cache = open_cache(extract(["good film", "bad"], tmp_path / "c.h5", settings))
+    assert cache.plan["path"] == "packed"
 
 
 @pytest.mark.parametrize("name", OTHERS)

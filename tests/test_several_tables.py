@@ -130,6 +130,20 @@ def test_a_bad_table_leaves_the_caches_before_it(
     assert [path.name for path in (tmp_path / "caches").iterdir()] == ["train.h5"]
 
 
+def test_a_table_that_is_nowhere_is_said_before_anything_is_encoded(
+    tiny: Path, tmp_path: Path, tables: list[Path], encoded: list[list[int]]
+) -> None:
+    with pytest.raises(TableError, match=r"typo.csv does not exist"):
+        several([*tables, tmp_path / "typo.csv"], tmp_path / "caches", tiny)
+    assert encoded == [] and list((tmp_path / "caches").iterdir()) == []
+
+
+def test_a_name_keeps_its_dots(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
+    tables = [write_csv(ROWS[:9], f"reviews.{year}.csv") for year in (2023, 2024)]
+    caches, _ = several(tables, tmp_path / "caches", tiny)
+    assert [cache.path.name for cache in caches] == ["reviews.2023.h5", "reviews.2024.h5"]
+
+
 def headstart_extract(*arguments: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "headstart", "extract", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -191,6 +191,16 @@ def test_an_interrupted_sweep_carries_on(
     ).read_bytes()
 
 
+def test_a_sweep_that_was_killed_before_its_plan_was_written_is_begun_again(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs.partial" / "groups").mkdir(parents=True)
+    assert sweep(cache, tmp_path / "runs", SETTINGS).is_dir()
+    (tmp_path / "others.partial").mkdir()
+    (tmp_path / "others.partial" / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputExistsError, match="is in the way and is no sweep"):
+        sweep(cache, tmp_path / "others", SETTINGS, overwrite=True)
+    assert (tmp_path / "others.partial" / "thesis.txt").read_text() == "mine"
+
+
 def test_the_same_sweep_gives_the_same_bytes(cache: Path, tmp_path: Path) -> None:
     folders = [sweep(cache, tmp_path / name, SETTINGS) for name in "ab"]
     for file in ("sweep.parquet", "winner/head.safetensors"):

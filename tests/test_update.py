@@ -20,9 +20,10 @@ from headstart.cache.errors import (
     NotOursError,
     OutputExistsError,
     SettingsError,
+    StorageError,
 )
 from headstart.cache.reader import Cache, open_any
-from headstart.cache.writer import partial_path
+from headstart.cache.writer import CacheWriter, partial_path
 from headstart.stages.encoder import Encoder
 from headstart.stages.wanted import earlier_paths
 from hypothesis import HealthCheck, given, settings
@@ -272,6 +273,65 @@ def test_two_changes_of_the_table_lose_no_finished_block(
     encoded.clear()
     run(write_csv([*numbered(31, 500), *rows]), out, tiny, update=True)
     assert len(encoded) == 91 - done
+
+
+def test_rows_that_move_by_one_are_found_where_they_stand_now(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], encoded: list[list[int]]
+) -> None:
+    """One row more at the top and one less at the end: as many rows as the unfinished cache has."""
+    rows = numbered(60)
+    with interrupted_after(10), pytest.raises(KeyboardInterrupt):
+        run(write_csv(rows), tmp_path / "c.h5", tiny, update=True)
+    partial = open_any(partial_path(tmp_path / "c.h5"))
+    done = int(partial.whole_blocks().sum()) * 8
+    assert done > 0
+    encoded.clear()
+    run(write_csv([*numbered(1, 500), *rows[:-1]]), tmp_path / "c.h5", tiny, update=True)
+    assert len(encoded) == 60 - done
+
+
+def test_unfinished_work_of_another_plan_gives_its_rows_to_an_update(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], encoded: list[list[int]]
+) -> None:
+    with interrupted_after(10), pytest.raises(KeyboardInterrupt):
+        run(write_csv(numbered(60)), tmp_path / "c.h5", tiny)
+    done = int(open_any(partial_path(tmp_path / "c.h5")).whole_blocks().sum()) * 8
+    encoded.clear()
+    with pytest.raises(OutputExistsError, match=r"batch_tokens .*; to take its rows over, --update"):
+        run(write_csv(numbered(60)), tmp_path / "c.h5", tiny, batch_tokens=32)
+    run(write_csv(numbered(60)), tmp_path / "c.h5", tiny, batch_tokens=32, update=True)
+    assert done > 0 and len(encoded) == 60 - done
+    assert [path.name for path in tmp_path.glob("c.h5*")] == ["c.h5"]
+
+
+def test_a_run_whose_place_was_taken_replaces_nothing(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run on the same output has put its own unfinished file there."""
+    run(write_csv(numbered(20)), tmp_path / "c.h5", tiny)
+    before = (tmp_path / "c.h5").read_bytes()
+    original = CacheWriter.finish
+
+    def finish(self: CacheWriter, record: Any, path: Path) -> None:
+        self.path.unlink()
+        self.path.write_bytes(b"another run's")
+        original(self, record, path)
+
+    monkeypatch.setattr(CacheWriter, "finish", finish)
+    with pytest.raises(StorageError, match="another run took the place"):
+        run(write_csv(numbered(30)), tmp_path / "c.h5", tiny, update=True)
+    assert (tmp_path / "c.h5").read_bytes() == before
+    assert partial_path(tmp_path / "c.h5").read_bytes() == b"another run's"
+
+
+def test_what_a_kill_left_aside_goes_with_the_next_run(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]
+) -> None:
+    table = write_csv(numbered(20))
+    run(table, tmp_path / "c.h5", tiny)
+    (tmp_path / "c.h5.earlier1").write_bytes((tmp_path / "c.h5").read_bytes())
+    run(table, tmp_path / "c.h5", tiny)
+    assert [path.name for path in tmp_path.glob("c.h5*")] == ["c.h5"]
 
 
 def test_work_left_aside_does_not_stand_in_the_way_of_overwrite(
