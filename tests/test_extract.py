@@ -121,6 +121,31 @@ def test_a_lost_block_in_the_middle_of_a_window_is_made_again_to_the_same_bytes(
     assert datasets(tmp_path / "c.h5") == datasets(tmp_path / "whole.h5")
 
 
+def test_a_run_that_carries_on_encodes_the_batches_of_an_undisturbed_one(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole, though a part of a batch alone is missing: the bits of a product may depend on what is beside a row."""
+    batches: list[list[list[int]]] = []
+    original = Encoder.encode
+
+    def encode(self: Encoder, batch: Any) -> Any:
+        batches.append([sequence.tolist() for sequence in batch])
+        return original(self, batch)
+
+    monkeypatch.setattr(Encoder, "encode", encode)
+    table = write_csv(tiny_rows(60))
+    run(table, tmp_path / "c.h5", tiny)
+    undisturbed = list(batches)
+    partial = partial_path(tmp_path / "c.h5")
+    for row in (9, 41):
+        batches.clear()
+        (tmp_path / "c.h5").rename(partial)
+        flip_a_byte(partial, "features/cls", row)
+        cache, _ = run(table, tmp_path / "c.h5", tiny)
+        assert cache.record["kept_blocks"] == 7
+        assert 0 < len(batches) < len(undisturbed) and all(batch in undisturbed for batch in batches)
+
+
 def test_a_kill_at_any_instant_loses_no_finished_block(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]
 ) -> None:

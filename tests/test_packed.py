@@ -124,17 +124,16 @@ def test_segments_are_read(name: str) -> None:
     "names", [["layer1.cls"], ["layer1.mean"], ["layer1.cls", "layer1.max"], ["layer1.cls", "layer2.mean"]]
 )
 def test_no_layer_above_the_last_one_asked_for_is_run(name: str, names: list[str]) -> None:
-    """Those above would make everything NaN."""
+    """Those above are not even there."""
     model, layers = made(FAMILY[name]), 1 if "one layer" in name else 3
     names = [n for n in names if int(n[5]) <= layers]
     features, batch = parse_features(names, layers), sequences([30, 30, 12, 3])
     with torch.inference_mode():
         outputs = [model(input_ids=torch.from_numpy(s).long()[None], output_hidden_states=True) for s in batch]
-    with torch.no_grad():
-        transformer = model.transformer if "Distil" in name else model.encoder
-        for layer in transformer.layer[max(f.layer or 0 for f in features) :]:
-            for parameter in layer.parameters():
-                parameter.fill_(torch.nan)
+    stack = (model.transformer if "Distil" in name else model.encoder).layer
+    for number in range(max(f.layer or 0 for f in features), layers):
+        stack[number] = torch.nn.Identity()
+    with torch.inference_mode():
         ours = packed(model, features)(batch)
     pools = {"cls": lambda h: h[:, 0], "mean": lambda h: h.mean(1), "max": lambda h: h.amax(1)}
     assert sorted(ours) == sorted(names)
