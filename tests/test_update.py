@@ -280,7 +280,7 @@ def test_rows_that_move_by_one_are_found_where_they_stand_now(
 ) -> None:
     """One row more at the top and one less at the end: as many rows as the unfinished cache has."""
     rows = numbered(60)
-    with interrupted_after(10), pytest.raises(KeyboardInterrupt):
+    with interrupted_after(5), pytest.raises(KeyboardInterrupt):
         run(write_csv(rows), tmp_path / "c.h5", tiny, update=True)
     partial = open_any(partial_path(tmp_path / "c.h5"))
     done = int(partial.whole_blocks().sum()) * 8
@@ -293,7 +293,7 @@ def test_rows_that_move_by_one_are_found_where_they_stand_now(
 def test_unfinished_work_of_another_plan_gives_its_rows_to_an_update(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], encoded: list[list[int]]
 ) -> None:
-    with interrupted_after(10), pytest.raises(KeyboardInterrupt):
+    with interrupted_after(5), pytest.raises(KeyboardInterrupt):
         run(write_csv(numbered(60)), tmp_path / "c.h5", tiny)
     done = int(open_any(partial_path(tmp_path / "c.h5")).whole_blocks().sum()) * 8
     encoded.clear()
