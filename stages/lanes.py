@@ -22,21 +22,25 @@ _Result = TypeVar("_Result")
 class Lanes:
     """Deals work out to lanes. Made by `open_lanes`."""
 
-    def __init__(self, pool: concurrent.futures.Executor) -> None:
+    def __init__(self, pool: concurrent.futures.Executor | None) -> None:
+        """Without a pool, lanes work one after the other in the caller's thread."""
         self._pool = pool
 
     def run(self, work: Callable[[Sequence[_Item]], _Result], items: Sequence[_Item]) -> list[_Result]:
         """Call ``work`` with each lane's share of the items; what it returned, in the lanes' order."""
         shares = [items[lane::LANES] for lane in range(min(LANES, len(items)))]
-        return list(self._pool.map(work, shares))
+        return list(map(work, shares) if self._pool is None else self._pool.map(work, shares))
 
 
 @contextmanager
-def open_lanes() -> Iterator[Lanes]:
-    """Lanes on as many threads as torch has, while torch itself is kept to one in each."""
+def open_lanes(*, threaded: bool = True) -> Iterator[Lanes]:
+    """Lanes on as many threads as torch has, or on the caller's alone, while torch itself is kept to one in each."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
+        if not threaded:
+            yield Lanes(None)
+            return
         with concurrent.futures.ThreadPoolExecutor(min(threads, LANES)) as pool:
             yield Lanes(pool)
     finally:
