@@ -4,51 +4,58 @@ from __future__ import annotations
 
 import pytest
 import torch
-from headstart.stages.products import SHAPE_ROWS, OneDnnProduct, Product, make_product, padded_rows
+from headstart.stages import products
+from headstart.stages.products import SHAPE_ROWS, MklProduct, OneDnnProduct, Product, make_product, padded_rows
 
 ROWS = 128
 """What the weights are laid out for."""
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.05}
 WIDTHS = [(48, 48), (48, 144), (144, 48), (33, 7)]
-laid_out = pytest.mark.skipif(
-    type(make_product(torch.zeros(1, 1), torch.zeros(1), rows=1)) is Product, reason="this torch lays out no weights"
-)
+needs_mkl = pytest.mark.skipif(not products._has("mkl", "_mkl_linear"), reason="this torch has no MKL")
+needs_onednn = pytest.mark.skipif(not products._has("mkldnn", "_linear_pointwise"), reason="this torch has no oneDNN")
+KINDS = [
+    pytest.param(MklProduct, torch.float32, marks=needs_mkl, id="mkl-float32"),
+    pytest.param(OneDnnProduct, torch.float32, marks=needs_onednn, id="onednn-float32"),
+    pytest.param(OneDnnProduct, torch.bfloat16, marks=needs_onednn, id="onednn-bfloat16"),
+]
 
 
-def made(width: int, out: int, rows: int, dtype: torch.dtype) -> tuple[Product, Product, torch.Tensor]:
+def made(
+    kind: type[MklProduct | OneDnnProduct], width: int, out: int, rows: int, dtype: torch.dtype
+) -> tuple[Product, Product, torch.Tensor]:
     torch.manual_seed(width + out + rows)
     weight, bias = torch.randn(out, width) / width**0.5, torch.randn(out)
     weight, bias = weight.to(dtype), bias.to(dtype)
-    return Product(weight, bias), make_product(weight, bias, rows=ROWS), torch.randn(rows, width).to(dtype)
+    return Product(weight, bias), kind(weight, bias, ROWS), torch.randn(rows, width).to(dtype)
 
 
-@laid_out
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("kind", "dtype"), KINDS)
 @pytest.mark.parametrize("rows", [1, 3, 64, ROWS, 321])
 @pytest.mark.parametrize(("width", "out"), WIDTHS)
-def test_a_product_is_the_plain_one(width: int, out: int, rows: int, dtype: torch.dtype) -> None:
-    plain, ours, values = made(width, out, rows, dtype)
-    assert type(plain) is not type(ours)
+def test_a_product_is_the_plain_one(
+    kind: type[MklProduct | OneDnnProduct], width: int, out: int, rows: int, dtype: torch.dtype
+) -> None:
+    plain, ours, values = made(kind, width, out, rows, dtype)
     close = {"atol": TOLERANCE[dtype], "rtol": TOLERANCE[dtype]}
     before = values.clone()
     with torch.inference_mode():
         expected = torch.nn.functional.linear(values, plain._weight, plain._bias)
         torch.testing.assert_close(ours(values), expected, **close)
         torch.testing.assert_close(ours.gelu(values), torch.nn.functional.gelu(expected), **close)
-        for kind in {dtype, torch.float32}:
-            residual = torch.randn(rows, out).to(kind)
+        for residual_dtype in {dtype, torch.float32}:
+            residual = torch.randn(rows, out).to(residual_dtype)
             kept = residual.clone()
             found = ours.plus(values, residual)
-            assert found.dtype == kind
+            assert found.dtype == residual_dtype
             torch.testing.assert_close(found, expected + residual, **close)
             assert torch.equal(residual, kept)
     assert torch.equal(values, before)
 
 
-@laid_out
-def test_gelu_is_the_exact_one() -> None:
+@pytest.mark.parametrize(("kind", "dtype"), KINDS[:2])
+def test_gelu_is_the_exact_one(kind: type[MklProduct | OneDnnProduct], dtype: torch.dtype) -> None:
     """By the error function in float64; the tanh approximation is 5e-4 away from it."""
-    _, ours, values = made(48, 144, 64, torch.float32)
+    _, ours, values = made(kind, 48, 144, 64, dtype)
     with torch.inference_mode():
         rows = ours(values).double()
         exact = rows * 0.5 * (1 + torch.erf(rows / 2**0.5))
@@ -59,6 +66,24 @@ def test_rows_are_rounded_up_to_few_numbers() -> None:
     for rows in range(1, 4 * SHAPE_ROWS):
         assert padded_rows(rows) % SHAPE_ROWS == 0 and rows <= padded_rows(rows) < rows + SHAPE_ROWS
     assert padded_rows(2048) == 2048
+
+
+@needs_mkl
+@needs_onednn
+@pytest.mark.parametrize(
+    ("name", "dtype", "kind"),
+    [
+        ("Intel Xeon", torch.float32, MklProduct),
+        ("AMD EPYC", torch.float32, OneDnnProduct),
+        ("", torch.float32, OneDnnProduct),
+        ("Intel Xeon", torch.bfloat16, OneDnnProduct),
+    ],
+)
+def test_the_processor_decides_which_library_multiplies(
+    monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype, kind: type[Product]
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name})
+    assert type(make_product(torch.ones(4, 4, dtype=dtype), torch.zeros(4, dtype=dtype), rows=64)) is kind
 
 
 def test_where_a_library_is_missing_another_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,71 @@
+"""A BERT layer's products by each library: how fast, beside the machine's own rate of multiplying matrices.
+
+    .venv/bin/python bench/products.py [--rows 2048] [--width 768]
+
+Ways take turns; shown is the median over rounds of the ratio to torch.mm of (2048 x 768) by (768 x 3072) in float32,
+timed just before. `headstart.stages.products.make_product` chooses by what this prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from facts import cpu_name
+from headstart.stages.products import MklProduct, OneDnnProduct, Product
+
+ROUNDS = 5
+SECONDS = 0.25
+KINDS: dict[str, Callable[[torch.Tensor, torch.Tensor, int], Product]] = {
+    "plain": lambda weight, bias, rows: Product(weight, bias),
+    "MKL, laid out": MklProduct,
+    "oneDNN, laid out": OneDnnProduct,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rows", type=int, default=2048)
+    parser.add_argument("--width", type=int, default=768)
+    given = parser.parse_args()
+    width = given.width
+    print(f"{cpu_name()}, {torch.get_num_threads()} threads, {given.rows:,} rows\n")
+    print("| (in, out) | dtype | " + " | ".join(KINDS) + " |\n|---|---|" + "---|" * len(KINDS))
+    for size in ((width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)):
+        for dtype in (torch.float32, torch.bfloat16):
+            ratios = [f"{ratio:.2f}" if ratio else "" for ratio in compared(given.rows, *size, dtype)]
+            print(f"| {size} | {str(dtype).removeprefix('torch.')} | {' | '.join(ratios)} |", flush=True)
+
+
+@torch.inference_mode()
+def compared(rows: int, width: int, out: int, dtype: torch.dtype) -> list[float | None]:
+    """For each kind of product, its rate as a share of the reference; None where it has no such dtype."""
+    left, right, found = torch.randn(2048, 768), torch.randn(768, 3072), torch.empty(2048, 3072)
+    values, weight, bias = (torch.randn(size).to(dtype) for size in ((rows, width), (out, width), (out,)))
+    kinds = [k for name, k in KINDS.items() if dtype == torch.float32 or not name.startswith("MKL")]
+    products = {kind: kind(weight, bias, rows) for kind in kinds}
+    ratios: dict[Any, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(ROUNDS):
+        reference = rate(lambda: torch.mm(left, right, out=found), 2 * 2048 * 768 * 3072)
+        for kind, product in products.items():
+            speed = rate(lambda product=product: product(values), 2 * rows * width * out)  # type: ignore[misc]
+            ratios[kind].append(speed / reference)
+    return [statistics.median(ratios[kind]) if kind in ratios else None for kind in KINDS.values()]
+
+
+def rate(work: Callable[[], Any], flop: int) -> float:
+    """FLOP/s over `SECONDS` of calls; one call before that is not timed."""
+    work()
+    done, started = 0, time.perf_counter()
+    while (spent := time.perf_counter() - started) < SECONDS:
+        work()
+        done += 1
+    return done * flop / spent
+
+
+if __name__ == "__main__":
+    main()
