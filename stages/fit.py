@@ -29,9 +29,6 @@ from .walk import (
 
 TIE = 1e-6
 """Validation losses that differ by less count as equal, and the earlier epoch is kept: rounding does not choose."""
-_FEW_COLUMNS = 8
-"""Classes of all heads up to which threads cost more than they bring: their turns at Python's lock outweigh so little
-work. The numbers are the same either way."""
 OWN = ("learning_rate", "weight_decay", "dropout", "label_smoothing", "class_weight")
 """The settings in which heads that train together may differ."""
 
@@ -125,7 +122,7 @@ def fit_heads(
     """
     started = time.perf_counter()
     order = sorted(range(len(settings)), key=lambda head: settings[head].dropout)
-    with open_lanes(threaded=len(settings) * classes > _FEW_COLUMNS) as lanes:
+    with open_lanes() as lanes:
         trainer = Trainer(
             train, validation, classes=classes, settings=[settings[head] for head in order], device=device, lanes=lanes
         )
