@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -36,8 +37,13 @@ OUT_OF_MEMORY = "the memory is full; try a smaller --batch-tokens or --batch-siz
 EXTRACT, TRAIN, SWEEP = ExtractSettings(), TrainSettings(), SweepSettings()
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as a cluster sends it before it takes a machine back: what Ctrl-C does, it does too."""
+
+
 class OneLineErrors(TyperGroup):
-    """Ends a command that failed with one line and its exit code: 2 the user's mistake, 1 anything else, 130 Ctrl-C."""
+    """Ends a command that failed with one line and its exit code: 2 the user's mistake, 1 anything else, 130 stopped
+    with Ctrl-C or SIGTERM."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -49,10 +55,10 @@ class OneLineErrors(TyperGroup):
             sys.exit(1)
         except OSError as error:
             message, code = f"{error.filename or 'the system'}: {error.strerror or error}", 1
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             kept = {"extract": "blocks", "sweep": "groups of heads"}.get(ctx.invoked_subcommand)
             carry_on = f"; finished {kept} are kept, and the same command carries on with them" if kept else ""
-            message, code = f"interrupted{carry_on}", 130
+            message, code = f"{'terminated' if isinstance(stop, Terminated) else 'interrupted'}{carry_on}", 130
         except MemoryError:
             message, code = OUT_OF_MEMORY, 1
         except RuntimeError as error:
@@ -74,6 +80,7 @@ app = typer.Typer(
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output, once the new one is complete.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Where another run is writing the output, wait until it is done.")]
 Device = Annotated[str, typer.Option(help="auto, or a torch device: cpu, cuda, cuda:1, mps.")]
 Pickled = Annotated[
     bool, typer.Option("--allow-pickled-weights", help="Read pytorch_model.bin where there is no safetensors file.")
@@ -116,6 +123,7 @@ def extract_command(
         list[Path] | None, typer.Option(help="Another cache to take rows from; may be given several times.")
     ] = None,
     overwrite: Overwrite = False,
+    wait: Wait = False,
     quiet: Quiet = False,
 ) -> None:
     """Stage one: encode a table's texts once, into a cache."""
@@ -142,7 +150,13 @@ def extract_command(
         from .stages.inspect import inspect_path
 
         started = time.time_ns()
-        options: dict[str, Any] = {"update": update, "reuse": reuse or (), "overwrite": overwrite, "report": report}
+        options: dict[str, Any] = {
+            "update": update,
+            "reuse": reuse or (),
+            "overwrite": overwrite,
+            "wait": wait,
+            "report": report,
+        }
         if len(tables) == 1:
             paths = [extract(tables[0], out, settings, **options)]
         else:
@@ -447,9 +461,14 @@ def inspect_command(
         terminal.show_run(found)
 
 
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated
+
+
 def main() -> None:
     """Run the command line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 should not end a run
+    signal.signal(signal.SIGTERM, _terminate)
     app(prog_name="headstart")

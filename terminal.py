@@ -120,6 +120,8 @@ def show_cache(cache: Mapping[str, Any]) -> None:
         facts["prefix"] = repr(identity["prefix"])
     if record["reused_rows"]:
         facts["reused"] = f"{record['reused_rows']:,} rows were taken from other caches"
+    if record["halved_batches"]:
+        facts["memory"] = f"{record['halved_batches']:,} batches took more than there was, and were encoded in halves"
     if record["kept_blocks"]:
         facts["carried on"] = f"{record['kept_blocks']:,} blocks of {cache['block_rows']:,} rows were there already"
     if record["skipped_rows"]:

@@ -38,6 +38,10 @@ class NotOursError(UserError):
     """A file or folder is not one of ours (a cache, a run), or is of a version that this release cannot read."""
 
 
+class BusyError(HeadstartError):
+    """Another run is writing the same output."""
+
+
 class DamagedError(HeadstartError):
     """A file of ours is cut short or does not hold what its own structure and checksums say."""
 

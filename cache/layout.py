@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -100,7 +101,9 @@ def create_file(path: Path, layout: Layout) -> None:
     Raises:
         StorageError: the folder cannot be written, or there is no room for the whole file.
     """
-    with storage_errors(f"cannot create {path}"):
+    needed = sum(Span(0, *kind).nbytes + _ALIGNMENT for kind in layout.datasets().values())
+    require_room(path, needed)
+    with storage_errors(f"cannot create {path}, which takes {needed:,} bytes"):
         with h5py.File(path, "w", alignment_threshold=_ALIGNMENT, alignment_interval=_ALIGNMENT) as file:
             file.attrs["format"] = FORMAT
             file.attrs["version"] = VERSION
@@ -122,6 +125,27 @@ def create_file(path: Path, layout: Layout) -> None:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(raw.fileno(), 0, os.fstat(raw.fileno()).st_size)
             os.fsync(raw.fileno())
+
+
+def require_room(path: Path, needed: int) -> None:
+    """Refuse a file of so many bytes where there is no room for it.
+
+    Raises:
+        StorageError: the file system has less free, or this process may not write so large a file.
+    """
+    with storage_errors(f"cannot create {path}"):
+        free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise StorageError(f"cannot create {path}: it takes {needed:,} bytes, and {free:,} are free there")
+    with contextlib.suppress(ImportError):  # Windows has no such limits
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if limit != resource.RLIM_INFINITY and limit < needed:
+            raise StorageError(
+                f"cannot create {path}: it takes {needed:,} bytes, and a file of this process may have {limit:,} "
+                "(ulimit -f)"
+            )
 
 
 def read_layout(path: Path) -> tuple[Layout, dict[str, Span]]:

@@ -34,6 +34,7 @@ RECORD_FIELDS: dict[str, tuple[type, ...]] = {
     "tokens_encoded": (int,),
     "kept_blocks": (int,),
     "reused_rows": (int,),
+    "halved_batches": (int,),
     "encode_seconds": (int, float),
     "tokens_per_second": (int, float, NoneType),
     "seconds": (int, float),

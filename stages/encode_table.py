@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.errors import EncoderError
+from ..cache.errors import EncoderError, StorageError
 from ..cache.hashing import hash_sequences
 from ..cache.reader import Cache, open_any
 from ..cache.writer import CacheWriter
@@ -22,6 +22,7 @@ from .ahead import Behind, ahead
 from .batching import compose_batches
 from .donors import Donors, Places
 from .lookup import FirstRows, Indices
+from .memory import MemoryFullError
 from .progress import Report, Step
 from .settings import EncoderPath
 from .survey import Survey, windows
@@ -42,6 +43,9 @@ class TextEncoder(Protocol):
 
     def encode_all(self, batches: Iterable[Sequence[TokenIds]]) -> Iterator[dict[str, Features]]: ...
 
+    @property
+    def halved_batches(self) -> int: ...
+
 
 @dataclasses.dataclass
 class Counts:
@@ -57,6 +61,8 @@ class Counts:
     """Written by an earlier run."""
     reused_rows: int = 0
     """Found in other caches."""
+    halved_batches: int = 0
+    """Which took more memory than there was, and were encoded in halves."""
     encode_seconds: float = 0.0
     """Spent inside the encoder."""
 
@@ -110,12 +116,14 @@ def encode_table(
     Raises:
         TableError: the table changed since it was surveyed.
         EncoderError: a feature is not finite, or does not fit in the stored dtype.
+        StorageError: the memory is full with one text alone.
     """
-    work = _Pass(encoder, writer, donors, kept, plan, report)
+    work, halved = _Pass(encoder, writer, donors, kept, plan, report), encoder.halved_batches
     with work.behind:
         for window in ahead(work.read(table, survey)):
             work.take(window)
             report(Step("encoding", window.place.stop, survey.rows, "rows", work.counts.tokens_encoded))
+    work.counts.halved_batches = encoder.halved_batches - halved
     for start in range(0, survey.rows, _COUNT_ROWS):
         rows = slice(start, start + _COUNT_ROWS)
         work.counts.tokens += int(work.cache.lengths[rows].sum(dtype=np.int64))
@@ -247,7 +255,14 @@ class _Pass:
         encoded = self.encoder.encode_all([sequences[at] for at in batch] for batch in batches)
         for number, batch in enumerate(batches, 1):
             started = time.perf_counter()
-            found = next(encoded)
+            try:
+                found = next(encoded)
+            except MemoryFullError as error:
+                row = rows[batch[error.sequence]]
+                raise StorageError(
+                    f"{window.rows.place(int(row))}: the memory is full with this text alone, of "
+                    f"{lengths[batch[error.sequence]]:,} tokens; free some, or lower --max-length"
+                ) from error
             self.counts.encode_seconds += time.perf_counter() - started
             self.counts.tokens_encoded += int(lengths[batch].sum())
             self.counts.sequences_encoded += len(batch)

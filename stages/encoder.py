@@ -16,6 +16,7 @@ from ..cache.errors import EncoderError, SettingsError
 from .devices import DTYPES, default_batch_tokens
 from .encoder_files import EncoderFiles
 from .features import Feature, Pooling
+from .memory import MemoryFullError, halving
 from .packed import PackedEncoder
 from .settings import EncoderPath, Precision
 
@@ -35,6 +36,7 @@ class Encoder:
         max_length: Longest token sequence, special tokens included.
         path: How it runs over a batch.
         batch_tokens: How many tokens a batch should have.
+        halved_batches: How many batches took more memory than there was, and were encoded in halves.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Encoder:
         names = self._tokenizer.model_input_names
         self._segments = "token_type_ids" in names and getattr(self._model.config, "type_vocab_size", 0) > 1
         self.batch_tokens = batch_tokens or default_batch_tokens(device)
+        self.halved_batches = 0
         self._packed = self._try_packed()
         self.path = EncoderPath.PACKED if self._packed else EncoderPath.PADDED
         if self._packed:
@@ -100,32 +103,59 @@ class Encoder:
         return sequences, np.array([bool(encoding.overflowing) for encoding in encodings], bool)
 
     def encode_all(self, batches: Iterable[Sequence[TokenIds]]) -> Iterator[dict[str, Features]]:
-        """Encode batches, one after the other. On CUDA one batch is copied and computed while the last is fetched."""
+        """Encode batches, one after the other. On CUDA one batch is copied and computed while the last is fetched.
+
+        Raises:
+            MemoryFullError: as for `encode`.
+        """
         if self._device.type != "cuda":
             yield from map(self.encode, batches)
             return
         started: list[_Fetched] = []
         for batch in batches:
-            started.append(self._start(batch))
+            with halving(batch) as halves:
+                started.append(self._start(batch))
+            if halves:
+                yield from (fetched.wait() for fetched in started)  # their memory is free for the halves
+                started.clear()
+                yield self._in_halves(halves)
             if len(started) > 1:
                 yield started.pop(0).wait()
         for fetched in started:
             yield fetched.wait()
 
     def encode(self, sequences: Sequence[TokenIds]) -> dict[str, Features]:
-        """Encode one batch.
+        """Encode one batch; where the memory is full, in halves, down to one sequence.
 
         Args:
             sequences: Token sequences; similar lengths waste the least.
 
         Returns:
             By the features' names: (sequences, width) float32 each.
+
+        Raises:
+            MemoryFullError: there is no memory even for one of the sequences alone.
         """
+        with halving(sequences) as halves:
+            if self._device.type == "cuda":
+                return self._start(sequences).wait()
+            with torch.inference_mode():
+                found = self._packed(sequences) if self._packed else self._padded(sequences)
+            return {name: feature.float().cpu().numpy() for name, feature in found.items()}
+        return self._in_halves(halves)
+
+    def _in_halves(self, halves: Sequence[Sequence[TokenIds]]) -> dict[str, Features]:
+        """Encode a batch that took too much memory, as these two."""
+        self.halved_batches += 1
         if self._device.type == "cuda":
-            return self._start(sequences).wait()
-        with torch.inference_mode():
-            found = self._packed(sequences) if self._packed else self._padded(sequences)
-        return {name: feature.float().cpu().numpy() for name, feature in found.items()}
+            torch.cuda.empty_cache()
+        found: list[dict[str, Features]] = []
+        for half in halves:
+            try:
+                found.append(self.encode(half))
+            except MemoryFullError as error:
+                raise MemoryFullError(error.sequence + sum(len(each) for each in halves[: len(found)])) from error
+        return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 
     def _start(self, sequences: Sequence[TokenIds]) -> _Fetched:
         """Put a batch on a GPU's queue: copies of its ids there, its computation, copies of its features back."""

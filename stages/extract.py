@@ -14,6 +14,7 @@ from typing import Any
 from ..cache.errors import DamagedError, NotOursError, OutputExistsError, SettingsError
 from ..cache.identity import Identity
 from ..cache.layout import read_layout, storage_errors
+from ..cache.lock import hold
 from ..cache.reader import Cache, open_any, open_cache
 from ..cache.writer import CacheWriter, partial_path
 from .allocator import freed_memory_kept
@@ -23,7 +24,7 @@ from .encode_table import encode_table
 from .encoder import VERSIONS, Encoder
 from .encoder_files import EncoderFiles, find_encoder
 from .features import parse_features
-from .progress import Report, Step, silent
+from .progress import Note, Report, Step, silent
 from .settings import ExtractSettings
 from .survey import survey_table
 from .table import Table, open_table, table_name
@@ -44,6 +45,7 @@ def extract(
     update: bool = False,
     reuse: Sequence[str | Path] = (),
     overwrite: bool = False,
+    wait: bool = False,
     report: Report = silent,
 ) -> Path:
     """Encode a table's texts into a cache, doing only what is not done yet.
@@ -61,6 +63,7 @@ def extract(
             the old one lacks. The old one stays whole until the new one takes its place.
         reuse: Other caches of the same identity, from which rows are taken instead of encoding them.
         overwrite: Encode again and replace what is at ``out``, which stays whole until the new cache is.
+        wait: Where another run is writing ``out``, wait until it is done.
         report: Where progress and notes go.
 
     Returns:
@@ -71,10 +74,13 @@ def extract(
         EncoderError: the encoder cannot be found or read, or gives a feature that is not finite.
         IdentityError: a cache to reuse is of another encoder or other settings.
         OutputExistsError: ``out``, or an unfinished cache of that name, holds something else.
+        BusyError: another run is writing ``out``.
         StorageError: the machine cannot read or write.
     """
     extraction = _Extraction(settings or ExtractSettings(), report)
-    return extraction.run(table, Path(out), labels=labels, update=update, reuse=list(reuse), overwrite=overwrite)
+    return extraction.run(
+        table, Path(out), labels=labels, update=update, reuse=list(reuse), overwrite=overwrite, wait=wait
+    )
 
 
 def extract_tables(
@@ -85,6 +91,7 @@ def extract_tables(
     update: bool = False,
     reuse: Sequence[str | Path] = (),
     overwrite: bool = False,
+    wait: bool = False,
     report: Report = silent,
 ) -> list[Path]:
     """Encode several tables into one cache each, with one encoder; what they share is encoded once.
@@ -96,6 +103,7 @@ def extract_tables(
         update: As for `extract`, for each of them.
         reuse: As for `extract`.
         overwrite: As for `extract`.
+        wait: As for `extract`.
         report: Where progress and notes go.
 
     Returns:
@@ -117,7 +125,7 @@ def extract_tables(
     for table, out in zip(tables, outs, strict=True):
         extraction.check(table, out)  # a mistake in the last is said before the first is encoded
     for table, out in zip(tables, outs, strict=True):
-        made.append(extraction.run(table, out, labels=None, update=update, reuse=made, overwrite=overwrite))
+        made.append(extraction.run(table, out, labels=None, update=update, reuse=made, overwrite=overwrite, wait=wait))
     return outs
 
 
@@ -136,12 +144,18 @@ class _Extraction:
         update: bool,
         reuse: Sequence[str | Path],
         overwrite: bool,
+        wait: bool,
     ) -> Path:
         """Do for one table what `extract` says."""
-        started, settings, report = time.perf_counter(), self._settings, self._report
         if update and overwrite:
             raise SettingsError("--update keeps what is there and --overwrite does not; choose one of them")
         source = self.check(table, out, labels)
+        with hold(out, wait=wait, note=lambda text: self._report(Note(text))):
+            return self._run(source, out, update=update, reuse=reuse, overwrite=overwrite)
+
+    def _run(self, source: Table, out: Path, *, update: bool, reuse: Sequence[str | Path], overwrite: bool) -> Path:
+        """Do it, with the output to oneself."""
+        started, settings, report = time.perf_counter(), self._settings, self._report
         survey = survey_table(source, report)
         wanted = Wanted(
             out=out,

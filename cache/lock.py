@@ -1,0 +1,121 @@
+"""One run at a time on one output: a lock beside it that says who holds it, and that dies with its process."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import errno
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from filelock import lock_descriptor, unlock_descriptor
+
+from .errors import BusyError, StorageError
+from .layout import storage_errors
+
+_POLL_SECONDS = 0.5
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    """Who holds a lock, as it says in the lock's file."""
+
+    host: str
+    process: int
+    since: str
+    """ISO 8601, UTC."""
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}, since {self.since}"
+
+
+@contextlib.contextmanager
+def hold(output: Path, *, wait: bool = False, note: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+    """Keep other runs from an output for as long as the block lasts.
+
+    The lock is the operating system's own, on a file beside the output (its name and ``.lock``): so it ends when the
+    process does, however that dies, and a file that is left behind holds nobody up. Readers take no notice of it:
+    a finished output is replaced in one step, and never changed.
+
+    Args:
+        output: What will be written.
+        wait: Wait until another run that holds it is done.
+        note: Told who is waited for, and where the file system has no locks, in which case the block runs without.
+
+    Raises:
+        BusyError: another run holds the output, and ``wait`` is False.
+        StorageError: the lock's file cannot be made. Where that is because the folder is read-only, the block runs: it
+            finds out for itself whether it has anything to write.
+    """
+    path = output.with_name(output.name + ".lock")
+    told = False
+    while True:
+        try:
+            with storage_errors(f"cannot write {path}"):
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        except StorageError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _READ_ONLY:
+                yield
+                return
+            raise
+        try:
+            try:
+                held = lock_descriptor(descriptor, blocking=False)
+            except OSError as error:
+                note(
+                    f"the file system of {output} has no locks ({os.strerror(error.errno or 0)}): nothing keeps "
+                    "another run from writing there at the same time"
+                )
+                path.unlink(missing_ok=True)
+                yield
+                return
+            if held and _is_at(descriptor, path):
+                _sign(descriptor)
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)  # while it is held: who opened it before tries again
+                    unlock_descriptor(descriptor)
+                return
+            holder = "" if held else _holder(path)
+        finally:
+            os.close(descriptor)
+        if held:  # the lock of a run that has just ended, whose file is gone
+            continue
+        if not wait:
+            raise BusyError(
+                f"another run is writing {output}: {holder}; wait for it with --wait, or choose another --out"
+            )
+        if not told:
+            note(f"waiting for another run that is writing {output}: {holder}")
+            told = True
+        time.sleep(_POLL_SECONDS)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the file that was locked is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _sign(descriptor: int) -> None:
+    since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    os.truncate(descriptor, 0)
+    os.write(descriptor, json.dumps(dataclasses.asdict(Holder(socket.gethostname(), os.getpid(), since))).encode())
+
+
+def _holder(path: Path) -> str:
+    """Who holds the lock; its file may be unsigned yet, or, on Windows, not be read by others."""
+    try:
+        fields = json.loads(path.read_bytes())
+        return str(Holder(str(fields["host"]), int(fields["process"]), str(fields["since"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return "it has not said who it is"

@@ -1,0 +1,145 @@
+"""Two runs on one output: the second leaves at once or waits, and a dead one holds nobody up."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from extracting import datasets, run
+from headstart.cache import lock
+from headstart.cache.errors import BusyError, StorageError
+from headstart.cache.lock import hold
+from tiny import tiny_rows
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from headstart.cache.lock import hold
+with hold(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def another_process(output: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds an output until its input ends."""
+    command = [sys.executable, "-c", HOLDER, str(output)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_the_second_leaves_at_once_and_says_who_holds_it(tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    with another_process(out) as process, pytest.raises(BusyError) as raised, hold(out):
+        pass
+    message = str(raised.value)
+    assert f"process {process.pid} on {socket.gethostname()}, since 20" in message and "--wait" in message
+
+
+def test_a_lock_of_a_dead_process_holds_nobody_up(tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    with another_process(out) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert (tmp_path / "out.h5.lock").exists()
+        with hold(out):
+            pass
+    assert not (tmp_path / "out.h5.lock").exists()
+
+
+def test_waiting_is_said_once_and_ends_with_the_other_run(tmp_path: Path) -> None:
+    out, notes = tmp_path / "out.h5", []
+    with another_process(out) as process:
+        assert process.stdin is not None
+        threading.Timer(1.2, process.stdin.close).start()
+        started = time.monotonic()
+        with hold(out, wait=True, note=notes.append):
+            assert time.monotonic() - started > 1
+    (note,) = notes
+    assert "waiting" in note and str(process.pid) in note
+
+
+def test_only_one_of_many_is_in_at_a_time(tmp_path: Path) -> None:
+    """Though each removes the lock's file when it leaves."""
+    inside, most, entered = 0, 0, 0
+
+    def enter() -> None:
+        nonlocal inside, most, entered
+        for _ in range(20):
+            with hold(tmp_path / "out.h5", wait=True):
+                inside += 1
+                most, entered = max(most, inside), entered + 1
+                time.sleep(0.001)
+                inside -= 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lock, "_POLL_SECONDS", 0.0005)
+        threads = [threading.Thread(target=enter) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert (most, entered) == (1, 120)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_said_and_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, *, blocking: bool) -> bool:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(lock, "lock_descriptor", refuse)
+    notes: list[str] = []
+    with hold(tmp_path / "out.h5", note=notes.append):
+        pass
+    (note,) = notes
+    assert "no locks" in note
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_read_only_folder_is_left_to_the_run_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may find that there is nothing to write."""
+    original = os.open
+
+    def refuse(path: object, flags: int, *more: int) -> int:
+        if str(path).endswith(".lock"):
+            raise OSError(number, os.strerror(number))
+        return original(path, flags, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", refuse)
+    number, entered = errno.EROFS, False
+    with hold(tmp_path / "out.h5"):
+        entered = True
+    assert entered
+    number = errno.ENOSPC
+    with pytest.raises(StorageError, match="No space left"), hold(tmp_path / "out.h5"):
+        pass
+
+
+def test_an_extraction_holds_its_output_and_a_reader_takes_no_notice(tiny: Path, tmp_path: Path) -> None:
+    texts, labels = zip(*tiny_rows(20), strict=True)
+    table, out = {"text": list(texts), "label": list(labels)}, tmp_path / "out.h5"
+    cache, _ = run(table, out, tiny)
+    before = datasets(out)
+    with another_process(out):
+        with pytest.raises(BusyError):
+            run(table, out, tiny, overwrite=True)
+        assert cache.features().shape == (20, 32)
+        assert datasets(out) == before
+    run(table, out, tiny, overwrite=True, wait=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5"]

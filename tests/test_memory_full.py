@@ -1,0 +1,75 @@
+"""Memory that runs out in a batch: it is halved, down to one text, and then the row is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from extracting import run
+from headstart.cache.errors import StorageError
+from headstart.stages.memory import MemoryFullError, halving, is_memory_full
+from headstart.stages.packed import PackedEncoder
+from tiny import tiny_rows
+
+
+def room_for(patch: pytest.MonkeyPatch, tokens: int) -> None:
+    """Let torch's own allocator refuse whatever more tokens than these ask of it."""
+    original = PackedEncoder.__call__
+
+    def call(self: PackedEncoder, sequences: Any) -> Any:
+        if sum(map(len, sequences)) > tokens:
+            torch.empty(1 << 60, dtype=torch.uint8)
+        return original(self, sequences)
+
+    patch.setattr(PackedEncoder, "__call__", call)
+
+
+@pytest.fixture
+def table() -> dict[str, list[str]]:
+    texts, labels = zip(*tiny_rows(60), strict=True)
+    return {"text": list(texts), "label": list(labels)}
+
+
+def test_a_batch_that_takes_too_much_memory_is_halved(
+    table: dict[str, list[str]], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = run(table, tmp_path / "whole.h5", tiny, batch_tokens=512)
+    assert whole.record["halved_batches"] == 0
+    room_for(monkeypatch, 100)
+    halved, _ = run(table, tmp_path / "halved.h5", tiny, batch_tokens=512)
+    assert halved.record["halved_batches"] > 0
+    np.testing.assert_allclose(halved.features(), whole.features(), atol=1e-5)
+
+
+def test_a_text_that_takes_too_much_memory_alone_is_named(
+    table: dict[str, list[str]], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table["text"][17] = "the film " * 40
+    room_for(monkeypatch, 70)
+    with pytest.raises(StorageError, match=r"row 18.*82 tokens"):
+        run(table, tmp_path / "out.h5", tiny, batch_tokens=512)
+    assert not (tmp_path / "out.h5").exists()
+    monkeypatch.undo()
+    cache, _ = run(table, tmp_path / "out.h5", tiny, batch_tokens=512)
+    assert cache.rows == 60
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_halves_hold_the_whole_batch(size: int) -> None:
+    batch = list(range(size))
+    if size == 1:
+        with pytest.raises(MemoryFullError), halving(batch):
+            raise MemoryError
+        return
+    with halving(batch) as halves:
+        raise MemoryError
+    assert [item for half in halves for item in half] == batch and all(halves)
+
+
+def test_what_is_no_lack_of_memory_is_raised() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), halving([1, 2]):
+        raise RuntimeError("shapes do not fit")
+    assert is_memory_full(torch.OutOfMemoryError("CUDA out of memory"))
