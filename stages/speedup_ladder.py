@@ -1,0 +1,163 @@
+"""The practitioner's program, rung by rung, under a budget: what an epoch over the whole table takes on each."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from .baseline import Program
+from .projection import Spread, scale
+from .rungs import Padding, Rung, RungSettings, advice
+from .settings import Precision
+from .units import duration
+
+_LEAST_BATCHES = {Padding.FIXED: 2, Padding.BATCH: 6}
+"""Batches of a repeat, at least. Sorted ones differ in length, so there it takes more to stand for the table."""
+_Batches = list[list[int]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RungResult:
+    """What a rung came to.
+
+    Attributes:
+        rung: Which.
+        over: The rung whose program it changes; None for the first.
+        settings: How the program ran.
+        kept: Whether the rungs after it heed it too: it was faster than ``over``.
+        rows: Rows of a repeat.
+        epoch: Seconds of an epoch over the whole table; None where it was not run.
+        not_run: Why it was not run, or None.
+    """
+
+    rung: Rung
+    over: Rung | None
+    settings: RungSettings
+    kept: bool
+    rows: int
+    epoch: Spread | None
+    not_run: str | None = None
+
+
+@dataclasses.dataclass
+class _Measured:
+    """A rung while it is measured."""
+
+    rung: Rung
+    over: Rung | None
+    settings: RungSettings
+    batches: _Batches
+    start: float
+    factor: float
+    """How many times the work of the sample the whole table is."""
+    repeats: int
+    seconds: list[float]
+    """Scaled to the whole table, of each repeat."""
+    kept: bool = True
+
+
+class Ladder:
+    """Climbs: in a first round each rung is sized, timed and kept or not; in the others it is timed again.
+
+    Rounds go over all rungs, so that what else the machine does in the meantime falls on all of them alike. Advice
+    that made the program slower is taken back before the next rung: a practitioner would not keep it.
+    """
+
+    def __init__(self, program: Program, *, table_rows: int, half: Precision, repeats: int) -> None:
+        """Prepare.
+
+        Args:
+            program: The practitioner's, on rows of the table that were drawn at random.
+            table_rows: Rows of the whole table.
+            half: What mixed precision computes in.
+            repeats: How often each rung is timed where the budget lets it.
+        """
+        self._program, self._pool, self._table_rows = program, np.arange(program.rows), table_rows
+        self._half, self._repeats = half, repeats
+        self._rng = np.random.default_rng(0)
+        self._found: dict[Rung, _Measured | RungResult] = {}
+        self._current: tuple[Rung | None, RungSettings] = (None, RungSettings())
+
+    def first_round(self, rung: Rung, share: float) -> float:
+        """Size a rung so that all its repeats take no more than a share of the budget, and time it once.
+
+        Returns:
+            Seconds that its other repeats will take.
+        """
+        over, before = self._current
+        settings = dataclasses.replace(before, **advice(rung, self._half))
+        batches = self._program.batches(settings, self._pool)
+        warm = self._program.train(settings, batches[:1]).seconds
+        if warm > share:
+            return self._leave_out(rung, over, settings, share, f"a batch took {duration(warm)}")
+        pilot = self._program.train(settings, batches[-2:] if settings.padding is Padding.FIXED else batches[:2])
+        each = (pilot.seconds - pilot.start) / min(2, len(batches))
+        least = min(_LEAST_BATCHES[settings.padding], len(batches))
+        left = share - warm - pilot.seconds
+        repeats = self._repeats if left >= self._repeats * (pilot.start + least * each) else 1
+        count = min(len(batches), int((left / repeats - pilot.start) / max(each, 1e-9)))
+        if count < least:
+            needed = warm + pilot.seconds + pilot.start + least * each
+            return self._leave_out(rung, over, settings, share, f"it needs {duration(needed)} at least")
+        chosen = self._spread_out(batches, count)
+        work = [self._program.padded_tokens(settings, part) for part in (batches, chosen)]
+        measured = _Measured(
+            rung=rung,
+            over=over,
+            settings=settings,
+            batches=chosen,
+            start=pilot.start,
+            factor=work[0] / work[1] * self._table_rows / len(self._pool),
+            repeats=repeats,
+            seconds=[],
+        )
+        self._found[rung] = measured
+        self._time(measured)
+        last = self._found.get(over) if over is not None else None
+        if isinstance(last, _Measured) and rung is not Rung.FROZEN:
+            measured.kept = measured.seconds[0] < last.seconds[0]
+        if measured.kept:
+            self._current = rung, settings
+        return (repeats - 1) * (pilot.start + count * each)
+
+    def other_round(self, number: int) -> None:
+        """Time every rung once more that is to be timed so often; ``number`` counts from 1, the first round."""
+        for measured in self._found.values():
+            if isinstance(measured, _Measured) and number <= measured.repeats:
+                self._time(measured)
+
+    def results(self) -> tuple[RungResult, ...]:
+        """What the rungs came to, in order."""
+        return tuple(self._result(found) for found in self._found.values())
+
+    def _result(self, found: _Measured | RungResult) -> RungResult:
+        if isinstance(found, RungResult):
+            return found
+        return RungResult(
+            rung=found.rung,
+            over=found.over,
+            settings=found.settings,
+            kept=found.kept,
+            rows=sum(map(len, found.batches)),
+            epoch=Spread.of(found.seconds),
+        )
+
+    def _time(self, measured: _Measured) -> None:
+        order = self._rng.permutation(len(measured.batches))
+        took = self._program.train(measured.settings, [measured.batches[number] for number in order])
+        measured.seconds.append(scale(took.seconds, start=took.start, factor=measured.factor))
+
+    def _leave_out(self, rung: Rung, over: Rung | None, settings: RungSettings, share: float, why: str) -> float:
+        reason = f"{why}, and its share of the budget was {duration(share)}"
+        self._found[rung] = RungResult(
+            rung=rung, over=over, settings=settings, kept=True, rows=0, epoch=None, not_run=reason
+        )
+        if rung is Rung.FROZEN:  # what is said of the rungs after it is true only of a frozen encoder
+            self._current = over, settings
+        return 0.0
+
+    def _spread_out(self, batches: _Batches, count: int) -> _Batches:
+        """So many of the batches, evenly over their order: the longest texts, the shortest, and all between."""
+        places = (np.arange(count) + 0.5) * len(batches) / count
+        return [batches[int(place)] for place in places]
