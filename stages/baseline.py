@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -155,8 +155,10 @@ class Program:
         found = compose_batches(self.lengths(rows), settings.batch_size * self._max_length, padded=True)
         return [rows[batch].tolist() for batch in found]
 
-    def train(self, settings: RungSettings, batches: Sequence[Sequence[int]]) -> EpochTime:
-        """Train for one epoch over these batches."""
+    def train(
+        self, settings: RungSettings, batches: Sequence[Sequence[int]], on_batch: Callable[[], None] = lambda: None
+    ) -> EpochTime:
+        """Train for one epoch over these batches, telling of each."""
         model, device = self.model, self._device
         model.bert.requires_grad_(not settings.frozen)
         optimizer = self._optimizers[settings.frozen]
@@ -183,6 +185,7 @@ class Program:
                 running_loss += loss.item()  # the progress that the program shows; it also waits for the device
                 right += int((logits.argmax(dim=1) == moved["label"]).sum())
                 rows += len(logits)
+                on_batch()
                 last = time.perf_counter()
             ended = time.perf_counter()
         return EpochTime(start=start + ended - last, seconds=ended - began)

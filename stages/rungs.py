@@ -122,5 +122,11 @@ class SpeedupSettings:
         for name in ("max_length", "epochs", "experiments", "repeats", "quality_train", "quality_test"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if (
+            not self.seeds
+            or len(set(self.seeds)) < len(self.seeds)
+            or not 0 <= min(self.seeds) <= max(self.seeds) < 2**63
+        ):
+            raise SettingsError(f"seeds are {','.join(map(str, self.seeds))}; give distinct numbers of at least 0")
         if not 0 < self.budget < float("inf"):
             raise SettingsError(f"budget is {self.budget:g} s; it must be above 0")

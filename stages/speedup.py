@@ -39,7 +39,7 @@ from .survey import Survey, survey_table, windows
 from .table import Table, open_table
 
 MARKDOWN_FILE, PICTURE_FILE = "speedup.md", "speedup.png"
-_STAGES_SHARE, _LADDER_SHARE = 0.2, 0.4
+_STAGES_SHARE, _LADDER_SHARE = 0.15, 0.45
 """Of the budget; accuracy gets the rest."""
 _POOL_ROWS = 16_384
 """Rows that are kept in memory to draw from. Sorted by length, so many hardly need padding, as in a whole table."""
@@ -119,14 +119,14 @@ class _Measuring:
     ) -> None:
         self._settings, self._files, self._device, self._report = settings, files, device, report
         self._deadline = started + settings.budget
-        self._done = 0
+        self._detail = ""
 
     def measure(self, source: Table, survey: Survey, scratch: Path) -> dict[str, Any]:
         """Measure everything: what `speedup` writes of it."""
         settings = self._settings
         pool, draw = draw_rows(source, survey, settings)
         self._step("the two stages")
-        stages = measure_stages(draw, settings, scratch, _STAGES_SHARE * settings.budget)
+        stages = measure_stages(draw, settings, scratch, share=_STAGES_SHARE * settings.budget, report=self._relay)
         names = survey.label_names or ()
         self._step("loading the program")
         program = Program(
@@ -166,6 +166,7 @@ class _Measuring:
             table_rows=table_rows,
             half=Precision.FLOAT16 if self._device.type == "cuda" else Precision.BFLOAT16,
             repeats=settings.repeats,
+            on_batch=lambda: self._step(self._detail),
         )
         deadline, planned = time.perf_counter() + _LADDER_SHARE * settings.budget, 0.0
         for number, rung in enumerate(rungs):
@@ -177,7 +178,14 @@ class _Measuring:
             ladder.other_round(number)
         return ladder.results()
 
+    def _relay(self, event: Note | Step) -> None:
+        """Pass a stage's own steps on as details of ours; its notes are of scratch files."""
+        if isinstance(event, Step):
+            of = f" of {event.total:,}" if event.total else ""
+            self._step(f"{event.phase}, {event.done:,}{of} {event.unit}")
+
     def _step(self, detail: str) -> None:
+        self._detail = detail
         seconds = round(self._settings.budget - (self._deadline - time.perf_counter()))
         self._report(Step("measuring", seconds, round(self._settings.budget), "seconds of the budget", detail=detail))
 

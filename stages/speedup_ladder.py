@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
-from .baseline import Program
+from .baseline import EpochTime, Program
 from .projection import Spread, scale
 from .rungs import Padding, Rung, RungSettings, advice
 from .settings import Precision
@@ -64,7 +65,15 @@ class Ladder:
     that made the program slower is taken back before the next rung: a practitioner would not keep it.
     """
 
-    def __init__(self, program: Program, *, table_rows: int, half: Precision, repeats: int) -> None:
+    def __init__(
+        self,
+        program: Program,
+        *,
+        table_rows: int,
+        half: Precision,
+        repeats: int,
+        on_batch: Callable[[], None] = lambda: None,
+    ) -> None:
         """Prepare.
 
         Args:
@@ -72,9 +81,10 @@ class Ladder:
             table_rows: Rows of the whole table.
             half: What mixed precision computes in.
             repeats: How often each rung is timed where the budget lets it.
+            on_batch: Called after each batch.
         """
         self._program, self._pool, self._table_rows = program, np.arange(program.rows), table_rows
-        self._half, self._repeats = half, repeats
+        self._half, self._repeats, self._on_batch = half, repeats, on_batch
         self._rng = np.random.default_rng(0)
         self._found: dict[Rung, _Measured | RungResult] = {}
         self._current: tuple[Rung | None, RungSettings] = (None, RungSettings())
@@ -88,18 +98,30 @@ class Ladder:
         over, before = self._current
         settings = dataclasses.replace(before, **advice(rung, self._half))
         batches = self._program.batches(settings, self._pool)
-        warm = self._program.train(settings, batches[:1]).seconds
-        if warm > share:
-            return self._leave_out(rung, over, settings, share, f"a batch took {duration(warm)}")
-        pilot = self._program.train(settings, batches[-2:] if settings.padding is Padding.FIXED else batches[:2])
-        each = (pilot.seconds - pilot.start) / min(2, len(batches))
+        if share <= 0:
+            return self._leave_out(rung, over, settings, "its share of the budget was spent before it")
+        spare = f"its share of the budget was {duration(share)}"
+        try:
+            pilot = self._train(settings, batches[:1])
+            if pilot.seconds > share:
+                return self._leave_out(rung, over, settings, f"a batch took {duration(pilot.seconds)}, and {spare}")
+            left = share - pilot.seconds
+            if pilot.seconds < share / 10:  # else the first batch, slower than those after it, must do
+                pilot = self._train(settings, batches[:1])
+                left -= pilot.seconds
+        except (OSError, RuntimeError) as error:
+            if not settings.workers:
+                raise
+            reason = " ".join(str(error).split())[:200]
+            return self._leave_out(rung, over, settings, f"workers cannot run here: {reason}")
+        each = pilot.seconds - pilot.start
         least = min(_LEAST_BATCHES[settings.padding], len(batches))
-        left = share - warm - pilot.seconds
-        repeats = self._repeats if left >= self._repeats * (pilot.start + least * each) else 1
-        count = min(len(batches), int((left / repeats - pilot.start) / max(each, 1e-9)))
-        if count < least:
-            needed = warm + pilot.seconds + pilot.start + least * each
-            return self._leave_out(rung, over, settings, share, f"it needs {duration(needed)} at least")
+        shortest = pilot.start + least * each
+        if shortest > left:
+            needed = duration(share - left + shortest)
+            return self._leave_out(rung, over, settings, f"it needs {needed} at least, and {spare}")
+        repeats = min(self._repeats, int(left / shortest))
+        count = min(len(batches), max(least, int((left / repeats - pilot.start) / max(each, 1e-9))))
         chosen = self._spread_out(batches, count)
         work = [self._program.padded_tokens(settings, part) for part in (batches, chosen)]
         measured = _Measured(
@@ -145,13 +167,15 @@ class Ladder:
 
     def _time(self, measured: _Measured) -> None:
         order = self._rng.permutation(len(measured.batches))
-        took = self._program.train(measured.settings, [measured.batches[number] for number in order])
+        took = self._train(measured.settings, [measured.batches[number] for number in order])
         measured.seconds.append(scale(took.seconds, start=took.start, factor=measured.factor))
 
-    def _leave_out(self, rung: Rung, over: Rung | None, settings: RungSettings, share: float, why: str) -> float:
-        reason = f"{why}, and its share of the budget was {duration(share)}"
+    def _train(self, settings: RungSettings, batches: _Batches) -> EpochTime:
+        return self._program.train(settings, batches, self._on_batch)
+
+    def _leave_out(self, rung: Rung, over: Rung | None, settings: RungSettings, reason: str) -> float:
         self._found[rung] = RungResult(
-            rung=rung, over=over, settings=settings, kept=True, rows=0, epoch=None, not_run=reason
+            rung=rung, over=over, settings=settings, kept=False, rows=0, epoch=None, not_run=reason
         )
         if rung is Rung.FROZEN:  # what is said of the rungs after it is true only of a frozen encoder
             self._current = over, settings

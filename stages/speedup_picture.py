@@ -44,8 +44,8 @@ def _bars(axis: Any, bars: list[tuple[str, float, float, float]], heading: str) 
         axis.text(max(high, value) * 1.12, place, duration(value), va="center", fontsize=9)
     axis.set_yticks(range(len(bars)), names, fontsize=9)
     axis.invert_yaxis()
-    axis.set_xscale("log")
-    if values:
+    if values:  # nothing to take logarithms of otherwise
+        axis.set_xscale("log")
         axis.set_xlim(min(values) / 3, max(values) * 12)
     axis.set_xlabel("seconds (logarithmic)")
     axis.set_title(heading, fontsize=10, loc="left")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -81,11 +82,13 @@ class QualityResult:
     """What all trainings came to.
 
     Attributes:
+        length: Tokens at which texts were cut, and to which the program padded them.
         train_rows, test_rows: How many were trained and chosen on, and tested on.
         trained: The heads, seed by seed.
         not_run: Why some or all were not trained, or None.
     """
 
+    length: int
     train_rows: int
     test_rows: int
     trained: tuple[Trained, ...]
@@ -129,13 +132,13 @@ def compare_quality(
     fits = work.fit_rows(deadline - time.perf_counter())
     if fits < max(draw.few, min(_LEAST_TRAIN, settings.quality_train, len(draw) // 3)):
         return QualityResult(
+            length=_length(settings),
             train_rows=0,
             test_rows=0,
             trained=(),
             not_run=f"{fits} rows to train on fitted into the rest of the budget; raise it",
         )
-    on_step("extracting for the comparison")
-    work.prepare(fits)
+    work.prepare(fits, on_step)
     trained: list[Trained] = []
     not_run, longest = None, 0.0
     for number, seed in enumerate(settings.seeds):
@@ -149,7 +152,17 @@ def compare_quality(
         started = time.perf_counter()
         trained += work.train_all(seed, on_step)
         longest = max(longest, time.perf_counter() - started)
-    return QualityResult(train_rows=work.train_rows, test_rows=work.test_rows, trained=tuple(trained), not_run=not_run)
+    return QualityResult(
+        length=_length(settings),
+        train_rows=work.train_rows,
+        test_rows=work.test_rows,
+        trained=tuple(trained),
+        not_run=not_run,
+    )
+
+
+def _length(settings: SpeedupSettings) -> int:
+    return min(settings.quality_length, settings.max_length)
 
 
 class _Comparison:
@@ -172,7 +185,7 @@ class _Comparison:
             draw.columns[settings.text_column],
             [names.index(label) for label in draw.columns[settings.label_column]],
             classes=len(names),
-            max_length=settings.quality_length,
+            max_length=_length(settings),
             device=device,
         )
         self._parts: Parts | None = None
@@ -189,18 +202,20 @@ class _Comparison:
         tested = settings.quality_test / settings.quality_train
         passes = 2 * settings.epochs + tested + 2 * (1 + tested)  # two loops, the test, and two extractions at most
         most = min(settings.quality_train, int(self._rows / (1 + tested)))
-        return min(most, int(left / per_row / passes))
+        return int(min(most, max(left, 0.0) / per_row / passes))
 
-    def prepare(self, train: int) -> None:
+    def prepare(self, train: int, on_step: Callable[[str], None]) -> None:
         """Extract the rows to train and to test on, as the comparison needs them and as the defaults are."""
         settings = self._settings
         test = min(round(train * settings.quality_test / settings.quality_train), self._rows - train)
         self.train_rows, self.test_rows = train, test
-        exact = extract_settings(settings, max_length=settings.quality_length, precision="float32")
+        exact = extract_settings(settings, max_length=_length(settings), precision="float32")
         for name, chosen in (("exact", exact), ("default", extract_settings(settings))):
             for part, rows in (("train", slice(0, train)), ("test", slice(train, train + test))):
                 table = {column: values[rows] for column, values in self._columns.items()}
+                on_step(f"extracting the {part} rows, {name}")
                 extract(table, self._scratch / f"{name}-{part}.h5", chosen)
+        on_step("the program's test")
         self._test_features = self._encode(range(train, train + test))
 
     def train_all(self, seed: int, on_step: Callable[[str], None]) -> list[Trained]:
@@ -218,9 +233,14 @@ class _Comparison:
         cached, head = self._cached(Training.CACHED, same, "exact")
         looped = []
         for training in (Training.AS_WRITTEN, Training.CLEAN):
-            on_step(f"{training}, seed {seed}")
+            detail = f"{training}, seed {seed}"
             started = time.perf_counter()
-            linear = self._loop(same, epochs=cached.epochs, noisy=training is Training.AS_WRITTEN)
+            linear = self._loop(
+                same,
+                epochs=cached.epochs,
+                noisy=training is Training.AS_WRITTEN,
+                on_batch=functools.partial(on_step, detail),
+            )
             seconds = time.perf_counter() - started
             weight, bias = (each.detach().cpu().numpy() for each in (linear.weight, linear.bias))
             difference = max(np.abs(weight - head.weight).max(), np.abs(bias - head.bias).max())
@@ -266,7 +286,7 @@ class _Comparison:
         )
         return trained, load_head(run)
 
-    def _loop(self, settings: TrainSettings, *, epochs: int, noisy: bool) -> nn.Linear:
+    def _loop(self, settings: TrainSettings, *, epochs: int, noisy: bool, on_batch: Callable[[], None]) -> nn.Linear:
         """The program's loop in float32, its encoder frozen and really encoding: each batch of each epoch anew.
 
         It begins at zero weights and takes rows, masks and optimiser from the other training; see `training_batches`.
@@ -297,6 +317,7 @@ class _Comparison:
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+                on_batch()
         return linear
 
     def _encode(self, rows: Sequence[int]) -> Weights:

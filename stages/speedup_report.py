@@ -165,11 +165,10 @@ def _quality(report: Mapping[str, Any]) -> Section:
         ]
         for each in quality["trained"]
     ]
-    settings = report["settings"]
     verdict = "the same head: their weights agree to 1e-4" if quality["agree"] else "NOT the same head, as they must be"
     notes += [
         f"{quality['train_rows']:,} rows to train and choose the epoch on, {quality['test_rows']:,} others to test on, "
-        f"in float32, cut and padded at {settings['quality_length']} tokens; every head but that of headstart's own "
+        f"in float32, cut and padded at {quality['length']} tokens; every head but that of headstart's own "
         "defaults has the same optimiser, learning rate, batches of 16, masks and epochs, and begins at zero.",
         "The program with its encoder in eval(), really encoding in its loop, and headstart from its cache give "
         f"{verdict}.",

@@ -10,6 +10,7 @@ from typing import Any
 from ..cache.reader import open_cache
 from .extract import extract
 from .inspect import inspect_path
+from .progress import Report, silent
 from .projection import Spread, scale
 from .rungs import SpeedupSettings
 from .settings import ExtractSettings, TrainSettings
@@ -74,21 +75,25 @@ class Draw:
         return len(next(iter(self.columns.values())))
 
 
-def measure_stages(draw: Draw, settings: SpeedupSettings, scratch: Path, share: float) -> StagesResult:
+def measure_stages(
+    draw: Draw, settings: SpeedupSettings, scratch: Path, *, share: float, report: Report = silent
+) -> StagesResult:
     """Time both stages on the whole table where it fits the share of the budget, otherwise on a sample.
+
+    What is loaded once in a process (Python's libraries) is left out, as it is of the program.
 
     Args:
         draw: The rows.
         settings: How to extract, how many epochs to train for, and how many repeats.
         scratch: A folder for caches and runs.
         share: Seconds that it may all take.
+        report: Where the stages' own progress goes.
     """
-    deadline = time.perf_counter() + share
     few = min(draw.few, len(draw))
-    start, cache = _extract(draw.first(few), scratch / "few.h5", settings)  # loads what Python loads once
-    start, cache = _extract(draw.first(few), scratch / "few.h5", settings)
+    _extract(draw.first(few), scratch / "few.h5", settings, report)  # what a process loads once is no part of any way
+    deadline = time.perf_counter() + share
+    start, cache = _extract(draw.first(few), scratch / "few.h5", settings, report)
     trained = _Trainings(settings, scratch)
-    trained.run(cache)
     few_experiment, _ = trained.run(cache)
     record = open_cache(cache).record
     per_text = record["encode_seconds"] / record["distinct_texts"]
@@ -107,7 +112,7 @@ def measure_stages(draw: Draw, settings: SpeedupSettings, scratch: Path, share: 
     for _ in range(repeats):
         if time.perf_counter() + seconds > deadline and extracts:  # the few rows promised more speed than there is
             break
-        seconds, cache = _extract(table, scratch / "sample.h5", settings)
+        seconds, cache = _extract(table, scratch / "sample.h5", settings, report)
         extracts.append(seconds if whole else scale(seconds, start=start, factor=texts_factor))
         took, run = trained.run(cache)
         experiments.append(took if whole else scale(took, start=few_experiment, factor=rows_factor))
@@ -134,11 +139,11 @@ def _plan(draw: Draw, most_repeats: int, *, left: float, start: float, per_text:
     return most_repeats, max(0, min(rows, len(draw)))
 
 
-def _extract(table: Any, out: Path, settings: SpeedupSettings) -> tuple[float, Path]:
+def _extract(table: Any, out: Path, settings: SpeedupSettings, report: Report) -> tuple[float, Path]:
     """Run stage one with its own defaults."""
     chosen = extract_settings(settings)
     started = time.perf_counter()
-    extract(table, out, chosen, overwrite=True)
+    extract(table, out, chosen, overwrite=True, report=report)
     return time.perf_counter() - started, out
 
 
