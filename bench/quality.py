@@ -1,7 +1,7 @@
 """Accuracy of the same head from the program's loop, as written and with its encoder in eval(), and from the cache.
 
-What `headstart speedup` says of quality, without its rungs: MiniLM on VADER, as many rows and seeds as its defaults say,
-however long that takes.
+What `headstart speedup` says of quality, without its rungs: MiniLM on VADER, as many rows and seeds as its defaults
+say, however long that takes.
 """
 
 from __future__ import annotations

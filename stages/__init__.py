@@ -18,7 +18,8 @@ texts, ``inspect`` says what a cache, a run or a sweep is.
 
 ``speedup`` measures both against ``baseline``, the program that encodes in every epoch: ``rungs`` names the steps of
 advice that it climbs, ``speedup_ladder`` runs it, ``speedup_stages`` the two stages, ``speedup_quality`` compares
-accuracy, ``projection`` scales, ``speedup_report`` and ``speedup_picture`` show. ``accounting`` keeps the encoder's books.
+accuracy, ``projection`` scales, ``speedup_report`` and ``speedup_picture`` show. ``accounting`` keeps the encoder's
+books.
 
 A stage takes paths and settings and returns the path that it wrote; ``settings`` holds their defaults, and
 ``progress`` is how they tell what they do.

@@ -129,13 +129,13 @@ class Program:
         found = self._tokenizer([self._texts[row] for row in rows], truncation=True, max_length=self._max_length)
         return np.array([len(ids) for ids in found["input_ids"]], np.int64)
 
-    def padded_tokens(self, settings: RungSettings, batches: Sequence[Sequence[int]]) -> int:
+    def padded_tokens(self, settings: RungSettings, batches: Sequence[list[int]]) -> int:
         """What goes through the encoder with these batches, padding included."""
         if settings.padding is Padding.FIXED:
             return self._max_length * sum(map(len, batches))
         return sum(len(batch) * int(self.lengths(np.array(batch)).max()) for batch in batches)
 
-    def loader(self, settings: RungSettings, batches: Sequence[Sequence[int]]) -> DataLoader[Item]:
+    def loader(self, settings: RungSettings, batches: Sequence[list[int]]) -> DataLoader[Item]:
         """A loader of these batches of rows."""
         dataset = Texts(
             self._texts, self._labels, self._tokenizer, max_length=self._max_length, padding=settings.padding
@@ -156,7 +156,7 @@ class Program:
         return [rows[batch].tolist() for batch in found]
 
     def train(
-        self, settings: RungSettings, batches: Sequence[Sequence[int]], on_batch: Callable[[], None] = lambda: None
+        self, settings: RungSettings, batches: Sequence[list[int]], on_batch: Callable[[], None] = lambda: None
     ) -> EpochTime:
         """Train for one epoch over these batches, telling of each."""
         model, device = self.model, self._device

@@ -65,7 +65,7 @@ class RungSettings:
 
 def advice(rung: Rung, half: Precision) -> Mapping[str, Any]:
     """What a rung changes in `RungSettings`; ``half`` is what mixed precision computes in on the device."""
-    return {
+    changes: dict[Rung, dict[str, Any]] = {
         Rung.START: {},
         Rung.BATCH: {"batch_size": 16},
         Rung.PRECISION: {"precision": half},
@@ -73,7 +73,8 @@ def advice(rung: Rung, half: Precision) -> Mapping[str, Any]:
         Rung.WORKERS: {"workers": 4},
         Rung.PINNED: {"pinned": True},
         Rung.SORTED: {"padding": Padding.BATCH, "noisy": False},
-    }[rung]
+    }
+    return changes[rung]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

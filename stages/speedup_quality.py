@@ -297,7 +297,10 @@ class _Comparison:
         linear = nn.Linear(model.fc.in_features, len(self._names)).to(self._device)
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)
-        groups = [{"params": [linear.weight], "weight_decay": settings.weight_decay}, {"params": [linear.bias]}]
+        groups: list[dict[str, Any]] = [
+            {"params": [linear.weight], "weight_decay": settings.weight_decay},
+            {"params": [linear.bias]},
+        ]
         optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=0, eps=ADAM_EPSILON)
         torch.manual_seed(settings.seed)  # of the encoder's own dropout
         drawn = training_batches(
@@ -315,7 +318,7 @@ class _Comparison:
                 logits = linear(features * torch.from_numpy(keep).to(self._device))
                 loss = nn.functional.cross_entropy(logits, labels)
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 on_batch()
         return linear
@@ -325,7 +328,7 @@ class _Comparison:
         batches = [list(rows[at : at + _BATCH]) for at in range(0, len(rows), _BATCH)]
         return torch.cat([features for features, _ in self._encoded(batches, noisy=False)]).cpu().numpy()
 
-    def _encoded(self, batches: Sequence[Sequence[int]], *, noisy: bool) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _encoded(self, batches: Sequence[list[int]], *, noisy: bool) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The program's features and labels of each batch."""
         self._program.model.train(noisy)
         for batch in self._program.loader(RungSettings(), batches):

@@ -107,7 +107,9 @@ def measure_stages(
     table: Any = draw.table if whole else draw.first(rows)
     texts_factor = 1.0 if whole else draw.table_texts / rows
     rows_factor = 1.0 if whole else draw.table_rows / rows
-    extracts, experiments, epochs = [], [], []
+    extracts: list[float] = []
+    experiments: list[float] = []
+    epochs: list[float] = []
     seconds = 0.0
     for _ in range(repeats):
         if time.perf_counter() + seconds > deadline and extracts:  # the few rows promised more speed than there is

@@ -45,7 +45,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes:UserWarning"),
     pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true but no accelerator:UserWarning"),
 ]
-)
 Report = dict[str, Any]
 
 
@@ -146,7 +145,7 @@ def test_the_loop_with_the_encoder_in_eval_and_the_cache_give_the_same_head(
     """On real weights and text. The program as written trains another one: its encoder's dropout is on."""
     chosen = [vader[number] for number in np.random.default_rng(0).permutation(len(vader))[:400]]
     columns = {name: [row[name] for row in chosen] for name in ("text", "label")}
-    settings = SpeedupSettings(encoder=str(minilm), epochs=2, quality_train=128, quality_test=192, seeds=(1, 2))
+    settings = SpeedupSettings(encoder=str(minilm), epochs=2, quality_train=128, quality_test=192, seeds=(1,))
     found = compare_quality(
         Draw(table=None, columns=columns, few=64, table_rows=400, table_texts=400),
         ("negative", "neutral", "positive"),
@@ -158,12 +157,12 @@ def test_the_loop_with_the_encoder_in_eval_and_the_cache_give_the_same_head(
         on_step=lambda detail: None,
     )
     assert (found.train_rows, found.test_rows, found.length, found.not_run) == (128, 192, 32, None)
-    assert [(each.seed, each.training) for each in found.trained] == list(itertools.product((1, 2), Training))
-    for written, clean, cached, _ in (found.trained[:4], found.trained[4:]):
-        assert clean.difference is not None and clean.difference <= AGREE
-        assert (clean.accuracy, clean.low, clean.high) == (cached.accuracy, cached.low, cached.high)
-        assert written.epochs == clean.epochs == cached.epochs <= 2
-        assert written.difference is None and cached.difference is None
+    assert [(each.seed, each.training) for each in found.trained] == [(1, training) for training in Training]
+    written, clean, cached, _ = found.trained
+    assert clean.difference is not None and clean.difference <= AGREE
+    assert (clean.accuracy, clean.low, clean.high) == (cached.accuracy, cached.low, cached.high)
+    assert written.epochs == clean.epochs == cached.epochs <= 2
+    assert written.difference is None and cached.difference is None
     assert found.agree
     assert not dataclasses.replace(found, trained=(dataclasses.replace(clean, difference=2e-4),)).agree
     assert all(each.low <= each.accuracy <= each.high for each in found.trained)
@@ -173,6 +172,7 @@ def test_the_encoder_is_noisy_only_where_the_program_leaves_its_dropout_on(
     minilm: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What goes into the heads of the comparison: the same features in every epoch, or others each time."""
+    settings = SpeedupSettings(encoder=str(minilm), epochs=1, quality_train=64, quality_test=64, seeds=(0,))
     columns = {"text": [f"a good film {number}" for number in range(192)], "label": ["bad", "good"] * 96}
     features: dict[bool, list[torch.Tensor]] = {True: [], False: []}
     original = SentimentClassifier.encode
@@ -189,7 +189,7 @@ def test_the_encoder_is_noisy_only_where_the_program_leaves_its_dropout_on(
         Draw(table=None, columns=columns, few=10, table_rows=192, table_texts=192),
         ("bad", "good"),
         find_encoder(str(minilm)),
-        SpeedupSettings(encoder=str(minilm), epochs=1, quality_train=64, quality_test=64, quality_length=16, seeds=(0,)),
+        dataclasses.replace(settings, quality_length=16),
         scratch=tmp_path,
         device=torch.device("cpu"),
         deadline=math.inf,
@@ -230,7 +230,7 @@ def test_what_a_sample_took_is_scaled_to_the_whole_table(monkeypatch: pytest.Mon
     ladder = ladder_of(tiny, seconds={False: 0.01, True: 0.01}, start=0.05, monkeypatch=monkeypatch)
     ladder.first_round(Rung.START, 0.2)
     (found,) = ladder.results()
-    assert found.rows < 64 and found.epoch is not None
+    assert found.rows < 160 and found.epoch is not None
     assert found.epoch.median == pytest.approx(0.05 + 1000 / 8 * 0.01)
 
 
@@ -241,7 +241,7 @@ def ladder_of(tiny: Path, *, seconds: dict[bool, float], monkeypatch: pytest.Mon
         return EpochTime(start=start, seconds=start + seconds[settings.frozen] * len(batches))
 
     monkeypatch.setattr(Program, "train", train)
-    program = program_of(tiny, 64)
+    program = program_of(tiny, 160)
     return Ladder(program, table_rows=1000, half=Precision.BFLOAT16, repeats=1)
 
 
@@ -329,7 +329,7 @@ def test_ctrl_c_leaves_nothing_behind(tiny: Path, table: Path, tmp_path: Path) -
     while not list(tmp_path.iterdir()):
         assert process.poll() is None
         time.sleep(0.02)
-    time.sleep(3)
+    time.sleep(1)
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -345,7 +345,6 @@ def test_ctrl_c_leaves_nothing_behind(tiny: Path, table: Path, tmp_path: Path) -
         (["--seed", "1,1"], "seeds are 1,1; give distinct numbers"),
         (["--epochs", "0"], "epochs is 0; it must be at least 1"),
         (["--label-column", "stars"], "has no column 'stars'"),
-        (["--max-length", "4000"], "reads at most 128 tokens"),
     ],
 )
 def test_a_mistake_is_said_in_one_line(tiny: Path, table: Path, tmp_path: Path, options: list[str], said: str) -> None:
