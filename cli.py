@@ -458,6 +458,9 @@ def speedup_command(
     seed: Annotated[str, typer.Option(help="Seeds of the heads whose accuracy is compared.")] = ",".join(
         map(str, SPEEDUP.seeds)
     ),
+    quality: Annotated[
+        bool, typer.Option("--quality/--no-quality", help="Compare accuracy too; without, the rungs get its time.")
+    ] = SPEEDUP.quality,
     device: Device = SPEEDUP.device,
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Leave out rows without text or label.")
@@ -478,6 +481,7 @@ def speedup_command(
         budget=parse_duration(budget),
         repeats=repeats,
         seeds=_values(seed, int, "--seed"),
+        quality=quality,
         device=device,
         skip_bad_rows=skip_bad_rows,
         allow_pickled_weights=allow_pickled_weights,

@@ -91,6 +91,7 @@ class SpeedupSettings:
         experiments: Experiments, each a training run of its own.
         budget: Seconds that all measurements together may take.
         repeats: How often each rung is measured, where the budget lets it.
+        quality: Compare accuracy as well; without, the rungs get its share of the budget.
         quality_train: Rows to train on where accuracy is compared.
         quality_test: Rows to test on there.
         quality_length: Longest token sequence there, and what the program pads to.
@@ -110,6 +111,7 @@ class SpeedupSettings:
     experiments: int = 10
     budget: float = 120.0
     repeats: int = 3
+    quality: bool = True
     quality_train: int = 1000
     quality_test: int = 2000
     quality_length: int = 64

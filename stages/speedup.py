@@ -140,16 +140,7 @@ class _Measuring:
         rungs = self._climb(program, survey.rows)
         load_seconds = program.load_seconds
         del program
-        quality = compare_quality(
-            draw,
-            names,
-            self._files,
-            settings,
-            scratch=scratch,
-            device=self._device,
-            deadline=self._deadline,
-            on_step=self._step,
-        )
+        quality = self._compare(draw, names, scratch)
         return {
             "precision": dict(zip(("chosen", "reason"), choose_precision(Precision.AUTO, self._device), strict=True)),
             "program_start": load_seconds,
@@ -158,6 +149,20 @@ class _Measuring:
             "totals": totals(rungs, stages, settings, program_start=load_seconds),
             "quality": {**dataclasses.asdict(quality), "agree": quality.agree},
         }
+
+    def _compare(self, draw: Draw, names: tuple[str, ...], scratch: Path) -> QualityResult:
+        if not self._settings.quality:
+            return QualityResult(not_run="accuracy was not compared, as asked for")
+        return compare_quality(
+            draw,
+            names,
+            self._files,
+            self._settings,
+            scratch=scratch,
+            device=self._device,
+            deadline=self._deadline,
+            on_step=self._step,
+        )
 
     def _climb(self, program: Program, table_rows: int) -> tuple[RungResult, ...]:
         settings, rungs = self._settings, list(Rung)
@@ -168,11 +173,12 @@ class _Measuring:
             repeats=settings.repeats,
             on_batch=lambda: self._step(self._detail),
         )
-        deadline, planned = time.perf_counter() + _LADDER_SHARE * settings.budget, 0.0
+        left = self._deadline - time.perf_counter()
+        share = _LADDER_SHARE * settings.budget if settings.quality else left
+        deadline, planned = time.perf_counter() + share, 0.0
         for number, rung in enumerate(rungs):
             self._step(rung.value)
-            share = (deadline - time.perf_counter() - planned) / (len(rungs) - number)
-            planned += ladder.first_round(rung, share)
+            planned += ladder.first_round(rung, (deadline - time.perf_counter() - planned) / (len(rungs) - number))
         for number in range(2, settings.repeats + 1):
             self._step(f"all rungs again, round {number}")
             ladder.other_round(number)

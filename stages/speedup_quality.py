@@ -88,10 +88,10 @@ class QualityResult:
         not_run: Why some or all were not trained, or None.
     """
 
-    length: int
-    train_rows: int
-    test_rows: int
-    trained: tuple[Trained, ...]
+    length: int = 0
+    train_rows: int = 0
+    test_rows: int = 0
+    trained: tuple[Trained, ...] = ()
     not_run: str | None = None
 
     @property
@@ -132,10 +132,6 @@ def compare_quality(
     fits = work.fit_rows(deadline - time.perf_counter())
     if fits < max(draw.few, min(_LEAST_TRAIN, settings.quality_train, len(draw) // 3)):
         return QualityResult(
-            length=_length(settings),
-            train_rows=0,
-            test_rows=0,
-            trained=(),
             not_run=f"{fits} rows to train on fitted into the rest of the budget; raise it",
         )
     work.prepare(fits, on_step)

@@ -32,7 +32,7 @@ class StagesResult:
         extract: Seconds of the whole of stage one, loading the encoder included.
         extract_start: What stage one takes for a handful of rows: not scaled.
         epoch: Seconds of an epoch of stage two.
-        experiment: Seconds of a whole training run, opening and checking the cache and the test included.
+        experiment: Seconds of a whole training run: its epochs, and opening and checking the cache, and the test.
         default_epochs: How many epochs stage two trains for of itself.
         default_experiment: Seconds of a run of so many.
         not_run: Why it was not run, or None.
@@ -90,11 +90,12 @@ def measure_stages(
         report: Where the stages' own progress goes.
     """
     few = min(draw.few, len(draw))
-    _extract(draw.first(few), scratch / "few.h5", settings, report)  # what a process loads once is no part of any way
+    trained = _Trainings(settings, scratch)
+    _, cache = _extract(draw.first(few), scratch / "few.h5", settings, report)
+    trained.run(cache)  # what a process loads once is no part of any way
     deadline = time.perf_counter() + share
     start, cache = _extract(draw.first(few), scratch / "few.h5", settings, report)
-    trained = _Trainings(settings, scratch)
-    few_experiment, _ = trained.run(cache)
+    few_experiment = trained.run(cache)
     record = open_cache(cache).record
     per_text = record["encode_seconds"] / record["distinct_texts"]
     left = deadline - time.perf_counter()
@@ -116,11 +117,16 @@ def measure_stages(
             break
         seconds, cache = _extract(table, scratch / "sample.h5", settings, report)
         extracts.append(seconds if whole else scale(seconds, start=start, factor=texts_factor))
-        took, run = trained.run(cache)
-        experiments.append(took if whole else scale(took, start=few_experiment, factor=rows_factor))
-        epochs.append(run["epoch_seconds"] * draw.table_rows / run["rows"]["train"])
+        run = trained.run(cache)
+        epochs.append(run.epoch_seconds * draw.table_rows / run.train_rows)
+        other = (
+            run.other_seconds
+            if whole
+            else scale(run.other_seconds, start=few_experiment.other_seconds, factor=rows_factor)
+        )
+        experiments.append(other + settings.epochs * epochs[-1])
     experiment, epoch = Spread.of(experiments), Spread.of(epochs)
-    more = TrainSettings().epochs - settings.epochs
+    more = TrainSettings().epochs - settings.epochs  # may be below zero
     return StagesResult(
         rows=rows,
         whole=whole,
@@ -128,7 +134,7 @@ def measure_stages(
         extract_start=start,
         epoch=epoch,
         experiment=experiment,
-        default_experiment=max(experiment.median + more * epoch.median, 0.0),
+        default_experiment=experiment.median + more * epoch.median,
     )
 
 
@@ -170,6 +176,15 @@ def head_settings(settings: SpeedupSettings, **changes: Any) -> TrainSettings:
     return TrainSettings(**{"device": device, **changes})
 
 
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """A run of stage two: seconds of an epoch, seconds of all that is not training, and rows that it trained on."""
+
+    epoch_seconds: float
+    other_seconds: float
+    train_rows: int
+
+
 class _Trainings:
     """Runs of stage two."""
 
@@ -177,8 +192,10 @@ class _Trainings:
         self._settings = head_settings(settings, epochs=settings.epochs)
         self._out = scratch / "run"
 
-    def run(self, cache: Path) -> tuple[float, dict[str, Any]]:
-        """Seconds of a whole run, and what it says of itself."""
+    def run(self, cache: Path) -> _Run:
+        """Train and test a head."""
         started = time.perf_counter()
         train_head(cache, self._out, self._settings, overwrite=True)
-        return time.perf_counter() - started, inspect_path(self._out)
+        seconds = time.perf_counter() - started
+        run = inspect_path(self._out)
+        return _Run(run["epoch_seconds"], seconds - run["fit_seconds"], run["rows"]["train"])
