@@ -32,7 +32,7 @@ from .rungs import Rung, SpeedupSettings
 from .settings import Precision
 from .speedup_ladder import Ladder, RungResult
 from .speedup_picture import draw
-from .speedup_quality import compare_quality
+from .speedup_quality import QualityResult, compare_quality
 from .speedup_report import SPEEDUP, markdown
 from .speedup_stages import Draw, StagesResult, measure_stages
 from .survey import Survey, survey_table, windows

@@ -131,9 +131,7 @@ def compare_quality(
     on_step("the speed of the program's encoder")
     fits = work.fit_rows(deadline - time.perf_counter())
     if fits < max(draw.few, min(_LEAST_TRAIN, settings.quality_train, len(draw) // 3)):
-        return QualityResult(
-            not_run=f"{fits} rows to train on fitted into the rest of the budget; raise it",
-        )
+        return QualityResult(not_run=f"{fits} rows to train on fitted into the rest of the budget; raise it")
     work.prepare(fits, on_step)
     trained: list[Trained] = []
     not_run, longest = None, 0.0

@@ -106,8 +106,8 @@ def measure_stages(
         return StagesResult(rows=0, whole=False, not_run=why)
     whole = rows == draw.table_rows
     table: Any = draw.table if whole else draw.first(rows)
-    texts_factor = 1.0 if whole else draw.table_texts / rows
-    rows_factor = 1.0 if whole else draw.table_rows / rows
+    more_texts = (draw.table_texts - few) / max(rows - few, 1)  # the few rows stand in what is not scaled
+    more_rows = (draw.table_rows - few) / max(rows - few, 1)
     extracts: list[float] = []
     experiments: list[float] = []
     epochs: list[float] = []
@@ -116,14 +116,12 @@ def measure_stages(
         if time.perf_counter() + seconds > deadline and extracts:  # the few rows promised more speed than there is
             break
         seconds, cache = _extract(table, scratch / "sample.h5", settings, report)
-        extracts.append(seconds if whole else scale(seconds, start=start, factor=texts_factor))
+        extracts.append(seconds if whole else scale(seconds, start=start, factor=more_texts))
         run = trained.run(cache)
         epochs.append(run.epoch_seconds * draw.table_rows / run.train_rows)
-        other = (
-            run.other_seconds
-            if whole
-            else scale(run.other_seconds, start=few_experiment.other_seconds, factor=rows_factor)
-        )
+        other = run.other_seconds
+        if not whole:
+            other = scale(other, start=few_experiment.other_seconds, factor=more_rows)
         experiments.append(other + settings.epochs * epochs[-1])
     experiment, epoch = Spread.of(experiments), Spread.of(epochs)
     more = TrainSettings().epochs - settings.epochs  # may be below zero
