@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -124,35 +125,39 @@ class Program:
             frozen: torch.optim.AdamW(trained[frozen], lr=rate) for frozen, rate in LEARNING_RATES.items()
         }
 
-    def lengths(self, rows: Indices) -> Indices:
-        """Tokens of some rows, special ones included: (rows,) int64."""
-        found = self._tokenizer([self._texts[row] for row in rows], truncation=True, max_length=self._max_length)
+    @functools.cached_property
+    def _lengths(self) -> Indices:
+        """Tokens of each text, special ones included: (rows,) int64."""
+        found = self._tokenizer(list(self._texts), truncation=True, max_length=self._max_length)
         return np.array([len(ids) for ids in found["input_ids"]], np.int64)
 
     def padded_tokens(self, settings: RungSettings, batches: Sequence[list[int]]) -> int:
         """What goes through the encoder with these batches, padding included."""
         if settings.padding is Padding.FIXED:
             return self._max_length * sum(map(len, batches))
-        return sum(len(batch) * int(self.lengths(np.array(batch)).max()) for batch in batches)
+        return sum(len(batch) * int(self._lengths[batch].max()) for batch in batches)
 
     def loader(self, settings: RungSettings, batches: Sequence[list[int]]) -> DataLoader[Item]:
         """A loader of these batches of rows."""
         dataset = Texts(
             self._texts, self._labels, self._tokenizer, max_length=self._max_length, padding=settings.padding
         )
+        collate = None
+        if settings.padding is Padding.BATCH:
+            collate = functools.partial(pad_batch, padding=self._tokenizer.pad_token_id or 0)
         return DataLoader(
             dataset,
             batch_sampler=batches,
             num_workers=settings.workers,
             pin_memory=settings.pinned,
-            collate_fn=self._pad if settings.padding is Padding.BATCH else None,
+            collate_fn=collate,
         )
 
     def batches(self, settings: RungSettings, rows: Indices) -> list[list[int]]:
         """Rows in batches: as they come, or those of similar length together, the longest first."""
         if settings.padding is Padding.FIXED:
             return [rows[at : at + settings.batch_size].tolist() for at in range(0, len(rows), settings.batch_size)]
-        found = compose_batches(self.lengths(rows), settings.batch_size * self._max_length, padded=True)
+        found = compose_batches(self._lengths[rows], settings.batch_size * self._max_length, padded=True)
         return [rows[batch].tolist() for batch in found]
 
     def train(
@@ -190,14 +195,15 @@ class Program:
             ended = time.perf_counter()
         return EpochTime(start=start + ended - last, seconds=ended - began)
 
-    def _pad(self, items: list[Item]) -> Item:
-        """Pad to the longest of a batch."""
-        names, padding = ("input_ids", "attention_mask"), (self._tokenizer.pad_token_id or 0, 0)
-        batch = {
-            name: nn.utils.rnn.pad_sequence([item[name] for item in items], batch_first=True, padding_value=value)
-            for name, value in zip(names, padding, strict=True)
-        }
-        return {**batch, "label": torch.stack([item["label"] for item in items])}
+
+def pad_batch(items: list[Item], padding: int) -> Item:
+    """Pad to the longest of a batch; ``padding`` is the token to pad with."""
+    values = {"input_ids": padding, "attention_mask": 0}
+    batch = {
+        name: nn.utils.rnn.pad_sequence([item[name] for item in items], batch_first=True, padding_value=value)
+        for name, value in values.items()
+    }
+    return {**batch, "label": torch.stack([item["label"] for item in items])}
 
 
 @contextlib.contextmanager

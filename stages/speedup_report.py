@@ -112,7 +112,7 @@ def _how(report: Mapping[str, Any]) -> list[str]:
     return [
         "Each rung ran for real, on as many rows as its share of the budget held. What a sample took is scaled to the "
         "whole table by the padded tokens in it; what an epoch costs whatever its length (starting workers) is counted "
-        "once. Figures are medians, with the range of the repeats.",
+        "once. Figures are medians of the repeats.",
         "An epoch of the program trains on every row. Its test after each epoch, and saving, are left out, which "
         "favours it. headstart's epoch is scaled to every row likewise, its validation included.",
         "Each rung changes the last that was kept. What made the program slower on this machine is reported and taken "

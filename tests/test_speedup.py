@@ -99,11 +99,11 @@ def test_a_rung_changes_the_last_that_made_the_program_faster(made: Path) -> Non
         settings = rung["settings"]
         at = [each["rung"] for each in rungs].index(rung["rung"])
         heeded = {name for name in kept if [each["rung"] for each in rungs].index(name) < at} | {rung["rung"]}
-        assert (settings["batch_size"] == 16) == ("larger batch" in heeded)
-        assert settings["frozen"] == ("frozen encoder" in heeded)
-        assert (settings["precision"] == "bfloat16") == ("mixed precision" in heeded)
-        assert (settings["workers"] == 4) == ("4 workers" in heeded)
-        assert settings["pinned"] == ("pinned memory" in heeded)
+        assert (settings["batch_size"] == 16) == (Rung.BATCH in heeded)
+        assert settings["frozen"] == (Rung.FROZEN in heeded)
+        assert (settings["precision"] == "bfloat16") == (Rung.PRECISION in heeded)
+        assert (settings["workers"] == 4) == (Rung.WORKERS in heeded)
+        assert settings["pinned"] == (Rung.PINNED in heeded)
 
 
 def test_totals_follow_from_what_was_measured(made: Path) -> None:
