@@ -81,17 +81,20 @@ class Texts(Dataset[Item]):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EpochTime:
-    """How long one training epoch took.
+class ProgramEpoch:
+    """One training epoch of the program.
 
     Attributes:
-        start: Seconds until the first batch was there, and from the last step to the end of the workers: what an epoch
-            costs whatever its length.
+        start: Seconds that workers took to begin and to end: what an epoch costs whatever its length.
         seconds: All of it.
+        loss: Mean training loss, in nats.
+        accuracy: Share of the rows that were right while it trained.
     """
 
     start: float
     seconds: float
+    loss: float
+    accuracy: float
 
 
 class Program:
@@ -162,7 +165,7 @@ class Program:
 
     def train(
         self, settings: RungSettings, batches: Sequence[list[int]], on_batch: Callable[[], None] = lambda: None
-    ) -> EpochTime:
+    ) -> ProgramEpoch:
         """Train for one epoch over these batches, telling of each."""
         model, device = self.model, self._device
         model.bert.requires_grad_(not settings.frozen)
@@ -173,11 +176,11 @@ class Program:
         if not settings.noisy:
             model.bert.eval()
         rows = right = 0
-        running_loss = start = 0.0
+        loss_sum = start = 0.0
         with tokenizers_alone():
             began = last = time.perf_counter()
             for batch in self.loader(settings, batches):
-                if not rows:
+                if not rows and settings.workers:
                     start = time.perf_counter() - began
                 moved = {name: tensor.to(device, non_blocking=settings.pinned) for name, tensor in batch.items()}
                 with torch.autocast(device.type, dtype=DTYPES[settings.precision], enabled=mixed):
@@ -187,13 +190,15 @@ class Program:
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 scaler.step(optimizer)
                 scaler.update()
-                running_loss += loss.item()  # the progress that the program shows; it also waits for the device
+                loss_sum += len(logits) * loss.item()  # for the progress that it shows; it also waits for the device
                 right += int((logits.argmax(dim=1) == moved["label"]).sum())
                 rows += len(logits)
                 on_batch()
                 last = time.perf_counter()
             ended = time.perf_counter()
-        return EpochTime(start=start + ended - last, seconds=ended - began)
+        return ProgramEpoch(
+            start=start + ended - last, seconds=ended - began, loss=loss_sum / rows, accuracy=right / rows
+        )
 
 
 def pad_batch(items: list[Item], padding: int) -> Item:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .baseline import EpochTime, Program
+from .baseline import ProgramEpoch, Program
 from .projection import Spread, scale
 from .rungs import Padding, Rung, RungSettings, advice
 from .settings import Precision
@@ -170,7 +170,7 @@ class Ladder:
         took = self._train(measured.settings, [measured.batches[number] for number in order])
         measured.seconds.append(scale(took.seconds, start=took.start, factor=measured.factor))
 
-    def _train(self, settings: RungSettings, batches: _Batches) -> EpochTime:
+    def _train(self, settings: RungSettings, batches: _Batches) -> ProgramEpoch:
         return self._program.train(settings, batches, self._on_batch)
 
     def _leave_out(self, rung: Rung, over: Rung | None, settings: RungSettings, reason: str) -> float:

@@ -23,7 +23,7 @@ import torch
 from headstart.cache.errors import OutputExistsError, SettingsError
 from headstart.stages import speedup_picture, speedup_stages
 from headstart.stages.accounting import passes_of_cached, passes_of_extraction
-from headstart.stages.baseline import EpochTime, Program, SentimentClassifier
+from headstart.stages.baseline import Program, ProgramEpoch, SentimentClassifier
 from headstart.stages.encoder_files import find_encoder
 from headstart.stages.extract import extract
 from headstart.stages.inspect import inspect_path
@@ -237,8 +237,9 @@ def test_what_a_sample_took_is_scaled_to_the_whole_table(monkeypatch: pytest.Mon
 def ladder_of(tiny: Path, *, seconds: dict[bool, float], monkeypatch: pytest.MonkeyPatch, start: float = 0.0) -> Ladder:
     """A ladder for a table of 1,000 rows whose batches take as long as is said, frozen and not."""
 
-    def train(self: Program, settings: RungSettings, batches: list[list[int]], on_batch: Any) -> EpochTime:
-        return EpochTime(start=start, seconds=start + seconds[settings.frozen] * len(batches))
+    def train(self: Program, settings: RungSettings, batches: list[list[int]], on_batch: Any) -> ProgramEpoch:
+        took = start + seconds[settings.frozen] * len(batches)
+        return ProgramEpoch(start=start, seconds=took, loss=1.0, accuracy=0.5)
 
     monkeypatch.setattr(Program, "train", train)
     program = program_of(tiny, 160)
@@ -262,6 +263,7 @@ def test_the_program_trains_what_its_rung_says(tiny: Path, workers: int) -> None
         took = program.train(settings, batches, functools.partial(next, told))
         assert next(told) == len(batches) == math.ceil(40 / settings.batch_size)
         assert 0 < took.start < took.seconds
+        assert took.loss == pytest.approx(math.log(2), rel=0.5) and 0 <= took.accuracy <= 1
         moved = {name for name, tensor in program.model.state_dict().items() if not torch.equal(tensor, before[name])}
         assert "fc.weight" in moved
         assert any(name.startswith("bert.encoder") for name in moved) == (not settings.frozen)
