@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .baseline import ProgramEpoch, Program
+from .baseline import Program, ProgramEpoch
 from .projection import Spread, scale
 from .rungs import Padding, Rung, RungSettings, advice
 from .settings import Precision
