@@ -165,24 +165,17 @@ class _Measuring:
         )
 
     def _climb(self, program: Program, table_rows: int) -> tuple[RungResult, ...]:
-        settings, rungs = self._settings, list(Rung)
+        settings = self._settings
         ladder = Ladder(
             program,
             table_rows=table_rows,
             half=Precision.FLOAT16 if self._device.type == "cuda" else Precision.BFLOAT16,
             repeats=settings.repeats,
+            on_rung=self._step,
             on_batch=lambda: self._step(self._detail),
         )
-        left = self._deadline - time.perf_counter()
-        share = _LADDER_SHARE * settings.budget if settings.quality else left
-        deadline, planned = time.perf_counter() + share, 0.0
-        for number, rung in enumerate(rungs):
-            self._step(rung.value)
-            planned += ladder.first_round(rung, (deadline - time.perf_counter() - planned) / (len(rungs) - number))
-        for number in range(2, settings.repeats + 1):
-            self._step(f"all rungs again, round {number}")
-            ladder.other_round(number)
-        return ladder.results()
+        ours = time.perf_counter() + _LADDER_SHARE * settings.budget
+        return ladder.climb(list(Rung), ours if settings.quality else self._deadline)
 
     def _relay(self, event: Note | Step) -> None:
         """Pass a stage's own steps on as details of ours; its notes are of scratch files."""

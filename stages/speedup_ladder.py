@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -49,10 +50,10 @@ class _Measured:
     over: Rung | None
     settings: RungSettings
     batches: _Batches
-    start: float
     factor: float
     """How many times the work of the sample the whole table is."""
-    repeats: int
+    expected: float
+    """Seconds that timing it once more takes."""
     seconds: list[float]
     """Scaled to the whole table, of each repeat."""
     kept: bool = True
@@ -72,6 +73,7 @@ class Ladder:
         table_rows: int,
         half: Precision,
         repeats: int,
+        on_rung: Callable[[str], None] = lambda rung: None,
         on_batch: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare.
@@ -81,30 +83,41 @@ class Ladder:
             table_rows: Rows of the whole table.
             half: What mixed precision computes in.
             repeats: How often each rung is timed where the budget lets it.
+            on_rung: Told which rung is next.
             on_batch: Called after each batch.
         """
         self._program, self._pool, self._table_rows = program, np.arange(program.rows), table_rows
-        self._half, self._repeats, self._on_batch = half, repeats, on_batch
+        self._half, self._repeats, self._on_rung, self._on_batch = half, repeats, on_rung, on_batch
         self._rng = np.random.default_rng(0)
         self._found: dict[Rung, _Measured | RungResult] = {}
         self._current: tuple[Rung | None, RungSettings] = (None, RungSettings())
 
-    def first_round(self, rung: Rung, share: float) -> float:
-        """Size a rung so that all its repeats take no more than a share of the budget, and time it once.
+    def climb(self, rungs: Sequence[Rung], deadline: float) -> tuple[RungResult, ...]:
+        """Measure rungs in order, each with the same share of the time that is left, on `time.perf_counter`'s clock."""
+        for number, rung in enumerate(rungs):
+            self._on_rung(rung.value)
+            left = deadline - time.perf_counter() - sum(self._to_come(each) for each in self._measured())
+            self._add(rung, left / (len(rungs) - number))
+        for number in range(1, self._repeats):
+            for measured in self._measured():
+                # One that was disturbed may take less than it seemed to, so what is left is used up.
+                if len(measured.seconds) <= number and time.perf_counter() + measured.expected <= deadline:
+                    self._on_rung(f"{measured.rung.value}, round {number + 1}")
+                    self._time(measured)
+        return tuple(self._result(found) for found in self._found.values())
 
-        Returns:
-            Seconds that its other repeats will take.
-        """
+    def _add(self, rung: Rung, share: float) -> None:
+        """Size a rung so that all its repeats take no more than its share of the budget, and time it."""
         over, before = self._current
         settings = dataclasses.replace(before, **advice(rung, self._half))
         batches = self._program.batches(settings, self._pool)
         if share <= 0:
-            return self._leave_out(rung, over, settings, "its share of the budget was spent before it")
+            return self._leave_out(rung, settings, "its share of the budget was spent before it")
         spare = f"its share of the budget was {duration(share)}"
         try:
             pilot = self._train(settings, batches[:1])
             if pilot.seconds > share:
-                return self._leave_out(rung, over, settings, f"a batch took {duration(pilot.seconds)}, and {spare}")
+                return self._leave_out(rung, settings, f"a batch took {duration(pilot.seconds)}, and {spare}")
             left = share - pilot.seconds
             if pilot.seconds < share / 10:  # else the first batch, slower than those after it, must do
                 pilot = self._train(settings, batches[:1])
@@ -113,15 +126,13 @@ class Ladder:
             if not settings.workers:
                 raise
             reason = " ".join(str(error).split())[:200]
-            return self._leave_out(rung, over, settings, f"workers cannot run here: {reason}")
+            return self._leave_out(rung, settings, f"workers cannot run here: {reason}")
         each = pilot.seconds - pilot.start
         least = min(_LEAST_BATCHES[settings.padding], len(batches))
-        shortest = pilot.start + least * each
-        if shortest > left:
-            needed = duration(share - left + shortest)
-            return self._leave_out(rung, over, settings, f"it needs {needed} at least, and {spare}")
-        repeats = min(self._repeats, int(left / shortest))
-        count = min(len(batches), max(least, int((left / repeats - pilot.start) / max(each, 1e-9))))
+        if pilot.start + least * each > left:
+            needed = duration(share - left + pilot.start + least * each)
+            return self._leave_out(rung, settings, f"it needs {needed} at least, and {spare}")
+        count = min(len(batches), max(least, int((left / self._repeats - pilot.start) / max(each, 1e-9))))
         chosen = self._spread_out(batches, count)
         work = [self._program.padded_tokens(settings, part) for part in (batches, chosen)]
         measured = _Measured(
@@ -129,29 +140,31 @@ class Ladder:
             over=over,
             settings=settings,
             batches=chosen,
-            start=pilot.start,
             factor=work[0] / work[1] * self._table_rows / len(self._pool),
-            repeats=repeats,
+            expected=pilot.start + count * each,
             seconds=[],
         )
         self._found[rung] = measured
         self._time(measured)
-        last = self._found.get(over) if over is not None else None
+        last = self._found[over] if over is not None else None
         if isinstance(last, _Measured) and rung is not Rung.FROZEN:
-            measured.kept = measured.seconds[0] < last.seconds[0]
+            measured.kept = self._is_faster(measured, last)
         if measured.kept:
             self._current = rung, settings
-        return (repeats - 1) * (pilot.start + count * each)
+        return None
 
-    def other_round(self, number: int) -> None:
-        """Time every rung once more that is to be timed so often; ``number`` counts from 1, the first round."""
-        for measured in self._found.values():
-            if isinstance(measured, _Measured) and number <= measured.repeats:
-                self._time(measured)
+    def _is_faster(self, measured: _Measured, last: _Measured) -> bool:
+        """Whether a rung is faster than the one that it changes; where it seems not, both are timed once more."""
+        if self._repeats > 1 and min(measured.seconds) >= min(last.seconds):
+            self._time(last)
+            self._time(measured)
+        return min(measured.seconds) < min(last.seconds)  # what disturbs only ever slows down
 
-    def results(self) -> tuple[RungResult, ...]:
-        """What the rungs came to, in order."""
-        return tuple(self._result(found) for found in self._found.values())
+    def _measured(self) -> list[_Measured]:
+        return [found for found in self._found.values() if isinstance(found, _Measured)]
+
+    def _to_come(self, measured: _Measured) -> float:
+        return max(self._repeats - len(measured.seconds), 0) * measured.expected
 
     def _result(self, found: _Measured | RungResult) -> RungResult:
         if isinstance(found, RungResult):
@@ -169,17 +182,18 @@ class Ladder:
         order = self._rng.permutation(len(measured.batches))
         took = self._train(measured.settings, [measured.batches[number] for number in order])
         measured.seconds.append(scale(took.seconds, start=took.start, factor=measured.factor))
+        measured.expected = took.seconds
 
     def _train(self, settings: RungSettings, batches: _Batches) -> ProgramEpoch:
         return self._program.train(settings, batches, self._on_batch)
 
-    def _leave_out(self, rung: Rung, over: Rung | None, settings: RungSettings, reason: str) -> float:
+    def _leave_out(self, rung: Rung, settings: RungSettings, reason: str) -> None:
+        over = self._current[0]
         self._found[rung] = RungResult(
             rung=rung, over=over, settings=settings, kept=False, rows=0, epoch=None, not_run=reason
         )
         if rung is Rung.FROZEN:  # what is said of the rungs after it is true only of a frozen encoder
             self._current = over, settings
-        return 0.0
 
     def _spread_out(self, batches: _Batches, count: int) -> _Batches:
         """So many of the batches, evenly over their order: the longest texts, the shortest, and all between."""

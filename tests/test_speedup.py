@@ -217,33 +217,52 @@ def test_what_does_not_fit_is_left_out_and_never_guessed(tiny: Path, table: Path
 
 def test_a_batch_that_takes_longer_than_its_share_is_not_run(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
     ladder = ladder_of(tiny, seconds={False: 2.0, True: 0.01}, monkeypatch=monkeypatch)
-    for rung in (Rung.START, Rung.BATCH, Rung.FROZEN):
-        ladder.first_round(rung, 1.0)
-    start, batch, frozen = ladder.results()
+    start, batch, frozen = ladder.climb([Rung.START, Rung.BATCH, Rung.FROZEN], time.perf_counter() + 1.5)
     assert start.epoch is None and batch.epoch is None
-    assert start.not_run == "a batch took 2.0 s, and its share of the budget was 1.0 s"
+    assert start.not_run is not None
+    assert re.fullmatch(r"a batch took 2\.0 s, and its share of the budget was \d+ ms", start.not_run)
     assert frozen.epoch is not None and frozen.over is None and frozen.settings.batch_size == 8
 
 
 def test_what_a_sample_took_is_scaled_to_the_whole_table(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
     """A batch of 8 takes 0.01 s: 1,000 rows take 1.25 s, and what starting took is not multiplied."""
     ladder = ladder_of(tiny, seconds={False: 0.01, True: 0.01}, start=0.05, monkeypatch=monkeypatch)
-    ladder.first_round(Rung.START, 0.2)
-    (found,) = ladder.results()
+    (found,) = ladder.climb([Rung.START], time.perf_counter() + 0.2)
     assert found.rows < 160 and found.epoch is not None
     assert found.epoch.median == pytest.approx(0.05 + 1000 / 8 * 0.01)
+
+
+def test_advice_that_slows_the_program_down_is_taken_back(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+    """It is timed twice, beside the rung that it changes, before it is given up."""
+    ladder = ladder_of(tiny, seconds={False: 0.01, True: 0.002}, monkeypatch=monkeypatch, slow_workers=3.0, repeats=2)
+    climbed = ladder.climb([Rung.FROZEN, Rung.WORKERS, Rung.PINNED], time.perf_counter() + 2)
+    frozen, workers, pinned = climbed
+    assert frozen.epoch is not None and workers.epoch is not None and frozen.epoch.repeats == workers.epoch.repeats == 2
+    assert workers.epoch.median == pytest.approx(3 * frozen.epoch.median)
+    assert workers.over is Rung.FROZEN and not workers.kept and workers.settings.workers == 4
+    assert pinned.over is Rung.FROZEN and pinned.settings.workers == 0 and pinned.settings.pinned
+
+
+def test_workers_that_cannot_start_cost_their_rung_alone(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+    ladder = ladder_of(tiny, seconds={False: 0.01, True: 0.01}, monkeypatch=monkeypatch, slow_workers=None)
+    workers, pinned = ladder.climb([Rung.WORKERS, Rung.PINNED], time.perf_counter() + 2)
+    assert workers.not_run == "workers cannot run here: unable to open shared memory object"
+    assert pinned.epoch is not None and pinned.settings.workers == 0
 
 
 def ladder_of(tiny: Path, *, seconds: dict[bool, float], monkeypatch: pytest.MonkeyPatch, start: float = 0.0) -> Ladder:
     """A ladder for a table of 1,000 rows whose batches take as long as is said, frozen and not."""
 
     def train(self: Program, settings: RungSettings, batches: list[list[int]], on_batch: Any) -> ProgramEpoch:
-        took = start + seconds[settings.frozen] * len(batches)
+        if settings.workers and slow_workers is None:
+            raise RuntimeError("unable to open shared memory object")
+        slow = slow_workers if settings.workers and slow_workers else 1.0
+        took = start + slow * seconds[settings.frozen] * len(batches)
         return ProgramEpoch(start=start, seconds=took, loss=1.0, accuracy=0.5)
 
     monkeypatch.setattr(Program, "train", train)
     program = program_of(tiny, 160)
-    return Ladder(program, table_rows=1000, half=Precision.BFLOAT16, repeats=1)
+    return Ladder(program, table_rows=1000, half=Precision.BFLOAT16, repeats=repeats)
 
 
 def program_of(encoder: Path, rows: int, **options: Any) -> Program:
