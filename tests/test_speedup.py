@@ -250,8 +250,17 @@ def test_workers_that_cannot_start_cost_their_rung_alone(monkeypatch: pytest.Mon
     assert pinned.epoch is not None and pinned.settings.workers == 0
 
 
-def ladder_of(tiny: Path, *, seconds: dict[bool, float], monkeypatch: pytest.MonkeyPatch, start: float = 0.0) -> Ladder:
-    """A ladder for a table of 1,000 rows whose batches take as long as is said, frozen and not."""
+def ladder_of(
+    tiny: Path,
+    *,
+    seconds: dict[bool, float],
+    monkeypatch: pytest.MonkeyPatch,
+    start: float = 0.0,
+    slow_workers: float | None = 1.0,
+    repeats: int = 1,
+) -> Ladder:
+    """A ladder for a table of 1,000 rows whose batches take as long as is said, frozen and not; so many times as long
+    with workers, which with None cannot start."""
 
     def train(self: Program, settings: RungSettings, batches: list[list[int]], on_batch: Any) -> ProgramEpoch:
         if settings.workers and slow_workers is None:
