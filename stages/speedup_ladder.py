@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -91,9 +92,11 @@ class Ladder:
         self._rng = np.random.default_rng(0)
         self._found: dict[Rung, _Measured | RungResult] = {}
         self._current: tuple[Rung | None, RungSettings] = (None, RungSettings())
+        self._deadline = math.inf
 
     def climb(self, rungs: Sequence[Rung], deadline: float) -> tuple[RungResult, ...]:
         """Measure rungs in order, each with the same share of the time that is left, on `time.perf_counter`'s clock."""
+        self._deadline = deadline
         for number, rung in enumerate(rungs):
             self._on_rung(rung.value)
             left = deadline - time.perf_counter() - sum(self._to_come(each) for each in self._measured())
@@ -101,7 +104,7 @@ class Ladder:
         for number in range(1, self._repeats):
             for measured in self._measured():
                 # One that was disturbed may take less than it seemed to, so what is left is used up.
-                if len(measured.seconds) <= number and time.perf_counter() + measured.expected <= deadline:
+                if len(measured.seconds) <= number and self._fits(measured.expected):
                     self._on_rung(f"{measured.rung.value}, round {number + 1}")
                     self._time(measured)
         return tuple(self._result(found) for found in self._found.values())
@@ -155,10 +158,14 @@ class Ladder:
 
     def _is_faster(self, measured: _Measured, last: _Measured) -> bool:
         """Whether a rung is faster than the one that it changes; where it seems not, both are timed once more."""
-        if self._repeats > 1 and min(measured.seconds) >= min(last.seconds):
+        seems_slower = min(measured.seconds) >= min(last.seconds)
+        if seems_slower and self._repeats > 1 and self._fits(last.expected + measured.expected):
             self._time(last)
             self._time(measured)
         return min(measured.seconds) < min(last.seconds)  # what disturbs only ever slows down
+
+    def _fits(self, seconds: float) -> bool:
+        return time.perf_counter() + seconds <= self._deadline
 
     def _measured(self) -> list[_Measured]:
         return [found for found in self._found.values() if isinstance(found, _Measured)]

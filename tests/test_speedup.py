@@ -237,7 +237,8 @@ def test_advice_that_slows_the_program_down_is_taken_back(monkeypatch: pytest.Mo
     ladder = ladder_of(tiny, seconds={False: 0.01, True: 0.002}, monkeypatch=monkeypatch, slow_workers=3.0, repeats=2)
     climbed = ladder.climb([Rung.FROZEN, Rung.WORKERS, Rung.PINNED], time.perf_counter() + 2)
     frozen, workers, pinned = climbed
-    assert frozen.epoch is not None and workers.epoch is not None and frozen.epoch.repeats == workers.epoch.repeats == 2
+    assert frozen.epoch is not None and workers.epoch is not None
+    assert frozen.epoch.repeats >= 2 and workers.epoch.repeats == 2
     assert workers.epoch.median == pytest.approx(3 * frozen.epoch.median)
     assert workers.over is Rung.FROZEN and not workers.kept and workers.settings.workers == 4
     assert pinned.over is Rung.FROZEN and pinned.settings.workers == 0 and pinned.settings.pinned
