@@ -189,7 +189,7 @@ class Ladder:
         order = self._rng.permutation(len(measured.batches))
         took = self._train(measured.settings, [measured.batches[number] for number in order])
         measured.seconds.append(scale(took.seconds, start=took.start, factor=measured.factor))
-        measured.expected = took.seconds
+        measured.expected = min(measured.expected, took.seconds)  # a disturbance is not to be reckoned with
 
     def _train(self, settings: RungSettings, batches: _Batches) -> ProgramEpoch:
         return self._program.train(settings, batches, self._on_batch)
