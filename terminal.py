@@ -11,7 +11,10 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .stages.accounting import EncoderPasses
 from .stages.progress import Note, Report, Step, silent
+from .stages.speedup_report import sections, title
+from .stages.units import duration, size
 
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -148,12 +151,29 @@ def show_run(run: Mapping[str, Any]) -> None:
     facts["time"] = f"{duration(run['seconds'])}, {duration(run['fit_seconds'])} of it{spent}"
     show_facts(run["path"], facts)
     show_confusion(run["label_names"], test)
-    epoch, encoder = run["epoch_seconds"], run["encoder_epoch_seconds"]
-    if encoder and epoch:
-        console.print(
-            f"An epoch took {duration(epoch)} from the cache; through the encoder it would have taken "
-            f"{duration(encoder)}, at the speed measured while extracting: {encoder / epoch:,.0f} times as long."
-        )
+
+
+def show_speedup(report: Mapping[str, Any]) -> None:
+    """Print a speedup report's tables and what belongs to them."""
+    console.print(report["path"], style="bold", markup=False)
+    console.print(f"  {title(report)}", markup=False)
+    for section in sections(report):
+        console.print(f"\n{section.heading}", style="bold", markup=False)
+        if section.rows:
+            show_rows(section.rows)
+        for note in section.notes:
+            console.print(f"- {note}", markup=False)
+    spent, budget = duration(report["seconds"]), duration(report["settings"]["budget"])
+    console.print(f"\nMeasured in {spent} of a budget of {budget}.", markup=False)
+
+
+def show_passes(passes: EncoderPasses) -> None:
+    """Print what a command cost the encoder and what it spared it: the line that stages end with."""
+    worth = "; no speed was measured while the cache was made"
+    if passes.saved_seconds is not None:
+        speed = f"{passes.tokens_per_second:,.0f} tokens/s"
+        worth = f", which would have taken {duration(passes.saved_seconds)} at the measured {speed}"
+    console.print(f"Encoder passes: {passes.done:,} done, {passes.saved:,} saved{worth}.", markup=False)
 
 
 def _curve_facts(run: Mapping[str, Any]) -> dict[str, str]:
@@ -237,23 +257,3 @@ def show_predictions(texts: list[str], labels: list[str], names: tuple[str, ...]
 
 def _interval(bounds: list[float]) -> str:
     return f"{bounds[0]:.4f} to {bounds[1]:.4f}"
-
-
-def duration(seconds: float) -> str:
-    """A time that a person reads at a glance."""
-    if seconds < 1:
-        return f"{seconds * 1000:.1f} ms" if seconds < 0.1 else f"{seconds * 1000:.0f} ms"
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def size(count: int) -> str:
-    """A number of bytes that a person reads at a glance."""
-    value = float(count)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"

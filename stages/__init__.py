@@ -16,6 +16,11 @@ temperature, ``head`` is the result and ``run`` its folder. ``sweep`` does it fo
 them, ``sweep_folder`` keeps what is done. Stage two never loads transformers. ``predict`` puts the two together on new
 texts, ``inspect`` says what a cache, a run or a sweep is.
 
+``speedup`` measures both against ``baseline``, the program that encodes in every epoch: ``rungs`` names the steps of
+advice that it climbs, ``speedup_ladder`` runs it, ``speedup_stages`` the two stages, ``speedup_quality`` compares
+accuracy, ``projection`` scales, ``speedup_report`` and ``speedup_picture`` show. ``accounting`` keeps the encoder's
+books.
+
 A stage takes paths and settings and returns the path that it wrote; ``settings`` holds their defaults, and
 ``progress`` is how they tell what they do.
 """

@@ -69,8 +69,8 @@ class Encoder:
         """
         self._name, self._prefix, self.max_length = files.name, prefix, max_length
         self._features, self._device, self._precision = features, device, precision
-        with _quiet_transformers(), _loading(files):
-            self._tokenizer = _load_tokenizer(files)
+        with quiet_transformers(), _loading(files):
+            self._tokenizer = load_tokenizer(files)
             self._model = _load_model(files, features)
         self._model.to(device)
         self.width = int(self._model.config.hidden_size)
@@ -257,7 +257,7 @@ class _Fetched:
         return {name: feature.numpy() for name, feature in self._host.items()}
 
 
-def _load_tokenizer(files: EncoderFiles) -> Any:
+def load_tokenizer(files: EncoderFiles) -> Any:
     tokenizer = transformers.AutoTokenizer.from_pretrained(
         files.folder, use_fast=True, trust_remote_code=False, local_files_only=True
     )
@@ -327,7 +327,7 @@ def _loading(files: EncoderFiles) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keep transformers' own bars and reports off the terminal while it loads; what matters is raised."""
     verbosity = transformers.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled()

@@ -193,7 +193,7 @@ class _Extraction:
             )
             record = {
                 "headstart": version("headstart"),
-                "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
                 "table": source.source,
                 "rows": survey.rows,
                 "skipped_rows": survey.skipped,

@@ -7,22 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from ..cache.reader import open_cache
-from .run import RUN_FILE, read_run
-from .sweep_folder import SWEEP_FILE, read_sweep
+from .run import RUN, read_run
+from .speedup_report import SPEEDUP
+from .sweep_folder import SWEEP, read_sweep
 
 
 def inspect_path(path: str | Path) -> dict[str, Any]:
-    """Describe a cache file, a run or a sweep: its ``kind`` (``cache``, ``run``, ``sweep``) and all that it records.
+    """Describe a cache file or a folder: its ``kind`` (``cache``, ``run``, ``sweep``, ``speedup``) and all it records.
 
     Raises:
         NotOursError: it is neither.
         DamagedError: it is damaged.
     """
     path = Path(path)
-    if (path / SWEEP_FILE).is_file():
+    if (path / SWEEP.file).is_file():
         return {"kind": "sweep", "path": str(path), **read_sweep(path)}
-    if path.is_dir() or path.name == RUN_FILE:
-        folder = path.parent if path.name == RUN_FILE else path
+    if (path / SPEEDUP.file).is_file():
+        return {"kind": "speedup", "path": str(path), **SPEEDUP.read(path)}
+    if path.is_dir() or path.name == RUN.file:
+        folder = path.parent if path.name == RUN.file else path
         return {"kind": "run", "path": str(folder), **read_run(folder)}
     cache = open_cache(path)
     counts = cache.label_counts()

@@ -292,6 +292,21 @@ def parse_memory(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
+_SECONDS = {"": 1, "s": 1, "min": 60, "h": 3600}
+
+
+def parse_duration(text: str) -> float:
+    """Read a number of seconds: ``120s``, ``10min``, ``1.5h``, ``90``.
+
+    Raises:
+        SettingsError: it is not one.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", text.strip().lower())
+    if match is None or match[2] not in _SECONDS:
+        raise SettingsError(f"the time is {text!r}; write it as 120s or 10min")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
 def is_utf8(text: str) -> bool:
     """Whether a string can be written as UTF-8: one from a terminal of another encoding may not."""
     try:

@@ -16,6 +16,7 @@ import torch
 from ..cache.errors import SettingsError
 from ..cache.hashing import digest
 from ..cache.reader import Cache
+from .accounting import passes_of_cached
 from .devices import machine
 from .exact import ExactSolver
 from .fit import OWN, Fit, Trainer, fit_heads
@@ -25,8 +26,9 @@ from .metrics import evaluate
 from .parts import Parts, divide
 from .progress import Note, Report, Step, silent
 from .ranking import rank, table_columns
+from .run import read_run
 from .settings import HeadKind, Solver, SweepSettings, TrainSettings
-from .sweep_folder import WINNER, SweepFolder, open_folder, require_free
+from .sweep_folder import SWEEP, WINNER, SweepFolder, open_folder
 from .train_head import Labels, head_device, make_head, open_checked, require_one_way, train_head
 
 _MOST_COLUMNS = 1536
@@ -76,7 +78,7 @@ def sweep(
     started = time.perf_counter()
     settings = settings or SweepSettings()
     out = Path(out)
-    require_free(out, overwrite=overwrite)
+    SWEEP.require_free(out, overwrite=overwrite)
     require_one_way(settings.base, validation)
     device = head_device(settings.base.device)
     caches = open_checked(cache, validation, test, labels=labels, report=report)
@@ -112,6 +114,10 @@ def sweep(
         overwrite=True,
         report=report,
     )
+    trained = read_run(folder.scratch / WINNER)
+    # Every head reads the rows that the winner trains on and is chosen by, in every epoch.
+    epochs = sum(len(result["history"]["epoch"]) for result in found)
+    passes = epochs * (trained["rows"]["train"] + trained["rows"]["validation"]) + trained["encoder_passes"]["saved"]
     folder.write_table(table_columns(settings, found))
     folder.finish(
         {
@@ -124,6 +130,7 @@ def sweep(
             "winner": dataclasses.asdict(winner),
             "kept_heads": sum(result["kept"] for result in found),
             "seconds": time.perf_counter() - started,
+            "encoder_passes": dataclasses.asdict(passes_of_cached(train_cache.record, passes)),
             "machine": machine(device),
             "versions": {"torch": torch.__version__},
         }

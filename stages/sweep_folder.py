@@ -14,14 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..cache.errors import DamagedError, NotOursError, OutputExistsError, StorageError
+from ..cache.errors import DamagedError, OutputExistsError
 from ..cache.layout import storage_errors
+from .folders import FolderKind
 
-SWEEP_FILE = "sweep.json"
 TABLE_FILE = "sweep.parquet"
 WINNER = "winner"
-FORMAT = "headstart-sweep"
-VERSION = 1
+SWEEP = FolderKind(name="sweep", file="sweep.json", format="headstart-sweep", version=1, command="headstart sweep")
 _PLAN_FILE = "plan.json"
 _GROUPS = "groups"
 
@@ -53,10 +52,10 @@ class SweepFolder:
         with storage_errors(f"cannot write {self.scratch / TABLE_FILE}"):
             pa.parquet.write_table(pa.table(dict(columns)), self.scratch / TABLE_FILE)
 
-    def finish(self, fields: Mapping[str, Any]) -> None:
+    def finish(self, fields: dict[str, Any]) -> None:
         """Write ``sweep.json``, take the final name, and drop what is needed no more."""
         with storage_errors(f"cannot write {self.final}"):
-            _write(self.scratch / SWEEP_FILE, {"format": FORMAT, "version": VERSION, **fields})
+            SWEEP.write(self.scratch, fields)
             if self.final.exists():
                 shutil.rmtree(self.final)
             self.scratch.rename(self.final)
@@ -69,20 +68,6 @@ class SweepFolder:
 
     def _group(self, group: int) -> Path:
         return self.scratch / _GROUPS / f"{group:05}.json"
-
-
-def require_free(folder: Path, *, overwrite: bool) -> None:
-    """Refuse an output that is there already, unless it is a sweep that may be replaced."""
-    if not folder.name:
-        raise OutputExistsError(
-            f"{str(folder)!r} is no name for a sweep; choose a folder that is to be made with --out"
-        )
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not overwrite:
-        raise OutputExistsError(f"{folder} exists already; choose another --out, or --overwrite it")
-    if not (folder / SWEEP_FILE).is_file():
-        raise OutputExistsError(f"{folder} is not a sweep, so it is not overwritten; choose another --out")
 
 
 def open_folder(folder: Path, plan: Mapping[str, Any], *, overwrite: bool) -> SweepFolder:
@@ -122,19 +107,7 @@ def read_sweep(folder: Path) -> dict[str, Any]:
         DamagedError: it is not what it should be.
         StorageError: it cannot be read.
     """
-    path = folder / SWEEP_FILE
-    try:
-        fields = json.loads(path.read_bytes())
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise DamagedError(f"{path} is not JSON: {error}") from None
-    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-        raise NotOursError(f"{path} was not written by headstart")
-    if fields.get("version") != VERSION:
-        raise NotOursError(
-            f"{path} is of version {fields.get('version')!r}; this headstart reads {VERSION}: upgrade it"
-        )
+    fields, path = SWEEP.read(folder), folder / SWEEP.file
     if not isinstance(fields.get("ranking"), list):
         raise DamagedError(f"{path}: it lacks its ranking")
     return fields

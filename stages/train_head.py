@@ -14,6 +14,7 @@ import torch
 
 from ..cache.errors import SettingsError
 from ..cache.reader import Cache, open_cache
+from .accounting import passes_of_cached
 from .calibration import fit_temperature
 from .devices import choose_device, machine
 from .exact import Certificate, ExactSolver
@@ -24,7 +25,7 @@ from .metrics import evaluate
 from .parts import Indices, Parts, divide
 from .progress import Note, Report, Step, silent
 from .relabel import relabel
-from .run import new_run, require_free, write_run
+from .run import RUN
 from .scaling import Parameters
 from .settings import Solver, TrainSettings
 from .walk import Rows
@@ -85,7 +86,7 @@ def train_head(
     started = time.perf_counter()
     settings = settings or TrainSettings()
     out = Path(out)
-    require_free(out, overwrite=overwrite)
+    RUN.require_free(out, overwrite=overwrite)
     device = head_device(settings.device)
     require_one_way(settings, validation)
     train_cache, validation_cache, test_cache = open_checked(cache, validation, test, labels=labels, report=report)
@@ -101,12 +102,12 @@ def train_head(
         "validation": score(head, parts.validation, parts.validation_groups),
         "test": score(head, parts.test, parts.test_groups),
     }
-    with new_run(out, overwrite=overwrite) as folder:
+    with RUN.new(out, overwrite=overwrite) as folder:
         head.save(folder)
         fields = _fields(train_cache, head, settings, parts, found, device)
         told = None if labels is None else {**dataclasses.asdict(labels), "table": str(labels.table)}
         seconds = time.perf_counter() - started
-        write_run(folder, {**fields, "labels": told, "metrics": metrics, "seconds": seconds})
+        RUN.write(folder, {**fields, "labels": told, "metrics": metrics, "seconds": seconds})
     return out
 
 
@@ -208,6 +209,10 @@ def _fields(
     cache: Cache, head: Head, settings: TrainSettings, parts: Parts, found: Found, device: torch.device
 ) -> dict[str, Any]:
     """What ``run.json`` says of the training."""
+    # Without a cache every epoch encodes the rows that it trains on and is chosen by, and the test its own. A solver
+    # would keep what it encoded once.
+    epochs = len(found.history) or 1
+    passes = epochs * (len(parts.train) + len(parts.validation)) + len(parts.test)
     return {
         "headstart": version("headstart"),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -228,18 +233,8 @@ def _fields(
         "history": [dataclasses.asdict(epoch) for epoch in found.history],
         "certificate": None if found.certificate is None else dataclasses.asdict(found.certificate),
         "epoch_seconds": found.seconds / len(found.history) if found.history else None,
-        "encoder_epoch_seconds": encoder_epoch_seconds(cache, len(parts.train) + len(parts.validation)),
         "fit_seconds": found.seconds,
+        "encoder_passes": dataclasses.asdict(passes_of_cached(cache.record, passes)),
         "machine": machine(device),
         "versions": {"torch": torch.__version__},
     }
-
-
-def encoder_epoch_seconds(cache: Cache, rows: int) -> float | None:
-    """What one epoch over so many rows would take if the encoder read them, copies too, at the speed it had.
-
-    An estimate: rows are taken to be of the cache's mean length, and the encoder to be as fast as while extracting,
-    without the padding and the training pass that a real loop adds. None where no speed was measured.
-    """
-    speed = cache.record["tokens_per_second"]
-    return None if not speed else cache.record["tokens"] / cache.rows * rows / speed

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = {"batching", "split", "walk", "scaling", "batched", "lanes", "fit", "exact", "metrics", "calibration", "ranking"}
+CORE |= {"accounting", "projection", "rungs", "units"}
 HEAVY = {"torch", "transformers", "h5py", "pyarrow", "numpy", "huggingface_hub", "safetensors"}
 
 
@@ -42,8 +43,31 @@ def test_each_room_knows_only_what_it_may(path: Path) -> None:
         assert not known & {"torch", "transformers", ".stages"}
     if room == "stages" and path.stem in CORE:
         assert not known & {"pathlib", "h5py", "json", "pyarrow", "safetensors"}
-    if path.name != "encoder.py":
+    if path.name not in ("encoder.py", "baseline.py"):
         assert "transformers" not in known
+    if path.name != "speedup_picture.py":
+        assert "matplotlib" not in known
+
+
+def test_the_program_that_is_measured_against_is_used_by_the_measurement_alone() -> None:
+    """Nothing of the two stages may come to lean on it; and the measurement is reached from its command alone."""
+    users = {path.stem for path in modules() if "baseline" in siblings(path)}
+    assert users and all(name.startswith("speedup") for name in users)
+    reaching = {path.stem for path in modules() if any(name == "speedup" for name in siblings(path))}
+    assert reaching <= {"cli"}
+
+
+def siblings(path: Path) -> set[str]:
+    """The modules of ``stages/`` that a module imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            parts = (node.module or "").split(".")
+            if path.parent.name == "stages" and node.level == 1:
+                found |= {parts[0]} if parts[0] else {alias.name for alias in node.names}
+            elif parts[0] == "stages":
+                found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+    return found
 
 
 def loaded_by(code: str) -> set[str]:

@@ -75,6 +75,14 @@ def test_every_setting_seed_and_fold_is_there_with_every_epoch(swept: Path) -> N
     assert any(len(each) < 4 for each in epochs.values()) and any(len(each) == 4 for each in epochs.values())
 
 
+def test_the_books_count_every_epoch_of_every_head(swept: Path) -> None:
+    found, winner = inspect_path(swept), inspect_path(swept / "winner")
+    rest = winner["rows"]["train"] + winner["rows"]["validation"]
+    assert winner["encoder_passes"]["saved"] == len(winner["history"]) * rest + winner["rows"]["test"]
+    assert found["encoder_passes"]["done"] == 0
+    assert found["encoder_passes"]["saved"] == len(table_of(swept)) * rest + winner["encoder_passes"]["saved"]
+
+
 def test_at_every_epoch_a_head_of_a_sweep_is_the_one_that_train_head_trains(
     swept: Path, cache: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,109 @@
+"""Whether what `headstart speedup` projects comes true: the frozen rung, for 3 epochs of 2,000 rows.
+
+Pairs of a projection (the command, on a table of these rows, with a budget that holds a part of an epoch) and of the
+run itself (the same program, loaded and run for 3 epochs over all of them), in alternating order, each in a process of
+its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import multiprocessing
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from headstart.stages.rungs import Rung, RungSettings
+from headstart.stages.settings import Precision
+
+DATA = Path(__file__).resolve().parent.parent / ".data"
+ROWS, EPOCHS = 2000, 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--budget", default="45s")
+    arguments = parser.parse_args()
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "rows.csv"
+        write_rows(table)
+        settings, projected = project(table, arguments.budget)  # whose settings the first run takes
+        for pair in range(arguments.pairs):
+            if pair % 2:
+                made = in_a_process(table, settings)
+                settings, projected = project(table, arguments.budget)
+            else:
+                if pair:
+                    settings, projected = project(table, arguments.budget)
+                made = in_a_process(table, settings)
+            ratios.append(projected / made)
+            print(
+                f"pair {pair + 1}: projected {projected:.1f} s, took {made:.1f} s, ratio {ratios[-1]:.3f}", flush=True
+            )
+    print(f"median ratio {statistics.median(ratios):.3f}")
+
+
+def write_rows(table: Path) -> None:
+    with (DATA / "vader.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    chosen = np.random.default_rng(0).permutation(len(rows))[:ROWS]
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["text", "label"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows[number] for number in chosen)
+
+
+def project(table: Path, budget: str) -> tuple[dict[str, Any], float]:
+    """How the frozen rung ran, and what the report says that 3 epochs of it take."""
+    out = table.parent / "report"
+    options = ["--encoder", str(DATA / "minilm"), "--out", str(out), "--overwrite", "--quiet", "--seed", "0"]
+    options += ["--budget", budget, "--epochs", str(EPOCHS), "--experiments", "1"]
+    subprocess.run([sys.executable, "-W", "ignore", "-m", "headstart", "speedup", str(table), *options], check=True)
+    report = json.loads((out / "speedup.json").read_text())
+    rung = next(rung for rung in report["rungs"] if rung["rung"] == Rung.FROZEN)
+    (projected,) = [line["seconds"] for line in report["totals"] if line["way"] == Rung.FROZEN]
+    print(f"  timed on {rung['rows']} rows, {rung['epoch']['repeats']} times", flush=True)
+    return rung["settings"], projected
+
+
+def in_a_process(table: Path, settings: dict[str, Any]) -> float:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(run, (table, settings))
+
+
+def run(table: Path, settings: dict[str, Any]) -> float:
+    """Seconds of the program itself: loaded, and trained for 3 epochs."""
+    import torch
+    from headstart.stages.baseline import Program
+    from headstart.stages.encoder_files import find_encoder
+
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = sorted({row["label"] for row in rows})
+    chosen = RungSettings(**{**settings, "precision": Precision(settings["precision"])})
+    started = time.perf_counter()
+    program = Program(
+        find_encoder(str(DATA / "minilm")),
+        [row["text"] for row in rows],
+        [names.index(row["label"]) for row in rows],
+        classes=len(names),
+        max_length=128,
+        device=torch.device("cpu"),
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(EPOCHS):
+        program.train(chosen, program.batches(chosen, rng.permutation(len(rows))))
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Folders that a stage writes: complete or not there, and never in the place of what is not ours."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..cache.errors import DamagedError, NotOursError, OutputExistsError, StorageError
+from ..cache.layout import storage_errors
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderKind:
+    """A kind of folder that headstart writes.
+
+    Attributes:
+        name: What it is called, such as ``run``.
+        file: The JSON file by which it is known.
+        format: What that file says of itself.
+        version: Of the format.
+        command: What makes one.
+    """
+
+    name: str
+    file: str
+    format: str
+    version: int
+    command: str
+
+    def write(self, folder: Path, fields: dict[str, Any]) -> None:
+        """Write the JSON file into a folder that is being made."""
+        content = json.dumps({"format": self.format, "version": self.version, **fields}, ensure_ascii=False, indent=1)
+        (folder / self.file).write_text(content + "\n", encoding="utf-8")
+
+    def read(self, folder: Path) -> dict[str, Any]:
+        """Read the JSON file.
+
+        Raises:
+            NotOursError: the folder is not of this kind, or of a newer version.
+            DamagedError: its file is not JSON.
+            StorageError: it cannot be read.
+        """
+        path = folder / self.file
+        try:
+            fields = json.loads(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotOursError(
+                f"{folder} is not a {self.name} (it holds no {self.file}); make one with {self.command}"
+            ) from None
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error.strerror}") from None
+        except ValueError as error:
+            raise DamagedError(f"{path} is not JSON: {error}") from None
+        if not isinstance(fields, dict) or fields.get("format") != self.format:
+            raise NotOursError(f"{path} was not written by headstart")
+        if fields.get("version") != self.version:
+            raise NotOursError(
+                f"{path} is of version {fields.get('version')!r}; this headstart reads {self.version}: upgrade it"
+            )
+        return fields
+
+    def require_free(self, folder: Path, *, overwrite: bool) -> None:
+        """Refuse an output that is there already, unless it is of this kind and may be replaced.
+
+        Raises:
+            OutputExistsError: it is.
+        """
+        if not folder.name:
+            raise OutputExistsError(
+                f"{str(folder)!r} is no name for a {self.name}; choose a folder that is to be made with --out"
+            )
+        if folder.exists() and not folder.is_dir():
+            raise OutputExistsError(f"{folder} is a file; choose another --out for the {self.name}'s folder")
+        if not folder.exists() or not any(folder.iterdir()):
+            return
+        if not overwrite:
+            raise OutputExistsError(f"{folder} exists already; choose another --out, or --overwrite it")
+        if not (folder / self.file).is_file():
+            raise OutputExistsError(f"{folder} is not a {self.name}, so it is not overwritten; choose another --out")
+
+    @contextlib.contextmanager
+    def new(self, folder: Path, *, overwrite: bool) -> Iterator[Path]:
+        """Give a scratch folder to fill; it takes the folder's name when all went well, and is gone when not.
+
+        Raises:
+            OutputExistsError: the folder is there already and may not be replaced.
+            StorageError: it cannot be written.
+        """
+        self.require_free(folder, overwrite=overwrite)
+        folder = folder.resolve()  # a link stays a link: what it points to is replaced
+        with storage_errors(f"cannot write {folder}"):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # Beside the folder, so that it is moved and not copied; of a name that is nobody's.
+            holder = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            scratch = holder / "new"
+            with storage_errors(f"cannot write {folder}"):
+                scratch.mkdir()
+            yield scratch
+            with storage_errors(f"cannot write {folder}"):
+                if folder.exists():
+                    folder.rename(holder / "old")
+                scratch.rename(folder)
+        finally:
+            shutil.rmtree(holder, ignore_errors=True)

@@ -1,0 +1,208 @@
+"""The practitioner's program, rung by rung, under a budget: what an epoch over the whole table takes on each."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from .baseline import Program, ProgramEpoch
+from .projection import Spread, scale
+from .rungs import Padding, Rung, RungSettings, advice
+from .settings import Precision
+from .units import duration
+
+_LEAST_BATCHES = {Padding.FIXED: 2, Padding.BATCH: 6}
+"""Batches of a repeat, at least. Sorted ones differ in length, so there it takes more to stand for the table."""
+_Batches = list[list[int]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RungResult:
+    """What a rung came to.
+
+    Attributes:
+        rung: Which.
+        over: The rung whose program it changes; None for the first.
+        settings: How the program ran.
+        kept: Whether the rungs after it heed it too: it was faster than ``over``.
+        rows: Rows of a repeat.
+        epoch: Seconds of an epoch over the whole table; None where it was not run.
+        not_run: Why it was not run, or None.
+    """
+
+    rung: Rung
+    over: Rung | None
+    settings: RungSettings
+    kept: bool
+    rows: int
+    epoch: Spread | None
+    not_run: str | None = None
+
+
+@dataclasses.dataclass
+class _Measured:
+    """A rung while it is measured."""
+
+    rung: Rung
+    over: Rung | None
+    settings: RungSettings
+    batches: _Batches
+    factor: float
+    """How many times the work of the sample the whole table is."""
+    expected: float
+    """Seconds that timing it once more takes."""
+    seconds: list[float]
+    """Scaled to the whole table, of each repeat."""
+    kept: bool = True
+
+
+class Ladder:
+    """Climbs: in a first round each rung is sized, timed and kept or not; in the others it is timed again.
+
+    Rounds go over all rungs, so that what else the machine does in the meantime falls on all of them alike. Advice
+    that made the program slower is taken back before the next rung: a practitioner would not keep it.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        table_rows: int,
+        half: Precision,
+        repeats: int,
+        on_rung: Callable[[str], None] = lambda rung: None,
+        on_batch: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            program: The practitioner's, on rows of the table that were drawn at random.
+            table_rows: Rows of the whole table.
+            half: What mixed precision computes in.
+            repeats: How often each rung is timed where the budget lets it.
+            on_rung: Told which rung is next.
+            on_batch: Called after each batch.
+        """
+        self._program, self._pool, self._table_rows = program, np.arange(program.rows), table_rows
+        self._half, self._repeats, self._on_rung, self._on_batch = half, repeats, on_rung, on_batch
+        self._rng = np.random.default_rng(0)
+        self._found: dict[Rung, _Measured | RungResult] = {}
+        self._current: tuple[Rung | None, RungSettings] = (None, RungSettings())
+        self._deadline = math.inf
+
+    def climb(self, rungs: Sequence[Rung], deadline: float) -> tuple[RungResult, ...]:
+        """Measure rungs in order, each with the same share of the time that is left, on `time.perf_counter`'s clock."""
+        self._deadline = deadline
+        for number, rung in enumerate(rungs):
+            self._on_rung(rung.value)
+            left = deadline - time.perf_counter() - sum(self._to_come(each) for each in self._measured())
+            self._add(rung, left / (len(rungs) - number))
+        for number in range(1, self._repeats):
+            for measured in self._measured():
+                # One that was disturbed may take less than it seemed to, so what is left is used up.
+                if len(measured.seconds) <= number and self._fits(measured.expected):
+                    self._on_rung(f"{measured.rung.value}, round {number + 1}")
+                    self._time(measured)
+        return tuple(self._result(found) for found in self._found.values())
+
+    def _add(self, rung: Rung, share: float) -> None:
+        """Size a rung so that all its repeats take no more than its share of the budget, and time it."""
+        over, before = self._current
+        settings = dataclasses.replace(before, **advice(rung, self._half))
+        batches = self._program.batches(settings, self._pool)
+        if share <= 0:
+            return self._leave_out(rung, settings, "its share of the budget was spent before it")
+        spare = f"its share of the budget was {duration(share)}"
+        try:
+            pilot = self._train(settings, batches[:1])
+            if pilot.seconds > share:
+                return self._leave_out(rung, settings, f"a batch took {duration(pilot.seconds)}, and {spare}")
+            left = share - pilot.seconds
+            if pilot.seconds < share / 10:  # else the first batch, slower than those after it, must do
+                pilot = self._train(settings, batches[:1])
+                left -= pilot.seconds
+        except (OSError, RuntimeError) as error:
+            if not settings.workers:
+                raise
+            reason = " ".join(str(error).split())[:200]
+            return self._leave_out(rung, settings, f"workers cannot run here: {reason}")
+        each = pilot.seconds - pilot.start
+        least = min(_LEAST_BATCHES[settings.padding], len(batches))
+        if pilot.start + least * each > left:
+            needed = duration(share - left + pilot.start + least * each)
+            return self._leave_out(rung, settings, f"it needs {needed} at least, and {spare}")
+        count = min(len(batches), max(least, int((left / self._repeats - pilot.start) / max(each, 1e-9))))
+        chosen = self._spread_out(batches, count)
+        work = [self._program.padded_tokens(settings, part) for part in (batches, chosen)]
+        measured = _Measured(
+            rung=rung,
+            over=over,
+            settings=settings,
+            batches=chosen,
+            factor=work[0] / work[1] * self._table_rows / len(self._pool),
+            expected=pilot.start + count * each,
+            seconds=[],
+        )
+        self._found[rung] = measured
+        self._time(measured)
+        last = self._found[over] if over is not None else None
+        if isinstance(last, _Measured) and rung is not Rung.FROZEN:
+            measured.kept = self._is_faster(measured, last)
+        if measured.kept:
+            self._current = rung, settings
+        return None
+
+    def _is_faster(self, measured: _Measured, last: _Measured) -> bool:
+        """Whether a rung is faster than the one that it changes; where it seems not, both are timed once more."""
+        seems_slower = min(measured.seconds) >= min(last.seconds)
+        if seems_slower and self._repeats > 1 and self._fits(last.expected + measured.expected):
+            self._time(last)
+            self._time(measured)
+        return min(measured.seconds) < min(last.seconds)  # what disturbs only ever slows down
+
+    def _fits(self, seconds: float) -> bool:
+        return time.perf_counter() + seconds <= self._deadline
+
+    def _measured(self) -> list[_Measured]:
+        return [found for found in self._found.values() if isinstance(found, _Measured)]
+
+    def _to_come(self, measured: _Measured) -> float:
+        return max(self._repeats - len(measured.seconds), 0) * measured.expected
+
+    def _result(self, found: _Measured | RungResult) -> RungResult:
+        if isinstance(found, RungResult):
+            return found
+        return RungResult(
+            rung=found.rung,
+            over=found.over,
+            settings=found.settings,
+            kept=found.kept,
+            rows=sum(map(len, found.batches)),
+            epoch=Spread.of(found.seconds),
+        )
+
+    def _time(self, measured: _Measured) -> None:
+        order = self._rng.permutation(len(measured.batches))
+        took = self._train(measured.settings, [measured.batches[number] for number in order])
+        measured.seconds.append(scale(took.seconds, start=took.start, factor=measured.factor))
+        measured.expected = min(measured.expected, took.seconds)  # a disturbance is not to be reckoned with
+
+    def _train(self, settings: RungSettings, batches: _Batches) -> ProgramEpoch:
+        return self._program.train(settings, batches, self._on_batch)
+
+    def _leave_out(self, rung: Rung, settings: RungSettings, reason: str) -> None:
+        over = self._current[0]
+        self._found[rung] = RungResult(
+            rung=rung, over=over, settings=settings, kept=False, rows=0, epoch=None, not_run=reason
+        )
+        if rung is Rung.FROZEN:  # what is said of the rungs after it is true only of a frozen encoder
+            self._current = over, settings
+
+    def _spread_out(self, batches: _Batches, count: int) -> _Batches:
+        """So many of the batches, evenly over their order: the longest texts, the shortest, and all between."""
+        places = (np.arange(count) + 0.5) * len(batches) / count
+        return [batches[int(place)] for place in places]

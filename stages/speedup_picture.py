@@ -1,0 +1,54 @@
+"""The picture of a speedup report. The one module that knows matplotlib, which is an extra."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .speedup_report import epoch_bars, title, total_bars
+from .units import duration
+
+_PROGRAM, _OURS = "#8d99ae", "#1b6ca8"
+
+
+def draw(path: Path, report: Mapping[str, Any]) -> bool:
+    """Draw seconds of an epoch on the left and of all experiments on the right, on logarithmic axes, into a PNG.
+
+    Returns:
+        Whether it was drawn: False without matplotlib.
+    """
+    try:
+        import matplotlib.figure
+    except ImportError:
+        return False
+    left, right = epoch_bars(report), total_bars(report)
+    figure = matplotlib.figure.Figure(figsize=(13, 1.8 + 0.42 * max(len(left), len(right))), layout="constrained")
+    axes = figure.subplots(1, 2)
+    settings = report["settings"]
+    _bars(axes[0], left, "an epoch over the whole table")
+    _bars(axes[1], right, f"{settings['experiments']} experiments of {settings['epochs']} epochs (unless said)")
+    figure.suptitle(title(report), fontsize=10)
+    figure.savefig(path, dpi=110)
+    return True
+
+
+def _bars(axis: Any, bars: list[tuple[str, float, float, float]], heading: str) -> None:
+    """Horizontal bars with what they measure beside them, and the range of the repeats as a line."""
+    names, values = [bar[0] for bar in bars], [bar[1] for bar in bars]
+    colours = [_OURS if name.startswith("headstart") else _PROGRAM for name in names]
+    below = [value - bar[2] for value, bar in zip(values, bars, strict=True)]
+    above = [bar[3] - value for value, bar in zip(values, bars, strict=True)]
+    axis.barh(range(len(bars)), values, color=colours, xerr=[below, above], error_kw={"linewidth": 1.2, "capsize": 3})
+    for place, (_, value, _, high) in enumerate(bars):
+        axis.text(max(high, value) * 1.12, place, duration(value), va="center", fontsize=9)
+    axis.set_yticks(range(len(bars)), names, fontsize=9)
+    axis.invert_yaxis()
+    if values:  # nothing to take logarithms of otherwise
+        axis.set_xscale("log")
+        axis.set_xlim(min(values) / 3, max(values) * 12)
+    axis.set_xlabel("seconds (logarithmic)")
+    axis.set_title(heading, fontsize=10, loc="left")
+    axis.grid(axis="x", alpha=0.3)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)

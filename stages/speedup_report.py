@@ -1,0 +1,202 @@
+"""What a speedup report says, as tables: the same on the terminal and in Markdown. Plain values in, text out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from .folders import FolderKind
+from .rungs import Rung
+from .units import duration
+
+SPEEDUP = FolderKind(
+    name="speedup report",
+    file="speedup.json",
+    format="headstart-speedup",
+    version=1,
+    command="headstart speedup",
+)
+Bars = list[tuple[str, float, float, float]]
+"""Name, value, lowest and highest repeat."""
+EXTRACT, TRAIN_HEAD = "headstart: extract, once", "headstart: train-head"
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of the report.
+
+    Attributes:
+        heading: What it is about.
+        rows: Cells, the header first; of the columns, the first is a name.
+        notes: Sentences that belong to it.
+    """
+
+    heading: str
+    rows: list[list[str]]
+    notes: list[str]
+
+
+def title(report: Mapping[str, Any]) -> str:
+    """One line: which encoder, which rows, which machine."""
+    machine, table = report["machine"], report["table"]
+    return (
+        f"{report['encoder']['name']} on {table['rows']:,} rows ({table['distinct_texts']:,} distinct texts), at most "
+        f"{report['settings']['max_length']} tokens; {machine['device']}, {machine['cores']} cores"
+    )
+
+
+def sections(report: Mapping[str, Any]) -> list[Section]:
+    """The report: epochs, totals, quality."""
+    return [_epochs(report), _totals(report), _quality(report)]
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The report as a page."""
+    text = f"{title(report)}\n"
+    for section in sections(report):
+        text += f"\n## {section.heading}\n\n"
+        if section.rows:
+            header, *rows = section.rows
+            text += "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]) + "\n\n"
+        text += "".join(f"- {note}\n" for note in section.notes)
+    return text
+
+
+def epoch_bars(report: Mapping[str, Any]) -> Bars:
+    """What was measured of an epoch, for a picture: the program's rungs, stage one once, stage two."""
+    bars = [(rung["rung"], *_spread(rung["epoch"])) for rung in report["rungs"] if rung["epoch"]]
+    stages = report["stages"]
+    found = ((EXTRACT, stages["extract"]), (TRAIN_HEAD, stages["epoch"]))
+    return bars + [(name, *_spread(spread)) for name, spread in found if spread]
+
+
+def total_bars(report: Mapping[str, Any]) -> Bars:
+    """What all experiments take in each way, for a picture."""
+    found = []
+    for line in report["totals"]:
+        said = "" if line["epochs"] == report["settings"]["epochs"] else f" ({line['epochs']})"
+        found.append((line["way"] + said, line["seconds"], line["seconds"], line["seconds"]))
+    return found
+
+
+def _epochs(report: Mapping[str, Any]) -> Section:
+    rows = [["rung", "an epoch takes", "repeats", "over the start", "over the rung before", "rows timed"]]
+    medians = {rung["rung"]: rung["epoch"]["median"] for rung in report["rungs"] if rung["epoch"]}
+    start, last = medians.get(Rung.START.value), None
+    notes = []
+    for rung in report["rungs"]:
+        if not rung["epoch"]:
+            rows.append([rung["rung"], "not run", "", "", "", ""])
+            notes.append(f"{rung['rung']} was not run: {rung['not_run']}.")
+            continue
+        own, over = rung["epoch"]["median"], rung["over"]
+        before = _times(medians.get(over), own) + ("" if rung["kept"] else ", taken back")
+        rows.append(
+            [rung["rung"], duration(own), _range(rung["epoch"]), _times(start, own), before, f"{rung['rows']:,}"]
+        )
+        last = own if rung["kept"] else last
+    stages = report["stages"]
+    if stages["not_run"]:
+        notes.append(f"headstart was not run: {stages['not_run']}.")
+    timed = f"{stages['rows']:,}" + (", all of them" if stages["whole"] else "")
+    for name, spread in ((EXTRACT, stages["extract"]), (TRAIN_HEAD, stages["epoch"])):
+        if spread:
+            own = spread["median"]
+            rows.append([name, duration(own), _range(spread), _times(start, own), _times(last, own), timed])
+    return Section("An epoch over the whole table", rows, notes + _how(report))
+
+
+def _how(report: Mapping[str, Any]) -> list[str]:
+    precision, stages = report["precision"], report["stages"]
+    return [
+        "Each rung ran for real, on as many rows as its share of the budget held. What a sample took is scaled to the "
+        "whole table by the padded tokens in it; what an epoch costs whatever its length (starting workers) is counted "
+        "once. Figures are medians of the repeats.",
+        "An epoch of the program trains on every row. Its test after each epoch, and saving, are left out, which "
+        "favours it. headstart's epoch is scaled to every row likewise, its validation included.",
+        "Each rung changes the last that was kept. What made the program slower on this machine is reported and taken "
+        "back. The last rung batches rows by length, as many padded tokens a batch as before, the encoder in eval().",
+        f"headstart computes in {precision['chosen']} here: {precision['reason']}. Its start (loading the encoder) is "
+        + ("part of what was timed." if stages["whole"] else "counted once, and the rest scaled by distinct texts."),
+    ]
+
+
+def _totals(report: Mapping[str, Any]) -> Section:
+    settings, lines = report["settings"], report["totals"]
+    rows = [["way", "epochs", "all experiments take", "over the start", "extracting has paid for itself after"]]
+    start = next((line["seconds"] for line in lines if line["way"] == Rung.START.value), None)
+    for line in lines:
+        ours = line["way"].startswith("headstart")
+        paid = line["paid_off_after"]
+        rows.append(
+            [
+                line["way"],
+                str(line["epochs"]),
+                duration(line["seconds"]),
+                _times(start, line["seconds"]),
+                "" if ours or not report["stages"]["extract"] else "never" if paid is None else _epochs_of(paid),
+            ]
+        )
+    notes = [
+        f"{settings['experiments']} experiments of {settings['epochs']} epochs each, one after the other. One of the "
+        f"program's loads its encoder ({duration(report['program_start'])}); one of headstart's opens and checks the "
+        "cache, trains and tests.",
+        "With an existing cache, headstart is ahead from the first epoch on.",
+    ]
+    return Section(f"{settings['experiments']} experiments", rows, notes)
+
+
+def _quality(report: Mapping[str, Any]) -> Section:
+    quality = report["quality"]
+    notes = [f"{quality['not_run'][0].upper()}{quality['not_run'][1:]}."] if quality["not_run"] else []
+    if not quality["trained"]:
+        return Section("Quality beside speed", [], notes)
+    rows = [["training", "seed", "epochs", "accuracy", "95% interval", "trained in", "weights differ by"]]
+    rows += [
+        [
+            each["training"],
+            str(each["seed"]),
+            str(each["epochs"]),
+            f"{each['accuracy']:.4f}",
+            f"{each['low']:.4f} to {each['high']:.4f}",
+            duration(each["seconds"]),
+            "" if each["difference"] is None else f"{each['difference']:.1e}",
+        ]
+        for each in quality["trained"]
+    ]
+    verdict = "the same head: their weights agree to 1e-4" if quality["agree"] else "NOT the same head, as they must be"
+    notes += [
+        f"{quality['train_rows']:,} rows to train and choose the epoch on, {quality['test_rows']:,} others to test on, "
+        f"in float32, cut and padded at {quality['length']} tokens; every head but that of headstart's own "
+        "defaults has the same optimiser, learning rate, batches of 16, masks and epochs, and begins at zero.",
+        "The program with its encoder in eval(), really encoding in its loop, and headstart from its cache give "
+        f"{verdict}.",
+        "The program as written may differ: its train() switches the frozen encoder's own dropout on as well, so the "
+        "head trains on noisy features and is tested on clean ones.",
+        "Every head is taken at the epoch that the validation rows chose. The program chooses its epoch by the test "
+        "rows, which makes the accuracy that it reports optimistic.",
+    ]
+    return Section("Quality beside speed", rows, notes)
+
+
+def _spread(spread: Mapping[str, Any]) -> tuple[float, float, float]:
+    return spread["median"], spread["low"], spread["high"]
+
+
+def _range(spread: Mapping[str, Any]) -> str:
+    if spread["repeats"] == 1:
+        return "1"
+    return f"{spread['repeats']}: {duration(spread['low'])} to {duration(spread['high'])}"
+
+
+def _times(other: float | None, own: float) -> str:
+    """How many times as fast as another."""
+    if other is None:
+        return ""
+    ratio = other / own
+    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.1f}" if ratio >= 10 else f"{ratio:.2f}"
+
+
+def _epochs_of(count: int) -> str:
+    return f"{count:,} epoch" + ("" if count == 1 else "s")

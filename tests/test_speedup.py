@@ -1,0 +1,450 @@
+"""The speedup report: what it shows was run, what it projects follows from that, what did not fit is not guessed."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import itertools
+import json
+import math
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from headstart.cache.errors import OutputExistsError, SettingsError
+from headstart.stages import speedup_picture, speedup_stages
+from headstart.stages.accounting import passes_of_cached, passes_of_extraction
+from headstart.stages.baseline import Program, ProgramEpoch, SentimentClassifier
+from headstart.stages.encoder_files import find_encoder
+from headstart.stages.extract import extract
+from headstart.stages.inspect import inspect_path
+from headstart.stages.progress import Note
+from headstart.stages.projection import Spread, paid_off_after, scale, total
+from headstart.stages.rungs import Padding, Rung, RungSettings, SpeedupSettings
+from headstart.stages.settings import Precision, parse_duration
+from headstart.stages.speedup import speedup
+from headstart.stages.speedup_ladder import Ladder
+from headstart.stages.speedup_quality import AGREE, Training, compare_quality
+from headstart.stages.speedup_report import sections
+from headstart.stages.speedup_stages import Draw
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import tiny_rows
+
+pytestmark = [
+    # What torch rightly says of 4 workers on 2 cores, and of pinned memory without a GPU.
+    pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes:UserWarning"),
+    pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true but no accelerator:UserWarning"),
+]
+Report = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("speedup") / "table.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *tiny_rows(500, classes=3)])
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tiny: Path, table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report, made by the command."""
+    out = tmp_path_factory.mktemp("report") / "out"
+    options = ["--encoder", tiny, "--out", out, "--budget", "12s", "--repeats", 2, "--max-length", 32, "--epochs", 3]
+    done = headstart("speedup", table, *options, "--seed", 0)
+    assert done.returncode == 0, done.stderr
+    (out / "printed").write_text(done.stdout)
+    return out
+
+
+def headstart(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "headstart", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def report_of(folder: Path) -> Report:
+    fields: Report = json.loads((folder / "speedup.json").read_text())
+    return fields
+
+
+def test_every_rung_is_measured_in_the_order_of_the_advice(made: Path) -> None:
+    report = report_of(made)
+    assert [rung["rung"] for rung in report["rungs"]] == [rung.value for rung in Rung]
+    for rung in report["rungs"]:
+        assert rung["epoch"]["low"] <= rung["epoch"]["median"] <= rung["epoch"]["high"], rung
+        assert rung["rows"] > 0 and rung["not_run"] is None
+    stages = report["stages"]
+    assert stages["whole"] and stages["rows"] == 500
+    assert stages["extract"]["median"] > 0 and stages["epoch"]["median"] > 0
+
+
+def test_a_rung_changes_the_last_that_made_the_program_faster(made: Path) -> None:
+    rungs = report_of(made)["rungs"]
+    last = None
+    for rung in rungs:
+        assert rung["over"] == last
+        last = rung["rung"] if rung["kept"] else last
+    kept = [rung["rung"] for rung in rungs if rung["kept"]]
+    for rung in rungs:
+        settings = rung["settings"]
+        at = [each["rung"] for each in rungs].index(rung["rung"])
+        heeded = {name for name in kept if [each["rung"] for each in rungs].index(name) < at} | {rung["rung"]}
+        assert (settings["batch_size"] == 16) == (Rung.BATCH in heeded)
+        assert settings["frozen"] == (Rung.FROZEN in heeded)
+        assert (settings["precision"] == "bfloat16") == (Rung.PRECISION in heeded)
+        assert (settings["workers"] == 4) == (Rung.WORKERS in heeded)
+        assert settings["pinned"] == (Rung.PINNED in heeded)
+
+
+def test_totals_follow_from_what_was_measured(made: Path) -> None:
+    report = report_of(made)
+    medians = {rung["rung"]: rung["epoch"]["median"] for rung in report["rungs"]}
+    lines = {line["way"]: line for line in report["totals"]}
+    extract_, epoch = (report["stages"][name]["median"] for name in ("extract", "epoch"))
+    for way, median in medians.items():
+        assert lines[way]["seconds"] == pytest.approx(10 * (report["program_start"] + 3 * median))
+        after = lines[way]["paid_off_after"]
+        assert extract_ + after * epoch <= after * median
+        assert after == 1 or extract_ + (after - 1) * epoch > (after - 1) * median
+    runs = 10 * report["stages"]["experiment"]["median"]
+    assert lines["headstart"]["seconds"] == pytest.approx(extract_ + runs)
+    assert lines["headstart, the cache there already"]["seconds"] == pytest.approx(runs)
+    assert lines["headstart, its own epochs"]["epochs"] == 100
+
+
+def test_terminal_and_markdown_show_the_same_table(made: Path) -> None:
+    printed, page = (made / "printed").read_text(), (made / "speedup.md").read_text()
+    for section in sections(report_of(made)):
+        for row in section.rows:
+            assert "| " + " | ".join(row) + " |" in page
+            assert all(cell in printed for cell in row)
+            assert any(all(cell in line for cell in row) for line in printed.splitlines())
+        assert all(note in page and note in printed for note in section.notes)
+    assert re.search(r"Measured in [\d.]+ s of a budget of 12\.0 s\.", printed)
+    assert "seconds" in (made / "speedup.json").read_text()
+
+
+def test_the_picture_is_a_png(made: Path) -> None:
+    assert (made / "speedup.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert inspect_path(made)["kind"] == "speedup"
+
+
+def test_the_loop_with_the_encoder_in_eval_and_the_cache_give_the_same_head(
+    minilm: Path, vader: list[dict[str, str]], tmp_path: Path
+) -> None:
+    """On real weights and text. The program as written trains another one: its encoder's dropout is on."""
+    chosen = [vader[number] for number in np.random.default_rng(0).permutation(len(vader))[:400]]
+    columns = {name: [row[name] for row in chosen] for name in ("text", "label")}
+    settings = SpeedupSettings(encoder=str(minilm), epochs=2, quality_train=128, quality_test=192, seeds=(1,))
+    found = compare_quality(
+        Draw(table=None, columns=columns, few=64, table_rows=400, table_texts=400),
+        ("negative", "neutral", "positive"),
+        find_encoder(str(minilm)),
+        dataclasses.replace(settings, quality_length=32),
+        scratch=tmp_path,
+        device=torch.device("cpu"),
+        deadline=math.inf,
+        on_step=lambda detail: None,
+    )
+    assert (found.train_rows, found.test_rows, found.length, found.not_run) == (128, 192, 32, None)
+    assert [(each.seed, each.training) for each in found.trained] == [(1, training) for training in Training]
+    written, clean, cached, _ = found.trained
+    assert clean.difference is not None and clean.difference <= AGREE
+    assert (clean.accuracy, clean.low, clean.high) == (cached.accuracy, cached.low, cached.high)
+    assert written.epochs == clean.epochs == cached.epochs <= 2
+    assert written.difference is None and cached.difference is None
+    assert found.agree
+    assert not dataclasses.replace(found, trained=(dataclasses.replace(clean, difference=2e-4),)).agree
+    assert all(each.low <= each.accuracy <= each.high for each in found.trained)
+
+
+def test_the_encoder_is_noisy_only_where_the_program_leaves_its_dropout_on(
+    minilm: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What goes into the heads of the comparison: the same features in every epoch, or others each time."""
+    settings = SpeedupSettings(encoder=str(minilm), epochs=1, quality_train=64, quality_test=64, seeds=(0,))
+    columns = {"text": [f"a good film {number}" for number in range(192)], "label": ["bad", "good"] * 96}
+    features: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+    original = SentimentClassifier.encode
+
+    def encode(self: SentimentClassifier, batch: Any, *, frozen: bool) -> torch.Tensor:
+        found = original(self, batch, frozen=frozen)
+        assert frozen and not found.requires_grad
+        if batch["label"].shape[0] == 16:
+            features[self.bert.training].append(found)
+        return found
+
+    monkeypatch.setattr(SentimentClassifier, "encode", encode)
+    compare_quality(
+        Draw(table=None, columns=columns, few=10, table_rows=192, table_texts=192),
+        ("bad", "good"),
+        find_encoder(str(minilm)),
+        dataclasses.replace(settings, quality_length=16),
+        scratch=tmp_path,
+        device=torch.device("cpu"),
+        deadline=math.inf,
+        on_step=lambda detail: None,
+    )
+    clean = torch.cat(features[False])
+    noise = torch.cdist(torch.cat(features[True]), clean).min(dim=1).values
+    assert len(features[True]) >= 3 and noise.min() > 1e-2
+
+
+def test_what_does_not_fit_is_left_out_and_never_guessed(tiny: Path, table: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    settings = SpeedupSettings(encoder=str(tiny), budget=0.01, max_length=32)
+    out = speedup(
+        table, tmp_path / "out", settings, report=lambda e: notes.append(e.text) if isinstance(e, Note) else None
+    )
+    report = report_of(out)
+    assert all(rung["epoch"] is None and rung["not_run"] for rung in report["rungs"])
+    assert report["stages"]["not_run"] and report["stages"]["extract"] is None
+    assert report["totals"] == [] and report["quality"]["trained"] == [] and report["quality"]["not_run"]
+    page = (out / "speedup.md").read_text()
+    assert page.count("not run") >= 2 * len(Rung)
+    assert not re.search(r"\d (ms|s) \|", page)
+
+
+def test_a_batch_that_takes_longer_than_its_share_is_not_run(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+    ladder = ladder_of(tiny, seconds={False: 2.0, True: 0.01}, monkeypatch=monkeypatch)
+    start, batch, frozen = ladder.climb([Rung.START, Rung.BATCH, Rung.FROZEN], time.perf_counter() + 1.5)
+    assert start.epoch is None and batch.epoch is None
+    assert start.not_run is not None
+    assert re.fullmatch(r"a batch took 2\.0 s, and its share of the budget was \d+ ms", start.not_run)
+    assert frozen.epoch is not None and frozen.over is None and frozen.settings.batch_size == 8
+
+
+def test_what_a_sample_took_is_scaled_to_the_whole_table(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+    """A batch of 8 takes 0.01 s: 1,000 rows take 1.25 s, and what starting took is not multiplied."""
+    ladder = ladder_of(tiny, seconds={False: 0.01, True: 0.01}, start=0.05, monkeypatch=monkeypatch)
+    (found,) = ladder.climb([Rung.START], time.perf_counter() + 0.2)
+    assert found.rows < 160 and found.epoch is not None
+    assert found.epoch.median == pytest.approx(0.05 + 1000 / 8 * 0.01)
+
+
+def test_advice_that_slows_the_program_down_is_taken_back(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+    """It is timed twice, beside the rung that it changes, before it is given up."""
+    ladder = ladder_of(tiny, seconds={False: 0.01, True: 0.002}, monkeypatch=monkeypatch, slow_workers=3.0, repeats=2)
+    climbed = ladder.climb([Rung.FROZEN, Rung.WORKERS, Rung.PINNED], time.perf_counter() + 2)
+    frozen, workers, pinned = climbed
+    assert frozen.epoch is not None and workers.epoch is not None
+    assert frozen.epoch.repeats >= 2 and workers.epoch.repeats == 2
+    assert workers.epoch.median == pytest.approx(3 * frozen.epoch.median)
+    assert workers.over is Rung.FROZEN and not workers.kept and workers.settings.workers == 4
+    assert pinned.over is Rung.FROZEN and pinned.settings.workers == 0 and pinned.settings.pinned
+
+
+def test_workers_that_cannot_start_cost_their_rung_alone(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+    ladder = ladder_of(tiny, seconds={False: 0.01, True: 0.01}, monkeypatch=monkeypatch, slow_workers=None)
+    workers, pinned = ladder.climb([Rung.WORKERS, Rung.PINNED], time.perf_counter() + 2)
+    assert workers.not_run == "workers cannot run here: unable to open shared memory object"
+    assert pinned.epoch is not None and pinned.settings.workers == 0
+
+
+def ladder_of(
+    tiny: Path,
+    *,
+    seconds: dict[bool, float],
+    monkeypatch: pytest.MonkeyPatch,
+    start: float = 0.0,
+    slow_workers: float | None = 1.0,
+    repeats: int = 1,
+) -> Ladder:
+    """A ladder for a table of 1,000 rows whose batches take as long as is said, frozen and not; so many times as long
+    with workers, which with None cannot start."""
+
+    def train(self: Program, settings: RungSettings, batches: list[list[int]], on_batch: Any) -> ProgramEpoch:
+        if settings.workers and slow_workers is None:
+            raise RuntimeError("unable to open shared memory object")
+        slow = slow_workers if settings.workers and slow_workers else 1.0
+        took = start + slow * seconds[settings.frozen] * len(batches)
+        return ProgramEpoch(start=start, seconds=took, loss=1.0, accuracy=0.5)
+
+    monkeypatch.setattr(Program, "train", train)
+    program = program_of(tiny, 160)
+    return Ladder(program, table_rows=1000, half=Precision.BFLOAT16, repeats=repeats)
+
+
+def program_of(encoder: Path, rows: int, **options: Any) -> Program:
+    texts = [text for text, _ in tiny_rows(rows)]
+    arguments = {"classes": 2, "max_length": 32, "device": torch.device("cpu"), **options}
+    return Program(find_encoder(str(encoder)), texts, [number % 2 for number in range(rows)], **arguments)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_program_trains_what_its_rung_says(tiny: Path, workers: int) -> None:
+    program = program_of(tiny, 40)
+    frozen, trained = RungSettings(frozen=True, workers=workers), RungSettings(batch_size=16, workers=workers)
+    for settings in (frozen, trained):
+        before = {name: tensor.clone() for name, tensor in program.model.state_dict().items()}
+        told = itertools.count()
+        batches = program.batches(settings, np.arange(40))
+        took = program.train(settings, batches, functools.partial(next, told))
+        assert next(told) == len(batches) == math.ceil(40 / settings.batch_size)
+        assert 0 < took.start < took.seconds
+        assert took.loss == pytest.approx(math.log(2), rel=0.5) and 0 <= took.accuracy <= 1
+        moved = {name for name, tensor in program.model.state_dict().items() if not torch.equal(tensor, before[name])}
+        assert "fc.weight" in moved
+        assert any(name.startswith("bert.encoder") for name in moved) == (not settings.frozen)
+        assert program.model.bert.training  # as train() leaves it
+
+
+def test_the_best_form_pads_within_a_batch_and_is_free_of_noise(tiny: Path) -> None:
+    program = program_of(tiny, 64)
+    best = RungSettings(batch_size=4, frozen=True, padding=Padding.BATCH, noisy=False)
+    batches = program.batches(best, np.arange(64))
+    assert sorted(row for batch in batches for row in batch) == list(range(64))
+    shapes = [batch["input_ids"].shape for batch in program.loader(best, batches)]
+    assert all(rows * longest <= 4 * 32 for rows, longest in shapes)
+    assert sum(rows * longest for rows, longest in shapes) == program.padded_tokens(best, batches)
+    assert program.padded_tokens(best, batches) < program.padded_tokens(RungSettings(), batches) / 2
+    program.train(best, batches)
+    assert not program.model.bert.training
+
+
+def test_a_whole_table_that_does_not_fit_is_scaled_from_a_sample(
+    tiny: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speedup_stages, "_plan", lambda *_, **__: (2, 300))
+    stages = report_of(speedup(table, tmp_path / "out", SpeedupSettings(encoder=str(tiny), budget=4)))["stages"]
+    assert (stages["rows"], stages["whole"]) == (300, False)
+    assert stages["extract"]["repeats"] == 2
+    assert stages["extract"]["median"] >= stages["extract_start"] > 0
+
+
+def test_a_missing_library_costs_the_picture_alone(
+    tiny: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    notes: list[str] = []
+    settings = SpeedupSettings(encoder=str(tiny), budget=0.01, max_length=32)
+    out = speedup(
+        table, tmp_path / "out", settings, report=lambda e: notes.append(e.text) if isinstance(e, Note) else None
+    )
+    assert sorted(path.name for path in out.iterdir()) == ["speedup.json", "speedup.md"]
+    assert any("pip install 'headstart[report]'" in note for note in notes)
+    assert not speedup_picture.draw(tmp_path / "p.png", {})
+
+
+def test_only_a_report_is_ever_replaced(tiny: Path, table: Path, tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("mine")
+    settings = SpeedupSettings(encoder=str(tiny), budget=0.01, max_length=32)
+    for overwrite in (False, True):
+        with pytest.raises(OutputExistsError, match="exists already" if not overwrite else "is not a speedup report"):
+            speedup(table, foreign, settings, overwrite=overwrite)
+    out = speedup(table, tmp_path / "out", settings)
+    with pytest.raises(OutputExistsError, match="exists already"):
+        speedup(table, out, settings)
+    assert speedup(table, out, settings, overwrite=True) == out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign", "out"]
+
+
+def test_ctrl_c_leaves_nothing_behind(tiny: Path, table: Path, tmp_path: Path) -> None:
+    command = ["speedup", table, "--encoder", tiny, "--out", tmp_path / "out", "--budget", "60s"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "headstart", *map(str, command)], stderr=subprocess.PIPE, text=True
+    )
+    while not list(tmp_path.iterdir()):
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in printed and "Traceback" not in printed
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--budget", "soon"], "the time is 'soon'; write it as 120s or 10min"),
+        (["--budget", "0s"], "budget is 0 s; it must be above 0"),
+        (["--seed", "1,1"], "seeds are 1,1; give distinct numbers"),
+        (["--epochs", "0"], "epochs is 0; it must be at least 1"),
+        (["--label-column", "stars"], "has no column 'stars'"),
+    ],
+)
+def test_a_mistake_is_said_in_one_line(tiny: Path, table: Path, tmp_path: Path, options: list[str], said: str) -> None:
+    done = headstart("speedup", table, "--encoder", tiny, "--out", tmp_path / "out", *options)
+    assert done.returncode == 2 and done.stdout == ""
+    assert said in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("120s", 120), ("10min", 600), ("1.5h", 5400), ("90", 90), ("2 min", 120)]
+)
+def test_times_are_read(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+def test_a_budget_is_finite() -> None:
+    with pytest.raises(SettingsError, match="budget"):
+        SpeedupSettings(budget=math.inf)
+
+
+seconds = st.floats(1e-3, 1e5)
+
+
+@given(seconds, seconds, seconds)
+def test_extracting_has_paid_for_itself_at_the_first_epoch_that_is_no_dearer(
+    once: float, epoch: float, other: float
+) -> None:
+    after = paid_off_after(once=once, epoch=epoch, other_epoch=other)
+    if after is None:
+        assert epoch >= other
+        return
+    slack = 1e-6 * (once + after * (epoch + other))
+    assert once + after * epoch <= after * other + slack
+    assert once + (after - 1) * epoch >= (after - 1) * other - slack
+
+
+@given(seconds, seconds, st.floats(1, 1e4), st.integers(1, 100), st.integers(1, 100))
+def test_projections_add_up(start: float, rest: float, factor: float, epochs: int, experiments: int) -> None:
+    assert scale(start + rest, start=start, factor=factor) == pytest.approx(start + rest * factor, rel=1e-6)
+    whole = total(once=rest, start=start, epoch=rest, epochs=epochs, experiments=experiments)
+    assert whole == pytest.approx(rest + experiments * start + experiments * epochs * rest)
+
+
+@given(st.lists(seconds, min_size=1, max_size=9))
+def test_a_spread_is_the_median_and_the_range(values: list[float]) -> None:
+    found = Spread.of(values)
+    assert (found.low, found.high, found.repeats) == (min(values), max(values), len(values))
+    assert found.median == pytest.approx(float(np.median(values)))
+
+
+def test_the_books_of_an_extraction_are_of_texts_that_the_encoder_read(
+    tiny: Path, tmp_path: Path, encoded: list[list[int]], write_csv: Callable[..., Path]
+) -> None:
+    rows = tiny_rows(100)
+    started = time.time()
+    settings = {"encoder": str(tiny), "precision": "float32"}
+    from headstart.stages.settings import ExtractSettings
+
+    cache = extract(write_csv(rows), tmp_path / "c.h5", ExtractSettings(**settings))  # type: ignore[arg-type]
+    record = inspect_path(cache)["record"]
+    books = passes_of_extraction([record], since=started)
+    assert (books.done, books.saved) == (len(encoded), 100 - len(encoded))
+    spared = record["tokens"] - sum(map(len, encoded))
+    assert books.saved_seconds == pytest.approx(spared / record["tokens_per_second"])
+    found = passes_of_extraction([record], since=time.time())
+    assert (found.done, found.saved) == (0, 100)
+    assert found.saved_seconds == pytest.approx(record["tokens"] / record["tokens_per_second"])
+    cached = passes_of_cached(record, 1000)
+    assert (cached.done, cached.saved) == (0, 1000)
+    assert cached.saved_seconds == pytest.approx(10 * record["tokens"] / record["tokens_per_second"])
+    assert passes_of_cached({**record, "tokens_per_second": None}, 1000).saved_seconds is None
