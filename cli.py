@@ -173,6 +173,45 @@ def extract_command(
     terminal.show_passes(passes_of_extraction([found["record"] for found in caches], since=started))
 
 
+@app.command("repair")
+def repair_command(
+    cache: Annotated[Path, typer.Argument(help="The cache to mend.")],
+    table: Annotated[Path, typer.Argument(help="The table that it was made from.")],
+    encoder: Annotated[
+        str | None, typer.Option(help="Where the encoder is now.", show_default="where the cache says it was")
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Column of the texts.")] = EXTRACT.text_column,
+    text_pair_column: Annotated[
+        str | None, typer.Option(help="Column of second texts, of a cache of pairs.")
+    ] = EXTRACT.text_pair_column,
+    label_column: Annotated[str, typer.Option(help="Column of the labels.")] = EXTRACT.label_column or "label",
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave out rows without text or label, as extract did.")
+    ] = EXTRACT.skip_bad_rows,
+    device: Device = EXTRACT.device,
+    allow_pickled_weights: Pickled = EXTRACT.allow_pickled_weights,
+    quiet: Quiet = False,
+) -> None:
+    """Encode again just what is damaged in a cache."""
+    from . import terminal
+
+    with terminal.reporting(quiet) as report:
+        from .stages.repair import repair
+
+        repair(
+            cache,
+            table,
+            encoder=encoder,
+            text_column=text_column,
+            text_pair_column=text_pair_column,
+            label_column=label_column,
+            skip_bad_rows=skip_bad_rows,
+            device=device,
+            allow_pickled_weights=allow_pickled_weights,
+            report=report,
+        )
+
+
 TestFraction = Annotated[float, typer.Option(help="Share of rows held out for the test.")]
 ValidationFraction = Annotated[float, typer.Option(help="Share of the remaining rows held out to choose by.")]
 SplitSeed = Annotated[int, typer.Option(help="Fixes which rows are held out.")]

@@ -130,7 +130,7 @@ class Cache:
         """
         damaged = []
         for block in range(self.layout.blocks):
-            if not (self.block_holds(block) and self._block_labels_hold(block)):
+            if not (self.block_holds(block) and self.block_labels_hold(block)):
                 damaged.append(block)
             on_block(block)
         return damaged
@@ -161,13 +161,14 @@ class Cache:
         if self.labels is None or self.label_names is None:
             return None
         classes = len(self.label_names)
-        whole = all(self._block_labels_hold(block) for block in range(self.layout.blocks))
+        whole = all(self.block_labels_hold(block) for block in range(self.layout.blocks))
         if not whole or not 0 <= self.labels.min() <= self.labels.max() < classes:
             raise DamagedError(f"{self.path}: its labels are damaged, or outside 0 to {classes - 1}")
         counts = np.bincount(self.labels, minlength=classes)
         return {name: int(count) for name, count in zip(self.label_names, counts, strict=True)}
 
-    def _block_labels_hold(self, block: int) -> bool:
+    def block_labels_hold(self, block: int) -> bool:
+        """Whether a block's labels are the ones that their checksum was taken of, where there are any."""
         if self.labels is None or self.label_checksums is None:
             return True
         rows = self.layout.block_slice(block)
@@ -182,17 +183,24 @@ def open_cache(path: str | Path) -> Cache:
         DamagedError: it is cut short, its structure is wrong, or a document's checksum does not hold.
         StorageError: it cannot be read.
     """
-    cache = open_any(Path(path))
+    cache = _open(Path(path), finished=True)
     if not cache.record:
         raise NotOursError(f"{path} is not finished; run the same headstart extract again to carry on with it")
     return cache
 
 
 def open_any(path: Path) -> Cache:
-    """Open a cache, finished or not. An unfinished one has an empty record, and blocks that do not hold."""
+    """Open a cache, finished or not. An unfinished one has an empty record, and blocks that do not hold.
+
+    The record is what a run writes last: one that does not hold is that of a run that was killed meanwhile.
+    """
+    return _open(path, finished=False)
+
+
+def _open(path: Path, *, finished: bool) -> Cache:
     layout, spans = read_layout(path)
     with storage_errors(f"cannot read {path}"):
-        documents = {name: _read_document(path, name, spans) for name in layout.document_bytes}
+        documents = {name: _read_document(path, name, spans, finished=finished) for name in layout.document_bytes}
         arrays = {name: span.map(path) for name, span in spans.items() if span.shape}
     names = documents.get("label_names")
     if layout.labelled != (names is not None) or not (names is None or _is_list_of_names(names)):
@@ -236,13 +244,15 @@ def _check_fields(path: Path, name: str, document: Any, fields: Mapping[str, tup
             raise DamagedError(f"{path}: its {name} lacks {field!r}, or it is of the wrong kind")
 
 
-def _read_document(path: Path, name: str, spans: Mapping[str, Span]) -> Any:
-    """Read one JSON document. A record that was never written reads as an empty object."""
+def _read_document(path: Path, name: str, spans: Mapping[str, Span], *, finished: bool) -> Any:
+    """Read one JSON document. A record that was never written, or not to its end, reads as an empty object."""
     content = _read_bytes(path, spans[name])
     checksum = _read_bytes(path, spans[f"checksums/{name}"])
     if name == "record" and not any(checksum) and not any(content):
         return {}
     if digest(content) != checksum:
+        if name == "record" and not finished:
+            return {}
         raise DamagedError(
             f"{path}: its {name} is damaged (the checksum does not hold); extract again with --overwrite"
         )

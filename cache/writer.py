@@ -71,13 +71,17 @@ class CacheWriter:
     def finish(self, record: Mapping[str, Any], path: Path) -> None:
         """Write the record of the run, make every byte durable, and give the file its final name in one step."""
         self._write_document("record", record)
+        self.sync()
         with storage_errors(f"cannot complete {path}"):
-            os.fsync(self._file.fileno())
             if not os.path.samestat(os.fstat(self._file.fileno()), self.path.stat()):
                 raise StorageError(f"another run took the place of {self.path}; {path} is as it was: run this again")
             self._file.close()
-            self.path.replace(path)
-            sync_folder(path.parent)
+        replace_durably(self.path, path)
+
+    def sync(self) -> None:
+        """Make what was written durable."""
+        with storage_errors(f"cannot write {self.path}"):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
@@ -162,11 +166,8 @@ def create_cache(
                     rows = layout.block_slice(block)
                     checksum = block_checksum(rows, [labels[rows].astype("<i8")])
                     writer._write("checksums/labels", block, np.frombuffer(checksum, np.uint8))
-            with storage_errors(f"cannot write {scratch}"):
-                os.fsync(writer._file.fileno())
-        with storage_errors(f"cannot write {path}"):
-            scratch.replace(path)
-            sync_folder(path.parent)
+            writer.sync()
+        replace_durably(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -174,7 +175,7 @@ def create_cache(
 def copy_with_labels(
     source: Cache, path: Path, *, labels: Labels | None, label_names: tuple[str, ...] | None
 ) -> list[int]:
-    """Copy a cache's rows into a new unfinished file that bears other labels; nothing is encoded.
+    """Copy a cache's rows into a new unfinished file that bears other labels, durably; nothing is encoded.
 
     Returns:
         The blocks that were left out because their checksums do not hold in ``source``.
@@ -203,6 +204,7 @@ def copy_with_labels(
                 features={name: source.features(name)[rows] for name in layout.widths},
                 **source.facts(rows),
             )
+        writer.sync()
     return left_out
 
 
@@ -226,12 +228,14 @@ def kept_blocks(cache: Cache, text_hashes: Hashes) -> tuple[list[int], list[int]
     return kept, other
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename in this folder durable, where the system can."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def replace_durably(path: Path, target: Path) -> None:
+    """Rename a file whose bytes are durable, and make the rename durable too, where the system can."""
+    with storage_errors(f"cannot write {target}"):
+        path.replace(target)
+        if not hasattr(os, "O_DIRECTORY"):
+            return
+        descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ..cache.errors import EncoderError, StorageError
+from ..cache.errors import DamagedError, EncoderError, StorageError
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -93,6 +94,23 @@ def find_encoder(name: str, *, revision: str | None = None, allow_pickled_weight
         raise EncoderError(f"--encoder {name} is not a folder; give a folder that holds config.json, or a hub id")
     snapshot = _download(name, revision, allow_pickled_weights)
     return _files(name, snapshot, revision=snapshot.name, allow_pickled_weights=allow_pickled_weights)
+
+
+def recorded_encoder(record: Mapping[str, Any], where: Path) -> tuple[str, str | None]:
+    """How to name an encoder again: the folder that a cache's or a run's record gives, else its name and revision.
+
+    Args:
+        record: ``encoder`` in it holds ``name``, ``folder`` and ``revision``.
+        where: Whose record it is.
+
+    Raises:
+        DamagedError: the record does not say.
+    """
+    found = record["encoder"]
+    name, folder, revision = (found.get(field) for field in ("name", "folder", "revision"))
+    if not (isinstance(name, str) and isinstance(folder, str) and isinstance(revision, str | None)):
+        raise DamagedError(f"{where} does not say which encoder it is of; pass the encoder with --encoder")
+    return (folder, None) if Path(folder).is_dir() else (name, revision)
 
 
 def hash_files(files: Sequence[Path]) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from .encoder_files import EncoderFiles, find_encoder
 from .features import parse_features
 from .progress import Note, Report, Step, silent
 from .settings import ExtractSettings
-from .survey import survey_table
+from .survey import Survey, survey_table
 from .table import Table, open_table, table_name
 from .wanted import Wanted, earlier_paths, remove_earlier
 
@@ -77,7 +77,7 @@ def extract(
         BusyError: another run is writing ``out``.
         StorageError: the machine cannot read or write.
     """
-    extraction = _Extraction(settings or ExtractSettings(), report)
+    extraction = Extraction(settings or ExtractSettings(), report)
     return extraction.run(
         table, Path(out), labels=labels, update=update, reuse=list(reuse), overwrite=overwrite, wait=wait
     )
@@ -121,7 +121,7 @@ def extract_tables(
         raise OutputExistsError(f"{folder} is a file; several tables go into a folder: choose another --out")
     with storage_errors(f"cannot make the folder {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-    extraction, made = _Extraction(settings or ExtractSettings(), report), list(reuse)
+    extraction, made = Extraction(settings or ExtractSettings(), report), list(reuse)
     for table, out in zip(tables, outs, strict=True):
         extraction.check(table, out)  # a mistake in the last is said before the first is encoded
     for table, out in zip(tables, outs, strict=True):
@@ -129,7 +129,7 @@ def extract_tables(
     return outs
 
 
-class _Extraction:
+class Extraction:
     """One encoder with its settings, found and loaded when it is first needed, and put to work on tables."""
 
     def __init__(self, settings: ExtractSettings, report: Report) -> None:
@@ -161,7 +161,7 @@ class _Extraction:
             out=out,
             table=source.source,
             survey=survey,
-            identity=self._identity,
+            identity=self.identity,
             storage=settings.storage.value,
             block_rows=BLOCK_ROWS,
         )
@@ -172,7 +172,7 @@ class _Extraction:
         plan = {
             "batch_tokens": self._encoder.batch_tokens,
             "window_rows": WINDOW_BLOCKS * BLOCK_ROWS,
-            "device": self._device.type,
+            "device": self.device.type,
             "path": self._encoder.path.value,
         }
         donors = self._donors(out, update, reuse)  # refused, where they are of no use, before anything is written
@@ -180,16 +180,44 @@ class _Extraction:
         del wanted  # and with it the only other hold on the survey's arrays
         survey = survey.in_file(open_any(partial_path(out)))
         donors += self._earlier(out)
-        with CacheWriter(partial_path(out)) as writer, freed_memory_kept():
+        self.fill(partial_path(out), out, source, survey, plan=plan, kept=kept, donors=donors, started=started)
+        remove_earlier(out)
+        return out
+
+    def fill(
+        self,
+        unfinished: Path,
+        out: Path,
+        source: Table,
+        survey: Survey,
+        *,
+        plan: Mapping[str, Any],
+        kept: set[int],
+        donors: Sequence[Cache],
+        started: float,
+    ) -> None:
+        """Encode what an unfinished cache lacks, and let it take the place of ``out``.
+
+        Args:
+            unfinished: The file to fill.
+            out: The finished cache's name.
+            source: The table.
+            survey: What its first reading found.
+            plan: How rows are batched, as it stands in ``unfinished``.
+            kept: Blocks of ``unfinished`` that are written already.
+            donors: Caches to take rows from.
+            started: When the run began, by `time.perf_counter`.
+        """
+        with CacheWriter(unfinished) as writer, freed_memory_kept():
             counts = encode_table(
                 source,
                 survey,
                 self._encoder,
                 writer,
-                donors=Donors(donors, report),
+                donors=Donors(donors, self._report),
                 kept=kept,
                 plan=plan,
-                report=report,
+                report=self._report,
             )
             record = {
                 "headstart": version("headstart"),
@@ -208,12 +236,10 @@ class _Extraction:
                     "folder": str(self._files.folder),
                     "revision": self._files.revision,
                 },
-                "machine": machine(self._device),
+                "machine": machine(self.device),
                 "versions": VERSIONS,
             }
             writer.finish(record, out)
-        remove_earlier(out)
-        return out
 
     def check(self, table: Any, out: Path, labels: Sequence[str | int] | None = None) -> Table:
         """Refuse, without reading a row, a table that is none, and an output that cannot be written."""
@@ -236,16 +262,14 @@ class _Extraction:
         if update and out.exists():
             caches.insert(0, open_cache(out))
         for cache in caches:
-            require_same(
-                cache, self._identity, self._settings.storage.value, advice="leave it out, or extract it again"
-            )
+            require_same(cache, self.identity, self._settings.storage.value, advice="leave it out, or extract it again")
         return caches
 
     def _earlier(self, out: Path) -> list[Cache]:
         """Unfinished work on earlier rows, to take rows from as well."""
         caches = [open_any(path) for path in earlier_paths(out)]
         for cache in caches:
-            require_same(cache, self._identity, self._settings.storage.value, advice="remove it, or --overwrite")
+            require_same(cache, self.identity, self._settings.storage.value, advice="remove it, or --overwrite")
         return caches
 
     @functools.cached_property
@@ -257,7 +281,8 @@ class _Extraction:
         )
 
     @functools.cached_property
-    def _identity(self) -> Identity:
+    def identity(self) -> Identity:
+        """What features of this encoder with these settings are of."""
         features = parse_features(self._settings.features, self._files.layers())
         return Identity(
             **self._files.hashes(),
@@ -269,12 +294,13 @@ class _Extraction:
         )
 
     @functools.cached_property
-    def _device(self) -> Any:
+    def device(self) -> Any:
+        """Where it runs."""
         return choose_device(self._settings.device)
 
     @functools.cached_property
     def _precision(self) -> Any:
-        return choose_precision(self._settings.precision, self._device)
+        return choose_precision(self._settings.precision, self.device)
 
     @functools.cached_property
     def _encoder(self) -> Encoder:
@@ -283,7 +309,7 @@ class _Extraction:
         return Encoder(
             self._files,
             features=parse_features(settings.features, self._files.layers()),
-            device=self._device,
+            device=self.device,
             precision=self._precision[0],
             prefix=settings.prefix,
             max_length=settings.max_length,

@@ -18,7 +18,7 @@ from ..cache.layout import storage_errors
 from .batching import compose_batches
 from .devices import choose_device
 from .encoder import Encoder
-from .encoder_files import EncoderFiles, find_encoder
+from .encoder_files import EncoderFiles, find_encoder, recorded_encoder
 from .features import parse_features
 from .head import Head, load_head
 from .progress import Report, Step, silent
@@ -169,12 +169,8 @@ def predict_table(
 
 
 def _find(run: Path, encoder: str | None, allow_pickled_weights: bool) -> EncoderFiles:
-    if encoder is not None:
-        return find_encoder(encoder, allow_pickled_weights=allow_pickled_weights)
-    recorded = read_run(run)["encoder"]
-    if Path(recorded["folder"]).is_dir():
-        return find_encoder(recorded["folder"], allow_pickled_weights=allow_pickled_weights)
-    return find_encoder(recorded["name"], revision=recorded["revision"], allow_pickled_weights=allow_pickled_weights)
+    name, revision = (encoder, None) if encoder is not None else recorded_encoder(read_run(run), run)
+    return find_encoder(name, revision=revision, allow_pickled_weights=allow_pickled_weights)
 
 
 def _require_same(head: Head, files: EncoderFiles, run: Path) -> None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ..cache.errors import DamagedError, NotOursError, OutputExistsError
 from ..cache.identity import Identity, differences
 from ..cache.reader import Cache, open_any, open_cache
-from ..cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks, partial_path
+from ..cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks, partial_path, replace_durably
 from .progress import Note, Report
 from .survey import Survey
 
@@ -149,7 +149,7 @@ class Wanted:
             other_work.append(f"rows ({len(other)} blocks of {partial} hold others)")
         if other_work and update and not found and not overwrite:
             if cache.block_checksums.any():
-                partial.replace(_earlier_path(self.out, len(earlier_paths(self.out)) + 1))
+                replace_durably(partial, _earlier_path(self.out, len(earlier_paths(self.out)) + 1))
             return None
         if overwrite and (found or other_work):
             return None
@@ -160,8 +160,11 @@ class Wanted:
             )
         if cache.label_names != self.survey.label_names or not _equal(cache.labels, self.survey.labels):
             scratch = relabelled_path(self.out)
-            self._copy(cache, scratch)
-            scratch.replace(partial)
+            try:
+                self._copy(cache, scratch)
+                replace_durably(scratch, partial)
+            finally:
+                scratch.unlink(missing_ok=True)
         # The rows that are to be encoded are the table's, not those of the table that was here before.
         with CacheWriter(partial) as writer:
             for block in sorted(set(range(cache.layout.blocks)) - set(kept)):

@@ -1,0 +1,142 @@
+"""Real runs of the command line in processes of their own, to be killed, stopped and starved at chosen instants.
+
+Each is forked from a server that has loaded torch and transformers but computed nothing: so it starts in a fraction of
+a second, and what happens to it is what happens to a run that was started at a terminal.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import io
+import multiprocessing
+import multiprocessing.util
+import os
+import resource
+import signal
+import struct
+import sys
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+SERVER = multiprocessing.get_context("forkserver")
+LOADED = "headstart.cli headstart.terminal headstart.stages.extract headstart.stages.repair headstart.stages.inspect"
+LOADED += " transformers.models.bert.modeling_bert pyarrow.csv pyarrow.compute"
+SERVER.set_forkserver_preload(LOADED.split())
+Preparation = Callable[[], None]
+"""What a process does to itself before the command runs: a module's function, or a partial of one."""
+
+
+def start(arguments: Sequence[str | Path], log: Path, *preparations: Preparation) -> BaseProcess:
+    """Start ``headstart ARGUMENTS``; what it prints goes to ``log``."""
+    process = SERVER.Process(target=_command, args=([str(a) for a in arguments], str(log), preparations))
+    process.start()
+    return process
+
+
+def finish(arguments: Sequence[str | Path], log: Path, *preparations: Preparation) -> tuple[int, str]:
+    """Run ``headstart ARGUMENTS`` to its end; return its exit code (of a signal, less than 0) and what it printed."""
+    process = start(arguments, log, *preparations)
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode, log.read_text()
+
+
+def _command(arguments: list[str], log: str, preparations: Sequence[Preparation]) -> None:
+    descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    for prepare in preparations:
+        prepare()
+    sys.argv = ["headstart", *arguments]
+    from headstart.cli import main
+
+    main()
+
+
+def blocks_of(rows: int) -> None:
+    """Make blocks of so many rows, in windows of two."""
+    from headstart.stages import extract
+
+    extract.BLOCK_ROWS, extract.WINDOW_BLOCKS = rows, 2
+
+
+def limit_file_size(size: int) -> None:
+    """Refuse to let any file grow past so many bytes, as a quota does."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def obey_permissions() -> None:
+    """Let permissions hold for root too: give up every capability (capset(2), in version 3 of its structures)."""
+    if os.geteuid() == 0:
+        header, nothing = struct.pack("<Ii", 0x20080522, 0), struct.pack("<6I", *[0] * 6)
+        if ctypes.CDLL(None, use_errno=True).capset(header, nothing):
+            raise OSError(ctypes.get_errno(), "capset failed")
+
+
+def open_as(kind: type[io.FileIO]) -> None:
+    """Let the cache's writer write through a file of this kind."""
+    from headstart.cache.writer import CacheWriter
+
+    original = CacheWriter.__init__
+
+    def opened(self: Any, path: Path) -> None:
+        original(self, path)
+        self._file.close()
+        self._file = kind(path, "rb+")
+
+    CacheWriter.__init__ = opened  # type: ignore[method-assign]
+
+
+def fault_at(point: str, call: int, what: str) -> None:
+    """Let something happen at one call of a kind.
+
+    Args:
+        point: ``write`` (of the cache's writer to its file), ``fsync``, ``posix_fallocate`` (of ``os``), ``replace``
+            or ``unlink`` (of a path).
+        call: Which call, from 1.
+        what: ``before``, ``after`` or (of a write) ``inside``: kill the process there, with SIGKILL. ``error``: the
+            call fails as on a broken disk, and so do all that follow. ``count``: print at the end how many there were.
+    """
+    calls = 0
+
+    def due() -> bool:
+        nonlocal calls
+        calls += 1
+        return calls == call or (what == "error" and calls > call)
+
+    def around(original: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **options: Any) -> Any:
+            now = due()
+            if now and what == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if now and what == "error":
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            if now and what == "inside":
+                file, data = arguments
+                original(file, data[: len(data) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            found = original(*arguments, **options)
+            if now and what == "after":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found
+
+        return called
+
+    if point == "write":
+        open_as(type("Faulty", (io.FileIO,), {"write": around(io.FileIO.write)}))
+    elif point in ("fsync", "posix_fallocate"):
+        setattr(os, point, around(getattr(os, point)))
+    else:
+        setattr(Path, point, around(getattr(Path, point)))
+    if what == "count":
+        multiprocessing.util.Finalize(None, lambda: print(f"{calls} calls"), exitpriority=1)
+
+
+class Stuttering(io.FileIO):
+    """Writes a part of what it is given, as a file may."""
+
+    def write(self, data: Any) -> int:
+        return super().write(data[: max(1, len(data) // 3)])

@@ -1,0 +1,151 @@
+"""Repair: what is damaged is encoded again, and nothing else changes."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from extracting import Notes, datasets, flip_a_byte, noting, run
+from headstart.cache.errors import DamagedError, EncoderError, IdentityError, TableError
+from headstart.cache.reader import open_cache
+from headstart.stages.extract import Extraction
+from headstart.stages.repair import repair
+from processes import blocks_of, fault_at, finish
+from tiny import save_tiny_encoder, tiny_rows
+
+pytestmark = pytest.mark.usefixtures("small_blocks")
+
+
+@pytest.fixture
+def table(write_csv: Callable[..., Path]) -> Path:
+    """60 rows: 8 blocks."""
+    return write_csv(tiny_rows(60))
+
+
+@pytest.fixture
+def cache(table: Path, tiny: Path, tmp_path: Path) -> Path:
+    """Of two features, and of texts with a prefix."""
+    return run(table, tmp_path / "c.h5", tiny, features=("cls", "mean"), prefix="the ", max_length=9)[0].path
+
+
+def repaired(cache: Path, table: Any, **options: Any) -> Notes:
+    notes: Notes = []
+    assert repair(cache, table, report=noting(notes), **options) == cache
+    return notes
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ([("features/cls", 5)], "1 of 8 blocks are damaged"),
+        ([("features/mean", 5), ("features/cls", 6), ("lengths", 17), ("hashes/tokens", 59)], "3 of 8 blocks"),
+        ([("checksums/blocks", 2), ("cut", 40)], "2 of 8 blocks are damaged"),
+        ([("hashes/text", 3), ("labels", 30), ("checksums/labels", 7)], "nothing to encode"),
+        ([("features/cls", 5), ("labels", 5), ("hashes/text", 12)], "1 of 8 blocks are damaged"),
+    ],
+)
+def test_a_repaired_cache_has_the_bytes_of_an_undamaged_one(
+    cache: Path, table: Path, damage: list[tuple[str, int]], says: str
+) -> None:
+    before = datasets(cache)
+    for dataset, row in damage:
+        flip_a_byte(cache, dataset, row)
+    assert open_cache(cache).damaged_blocks()
+    (note,) = repaired(cache, table)
+    assert says in note
+    open_cache(cache).check()
+    assert datasets(cache) == before
+    assert [file.name for file in cache.parent.iterdir() if file.name.startswith("c.h5")] == ["c.h5"]
+
+
+def test_what_is_whole_is_not_encoded_again(cache: Path, table: Path, encoded: list[list[int]]) -> None:
+    sequences = open_cache(cache).record["sequences_encoded"]
+    encoded.clear()
+    flip_a_byte(cache, "features/cls", 5)
+    repaired(cache, table)
+    assert 0 < len(encoded) < sequences / 2
+    record = open_cache(cache).record
+    assert (record["kept_blocks"], record["sequences_encoded"]) == (7, len(encoded))
+
+
+def test_a_whole_cache_is_left_alone(cache: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = cache.read_bytes()
+    monkeypatch.setattr(Extraction, "__init__", None)
+    assert "is whole: all 8 blocks hold; nothing to repair" in repaired(cache, table)[0]
+    assert cache.read_bytes() == before
+
+
+def test_rows_that_came_from_another_cache_agree_to_rounding(
+    tiny: Path, table: Path, tmp_path: Path, write_csv: Callable[..., Path]
+) -> None:
+    run(write_csv(tiny_rows(60)[::-1], "donor.csv"), tmp_path / "donor.h5", tiny)
+    cache, _ = run(table, tmp_path / "c.h5", tiny, reuse=[tmp_path / "donor.h5"])
+    assert cache.record["sequences_encoded"] == 0
+    before = np.array(cache.features())
+    flip_a_byte(cache.path, "features/cls", 20)
+    repaired(cache.path, table)
+    found = open_cache(cache.path)
+    found.check()
+    np.testing.assert_allclose(found.features(), before, atol=1e-5)
+    np.testing.assert_array_equal(np.delete(found.features(), slice(16, 24), 0), np.delete(before, slice(16, 24), 0))
+
+
+def test_another_table_is_refused(cache: Path, tiny: Path, write_csv: Callable[..., Path]) -> None:
+    """Of other rows, of other labels, or with another text where the damage is, and where it is not."""
+    flip_a_byte(cache, "features/cls", 20)
+    before, rows = cache.read_bytes(), tiny_rows(60)
+    for row in (3, 20):
+        changed = [*rows[:row], ("another text", rows[row][1]), *rows[row + 1 :]]
+        with pytest.raises(TableError, match=r"other texts, in rows (1 to 8|17 to 24); headstart extract --update"):
+            repair(cache, write_csv(changed))
+    other = {"class0": "class1", "class1": "class0"}
+    with pytest.raises(TableError, match="other labels, in rows 1 to 8"):
+        repair(cache, write_csv([(rows[0][0], other[rows[0][1]]), *rows[1:]]))
+    with pytest.raises(TableError, match="has other labels; check --label-column"):
+        repair(cache, write_csv([(text, f"{label}!") for text, label in rows]))
+    with pytest.raises(TableError, match="it has 59 rows, the cache 60"):
+        repair(cache, write_csv(rows[:59]))
+    assert cache.read_bytes() == before
+
+
+def test_the_encoder_must_be_the_same(tiny: Path, table: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny, moved)
+    cache = run(table, tmp_path / "c.h5", moved)[0].path
+    before = datasets(cache)
+    flip_a_byte(cache, "features/cls", 20)
+    moved.rename(tmp_path / "elsewhere")
+    with pytest.raises(EncoderError, match=r"pass its folder|is not a folder"):
+        repair(cache, table)
+    with pytest.raises(IdentityError, match=r"made otherwise: they differ in weights_sha256 .*--encoder"):
+        repair(cache, table, encoder=str(save_tiny_encoder(tmp_path / "other", seed=1)))
+    repaired(cache, table, encoder=str(tmp_path / "elsewhere"))
+    assert datasets(cache) == before
+
+
+@pytest.mark.parametrize("document", ["identity", "plan", "record", "label_names"])
+def test_documents_are_beyond_repair(cache: Path, table: Path, document: str) -> None:
+    flip_a_byte(cache, f"checksums/{document}", 0)
+    with pytest.raises(DamagedError, match=f"beyond repair, so extract the table again with --overwrite: .*{document}"):
+        repair(cache, table)
+
+
+def test_a_kill_in_a_repair_leaves_the_cache_to_be_repaired(cache: Path, table: Path, tmp_path: Path) -> None:
+    whole = datasets(cache)
+    flip_a_byte(cache, "features/cls", 20)
+    before, command = cache.read_bytes(), ["repair", cache, table]
+    for point, call, when in [("fsync", 2, "before"), ("write", 40, "inside"), ("replace", 2, "before")]:
+        code, _ = finish(command, tmp_path / "log", partial(blocks_of, 8), partial(fault_at, point, call, when))
+        assert code == -signal.SIGKILL and cache.read_bytes() == before
+    code, said = finish(command, tmp_path / "log", partial(blocks_of, 8))
+    assert code == 0 and "1 of 8 blocks are damaged, and are encoded again" in said
+    assert datasets(cache) == whole
+    assert not [file for file in tmp_path.iterdir() if file.name.startswith("c.h5.")]
+    code, said = finish(command, tmp_path / "log")
+    assert code == 0 and "nothing to repair" in said
