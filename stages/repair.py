@@ -11,6 +11,7 @@ import numpy as np
 
 from ..cache.errors import DamagedError, IdentityError, TableError
 from ..cache.identity import differences
+from ..cache.lock import hold
 from ..cache.reader import Cache, open_any, open_cache
 from ..cache.writer import CacheWriter, copy_with_labels
 from .encoder_files import recorded_encoder
@@ -33,6 +34,7 @@ def repair(
     device: str = _DEFAULTS.device,
     skip_bad_rows: bool = _DEFAULTS.skip_bad_rows,
     allow_pickled_weights: bool = _DEFAULTS.allow_pickled_weights,
+    wait: bool = False,
     report: Report = silent,
 ) -> Path:
     """Encode a finished cache's damaged blocks again; damaged labels and text hashes are put right from the table.
@@ -51,6 +53,7 @@ def repair(
         device: ``auto``, or a torch device.
         skip_bad_rows: As it was when the cache was made.
         allow_pickled_weights: Read a ``pytorch_model.bin`` where the encoder has no safetensors.
+        wait: Wait until another run that is writing the cache is done.
         report: Where progress and notes go.
 
     Returns:
@@ -61,9 +64,30 @@ def repair(
         TableError: the table is not the one that the cache was made from.
         IdentityError: the encoder is not the one that the cache was made with.
         EncoderError: it cannot be found or read.
+        BusyError: another run is writing the cache.
         StorageError: the machine cannot read or write.
     """
-    started, path = time.perf_counter(), Path(cache)
+    path = Path(cache)
+    with hold(path, wait=wait, note=lambda text: report(Note(text))):
+        return _repair(
+            path,
+            table,
+            encoder=encoder,
+            settings=ExtractSettings(
+                text_column=text_column,
+                text_pair_column=text_pair_column,
+                label_column=label_column,
+                device=device,
+                skip_bad_rows=skip_bad_rows,
+                allow_pickled_weights=allow_pickled_weights,
+            ),
+            report=report,
+        )
+
+
+def _repair(path: Path, table: Any, *, encoder: str | None, settings: ExtractSettings, report: Report) -> Path:
+    """Do it, with the cache to oneself; ``settings`` say how to read the table, and where to run."""
+    started = time.perf_counter()
     try:
         found = open_cache(path)
     except DamagedError as error:
@@ -78,21 +102,17 @@ def repair(
     name, revision = (encoder, None) if encoder is not None else recorded_encoder(found.record, path)
     identity = found.identity
     extraction = Extraction(
-        ExtractSettings(
+        dataclasses.replace(
+            settings,
             encoder=name,
             revision=revision,
-            text_column=text_column,
-            text_pair_column=text_pair_column,
-            label_column=label_column if found.layout.labelled else None,
+            label_column=settings.label_column if found.layout.labelled else None,
             features=identity.features,
             prefix=identity.prefix,
             max_length=identity.max_length,
             precision=Precision(identity.precision),
             storage=Storage(found.layout.storage),
             batch_tokens=found.plan["batch_tokens"],
-            device=device,
-            skip_bad_rows=skip_bad_rows,
-            allow_pickled_weights=allow_pickled_weights,
         ),
         report,
     )

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from headstart.cache.layout import read_layout
-from headstart.cache.reader import Cache, open_cache
+from headstart.cache.reader import Cache, open_any, open_cache
+from headstart.cache.writer import partial_path
 from headstart.stages.encoder import Encoder
 from headstart.stages.extract import extract
 from headstart.stages.progress import Note, Step
@@ -42,6 +44,13 @@ def datasets(path: Path) -> dict[str, bytes]:
     content = path.read_bytes()
     spans = read_layout(path)[1]
     return {n: content[s.offset : s.offset + s.nbytes] for n, s in spans.items() if "record" not in n}
+
+
+def holding(out: Path) -> set[int]:
+    """The blocks of an unfinished cache that hold; none where there is no such file."""
+    if not partial_path(out).exists():
+        return set()
+    return set(np.flatnonzero(open_any(partial_path(out)).whole_blocks()).tolist())
 
 
 def flip_a_byte(path: Path, dataset: str, row: int) -> None:

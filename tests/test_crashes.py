@@ -13,9 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from extracting import datasets, interrupted_after, run
-from headstart.cache.reader import open_any
-from headstart.cache.writer import partial_path
+from extracting import datasets, holding, interrupted_after, run
 from powercut import after_a_cut, recorded
 from processes import (
     Stuttering,
@@ -51,13 +49,6 @@ def whole(command: list[str | Path], tmp_path: Path) -> dict[str, bytes]:
     out = tmp_path / "whole.h5"
     assert finish([*command, out], tmp_path / "log", EIGHT)[0] == 0
     return datasets(out)
-
-
-def holding(out: Path) -> set[int]:
-    """The blocks of an unfinished cache that hold; none where there is no such file."""
-    if not partial_path(out).exists():
-        return set()
-    return set(np.flatnonzero(open_any(partial_path(out)).whole_blocks()).tolist())
 
 
 SYNCS = [("posix_fallocate", 1), *(("fsync", call) for call in range(1, 6)), ("replace", 1), ("replace", 2)]
@@ -106,8 +97,8 @@ def test_kills_at_random_one_after_another(tiny: Path, tmp_path: Path, write_csv
     assert datasets(out) == datasets(tmp_path / "whole.h5")
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT])
-def test_ctrl_c_says_what_is_kept(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], sign: int) -> None:
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_say_what_is_kept(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], sign: int) -> None:
     table, out = write_csv(tiny_rows(10000)), tmp_path / "c.h5"
     command = ["extract", table, "--encoder", tiny, "--precision", "float32", "--batch-tokens", "64", "--out", out]
     process = start(command, tmp_path / "log", partial(blocks_of, 64))
@@ -117,7 +108,7 @@ def test_ctrl_c_says_what_is_kept(tiny: Path, tmp_path: Path, write_csv: Callabl
     process.join()
     assert process.exitcode == 130
     (line,) = (tmp_path / "log").read_text().splitlines()
-    assert line.startswith("headstart: interrupted") and "the same command carries on" in line
+    assert line.startswith(("headstart: interrupted", "headstart: terminated")) and "the same command carries on" in line
     kept = len(holding(out))
     assert f"{kept} of 157 blocks are done" in finish(command, tmp_path / "log", partial(blocks_of, 64))[1]
 
