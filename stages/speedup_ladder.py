@@ -122,7 +122,7 @@ class Ladder:
             if pilot.seconds > share:
                 return self._leave_out(rung, settings, f"a batch took {duration(pilot.seconds)}, and {spare}")
             left = share - pilot.seconds
-            if pilot.seconds < share / 10:  # else the first batch, slower than those after it, must do
+            if pilot.seconds <= left:  # the first batch is slower than those after it
                 pilot = self._train(settings, batches[:1])
                 left -= pilot.seconds
         except (OSError, RuntimeError) as error:

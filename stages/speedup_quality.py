@@ -6,18 +6,15 @@ import dataclasses
 import enum
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import nn
 
 from ..cache.reader import open_cache
 from .baseline import DROPOUT, Program
-from .batched import ADAM_EPSILON
 from .encoder_files import EncoderFiles
 from .extract import extract
 from .head import load_head
@@ -25,17 +22,15 @@ from .inspect import inspect_path
 from .metrics import evaluate
 from .parts import Parts, divide
 from .progress import silent
-from .rungs import RungSettings, SpeedupSettings
+from .rungs import SpeedupSettings
 from .settings import TrainSettings
+from .speedup_loop import BATCH, FrozenLoop, Weights
 from .speedup_stages import Draw, extract_settings, head_settings
 from .train_head import train_head
 from .units import duration
-from .walk import training_batches
 
-Weights = npt.NDArray[np.float32]
 AGREE = 1e-4
 """Weights of the same training, from the loop and from the cache, differ by no more."""
-_BATCH = 16
 _LEARNING_RATE = 1e-3
 _LEAST_TRAIN = 100
 """Rows to train on, at least: with fewer, accuracy says nothing."""
@@ -172,9 +167,9 @@ class _Comparison:
         scratch: Path,
         device: torch.device,
     ) -> None:
-        self._columns, self._settings, self._scratch, self._device = draw.columns, settings, scratch, device
+        self._columns, self._settings, self._scratch = draw.columns, settings, scratch
         self._names, self._rows = names, len(draw)
-        self._program = Program(
+        program = Program(
             files,
             draw.columns[settings.text_column],
             [names.index(label) for label in draw.columns[settings.label_column]],
@@ -182,16 +177,17 @@ class _Comparison:
             max_length=_length(settings),
             device=device,
         )
+        self._loop = FrozenLoop(program, device)
         self._parts: Parts | None = None
         self.train_rows = self.test_rows = 0
 
     def fit_rows(self, left: float) -> int:
         """How many rows to train on fit, each with its share of rows to test on, at the speed that the loop has."""
         settings = self._settings
-        trial = list(range(min(4 * _BATCH, self._rows)))
-        self._encode(trial[:_BATCH])
+        trial = list(range(min(4 * BATCH, self._rows)))
+        self._loop.encode(trial[:BATCH])
         started = time.perf_counter()
-        self._encode(trial)
+        self._loop.encode(trial)
         per_row = (time.perf_counter() - started) / len(trial)
         tested = settings.quality_test / settings.quality_train
         passes = 2 * settings.epochs + tested + 2 * (1 + tested)  # two loops, the test, and two extractions at most
@@ -210,7 +206,7 @@ class _Comparison:
                 on_step(f"extracting the {part} rows, {name}")
                 extract(table, self._scratch / f"{name}-{part}.h5", chosen)
         on_step("the program's test")
-        self._test_features = self._encode(range(train, train + test))
+        self._test_features = self._loop.encode(range(train, train + test))
 
     def train_all(self, seed: int, on_step: Callable[[str], None]) -> list[Trained]:
         """Every way, with one seed."""
@@ -218,25 +214,27 @@ class _Comparison:
         same = head_settings(
             self._settings,
             epochs=self._settings.epochs,
-            batch_size=_BATCH,
+            batch_size=BATCH,
             learning_rate=_LEARNING_RATE,
             dropout=DROPOUT,
             center=False,
             seed=seed,
         )
         cached, head = self._cached(Training.CACHED, same, "exact")
+        assert self._parts is not None
         looped = []
         for training in (Training.AS_WRITTEN, Training.CLEAN):
             detail = f"{training}, seed {seed}"
             started = time.perf_counter()
-            linear = self._loop(
+            weight, bias = self._loop.train(
+                self._parts.train.index,
                 same,
+                classes=len(self._names),
                 epochs=cached.epochs,
                 noisy=training is Training.AS_WRITTEN,
                 on_batch=functools.partial(on_step, detail),
             )
             seconds = time.perf_counter() - started
-            weight, bias = (each.detach().cpu().numpy() for each in (linear.weight, linear.bias))
             difference = max(np.abs(weight - head.weight).max(), np.abs(bias - head.bias).max())
             looped.append(
                 Trained(
@@ -279,55 +277,6 @@ class _Comparison:
             seconds=seconds,
         )
         return trained, load_head(run)
-
-    def _loop(self, settings: TrainSettings, *, epochs: int, noisy: bool, on_batch: Callable[[], None]) -> nn.Linear:
-        """The program's loop in float32, its encoder frozen and really encoding: each batch of each epoch anew.
-
-        It begins at zero weights and takes rows, masks and optimiser from the other training; see `training_batches`.
-        """
-        assert self._parts is not None
-        rows = self._parts.train.index
-        model = self._program.model
-        linear = nn.Linear(model.fc.in_features, len(self._names)).to(self._device)
-        nn.init.zeros_(linear.weight)
-        nn.init.zeros_(linear.bias)
-        groups: list[dict[str, Any]] = [
-            {"params": [linear.weight], "weight_decay": settings.weight_decay},
-            {"params": [linear.bias]},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=0, eps=ADAM_EPSILON)
-        torch.manual_seed(settings.seed)  # of the encoder's own dropout
-        drawn = training_batches(
-            len(rows),
-            linear.in_features,
-            epochs=epochs,
-            batch_size=settings.batch_size,
-            dropout=settings.dropout,
-            seed=settings.seed,
-        )
-        for batches in drawn:
-            planned = list(batches)
-            encoded = self._encoded([rows[positions].tolist() for positions, _ in planned], noisy=noisy)
-            for (_, keep), (features, labels) in zip(planned, encoded, strict=True):
-                logits = linear(features * torch.from_numpy(keep).to(self._device))
-                loss = nn.functional.cross_entropy(logits, labels)
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                on_batch()
-        return linear
-
-    def _encode(self, rows: Sequence[int]) -> Weights:
-        """The program's features of some rows, as it tests: (rows, hidden) float32."""
-        batches = [list(rows[at : at + _BATCH]) for at in range(0, len(rows), _BATCH)]
-        return torch.cat([features for features, _ in self._encoded(batches, noisy=False)]).cpu().numpy()
-
-    def _encoded(self, batches: Sequence[list[int]], *, noisy: bool) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The program's features and labels of each batch."""
-        self._program.model.train(noisy)
-        for batch in self._program.loader(RungSettings(), batches):
-            moved = {name: tensor.to(self._device) for name, tensor in batch.items()}
-            yield self._program.model.encode(moved, frozen=True), moved["label"]
 
     def _accuracy(self, weight: Weights, bias: Weights) -> dict[str, float]:
         assert self._parts is not None
