@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .cache.errors import HeadstartError, SettingsError, UserError
+from .cache.errors import DamagedError, HeadstartError, SettingsError, UserError
 from .stages.accounting import EncoderPasses, passes_of_extraction
 from .stages.rungs import SpeedupSettings
 from .stages.settings import (
@@ -550,6 +550,50 @@ def speedup_command(
         folder = speedup(table, out, settings, overwrite=overwrite, report=report)
     if not quiet:
         terminal.show_speedup(inspect_path(folder))
+
+
+@app.command("verify")
+def verify_command(
+    cache: Annotated[Path, typer.Argument(help="A cache.")],
+    encoder: Annotated[
+        str | None, typer.Option(help="The encoder that it should be of: hub id, or a folder with a model's files.")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="The table that it was made from; with --encoder, a sample is encoded again.")
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Column of the texts.")] = EXTRACT.text_column,
+    text_pair_column: Annotated[str | None, typer.Option(help="Column of second texts.")] = EXTRACT.text_pair_column,
+    device: Device = EXTRACT.device,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="As it was when the cache was made.")
+    ] = EXTRACT.skip_bad_rows,
+    allow_pickled_weights: Pickled = EXTRACT.allow_pickled_weights,
+    quiet: Quiet = False,
+) -> None:
+    """Check every byte of a cache; with --encoder and --table, encode a sample of its rows again."""
+    if table is not None and encoder is None:
+        raise SettingsError("--table is for encoding rows again; give the --encoder, too")
+    settings = ExtractSettings(
+        text_column=text_column,
+        text_pair_column=text_pair_column,
+        device=device,
+        skip_bad_rows=skip_bad_rows,
+        allow_pickled_weights=allow_pickled_weights,
+    )
+    from . import terminal
+
+    with terminal.reporting(quiet) as report:
+        from .stages.verify import verify
+
+        found = verify(cache, encoder=encoder, table=table, settings=settings, report=report)
+    for finding in found.findings:
+        print(f"{found.path}: {finding.where}: {finding.what}")
+    if found.findings:
+        raise DamagedError(
+            f"{found.path} is damaged; headstart repair encodes damaged blocks again, extract --overwrite all of it"
+        )
+    if not quiet:
+        terminal.show_verified(found)
 
 
 @app.command("inspect")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -15,6 +15,9 @@ from .stages.accounting import EncoderPasses
 from .stages.progress import Note, Report, Step, silent
 from .stages.speedup_report import sections, title
 from .stages.units import duration, size
+
+if TYPE_CHECKING:
+    from .stages.verify import Verified
 
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -130,6 +133,15 @@ def show_cache(cache: Mapping[str, Any]) -> None:
     if record["skipped_rows"]:
         facts["skipped"] = f"{record['skipped_rows']:,} bad rows"
     show_facts(cache["path"], facts)
+
+
+def show_verified(found: Verified) -> None:
+    """Print what was checked of a cache that is whole."""
+    facts = {"whole": f"{found.rows:,} rows, {size(found.bytes)}: every checksum holds, every feature is finite"}
+    if found.encoded and found.largest_difference is not None:
+        off = f"{found.largest_difference:.1e}"
+        facts["encoder"] = f"{found.encoded:,} rows encoded again: at most {off} of a row's largest value off"
+    show_facts(str(found.path), facts)
 
 
 def show_run(run: Mapping[str, Any]) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,9 +22,8 @@ import numpy.typing as npt
 
 from .errors import DamagedError, NotOursError, StorageError
 from .hashing import HASH_BYTES
+from .seal import FORMAT, SEAL_BYTES, VERSION, Extent, Seal, read_seal, write_seal
 
-FORMAT = "headstart-cache"
-VERSION = 1
 RECORD_BYTES = 16384
 """Room for the record of the run, which is only known when the last row is written."""
 DOCUMENTS = ("identity", "plan", "label_names", "record")
@@ -32,6 +33,8 @@ GROUPS = ("features", "hashes", "checksums")
 ROW_FACTS = {"text_hashes": "hashes/text", "token_hashes": "hashes/tokens", "lengths": "lengths", "cut": "cut"}
 """What a block holds of each row besides its features, in the order of its checksum: its name, and its dataset's."""
 _ALIGNMENT = 4096
+_FEATURE_NAME = re.compile(r"[a-z0-9.]{1,64}")
+_MOST_FEATURES = 512
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,11 @@ class Span:
 
     @property
     def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def extent(self) -> Extent:
+        return self.offset, self.offset + self.nbytes
 
     def map(self, path: Path) -> npt.NDArray[np.generic]:
         """Map the bytes, read-only: nothing is read before it is looked at, and nothing is copied."""
@@ -101,10 +108,11 @@ def create_file(path: Path, layout: Layout) -> None:
     Raises:
         StorageError: the folder cannot be written, or there is no room for the whole file.
     """
-    needed = sum(Span(0, *kind).nbytes + _ALIGNMENT for kind in layout.datasets().values())
+    needed = SEAL_BYTES + sum(Span(0, *kind).nbytes + _ALIGNMENT for kind in layout.datasets().values())
     require_room(path, needed)
     with storage_errors(f"cannot create {path}, which takes {needed:,} bytes"):
-        with h5py.File(path, "w", alignment_threshold=_ALIGNMENT, alignment_interval=_ALIGNMENT) as file:
+        options = {"alignment_threshold": _ALIGNMENT, "alignment_interval": _ALIGNMENT, "userblock_size": SEAL_BYTES}
+        with h5py.File(path, "w", **options) as file:
             file.attrs["format"] = FORMAT
             file.attrs["version"] = VERSION
             file.attrs["block_rows"] = layout.block_rows
@@ -115,11 +123,14 @@ def create_file(path: Path, layout: Layout) -> None:
             creation.set_obj_track_times(False)
             for group in GROUPS:
                 file.create_group(group)
+            extents = []
             for name, (shape, dtype) in layout.datasets().items():
                 # The low-level call: h5py's create_dataset would put off allocating a scalar.
                 kind = h5py.h5t.py_create(_hdf5_dtype(dtype), logical=True)
                 space = h5py.h5s.create_simple(shape) if shape else h5py.h5s.create(h5py.h5s.SCALAR)
-                h5py.h5d.create(file.id, name.encode(), kind, space, creation)
+                dataset = h5py.h5d.create(file.id, name.encode(), kind, space, creation)
+                extents.append(Span(dataset.get_offset(), shape, dtype).extent)
+        write_seal(path, block_rows=layout.block_rows, extents=extents)
         with path.open("rb+") as raw:
             # Early allocation reserves addresses, not disk space: a full disk should say so now, not days later.
             if hasattr(os, "posix_fallocate"):
@@ -151,27 +162,19 @@ def require_room(path: Path, needed: int) -> None:
 def read_layout(path: Path) -> tuple[Layout, dict[str, Span]]:
     """Check a file's structure and find its datasets.
 
-    Only what FORMAT.md allows is accepted: plain contiguous datasets inside this very file, of the shapes that
-    the rows and blocks give. So nothing in a file from a stranger can point elsewhere or load a filter.
+    The seal comes first: so HDF5 never sees a damaged file. Then only what FORMAT.md allows is accepted: plain
+    contiguous datasets inside this very file, where the seal says, of the shapes that the rows and blocks give. So
+    nothing in a file from a stranger can point elsewhere or load a filter. Attributes are not read.
 
     Raises:
         NotOursError: it is no headstart cache, or one of a newer version.
         DamagedError: it is cut short, or its structure contradicts itself.
         StorageError: it cannot be read.
     """
+    seal = _sealed(path)
     with _opened(path) as file:
-        if file.attrs.get("format") != FORMAT:
-            raise NotOursError(f"{path} is an HDF5 file, but not a headstart cache")
-        version = file.attrs.get("version")
-        if not _is_count(version):
-            raise DamagedError(f"{path}: its version is {version!r}, not a number")
-        if version > VERSION:
-            raise NotOursError(
-                f"{path} is a cache of version {version}; this headstart reads version {VERSION}: upgrade it"
-            )
-        layout, found = _layout_of(file, path)
+        layout, found = _layout_of(file, path, seal.block_rows)
         expected = layout.datasets()
-        size = path.stat().st_size
         spans = {}
         for name, (shape, dtype) in expected.items():
             span = found.get(name)
@@ -181,15 +184,13 @@ def read_layout(path: Path) -> tuple[Layout, dict[str, Span]]:
                 raise DamagedError(
                     f"{path}: {name!r} is {span.dtype} of shape {span.shape}, expected {dtype} of shape {shape}"
                 )
-            if span.offset + span.nbytes > size:
-                raise DamagedError(
-                    f"{path} is cut short: {name!r} ends at byte {span.offset + span.nbytes:,} of {size:,}"
-                )
+            if span.extent not in seal.extents:
+                raise DamagedError(f"{path}: {name!r} is not where the seal has a dataset")
             spans[name] = span
     return layout, spans
 
 
-def _layout_of(file: h5py.File, path: Path) -> tuple[Layout, dict[str, Span]]:
+def _layout_of(file: h5py.File, path: Path, block_rows: int) -> tuple[Layout, dict[str, Span]]:
     """Infer the layout from what is there; ``read_layout`` then holds every dataset against it."""
     found = {name: span for name in _known_names(file, path) if (span := _span(file, name, path)) is not None}
     features = {name.split("/", 1)[1]: span for name, span in found.items() if name.startswith("features/")}
@@ -198,15 +199,14 @@ def _layout_of(file: h5py.File, path: Path) -> tuple[Layout, dict[str, Span]]:
         raise DamagedError(f"{path}: it lacks features or row hashes of two dimensions")
     dtypes = {span.dtype for span in features.values()}
     storage = [name for name, dtype in STORAGE_DTYPES.items() if {dtype} == dtypes]
-    block_rows = file.attrs.get("block_rows")
-    if not storage or not _is_count(block_rows):
-        raise DamagedError(f"{path}: its features are {sorted(map(str, dtypes))}, in blocks of {block_rows!r} rows")
+    if not storage:
+        raise DamagedError(f"{path}: its features are {sorted(map(str, dtypes))}")
     documents = {name: found[name].dtype.itemsize for name in DOCUMENTS if name in found}
     if not {"identity", "plan", "record"} <= set(documents) or max(documents.values()) > MAX_DOCUMENT_BYTES:
         raise DamagedError(f"{path}: it lacks a document, or one is larger than {MAX_DOCUMENT_BYTES:,} bytes")
     layout = Layout(
         rows=hashes.shape[0],
-        block_rows=int(block_rows),
+        block_rows=block_rows,
         widths={name: span.shape[1] for name, span in features.items()},
         storage=storage[0],
         labelled="labels" in found,
@@ -225,7 +225,12 @@ def _known_names(file: h5py.File, path: Path) -> list[str]:
         link = file.get(group, getlink=True)
         if not isinstance(link, h5py.HardLink) or file.get(group, getclass=True) is not h5py.Group:
             raise DamagedError(f"{path}: it lacks the group {group!r}")
-    return names + [f"features/{name}" for name in file["features"]]
+    features = file["features"]
+    if len(features) > _MOST_FEATURES:
+        raise DamagedError(f"{path}: it has {len(features):,} features, where {_MOST_FEATURES:,} are the most")
+    if odd := [name for name in features if not _FEATURE_NAME.fullmatch(name)]:
+        raise DamagedError(f"{path}: {odd[0][:80]!r} is no name for a feature")
+    return names + [f"features/{name}" for name in features]
 
 
 def _span(file: h5py.File, name: str, path: Path) -> Span | None:
@@ -243,27 +248,30 @@ def _span(file: h5py.File, name: str, path: Path) -> Span | None:
     return Span(offset, dataset.shape, dataset.dtype)
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
+def _sealed(path: Path) -> Seal:
     if path.is_dir():
         raise NotOursError(f"{path} is a folder, not a headstart cache")
     try:
+        with storage_errors(f"cannot read {path}"):
+            return read_seal(path)
+    except StorageError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        raise NotOursError(f"{path} does not exist; make it with: headstart extract TABLE --out {path}") from None
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    try:
         # A finished cache never changes, so a lock would only get in the way of file systems that have none.
         file = h5py.File(path, "r", locking=False)
-    except FileNotFoundError:
-        raise NotOursError(f"{path} does not exist; make it with: headstart extract TABLE --out {path}") from None
-    except PermissionError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from None
     except OSError as error:
-        if "truncated" in str(error):
-            raise DamagedError(f"{path} is cut short: {_reason(error)}") from None
-        if not h5py.is_hdf5(path):
-            raise NotOursError(f"{path} is not a headstart cache (not an HDF5 file)") from None
         raise DamagedError(f"{path} cannot be opened as HDF5: {_reason(error)}") from None
     with file:
         try:
             yield file
-        except (KeyError, RuntimeError, OSError, ValueError, TypeError) as error:  # what h5py raises on damage
+        except (KeyError, RuntimeError, OSError, ValueError, TypeError, OverflowError, MemoryError) as error:
+            # what h5py raises on a structure that is not as it should be
             raise DamagedError(f"{path}: its HDF5 structure is damaged: {_reason(error)}") from error
 
 
@@ -280,10 +288,6 @@ def storage_errors(what: str) -> Iterator[None]:
 
 def _hdf5_dtype(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
     return h5py.string_dtype("utf-8", dtype.itemsize) if dtype.kind == "S" else dtype
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 1
 
 
 def _reason(error: Exception) -> str:

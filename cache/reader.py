@@ -24,6 +24,7 @@ PLAN_FIELDS: dict[str, tuple[type, ...]] = {
     "path": (str,),
 }
 RECORD_FIELDS: dict[str, tuple[type, ...]] = {
+    "created": (str,),
     "rows": (int,),
     "skipped_rows": (int,),
     "distinct_texts": (int,),
@@ -44,6 +45,8 @@ RECORD_FIELDS: dict[str, tuple[type, ...]] = {
     "machine": (dict,),
 }
 """What every plan and record holds, with the kinds of value that it may be; they MAY hold more."""
+ENCODER_FIELDS: dict[str, tuple[type, ...]] = {"name": (str,), "folder": (str,), "revision": (str, NoneType)}
+MACHINE_FIELDS: dict[str, tuple[type, ...]] = {"device": (str,)}
 
 Features = npt.NDArray[np.floating[Any]]
 """Features, (rows, width) float32 or float16."""
@@ -208,6 +211,8 @@ def _open(path: Path, *, finished: bool) -> Cache:
     _check_fields(path, "plan", documents["plan"], PLAN_FIELDS)
     if documents["record"] != {}:
         _check_fields(path, "record", documents["record"], RECORD_FIELDS)
+        _check_fields(path, "record's encoder", documents["record"]["encoder"], ENCODER_FIELDS)
+        _check_fields(path, "record's machine", documents["record"]["machine"], MACHINE_FIELDS)
     identity = Identity.from_dict(documents["identity"], str(path))
     if set(identity.features) != set(layout.widths):
         raise DamagedError(
@@ -258,7 +263,7 @@ def _read_document(path: Path, name: str, spans: Mapping[str, Span], *, finished
         )
     try:
         return json.loads(content.rstrip(b"\0"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedError(f"{path}: its {name} is not JSON: {error}") from None
 
 

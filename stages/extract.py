@@ -170,13 +170,13 @@ class Extraction:
                 remove_earlier(out)
             return out
         plan = {
-            "batch_tokens": self._encoder.batch_tokens,
+            "batch_tokens": self.encoder.batch_tokens,
             "window_rows": WINDOW_BLOCKS * BLOCK_ROWS,
             "device": self.device.type,
-            "path": self._encoder.path.value,
+            "path": self.encoder.path.value,
         }
         donors = self._donors(out, update, reuse)  # refused, where they are of no use, before anything is written
-        kept = wanted.prepare_partial(self._encoder.width, plan, overwrite=overwrite, update=update, report=report)
+        kept = wanted.prepare_partial(self.encoder.width, plan, overwrite=overwrite, update=update, report=report)
         del wanted  # and with it the only other hold on the survey's arrays
         survey = survey.in_file(open_any(partial_path(out)))
         donors += self._earlier(out)
@@ -212,7 +212,7 @@ class Extraction:
             counts = encode_table(
                 source,
                 survey,
-                self._encoder,
+                self.encoder,
                 writer,
                 donors=Donors(donors, self._report),
                 kept=kept,
@@ -243,8 +243,15 @@ class Extraction:
 
     def check(self, table: Any, out: Path, labels: Sequence[str | int] | None = None) -> Table:
         """Refuse, without reading a row, a table that is none, and an output that cannot be written."""
+        source = self.open(table, labels)
+        in_folder = isinstance(table, (str, Path)) and Path(table).is_dir()
+        _require_writable(out, source.files if in_folder else ())
+        return source
+
+    def open(self, table: Any, labels: Sequence[str | int] | None = None) -> Table:
+        """Open a table as the settings say; no row is read."""
         settings = self._settings
-        source = open_table(
+        return open_table(
             table,
             labels=labels,
             text_column=settings.text_column,
@@ -252,9 +259,6 @@ class Extraction:
             label_column=settings.label_column,
             skip_bad_rows=settings.skip_bad_rows,
         )
-        in_folder = isinstance(table, (str, Path)) and Path(table).is_dir()
-        _require_writable(out, source.files if in_folder else ())
-        return source
 
     def _donors(self, out: Path, update: bool, reuse: Sequence[str | Path]) -> list[Cache]:
         """The finished caches to take rows from: the one that is replaced, and others."""
@@ -303,7 +307,7 @@ class Extraction:
         return choose_precision(self._settings.precision, self.device)
 
     @functools.cached_property
-    def _encoder(self) -> Encoder:
+    def encoder(self) -> Encoder:
         settings = self._settings
         self._report(Step("loading the encoder", 0, 0, "files"))
         return Encoder(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
+from headstart.cache.hashing import HASH_BYTES, digest
 from headstart.cache.layout import read_layout
 from headstart.cache.reader import Cache, open_any, open_cache
+from headstart.cache.seal import SEAL_BYTES, write_seal
 from headstart.cache.writer import partial_path
 from headstart.stages.encoder import Encoder
 from headstart.stages.extract import extract
@@ -51,6 +55,25 @@ def holding(out: Path) -> set[int]:
     if not partial_path(out).exists():
         return set()
     return set(np.flatnonzero(open_any(partial_path(out)).whole_blocks()).tolist())
+
+
+def seal_again(path: Path, **changes: Any) -> None:
+    """Seal a file whose structure was changed, as whoever does so on purpose would; ``changes`` go into the seal."""
+    extents: list[tuple[int, int]] = []
+
+    def note(_: str, item: h5py.HLObject) -> None:
+        if isinstance(item, h5py.Dataset) and item.id.get_offset() is not None:
+            extents.append((item.id.get_offset(), item.id.get_offset() + item.id.get_storage_size()))
+
+    fields = json.loads(path.read_bytes()[:SEAL_BYTES].split(b"\0")[0])
+    with h5py.File(path) as file:
+        file.visititems(note)
+    write_seal(path, block_rows=fields["block_rows"], extents=extents)
+    if changes:
+        content = path.read_bytes()
+        fields = {**json.loads(content[:SEAL_BYTES].split(b"\0")[0]), **changes}
+        first = json.dumps(fields).encode().ljust(SEAL_BYTES - HASH_BYTES, b"\0")
+        path.write_bytes(first + digest(first) + content[SEAL_BYTES:])
 
 
 def flip_a_byte(path: Path, dataset: str, row: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from extracting import seal_again
 from headstart.cache.errors import DamagedError, NotOursError
 from headstart.cache.hashing import digest, hash_texts
 from headstart.cache.identity import Identity, differences
@@ -30,7 +31,11 @@ IDENTITY = Identity(
 )
 PLAN = {"batch_tokens": 7, "window_rows": 8, "device": "cpu", "path": "padded"}
 FACTS = ("text_hashes", "token_hashes", "lengths", "cut")
-RECORD = {name: kinds[0]() for name, kinds in RECORD_FIELDS.items()}
+RECORD = {
+    **{name: kinds[0]() for name, kinds in RECORD_FIELDS.items()},
+    "encoder": {"name": "bert", "folder": "bert", "revision": None},
+    "machine": {"device": "cpu"},
+}
 
 
 def make_cache(
@@ -206,7 +211,7 @@ def test_a_file_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotOursError, match="does not exist"):
         open_cache(path)
     path.write_text("text,label\n")
-    with pytest.raises(NotOursError, match="not an HDF5 file"):
+    with pytest.raises(NotOursError, match="not a headstart cache"):
         open_cache(path)
     with h5py.File(path, "w") as file:
         file["features/cls"] = np.zeros((3, 2))
@@ -218,8 +223,7 @@ def test_a_file_that_is_not_ours_is_refused(tmp_path: Path) -> None:
 
 def test_a_newer_version_is_refused(tmp_path: Path) -> None:
     make_cache(tmp_path / "cache.h5")
-    with h5py.File(tmp_path / "cache.h5", "r+") as file:
-        file.attrs["version"] = 2
+    seal_again(tmp_path / "cache.h5", version=2)
     with pytest.raises(NotOursError, match="version 2; this headstart reads version 1"):
         open_cache(tmp_path / "cache.h5")
 
@@ -249,8 +253,12 @@ def replace_dataset(file: h5py.File, name: str, value: Any, **how: Any) -> None:
         (lambda f: f.__delitem__("hashes/tokens"), "lacks the dataset 'hashes/tokens'"),
         (lambda f: f.__delitem__("identity"), "lacks a document"),
         (lambda f: f.__delitem__("checksums"), "lacks the group 'checksums'"),
-        (lambda f: f.attrs.__setitem__("block_rows", 0), "blocks of"),
-        (lambda f: f.attrs.__setitem__("version", "one"), "not a number"),
+        (lambda f: f.__setitem__("features/" + "n" * 200, np.zeros(3)), "no name for a feature"),
+        (lambda f: f.__setitem__("features/a b", np.zeros(3)), "no name for a feature"),
+        (lambda f: [f.__setitem__(f"features/x{n}", np.zeros(3)) for n in range(600)], "512 are the most"),
+        (lambda f: replace_dataset(f, "lengths", np.zeros(10, [("a", "<i4")])), "'lengths' is"),
+        (lambda f: replace_dataset(f, "lengths", ["long"] * 10, dtype=h5py.string_dtype()), "'lengths' is object"),
+        (lambda f: f.move("cut", "away") or f.__setitem__("cut", h5py.SoftLink("/cut")), "is a link"),
     ],
 )
 def test_a_wrong_structure_is_refused(tmp_path: Path, change: Any, message: str) -> None:
@@ -258,6 +266,9 @@ def test_a_wrong_structure_is_refused(tmp_path: Path, change: Any, message: str)
     make_cache(path)
     with h5py.File(path, "r+") as file:
         change(file)
+    with pytest.raises(DamagedError, match=r"has grown|cut short|structure is damaged"):
+        open_cache(path)
+    seal_again(path)
     with pytest.raises(DamagedError, match=message):
         open_cache(path)
 
@@ -270,14 +281,57 @@ def test_nothing_outside_the_file_is_read_through_it(tmp_path: Path) -> None:
     with h5py.File(path, "r+") as file:
         del file["features/cls"]
         file["features/cls"] = h5py.ExternalLink(str(other), "secret")
+    seal_again(path)
     with pytest.raises(DamagedError, match="is a link"):
         open_cache(path)
     (tmp_path / "raw").write_bytes(bytes(120))
     with h5py.File(path, "r+") as file:
         del file["features/cls"]
         file.create_dataset("features/cls", (10, 3), "<f4", external=[(str(tmp_path / "raw"), 0, 120)])
+    seal_again(path)
     with pytest.raises(DamagedError, match="not stored as one run of bytes in this file"):
         open_cache(path)
+    virtual = h5py.VirtualLayout((10, 3), "<f4")
+    virtual[:] = h5py.VirtualSource(str(other), "secret", (10, 3))
+    with h5py.File(path, "r+") as file:
+        del file["features/cls"]
+        file.create_virtual_dataset("features/cls", virtual)
+    seal_again(path)
+    with pytest.raises(DamagedError, match="not stored as one run of bytes in this file"):
+        open_cache(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": "one"}, "cannot be so"),
+        ({"block_rows": 0}, "cannot be so"),
+        ({"block_rows": 1.5}, "cannot be so"),
+        ({"datasets": [[0, 100]]}, "cannot be so"),
+        ({"datasets": [[20000, 30000], [25000, 35000]]}, "cannot be so"),
+        ({"datasets": [[1 << 70, 1 << 71]]}, "cannot be so"),
+        ({"datasets": 7}, "nothing that can be read"),
+        ({"bytes": 1 << 62}, "cannot be so"),
+        ({"structure": None}, "cannot be so"),
+        ({"structure": "00"}, "structure is damaged"),
+    ],
+)
+def test_a_seal_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    make_cache(tmp_path / "cache.h5")
+    seal_again(tmp_path / "cache.h5", **changes)
+    with pytest.raises(DamagedError, match=message):
+        open_cache(tmp_path / "cache.h5")
+
+
+def test_attributes_are_not_read(tmp_path: Path) -> None:
+    """However large they are, or of whatever kind."""
+    path = tmp_path / "cache.h5"
+    make_cache(path)
+    with h5py.File(path, "r+") as file:
+        for name in ("format", "version", "block_rows"):
+            file.attrs[name] = "long" * (1 << 20)
+    seal_again(path)
+    assert open_cache(path).rows == 10
 
 
 def test_unknown_additions_are_left_alone(tmp_path: Path) -> None:
@@ -286,6 +340,7 @@ def test_unknown_additions_are_left_alone(tmp_path: Path) -> None:
     make_cache(path)
     with h5py.File(path, "r+") as file:
         file["shards/0"] = np.zeros(3)
+    seal_again(path)
     assert open_cache(path).rows == 10
 
 
