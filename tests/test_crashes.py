@@ -98,7 +98,9 @@ def test_kills_at_random_one_after_another(tiny: Path, tmp_path: Path, write_csv
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_say_what_is_kept(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], sign: int) -> None:
+def test_ctrl_c_and_sigterm_say_what_is_kept(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], sign: int
+) -> None:
     table, out = write_csv(tiny_rows(10000)), tmp_path / "c.h5"
     command = ["extract", table, "--encoder", tiny, "--precision", "float32", "--batch-tokens", "64", "--out", out]
     process = start(command, tmp_path / "log", partial(blocks_of, 64))
@@ -108,7 +110,9 @@ def test_ctrl_c_and_sigterm_say_what_is_kept(tiny: Path, tmp_path: Path, write_c
     process.join()
     assert process.exitcode == 130
     (line,) = (tmp_path / "log").read_text().splitlines()
-    assert line.startswith(("headstart: interrupted", "headstart: terminated")) and "the same command carries on" in line
+    assert (
+        line.startswith(("headstart: interrupted", "headstart: terminated")) and "the same command carries on" in line
+    )
     kept = len(holding(out))
     assert f"{kept} of 157 blocks are done" in finish(command, tmp_path / "log", partial(blocks_of, 64))[1]
 
