@@ -68,6 +68,7 @@ def repair(
         StorageError: the machine cannot read or write.
     """
     path = Path(cache)
+    _open(path)  # what is no cache is refused before a lock is put beside it
     with hold(path, wait=wait, note=lambda text: report(Note(text))):
         return _repair(
             path,
@@ -87,11 +88,7 @@ def repair(
 
 def _repair(path: Path, table: Any, *, encoder: str | None, settings: ExtractSettings, report: Report) -> Path:
     """Do it, with the cache to oneself; ``settings`` say how to read the table, and where to run."""
-    started = time.perf_counter()
-    try:
-        found = open_cache(path)
-    except DamagedError as error:
-        raise DamagedError(f"this is beyond repair, so extract the table again with --overwrite: {error}") from None
+    started, found = time.perf_counter(), _open(path)
 
     def checking(block: int) -> None:
         report(Step("checking", block + 1, found.layout.blocks, "blocks"))
@@ -145,6 +142,13 @@ def _repair(path: Path, table: Any, *, encoder: str | None, settings: ExtractSet
     finally:
         scratch.unlink(missing_ok=True)
     return path
+
+
+def _open(path: Path) -> Cache:
+    try:
+        return open_cache(path)
+    except DamagedError as error:
+        raise DamagedError(f"this is beyond repair, so extract the table again with --overwrite: {error}") from None
 
 
 def _blocks_to_encode(found: Cache, mended: Cache, survey: Survey, table: str) -> list[int]:

@@ -50,9 +50,11 @@ def _command(arguments: list[str], log: str, preparations: Sequence[Preparation]
     os.dup2(descriptor, 2)
     for prepare in preparations:
         prepare()
-    sys.argv = ["headstart", *arguments]
+    import torch
     from headstart.cli import main
 
+    torch.set_num_threads(1)  # so small an encoder is not quicker with more, and waits for no core that others use
+    sys.argv = ["headstart", *arguments]
     main()
 
 

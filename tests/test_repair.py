@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from extracting import Notes, datasets, flip_a_byte, noting, run
-from headstart.cache.errors import DamagedError, EncoderError, IdentityError, TableError
+from headstart.cache.errors import DamagedError, EncoderError, IdentityError, NotOursError, TableError
 from headstart.cache.reader import open_cache
 from headstart.stages.extract import Extraction
 from headstart.stages.repair import repair
@@ -134,6 +134,14 @@ def test_documents_are_beyond_repair(cache: Path, table: Path, document: str) ->
     flip_a_byte(cache, f"checksums/{document}", 0)
     with pytest.raises(DamagedError, match=f"beyond repair, so extract the table again with --overwrite: .*{document}"):
         repair(cache, table)
+
+
+def test_what_is_no_cache_is_refused_and_nothing_is_put_beside_it(table: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotOursError, match="does not exist"):
+        repair(tmp_path / "nowhere" / "c.h5", table)
+    with pytest.raises(NotOursError, match="not a headstart cache"):
+        repair(table, table)
+    assert sorted(tmp_path.iterdir()) == [table]
 
 
 def test_a_kill_in_a_repair_leaves_the_cache_to_be_repaired(cache: Path, table: Path, tmp_path: Path) -> None:
