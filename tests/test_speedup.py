@@ -316,7 +316,8 @@ def test_a_whole_table_that_does_not_fit_is_scaled_from_a_sample(
     tiny: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(speedup_stages, "_plan", lambda *_, **__: (2, 300))
-    stages = report_of(speedup(table, tmp_path / "out", SpeedupSettings(encoder=str(tiny), budget=20, quality=False)))["stages"]
+    settings = SpeedupSettings(encoder=str(tiny), budget=20, quality=False)
+    stages = report_of(speedup(table, tmp_path / "out", settings))["stages"]
     assert (stages["rows"], stages["whole"]) == (300, False)
     assert stages["extract"]["repeats"] == 2
     assert stages["extract"]["median"] >= stages["extract_start"] > 0
