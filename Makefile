@@ -21,6 +21,7 @@ test: $(INSTALLED) data
 # Hundreds of kills; takes about 5 minutes on 2 cores.
 soak: $(INSTALLED)
 	$(BIN)/python tests/soak.py
+	$(BIN)/python tests/soak_damage.py
 
 # Each pair takes about 10 minutes on 2 cores; tables and pictures are left in $(BENCH).
 bench-encoder: $(VENV)/installed-bench data

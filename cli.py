@@ -284,6 +284,7 @@ def train_head_command(
         bool, typer.Option("--keep-shared", help="Train also on texts that --test or --validation has.")
     ] = TRAIN.keep_shared,
     overwrite: Overwrite = False,
+    wait: Wait = False,
     quiet: Quiet = False,
 ) -> None:
     """Stage two: train and test a head on a cache."""
@@ -331,6 +332,7 @@ def train_head_command(
             validation=validation,
             labels=given,
             overwrite=overwrite,
+            wait=wait,
             report=report,
         )
     if not quiet:
@@ -388,6 +390,7 @@ def sweep_command(
     device: Device = TRAIN.device,
     memory: Memory = None,
     overwrite: Overwrite = False,
+    wait: Wait = False,
     quiet: Quiet = False,
 ) -> None:
     """Train the product of all values, times seeds and folds; rank them; test the winner."""
@@ -442,6 +445,7 @@ def sweep_command(
             validation=validation,
             labels=relabelled,
             overwrite=overwrite,
+            wait=wait,
             report=report,
         )
     if not quiet:
@@ -522,6 +526,7 @@ def speedup_command(
     ] = SPEEDUP.skip_bad_rows,
     allow_pickled_weights: Pickled = SPEEDUP.allow_pickled_weights,
     overwrite: Overwrite = False,
+    wait: Wait = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure what the two stages save on this machine, beside a program that encodes in every epoch."""
@@ -547,7 +552,7 @@ def speedup_command(
         from .stages.inspect import inspect_path
         from .stages.speedup import speedup
 
-        folder = speedup(table, out, settings, overwrite=overwrite, report=report)
+        folder = speedup(table, out, settings, overwrite=overwrite, wait=wait, report=report)
     if not quiet:
         terminal.show_speedup(inspect_path(folder))
 
@@ -608,14 +613,14 @@ def inspect_command(
     found = inspect_path(path)
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False, indent=1))
-    elif found["kind"] == "cache":
-        terminal.show_cache(found)
-    elif found["kind"] == "sweep":
-        terminal.show_sweep(found)
-    elif found["kind"] == "speedup":
-        terminal.show_speedup(found)
-    else:
-        terminal.show_run(found)
+        return
+    shows = {"cache": terminal.show_cache, "sweep": terminal.show_sweep, "speedup": terminal.show_speedup}
+    try:
+        shows.get(found["kind"], terminal.show_run)(found)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # a file of someone else's making
+        raise DamagedError(
+            f"{path}: what it records is not what headstart writes ({type(error).__name__}: {error}); --json prints it"
+        ) from error
 
 
 def _terminate(number: int, frame: object) -> None:

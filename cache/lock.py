@@ -41,7 +41,7 @@ def hold(output: Path, *, wait: bool = False, note: Callable[[str], None] = lamb
 
     The lock is the operating system's own, on a file beside the output (its name and ``.lock``): so it ends when the
     process does, however that dies, and a file that is left behind holds nobody up. Readers take no notice of it:
-    a finished output is replaced in one step, and never changed.
+    a finished output is replaced in one step, and never changed. The output's folder is made where it is missing.
 
     Args:
         output: What will be written.
@@ -54,6 +54,8 @@ def hold(output: Path, *, wait: bool = False, note: Callable[[str], None] = lamb
             finds out for itself whether it has anything to write.
     """
     path = output.with_name(output.name + ".lock")
+    with storage_errors(f"cannot make the folder {path.parent}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
     told = False
     while True:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import NoneType
@@ -12,18 +11,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .documents import Kind, parse_json, require_fields
 from .errors import DamagedError, NotOursError, UserError
 from .hashing import Hashes, digest
 from .identity import Identity
 from .layout import ROW_FACTS, Layout, Span, read_layout, storage_errors
 
-PLAN_FIELDS: dict[str, tuple[type, ...]] = {
+ENCODER_FIELDS: dict[str, Kind] = {"name": (str,), "folder": (str,), "revision": (str, NoneType)}
+PLAN_FIELDS: dict[str, Kind] = {
     "batch_tokens": (int,),
     "window_rows": (int,),
     "device": (str,),
     "path": (str,),
 }
-RECORD_FIELDS: dict[str, tuple[type, ...]] = {
+RECORD_FIELDS: dict[str, Kind] = {
     "created": (str,),
     "rows": (int,),
     "skipped_rows": (int,),
@@ -41,12 +42,10 @@ RECORD_FIELDS: dict[str, tuple[type, ...]] = {
     "tokens_per_second": (int, float, NoneType),
     "seconds": (int, float),
     "precision_reason": (str,),
-    "encoder": (dict,),
-    "machine": (dict,),
+    "encoder": ENCODER_FIELDS,
+    "machine": {"device": (str,)},
 }
 """What every plan and record holds, with the kinds of value that it may be; they MAY hold more."""
-ENCODER_FIELDS: dict[str, tuple[type, ...]] = {"name": (str,), "folder": (str,), "revision": (str, NoneType)}
-MACHINE_FIELDS: dict[str, tuple[type, ...]] = {"device": (str,)}
 
 Features = npt.NDArray[np.floating[Any]]
 """Features, (rows, width) float32 or float16."""
@@ -208,11 +207,9 @@ def _open(path: Path, *, finished: bool) -> Cache:
     names = documents.get("label_names")
     if layout.labelled != (names is not None) or not (names is None or _is_list_of_names(names)):
         raise DamagedError(f"{path}: its label names are not a list of distinct names, one list for its labels")
-    _check_fields(path, "plan", documents["plan"], PLAN_FIELDS)
+    require_fields(documents["plan"], PLAN_FIELDS, f"{path}: its plan")
     if documents["record"] != {}:
-        _check_fields(path, "record", documents["record"], RECORD_FIELDS)
-        _check_fields(path, "record's encoder", documents["record"]["encoder"], ENCODER_FIELDS)
-        _check_fields(path, "record's machine", documents["record"]["machine"], MACHINE_FIELDS)
+        require_fields(documents["record"], RECORD_FIELDS, f"{path}: its record")
     identity = Identity.from_dict(documents["identity"], str(path))
     if set(identity.features) != set(layout.widths):
         raise DamagedError(
@@ -241,14 +238,6 @@ def block_checksum(rows: slice, parts: list[npt.NDArray[Any]]) -> bytes:
     return digest(np.array([rows.start, rows.stop], "<u8"), *parts)
 
 
-def _check_fields(path: Path, name: str, document: Any, fields: Mapping[str, tuple[type, ...]]) -> None:
-    if not isinstance(document, dict):
-        raise DamagedError(f"{path}: its {name} is not a JSON object")
-    for field, kinds in fields.items():
-        if not isinstance(document.get(field), kinds) or (field not in document):
-            raise DamagedError(f"{path}: its {name} lacks {field!r}, or it is of the wrong kind")
-
-
 def _read_document(path: Path, name: str, spans: Mapping[str, Span], *, finished: bool) -> Any:
     """Read one JSON document. A record that was never written, or not to its end, reads as an empty object."""
     content = _read_bytes(path, spans[name])
@@ -261,10 +250,7 @@ def _read_document(path: Path, name: str, spans: Mapping[str, Span], *, finished
         raise DamagedError(
             f"{path}: its {name} is damaged (the checksum does not hold); extract again with --overwrite"
         )
-    try:
-        return json.loads(content.rstrip(b"\0"))
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{path}: its {name} is not JSON: {error}") from None
+    return parse_json(content.rstrip(b"\0"), f"{path}: its {name}")
 
 
 def _read_bytes(path: Path, span: Span) -> bytes:

@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..cache.errors import DamagedError, NotOursError, OutputExistsError, StorageError
+from ..cache.documents import parse_json
+from ..cache.errors import NotOursError, OutputExistsError, StorageError
 from ..cache.layout import storage_errors
+from ..cache.lock import hold
+from .progress import Note, Report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,15 +51,14 @@ class FolderKind:
         """
         path = folder / self.file
         try:
-            fields = json.loads(path.read_bytes())
+            content = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             raise NotOursError(
                 f"{folder} is not a {self.name} (it holds no {self.file}); make one with {self.command}"
             ) from None
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}") from None
-        except ValueError as error:
-            raise DamagedError(f"{path} is not JSON: {error}") from None
+        fields = parse_json(content, str(path))
         if not isinstance(fields, dict) or fields.get("format") != self.format:
             raise NotOursError(f"{path} was not written by headstart")
         if fields.get("version") != self.version:
@@ -85,6 +87,20 @@ class FolderKind:
             raise OutputExistsError(f"{folder} is not a {self.name}, so it is not overwritten; choose another --out")
 
     @contextlib.contextmanager
+    def held(self, folder: Path, *, overwrite: bool, wait: bool, report: Report) -> Iterator[None]:
+        """Keep other runs from an output while it is being made.
+
+        Raises:
+            OutputExistsError: it is there already and may not be replaced.
+            BusyError: another run is writing it, and ``wait`` is False.
+            StorageError: its parent folder cannot be written.
+        """
+        self.require_free(folder, overwrite=overwrite)
+        with hold(folder, wait=wait, note=lambda text: report(Note(text))):
+            self.require_free(folder, overwrite=overwrite)  # the run that was waited for may have made it
+            yield
+
+    @contextlib.contextmanager
     def new(self, folder: Path, *, overwrite: bool) -> Iterator[Path]:
         """Give a scratch folder to fill; it takes the folder's name when all went well, and is gone when not.
 
@@ -103,6 +119,7 @@ class FolderKind:
             with storage_errors(f"cannot write {folder}"):
                 scratch.mkdir()
             yield scratch
+            self.require_free(folder, overwrite=overwrite)  # another run may have made it in the meantime
             with storage_errors(f"cannot write {folder}"):
                 if folder.exists():
                     folder.rename(holder / "old")

@@ -5,11 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..cache.documents import Kind, require_fields
 from ..cache.errors import DamagedError
+from ..cache.reader import ENCODER_FIELDS
 from .folders import FolderKind
 
 HEAD_FILE = "head.safetensors"
 RUN = FolderKind(name="run", file="run.json", format="headstart-run", version=1, command="headstart train-head")
+_FIELDS: dict[str, Kind] = {
+    "label_names": (list,),
+    "identity": (dict,),
+    "settings": (dict,),
+    "encoder": ENCODER_FIELDS,
+    "rows": {"train": (int,), "validation": (int,), "test": (int,)},
+    "metrics": {"validation": (dict,), "test": (dict,)},
+    "history": (list,),
+    "temperature": (int, float),
+    "seconds": (int, float),
+}
+"""What every ``run.json`` holds; it may hold more."""
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -21,10 +35,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         StorageError: it cannot be read.
     """
     fields, path = RUN.read(folder), folder / RUN.file
-    names = fields.get("label_names")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    require_fields(fields, _FIELDS, str(path))
+    if not all(isinstance(name, str) for name in fields["label_names"]):
         raise DamagedError(f"{path}: its label_names are not a list of names")
-    for name in ("identity", "encoder", "settings", "metrics"):
-        if not isinstance(fields.get(name), dict):
-            raise DamagedError(f"{path}: it lacks {name!r}")
     return fields

@@ -55,6 +55,7 @@ def speedup(
     settings: SpeedupSettings | None = None,
     *,
     overwrite: bool = False,
+    wait: bool = False,
     report: Report = silent,
 ) -> Path:
     """Measure what the two stages save, against the program that they stand in for.
@@ -64,6 +65,7 @@ def speedup(
         out: The folder to write.
         settings: See `SpeedupSettings`.
         overwrite: Replace the report at ``out``.
+        wait: Where another run is writing ``out``, wait until it is done.
         report: Where progress and notes go.
 
     Returns:
@@ -73,42 +75,43 @@ def speedup(
         TableError: the table cannot be read, or its labels cannot be trained on.
         EncoderError: the encoder cannot be found or read.
         OutputExistsError: ``out`` is there already.
+        BusyError: another run is writing ``out``, and ``wait`` is False.
         StorageError: the machine cannot read or write.
     """
     started = time.perf_counter()
     settings, out = settings or SpeedupSettings(), Path(out)
-    SPEEDUP.require_free(out, overwrite=overwrite)
-    source = open_table(
-        table,
-        text_column=settings.text_column,
-        label_column=settings.label_column,
-        skip_bad_rows=settings.skip_bad_rows,
-    )
-    device = choose_device(settings.device)
-    files = find_encoder(
-        settings.encoder, revision=settings.revision, allow_pickled_weights=settings.allow_pickled_weights
-    )
-    survey = survey_table(source, report)
-    measuring = _Measuring(settings, files, device, started=started, report=report)
-    with SPEEDUP.new(out, overwrite=overwrite) as folder, storage_errors("cannot write what is measured"):
-        with tempfile.TemporaryDirectory(prefix="headstart-") as scratch:
-            found = measuring.measure(source, survey, Path(scratch))
-        fields = {
-            "headstart": version("headstart"),
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "settings": dataclasses.asdict(settings),
-            "encoder": {"name": files.name, "revision": files.revision},
-            "table": {"source": source.source, "rows": survey.rows, "distinct_texts": survey.distinct_texts},
-            **found,
-            "machine": machine(device),
-            "versions": VERSIONS,
-            "seconds": time.perf_counter() - started,
-        }
-        SPEEDUP.write(folder, fields)
-        (folder / MARKDOWN_FILE).write_text(markdown(fields), encoding="utf-8")
-        if not draw(folder / PICTURE_FILE, fields):
-            report(Note(f"{PICTURE_FILE} was not drawn: matplotlib is missing; pip install 'headstart[report]'"))
-    return out
+    with SPEEDUP.held(out, overwrite=overwrite, wait=wait, report=report):
+        source = open_table(
+            table,
+            text_column=settings.text_column,
+            label_column=settings.label_column,
+            skip_bad_rows=settings.skip_bad_rows,
+        )
+        device = choose_device(settings.device)
+        files = find_encoder(
+            settings.encoder, revision=settings.revision, allow_pickled_weights=settings.allow_pickled_weights
+        )
+        survey = survey_table(source, report)
+        measuring = _Measuring(settings, files, device, started=started, report=report)
+        with SPEEDUP.new(out, overwrite=overwrite) as folder, storage_errors("cannot write what is measured"):
+            with tempfile.TemporaryDirectory(prefix="headstart-") as scratch:
+                found = measuring.measure(source, survey, Path(scratch))
+            fields = {
+                "headstart": version("headstart"),
+                "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "settings": dataclasses.asdict(settings),
+                "encoder": {"name": files.name, "revision": files.revision},
+                "table": {"source": source.source, "rows": survey.rows, "distinct_texts": survey.distinct_texts},
+                **found,
+                "machine": machine(device),
+                "versions": VERSIONS,
+                "seconds": time.perf_counter() - started,
+            }
+            SPEEDUP.write(folder, fields)
+            (folder / MARKDOWN_FILE).write_text(markdown(fields), encoding="utf-8")
+            if not draw(folder / PICTURE_FILE, fields):
+                report(Note(f"{PICTURE_FILE} was not drawn: matplotlib is missing; pip install 'headstart[report]'"))
+        return out
 
 
 class _Measuring:

@@ -48,6 +48,7 @@ def sweep(
     validation: str | Path | None = None,
     labels: Labels | None = None,
     overwrite: bool = False,
+    wait: bool = False,
     report: Report = silent,
 ) -> Path:
     """Train a head for every setting, seed and fold; rank the settings; train the winner and test it once.
@@ -66,6 +67,7 @@ def sweep(
         validation: A cache to rank by; without it, a share or folds of the rows.
         labels: Labels to put in the place of the caches' own.
         overwrite: Replace the sweep at ``out``.
+        wait: Where another run is writing ``out``, wait until it is done.
         report: Where progress and notes go.
 
     Returns:
@@ -75,67 +77,71 @@ def sweep(
     Raises:
         As `train_head`; SettingsError also where every head diverged.
     """
-    started = time.perf_counter()
     settings = settings or SweepSettings()
     out = Path(out)
-    SWEEP.require_free(out, overwrite=overwrite)
-    require_one_way(settings.base, validation)
-    device = head_device(settings.base.device)
-    caches = open_checked(cache, validation, test, labels=labels, report=report)
-    train_cache, validation_cache, test_cache = caches
-    assert train_cache is not None
+    with SWEEP.held(out, overwrite=overwrite, wait=wait, report=report):
+        started = time.perf_counter()
+        require_one_way(settings.base, validation)
+        device = head_device(settings.base.device)
+        caches = open_checked(cache, validation, test, labels=labels, report=report)
+        train_cache, validation_cache, test_cache = caches
+        assert train_cache is not None
 
-    def parts_of(each: TrainSettings) -> Parts:  # says nothing: what there is to say, the winner's training says
-        return divide(train_cache, validation=validation_cache, test=test_cache, settings=each, report=silent)
+        def parts_of(each: TrainSettings) -> Parts:  # says nothing: what there is to say, the winner's training says
+            return divide(train_cache, validation=validation_cache, test=test_cache, settings=each, report=silent)
 
-    classes = len(train_cache.label_names or ())
-    width = max(train_cache.features(each.feature).shape[1] for each in settings.settings())
-    folder = open_folder(out, _plan(settings, caches), overwrite=overwrite)
-    found = _train_groups(
-        group_cells(settings.cells(), classes=classes, width=width),
-        folder,
-        parts_of=parts_of,
-        cache=train_cache,
-        device=device,
-        report=report,
-    )
-    ranking = rank(settings, found)
-    if ranking[0]["diverged"]:
-        folder.discard()
-        raise SettingsError("training diverged with every one of the settings; lower the learning rates")
-    winner = dataclasses.replace(settings.settings()[ranking[0]["setting"]], folds=0, fold=1, seed=settings.seeds[0])
-    train_head(
-        cache,
-        folder.scratch / WINNER,
-        winner,
-        test=test,
-        validation=validation,
-        labels=labels,
-        overwrite=True,
-        report=report,
-    )
-    trained = read_run(folder.scratch / WINNER)
-    # Every head reads the rows that the winner trains on and is chosen by, in every epoch.
-    epochs = sum(len(result["history"]["epoch"]) for result in found)
-    passes = epochs * (trained["rows"]["train"] + trained["rows"]["validation"]) + trained["encoder_passes"]["saved"]
-    folder.write_table(table_columns(settings, found))
-    folder.finish(
-        {
-            "headstart": version("headstart"),
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "settings": dataclasses.asdict(settings),
-            "heads": len(found),
-            "diverged": sum(result["diverged"] for result in found),
-            "ranking": ranking,
-            "winner": dataclasses.asdict(winner),
-            "kept_heads": sum(result["kept"] for result in found),
-            "seconds": time.perf_counter() - started,
-            "encoder_passes": dataclasses.asdict(passes_of_cached(train_cache.record, passes)),
-            "machine": machine(device),
-            "versions": {"torch": torch.__version__},
-        }
-    )
-    return out
+        classes = len(train_cache.label_names or ())
+        width = max(train_cache.features(each.feature).shape[1] for each in settings.settings())
+        folder = open_folder(out, _plan(settings, caches), overwrite=overwrite)
+        found = _train_groups(
+            group_cells(settings.cells(), classes=classes, width=width),
+            folder,
+            parts_of=parts_of,
+            cache=train_cache,
+            device=device,
+            report=report,
+        )
+        ranking = rank(settings, found)
+        if ranking[0]["diverged"]:
+            folder.discard()
+            raise SettingsError("training diverged with every one of the settings; lower the learning rates")
+        winner = dataclasses.replace(
+            settings.settings()[ranking[0]["setting"]], folds=0, fold=1, seed=settings.seeds[0]
+        )
+        train_head(
+            cache,
+            folder.scratch / WINNER,
+            winner,
+            test=test,
+            validation=validation,
+            labels=labels,
+            overwrite=True,
+            report=report,
+        )
+        trained = read_run(folder.scratch / WINNER)
+        # Every head reads the rows that the winner trains on and is chosen by, in every epoch.
+        epochs = sum(len(result["history"]["epoch"]) for result in found)
+        passes = (
+            epochs * (trained["rows"]["train"] + trained["rows"]["validation"]) + trained["encoder_passes"]["saved"]
+        )
+        folder.write_table(table_columns(settings, found))
+        folder.finish(
+            {
+                "headstart": version("headstart"),
+                "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "settings": dataclasses.asdict(settings),
+                "heads": len(found),
+                "diverged": sum(result["diverged"] for result in found),
+                "ranking": ranking,
+                "winner": dataclasses.asdict(winner),
+                "kept_heads": sum(result["kept"] for result in found),
+                "seconds": time.perf_counter() - started,
+                "encoder_passes": dataclasses.asdict(passes_of_cached(train_cache.record, passes)),
+                "machine": machine(device),
+                "versions": {"torch": torch.__version__},
+            }
+        )
+        return out
 
 
 def group_cells(cells: Sequence[Cell], *, classes: int, width: int) -> list[list[Cell]]:

@@ -12,8 +12,10 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
+from ..cache.documents import Kind, parse_json, require_fields
 from ..cache.errors import DamagedError, OutputExistsError
 from ..cache.layout import storage_errors
 from .folders import FolderKind
@@ -21,6 +23,23 @@ from .folders import FolderKind
 TABLE_FILE = "sweep.parquet"
 WINNER = "winner"
 SWEEP = FolderKind(name="sweep", file="sweep.json", format="headstart-sweep", version=1, command="headstart sweep")
+_FIELDS: dict[str, Kind] = {
+    "ranking": (list,),
+    "settings": {"base": (dict,), "values": (dict,), "seeds": (list,), "rank_by": (str,)},
+    "heads": (int,),
+    "diverged": (int,),
+    "kept_heads": (int,),
+    "seconds": (int, float),
+}
+_RESULT_FIELDS: dict[str, Kind] = {
+    "setting": (int,),
+    "seed": (int,),
+    "fold": (int,),
+    "diverged": (bool,),
+    "best_epoch": (int,),
+    "history": {"epoch": (list,)},
+    "certificate": (dict, NoneType),
+}
 _PLAN_FILE = "plan.json"
 _GROUPS = "groups"
 
@@ -36,7 +55,15 @@ class SweepFolder:
         """What was kept of a group of heads; None where it is not finished."""
         path = self._group(group)
         with storage_errors(f"cannot read {path}"):
-            return json.loads(path.read_bytes()) if path.exists() else None
+            content = path.read_bytes() if path.exists() else None
+        if content is None:
+            return None
+        results = parse_json(content, str(path))
+        if not isinstance(results, list):
+            raise DamagedError(f"{path} is not a list of heads; remove it, and they are trained again")
+        for result in results:
+            require_fields(result, _RESULT_FIELDS, str(path))
+        return results
 
     def keep(self, group: int, results: Any) -> None:
         """Keep what a group of heads came to; after a crash it is there in full or not at all."""
@@ -108,15 +135,14 @@ def read_sweep(folder: Path) -> dict[str, Any]:
         StorageError: it cannot be read.
     """
     fields, path = SWEEP.read(folder), folder / SWEEP.file
-    if not isinstance(fields.get("ranking"), list):
-        raise DamagedError(f"{path}: it lacks its ranking")
+    require_fields(fields, _FIELDS, str(path))
     return fields
 
 
 def _read_plan(scratch: Path) -> Any:
     try:
         return json.loads((scratch / _PLAN_FILE).read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
 
 

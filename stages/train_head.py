@@ -57,6 +57,7 @@ def train_head(
     validation: str | Path | None = None,
     labels: Labels | None = None,
     overwrite: bool = False,
+    wait: bool = False,
     report: Report = silent,
 ) -> Path:
     """Train a head on a cache's features, choose its epoch on validation rows, and test it once.
@@ -71,6 +72,7 @@ def train_head(
         validation: A cache to choose the epoch by; without it, a share of the rows is held out.
         labels: Labels to put in the place of the caches' own; rows whose text it does not have are left out.
         overwrite: Replace the run at ``out``.
+        wait: Where another run is writing ``out``, wait until it is done.
         report: Where progress and notes go.
 
     Returns:
@@ -82,33 +84,34 @@ def train_head(
         IdentityError: the caches are of different encoders or settings.
         TableError: the labels cannot be trained on.
         OutputExistsError: ``out`` is there already.
+        BusyError: another run is writing ``out``, and ``wait`` is False.
     """
-    started = time.perf_counter()
     settings = settings or TrainSettings()
     out = Path(out)
-    RUN.require_free(out, overwrite=overwrite)
-    device = head_device(settings.device)
-    require_one_way(settings, validation)
-    train_cache, validation_cache, test_cache = open_checked(cache, validation, test, labels=labels, report=report)
-    assert train_cache is not None
-    parts = divide(train_cache, validation=validation_cache, test=test_cache, settings=settings, report=report)
-    names = train_cache.label_names or ()
-    found = find_head(parts, classes=len(names), settings=settings, device=device, report=report)
-    head = make_head(found.parameters, train_cache, settings)
-    if settings.calibrate:
-        logits = np.concatenate([head.logits(chunk) for chunk in parts.validation.chunks()])
-        head = dataclasses.replace(head, temperature=fit_temperature(logits, parts.validation.targets))
-    metrics = {
-        "validation": score(head, parts.validation, parts.validation_groups),
-        "test": score(head, parts.test, parts.test_groups),
-    }
-    with RUN.new(out, overwrite=overwrite) as folder:
-        head.save(folder)
-        fields = _fields(train_cache, head, settings, parts, found, device)
-        told = None if labels is None else {**dataclasses.asdict(labels), "table": str(labels.table)}
-        seconds = time.perf_counter() - started
-        RUN.write(folder, {**fields, "labels": told, "metrics": metrics, "seconds": seconds})
-    return out
+    with RUN.held(out, overwrite=overwrite, wait=wait, report=report):
+        started = time.perf_counter()
+        device = head_device(settings.device)
+        require_one_way(settings, validation)
+        train_cache, validation_cache, test_cache = open_checked(cache, validation, test, labels=labels, report=report)
+        assert train_cache is not None
+        parts = divide(train_cache, validation=validation_cache, test=test_cache, settings=settings, report=report)
+        names = train_cache.label_names or ()
+        found = find_head(parts, classes=len(names), settings=settings, device=device, report=report)
+        head = make_head(found.parameters, train_cache, settings)
+        if settings.calibrate:
+            logits = np.concatenate([head.logits(chunk) for chunk in parts.validation.chunks()])
+            head = dataclasses.replace(head, temperature=fit_temperature(logits, parts.validation.targets))
+        metrics = {
+            "validation": score(head, parts.validation, parts.validation_groups),
+            "test": score(head, parts.test, parts.test_groups),
+        }
+        with RUN.new(out, overwrite=overwrite) as folder:
+            head.save(folder)
+            fields = _fields(train_cache, head, settings, parts, found, device)
+            told = None if labels is None else {**dataclasses.asdict(labels), "table": str(labels.table)}
+            seconds = time.perf_counter() - started
+            RUN.write(folder, {**fields, "labels": told, "metrics": metrics, "seconds": seconds})
+        return out
 
 
 def require_one_way(settings: TrainSettings, validation: str | Path | None) -> None:

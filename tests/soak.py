@@ -44,8 +44,7 @@ def kill_at_random(folder: Path, encoder: Path, *, kills: int, rows: int, seed: 
     print(f"undisturbed: {rows:,} rows in {blocks:,} blocks, {undisturbed:.1f} s", flush=True)
     done: set[int] = set()
     began = at_work = lost = 0
-    # From before a process does anything to a little after it encodes; the table is read first, and blocks are checked.
-    longest = 0.5
+    longest = 2.0  # seconds that a process may live: it starts, reads the table and checks the blocks, then encodes
     for kill in range(1, kills + 1):
         process = start([*command, out], log, SMALL)
         process.join(rng.uniform(0, longest))
@@ -58,8 +57,7 @@ def kill_at_random(folder: Path, encoder: Path, *, kills: int, rows: int, seed: 
             assert int(said_kept[1].replace(",", "")) == len(done), text
         held = holding(out)
         began, at_work, lost = began + bool(text), at_work + (held != done), lost + len(done - held)
-        # Kill later where processes never came to encode, earlier where they would be through before the last kill.
-        longest = min(max(longest * (1.05 if held == done else 0.97), 0.1), 10.0)
+        longest *= 1.1 if len(held) < 0.9 * blocks * kill / kills else 0.9  # so that the last kill comes near the end
         done = held
         if kill % 20 == 0:
             print(f"{kill} kills, {len(done):,} of {blocks:,} blocks hold, {lost} lost", flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,8 +18,10 @@ from pathlib import Path
 import pytest
 from extracting import datasets, run
 from headstart.cache import lock
-from headstart.cache.errors import BusyError, StorageError
+from headstart.cache.errors import BusyError, OutputExistsError, StorageError
 from headstart.cache.lock import hold
+from headstart.stages.sweep import sweep
+from headstart.stages.train_head import train_head
 from tiny import tiny_rows
 
 HOLDER = """
@@ -143,3 +146,38 @@ def test_an_extraction_holds_its_output_and_a_reader_takes_no_notice(tiny: Path,
         assert datasets(out) == before
     run(table, out, tiny, overwrite=True, wait=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5"]
+
+
+@pytest.fixture
+def cache(tiny: Path, tmp_path: Path) -> Path:
+    texts, labels = zip(*tiny_rows(100), strict=True)
+    run({"text": list(texts), "label": list(labels)}, tmp_path / "cache.h5", tiny)
+    return tmp_path / "cache.h5"
+
+
+def test_so_do_stage_two_and_a_sweep(cache: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for stage in (train_head, sweep):
+        with another_process(out) as process:
+            with pytest.raises(BusyError, match=f"process {process.pid} on"):
+                stage(cache, out)
+            threading.Timer(0.5, process.kill).start()
+            stage(cache, out, overwrite=True, wait=True)
+        with another_process(out), pytest.raises(OutputExistsError):  # and waits for nobody, to say that
+            stage(cache, out, wait=True)
+        shutil.rmtree(out)
+
+
+def test_what_another_run_made_while_it_was_waited_for_is_not_replaced(cache: Path, tmp_path: Path) -> None:
+    out, notes = tmp_path / "out", []
+
+    def finish_another(event: object) -> None:
+        notes.append(event)
+        train_head(cache, tmp_path / "another")
+        (tmp_path / "another").rename(out)
+        assert process.stdin is not None
+        process.stdin.close()
+
+    with another_process(out) as process, pytest.raises(OutputExistsError, match="exists already"):
+        train_head(cache, out, wait=True, report=finish_another)
+    assert len(notes) == 1
