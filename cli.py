@@ -561,10 +561,11 @@ def speedup_command(
 def verify_command(
     cache: Annotated[Path, typer.Argument(help="A cache.")],
     encoder: Annotated[
-        str | None, typer.Option(help="The encoder that it should be of: hub id, or a folder with a model's files.")
+        str | None,
+        typer.Option(help="Encode a sample of the rows again with this: hub id, or a folder with a model's files."),
     ] = None,
     table: Annotated[
-        Path | None, typer.Option(help="The table that it was made from; with --encoder, a sample is encoded again.")
+        Path | None, typer.Option(help="The table that it was made from.", show_default="where the cache says it was")
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column of the texts.")] = EXTRACT.text_column,
     text_pair_column: Annotated[str | None, typer.Option(help="Column of second texts.")] = EXTRACT.text_pair_column,
@@ -575,7 +576,7 @@ def verify_command(
     allow_pickled_weights: Pickled = EXTRACT.allow_pickled_weights,
     quiet: Quiet = False,
 ) -> None:
-    """Check every byte of a cache; with --encoder and --table, encode a sample of its rows again."""
+    """Check every byte of a cache; with --encoder, encode a sample of its rows again and compare."""
     if table is not None and encoder is None:
         raise SettingsError("--table is for encoding rows again; give the --encoder, too")
     settings = ExtractSettings(

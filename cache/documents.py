@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .errors import DamagedError
+
+MAX_FILE_BYTES = 1 << 28
+"""A document of ours has some thousand bytes, and a sweep's some hundred for each head. A larger file is not read."""
 
 Kind = tuple[type, ...] | Mapping[str, Any]
 """What a value may be: one of some types, or an object with fields that are of such kinds themselves."""
@@ -20,8 +25,23 @@ def parse_json(content: bytes, where: str) -> Any:
     """
     try:
         return json.loads(content)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise DamagedError(f"{where} is nested too deep to be read") from None
+    except ValueError as error:
         raise DamagedError(f"{where} is not JSON: {error}") from None
+
+
+def read_json_file(path: Path) -> Any:
+    """Read and parse a file.
+
+    Raises:
+        DamagedError: it is not a file (but a pipe, say), is too large, or not JSON.
+        OSError: it cannot be read.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
+        raise DamagedError(f"{path} is not a file of at most {MAX_FILE_BYTES:,} bytes")
+    return parse_json(path.read_bytes(), str(path))
 
 
 def require_fields(document: Any, fields: Mapping[str, Kind], where: str) -> None:

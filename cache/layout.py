@@ -251,6 +251,8 @@ def _span(file: h5py.File, name: str, path: Path) -> Span | None:
 def _sealed(path: Path) -> Seal:
     if path.is_dir():
         raise NotOursError(f"{path} is a folder, not a headstart cache")
+    if path.exists() and not path.is_file():  # to open a pipe is to wait for whoever writes into it
+        raise NotOursError(f"{path} is not a file, so it is not a headstart cache")
     try:
         with storage_errors(f"cannot read {path}"):
             return read_seal(path)

@@ -26,6 +26,7 @@ PLAN_FIELDS: dict[str, Kind] = {
 }
 RECORD_FIELDS: dict[str, Kind] = {
     "created": (str,),
+    "table": (str,),
     "rows": (int,),
     "skipped_rows": (int,),
     "distinct_texts": (int,),

@@ -2,11 +2,52 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
 from ..cache.errors import TableError
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Which columns of a table are read.
+
+    Attributes:
+        text: The column of the texts.
+        pair: That of the second texts, or None.
+        label: That of the labels, or None.
+    """
+
+    text: str
+    pair: str | None
+    label: str | None
+
+    def names(self) -> list[str]:
+        """Those that are wanted."""
+        return [name for name in (self.text, self.pair, self.label) if name is not None]
+
+    def require(self, names: Sequence[str], where: str) -> None:
+        """Refuse a table that lacks one of them, or has it twice.
+
+        Args:
+            names: The columns that the table has.
+            where: What to call it.
+
+        Raises:
+            TableError: it does.
+        """
+        options = ("--text-column", "--text-pair-column", "--label-column")
+        for column, option in zip((self.text, self.pair, self.label), options, strict=True):
+            if column is None or list(names).count(column) == 1:
+                continue
+            problem = "has two columns" if column in names else "has no column"
+            without = " (or --no-labels)" if option == "--label-column" else ""
+            found = ", ".join(map(repr, names))
+            separated = len(names) == 1 and any(mark in names[0] for mark in ";\t|,")
+            advice = "; cells stand between commas in a .csv, between tabs in a .tsv" if separated else ""
+            raise TableError(f"{where} {problem} {column!r}; it has {found}: choose with {option}{without}{advice}")
 
 
 def read_texts(column: pa.Array, name: str, where: str, numbers: Sequence[int]) -> list[str | None]:

@@ -279,7 +279,7 @@ def _require_storable(name: str, values: Features, batch: Indices, rows: Rows, s
     largest = np.abs(values).max(axis=1)  # (batch,), NaN where any value is
     if not np.isfinite(largest).all():
         place = rows.place(int(batch[np.argmin(np.isfinite(largest))]))
-        raise EncoderError(f"{place}: the encoder's feature {name!r} is not finite; try --precision float32")
+        raise EncoderError(f"{place}: the encoder's feature {name!r} is not finite; in half precision, try float32")
     if storage == "float16" and largest.max() > _FLOAT16_MAX:
         place = rows.place(int(batch[np.argmax(largest)]))
         raise EncoderError(

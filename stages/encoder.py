@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -141,7 +142,11 @@ class Encoder:
                 return self._start(sequences).wait()
             with torch.inference_mode():
                 found = self._packed(sequences) if self._packed else self._padded(sequences)
-            return {name: feature.float().cpu().numpy() for name, feature in found.items()}
+            features = {name: feature.float().cpu().numpy() for name, feature in found.items()}
+            if self._packed and len(sequences) > 1 and not all(np.isfinite(f).all() for f in features.values()):
+                alone = [self.encode([sequence]) for sequence in sequences]  # a neighbour's may be spoilt with it
+                return {name: np.concatenate([each[name] for each in alone]) for name in features}
+            return features
         return self._in_halves(halves)
 
     def _in_halves(self, halves: Sequence[Sequence[TokenIds]]) -> dict[str, Features]:
@@ -290,6 +295,8 @@ def _load_model(files: EncoderFiles, features: tuple[Feature, ...]) -> Any:
         raise EncoderError(
             f"encoder {files.name}: its weights do not fit its config.json ({len(wrong)} of them, such as {wrong[0]})"
         )
+    if broken := next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None):
+        raise EncoderError(f"encoder {files.name}: its weights {broken!r} hold values that are no numbers (NaN or inf)")
     model.requires_grad_(False)
     return model.eval()
 
@@ -322,7 +329,7 @@ def _loading(files: EncoderFiles) -> Iterator[None]:
     except EncoderError:
         raise
     except Exception as error:  # it raises of every kind, according to what is wrong with which file
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__
         raise EncoderError(f"encoder {files.name}: its files in {files.folder} cannot be read: {reason}") from error
 
 

@@ -24,10 +24,11 @@ from .encode_table import encode_table
 from .encoder import VERSIONS, Encoder
 from .encoder_files import EncoderFiles, find_encoder
 from .features import parse_features
+from .formats import table_name
 from .progress import Note, Report, Step, silent
 from .settings import ExtractSettings
 from .survey import Survey, survey_table
-from .table import Table, open_table, table_name
+from .table import Table, open_table
 from .wanted import Wanted, earlier_paths, remove_earlier
 
 BLOCK_ROWS = 1024

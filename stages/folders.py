@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..cache.documents import parse_json
+from ..cache.documents import read_json_file
 from ..cache.errors import NotOursError, OutputExistsError, StorageError
 from ..cache.layout import storage_errors
 from ..cache.lock import hold
@@ -46,19 +46,18 @@ class FolderKind:
 
         Raises:
             NotOursError: the folder is not of this kind, or of a newer version.
-            DamagedError: its file is not JSON.
+            DamagedError: its file is not JSON, or no file.
             StorageError: it cannot be read.
         """
         path = folder / self.file
         try:
-            content = path.read_bytes()
+            fields = read_json_file(path)
         except (FileNotFoundError, NotADirectoryError):
             raise NotOursError(
                 f"{folder} is not a {self.name} (it holds no {self.file}); make one with {self.command}"
             ) from None
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}") from None
-        fields = parse_json(content, str(path))
         if not isinstance(fields, dict) or fields.get("format") != self.format:
             raise NotOursError(f"{path} was not written by headstart")
         if fields.get("version") != self.version:

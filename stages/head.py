@@ -102,6 +102,8 @@ def load_head(run: str | Path) -> Head:
     names = tuple(fields["label_names"])
     identity = Identity.from_dict(fields["identity"], str(folder))
     try:
+        if not (folder / HEAD_FILE).is_file():
+            raise FileNotFoundError
         tensors = safetensors.numpy.load((folder / HEAD_FILE).read_bytes())
     except FileNotFoundError:
         raise NotOursError(
@@ -109,21 +111,24 @@ def load_head(run: str | Path) -> Head:
         ) from None
     except OSError as error:
         raise StorageError(f"cannot read {folder / HEAD_FILE}: {error.strerror}") from None
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, KeyError) as error:  # a kind of number that numpy has not
         raise DamagedError(f"{folder / HEAD_FILE} cannot be read: {error}") from None
     weight, bias = tensors.get("weight"), tensors.get("bias")
     hidden_weight, hidden_bias = tensors.get("hidden.weight"), tensors.get("hidden.bias")
     if weight is None or bias is None or not _fit_each_other(weight, bias, len(names)):
-        raise DamagedError(f"{folder / HEAD_FILE} does not hold a finite weight and a bias for {len(names)} classes")
+        raise DamagedError(
+            f"{folder / HEAD_FILE} does not hold a weight and a bias, finite and in float32, for {len(names)} classes"
+        )
     if (hidden_weight is None) != (hidden_bias is None) or (
         hidden_weight is not None
         and hidden_bias is not None
         and not _fit_each_other(hidden_weight, hidden_bias, weight.shape[1])
     ):
         raise DamagedError(f"{folder / HEAD_FILE}: its hidden layer does not fit its weight")
-    temperature = float(tensors.get("temperature", np.ones(1)).reshape(-1)[0])
+    stored = tensors.get("temperature", np.ones(1))
+    temperature = float(stored.reshape(-1)[0]) if stored.size == 1 else np.nan
     if not 0 < temperature < np.inf:
-        raise DamagedError(f"{folder / HEAD_FILE}: its temperature is {temperature}, not above 0")
+        raise DamagedError(f"{folder / HEAD_FILE}: its temperature is {temperature}, not a number above 0")
     return Head(
         weight=weight,
         bias=bias,
@@ -137,4 +142,5 @@ def load_head(run: str | Path) -> Head:
 
 def _fit_each_other(weight: npt.NDArray[Any], bias: npt.NDArray[Any], classes: int) -> bool:
     shapes = weight.ndim == 2 and weight.shape[0] == classes and bias.shape == (classes,)
-    return shapes and bool(np.isfinite(weight).all() and np.isfinite(bias).all())
+    numbers = weight.dtype == bias.dtype == np.float32
+    return shapes and numbers and bool(np.isfinite(weight).all() and np.isfinite(bias).all())

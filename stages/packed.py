@@ -18,27 +18,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn.functional import embedding, layer_norm, scaled_dot_product_attention
+from torch.nn.functional import embedding, layer_norm
 
+from .attention import Group, attend, group_sequences
 from .features import Feature, Pooling
 from .products import Product, make_product, padded_rows
 
 Tensor = torch.Tensor
 FAMILY = {"bert", "roberta", "xlm-roberta", "electra", "distilbert"}
 _FIRST_ROW = (Pooling.CLS, Pooling.POOLER)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Group:
-    """Some sequences of equal length that lie end to end."""
-
-    tokens: slice
-    sequences: slice
-    length: int
-
-    @property
-    def count(self) -> int:
-        return int(self.sequences.stop - self.sequences.start)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,15 +66,12 @@ class _Layer:
     query_key_value: Product
     rest: _Rest
 
-    def __call__(self, rows: Tensor, groups: Sequence[_Group]) -> Tensor:
+    def __call__(self, rows: Tensor, groups: Sequence[Group]) -> Tensor:
         """(tokens, width) float32 to the same; rows past the last group are of no sequence, and stay finite."""
         found = self.query_key_value(rows.to(self.rest.dtype))  # (tokens, 3 x width)
         attended = found.new_empty(rows.shape)
         for group in groups:
-            shape = group.count, group.length, 3, self.heads, -1
-            query, key, value = found[group.tokens].view(shape).permute(2, 0, 3, 1, 4)
-            # (sequences, heads, length, width / heads)
-            part = scaled_dot_product_attention(query, key, value)
+            part = attend(found, group, self.heads)
             attended[group.tokens] = part.transpose(1, 2).reshape(-1, rows.shape[1])
         attended[groups[-1].tokens.stop :] = 0
         return self.rest(rows, attended)
@@ -111,7 +96,7 @@ class _FirstRowLayer:
     """(width,) float32."""
     rest: _Rest
 
-    def __call__(self, rows: Tensor, groups: Sequence[_Group]) -> Tensor:
+    def __call__(self, rows: Tensor, groups: Sequence[Group]) -> Tensor:
         """(tokens, width) float32 to (sequences, width) float32, with some rows more that are of no sequence."""
         heads, per_head, width = self.key.shape
         count = groups[-1].sequences.stop
@@ -180,7 +165,7 @@ class PackedEncoder:
         Returns:
             By the features' names: (sequences, width) float32 each.
         """
-        groups = _groups([len(sequence) for sequence in sequences])
+        groups = group_sequences([len(sequence) for sequence in sequences], self._dtype)
         rows = self._embedded(sequences, groups)
         found: dict[str, Tensor] = {}
         for layer, wanted in zip(self._layers, self._wanted, strict=False):
@@ -191,7 +176,7 @@ class PackedEncoder:
             return found | {f.name: self._first(rows[: len(sequences)], f.pooling) for f in self._wanted[self._last]}
         return found | {f.name: self._pool(rows, groups, f.pooling) for f in self._wanted[self._last]}
 
-    def _embedded(self, sequences: Sequence[npt.NDArray[np.int32]], groups: Sequence[_Group]) -> Tensor:
+    def _embedded(self, sequences: Sequence[npt.NDArray[np.int32]], groups: Sequence[Group]) -> Tensor:
         """(tokens, width) float32, with some rows of no sequence at the end."""
         joined = torch.from_numpy(np.concatenate(sequences).astype(np.int64))  # (tokens,) or (tokens, 2)
         ids = joined if joined.ndim == 1 else joined[:, 0]
@@ -202,7 +187,7 @@ class PackedEncoder:
         whole[: len(rows)] = self._norm(rows)
         return whole if self._project is None else self._project(whole.to(self._dtype)).float()
 
-    def _places(self, ids: Tensor, groups: Sequence[_Group]) -> Tensor:
+    def _places(self, ids: Tensor, groups: Sequence[Group]) -> Tensor:
         """(tokens,) int64: each token's position.
 
         RoBERTa counts from past its padding index, and only what is not padding: a text can spell that token out.
@@ -213,7 +198,7 @@ class PackedEncoder:
         counts = torch.cat([real[g.tokens].view(g.count, g.length).cumsum(1).view(-1) for g in groups])
         return counts.mul_(real).add_(self._padding)
 
-    def _pool(self, rows: Tensor, groups: Sequence[_Group], pooling: Pooling) -> Tensor:
+    def _pool(self, rows: Tensor, groups: Sequence[Group], pooling: Pooling) -> Tensor:
         """(tokens, width) to (sequences, width)."""
         parts = [rows[g.tokens].view(g.count, g.length, -1) for g in groups]
         if pooling is Pooling.MEAN:
@@ -275,16 +260,6 @@ class _Maker:
             down=self.product([down]),
             out_norm=_norm(out_norm),
         )
-
-
-def _groups(lengths: Sequence[int]) -> list[_Group]:
-    groups, start, at = [], 0, 0
-    for end in range(1, len(lengths) + 1):
-        if end == len(lengths) or lengths[end] != lengths[start]:
-            tokens = (end - start) * lengths[start]
-            groups.append(_Group(slice(at, at + tokens), slice(start, end), lengths[start]))
-            start, at = end, at + tokens
-    return groups
 
 
 def _embeddings(model: Any) -> tuple[Tensor, Tensor, Tensor | None, _Norm]:

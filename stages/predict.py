@@ -20,11 +20,12 @@ from .devices import choose_device
 from .encoder import Encoder
 from .encoder_files import EncoderFiles, find_encoder, recorded_encoder
 from .features import parse_features
+from .formats import COMPRESSIONS, file_format
 from .head import Head, load_head
 from .progress import Report, Step, silent
 from .run import read_run
 from .settings import EncoderPath, Precision, is_utf8
-from .table import COMPRESSIONS, file_format, open_table
+from .table import open_table
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,6 @@ class Product:
 
     def gelu(self, rows: Tensor) -> Tensor:
         """The exact GELU (by erf) of the product and the bias."""
-        # In place. oneDNN's, fused into its product, takes longer than torch's over what was just written.
         found: Tensor = torch.ops.aten.gelu_(self(rows))
         return found
 
@@ -61,9 +60,18 @@ class OneDnnProduct(Product):
 
     def __init__(self, weight: Tensor, bias: Tensor, rows: int) -> None:
         super().__init__(torch.ops.mkldnn._reorder_linear_weight(weight, rows), bias)
+        # Over the product's own tiles it saves a pass over memory: 1 or 2% of the whole on an AMD EPYC. With AMX the
+        # product is so fast that torch's pass over what was just written takes less.
+        self._fuses_gelu = not _made_by_intel()
 
     def __call__(self, rows: Tensor) -> Tensor:
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, "none", [], "none")
+        return self._product(rows, "none")
+
+    def gelu(self, rows: Tensor) -> Tensor:
+        return self._product(rows, "gelu") if self._fuses_gelu else super().gelu(rows)
+
+    def _product(self, rows: Tensor, then: str) -> Tensor:
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, then, [], "none")
         return found
 
 

@@ -76,7 +76,7 @@ def survey_table(table: Table, report: Report) -> Survey:
     if rows == 0:
         raise TableError(f"{table.source} has no rows" + (f" (all {skipped:,} are bad)" if skipped else ""))
     labels = names = None
-    if table.label_column is not None:
+    if table.columns.label is not None:
         names = _sorted_names(list(numbers), table)
         ranks = {name: rank for rank, name in enumerate(names)}
         labels = np.concatenate(codes)
@@ -177,7 +177,7 @@ def _sorted_names(names: list[str], table: Table) -> tuple[str, ...]:
     fractions = [name for name in names if not name.lstrip("+-").isdigit()]
     if fractions and all(_NUMBER.fullmatch(name) for name in names):
         raise TableError(
-            f"{table.source}: the column {table.label_column!r} holds numbers such as {fractions[0]!r}: regression "
+            f"{table.source}: the column {table.columns.label!r} holds numbers such as {fractions[0]!r}: regression "
             "targets are not supported; if these are classes, write them as whole numbers or names"
         )
     return tuple(sorted(names))

@@ -68,13 +68,14 @@ def verify(
 ) -> Verified:
     """Check a finished cache: structure, documents, every row's checksum, labels in range, features finite.
 
-    A cache holds no texts, so to encode rows again takes the table, too.
+    A cache holds no texts, so to encode rows again takes the table, too: where none is given, the one that the cache
+    says it was made from.
 
     Args:
         cache: The cache; nothing is written.
-        encoder: A folder or hub id of the encoder that it should be of; its files' hashes are compared, and with a
-            ``table``, a sample of the rows is encoded again and compared with what is stored.
-        table: The table that the cache was extracted from.
+        encoder: A folder or hub id of the encoder that it should be of: its files' hashes are compared, and a sample of
+            the rows is encoded again and compared with what is stored. None for neither.
+        table: The table that the cache was extracted from; None for the one that it names.
         settings: How to read the table, and which device to use; other settings are the cache's own.
         sample: How many rows to encode again, at most.
         seed: Fixes which.
@@ -87,7 +88,7 @@ def verify(
         NotOursError: it is no cache, or an unfinished one.
         StorageError: it cannot be read.
         IdentityError: the encoder is not the one that the cache was made with.
-        TableError: the table is not the one that it was made from.
+        TableError: the table is not the one that it was made from, or is not there any more.
     """
     path = Path(cache)
     try:
@@ -101,13 +102,13 @@ def verify(
         chosen = dataclasses.replace(settings or ExtractSettings(), encoder=encoder)
         rows = np.sort(np.random.default_rng(seed).permutation(found.rows)[:sample])
         differing = _encode_again(found, table, chosen, rows, report)
-        encoded, largest = len(differing), float(differing.max(initial=0)) if len(differing) else None
+        encoded, largest = len(differing), float(differing.max(initial=0))
         bound = TOLERANCE[found.identity.precision] + (_STORED_HALF if found.layout.storage == "float16" else 0)
         findings += [
             Finding(
                 f"row {row + 1:,}", f"its features are {difference:.2g} off what the encoder gives (bound {bound:g})"
             )
-            for row, difference in zip(rows, differing, strict=False)
+            for row, difference in zip(rows, differing, strict=True)
             if not difference <= bound
         ]
     return Verified(
@@ -152,7 +153,7 @@ def _not_finite(cache: Cache, rows: slice) -> list[Finding]:
 def _encode_again(
     cache: Cache, table: Any, settings: ExtractSettings, rows: npt.NDArray[np.int64], report: Report
 ) -> npt.NDArray[np.float64]:
-    """How far these rows are off what the encoder gives: (rows,) float64; (0,) without a table."""
+    """How far these rows are off what the encoder gives: (rows,) float64."""
     from .extract import Extraction  # which loads torch and transformers: without an encoder, it takes neither
     from .survey import survey_table, windows
 
@@ -171,9 +172,11 @@ def _encode_again(
     )
     if different := differences(identity, extraction.identity, our_name=cache.path.name, their_name="this encoder"):
         raise IdentityError(f"{cache.path} was not made with this encoder: they differ in {'; '.join(different)}")
-    if table is None:
-        return np.empty(0)
-    source = extraction.open(table)
+    if table is None and not Path(cache.record["table"]).exists():
+        raise TableError(
+            f"{cache.path} was made from {cache.record['table']}, which is not here; give the table with --table"
+        )
+    source = extraction.open(cache.record["table"] if table is None else table)
     survey = survey_table(source, report)
     if survey.rows != cache.rows or not np.array_equal(survey.text_hashes, cache.text_hashes):
         raise TableError(f"{source.source} is not the table that {cache.path} was made from: its texts are others")

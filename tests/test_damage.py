@@ -109,12 +109,16 @@ def test_rows_are_encoded_again_where_there_are_an_encoder_and_a_table(
         wrong = np.roll(np.array(cache.features()), 1, axis=0)
         writer.write_block(0, features={"cls": wrong}, **cache.facts(slice(0, 200)))
     assert verify(out).findings == ()
+    assert len(verify(out, encoder=str(tiny)).findings) > 50  # with the table that the cache names
     assert len(verify(out, encoder=str(tiny), table=table).findings) > 50
     with pytest.raises(TableError, match="its texts are others"):
         verify(out, encoder=str(tiny), table={"text": [text for text, _ in rows[::-1]]})
     other = save_tiny_encoder(tmp_path / "other", seed=1)
     with pytest.raises(IdentityError, match="weights_sha256"):
         verify(out, encoder=str(other))
+    table.unlink()
+    with pytest.raises(TableError, match=r"which is not here; give the table with --table"):
+        verify(out, encoder=str(tiny))
 
 
 def test_what_is_no_cache_is_not_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

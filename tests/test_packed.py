@@ -12,10 +12,11 @@ import transformers as hf
 from headstart.cache.errors import SettingsError
 from headstart.cache.reader import open_cache
 from headstart.stages.encoder import Encoder
+from headstart.stages.encoder_files import find_encoder
 from headstart.stages.extract import extract
 from headstart.stages.features import parse_features
 from headstart.stages.packed import PackedEncoder
-from headstart.stages.settings import ExtractSettings
+from headstart.stages.settings import ExtractSettings, Precision
 from tiny import save_tiny_encoder, tiny_rows
 
 CLS = parse_features(["cls"], None)
@@ -75,7 +76,7 @@ def packed(model: Any, features: Any, dtype: torch.dtype = torch.float32) -> Pac
 
 
 @pytest.mark.parametrize("name", FAMILY)
-@pytest.mark.parametrize("lengths", [[60, 60, 31, 31, 31, 5, 1], [3, 9, 3, 60, 9], [7]])
+@pytest.mark.parametrize("lengths", [[60, 60, 31, 31, 31, 5, 1], [3, 9, 3, 60, 9], [7], [32, 32], [61, 61, 6]])
 def test_each_architecture_gives_its_own_numbers(name: str, lengths: list[int]) -> None:
     model = made(FAMILY[name])
     assert PackedEncoder.fits(model)
@@ -152,7 +153,7 @@ def test_rows_of_no_sequence_reach_no_feature(names: list[str], monkeypatch: pyt
     def poisoned(self: PackedEncoder, *arguments: Any) -> torch.Tensor:
         rows = original(self, *arguments)
         assert len(rows) == 192
-        rows[148:] = torch.nan
+        rows[148:] = 1000.0
         return rows
 
     with torch.inference_mode():
@@ -162,6 +163,25 @@ def test_rows_of_no_sequence_reach_no_feature(names: list[str], monkeypatch: pyt
     for name in names:
         assert clean[name].shape == (5, 48)
         torch.testing.assert_close(found[name], clean[name], atol=0, rtol=0, msg=name)
+
+
+def test_a_sequence_whose_features_are_not_finite_spoils_no_other(tiny: Path) -> None:
+    """Keys run on over the next sequence, times zero, which infinity does not forgive."""
+    files = find_encoder(str(tiny))
+    encoder = Encoder(
+        files,
+        features=CLS,
+        device=torch.device("cpu"),
+        precision=Precision.FLOAT32,
+        prefix="",
+        max_length=100,
+    )
+    batch = [np.arange(2, 2 + 28, dtype=np.int32) for _ in range(4)]
+    batch[2][5] = 60
+    assert encoder._packed is not None
+    encoder._packed._words[60] = torch.inf
+    finite = np.isfinite(encoder.encode(batch)["cls"]).all(axis=1)
+    assert finite.tolist() == [True, True, False, True]
 
 
 def test_names_of_features_are_read() -> None:

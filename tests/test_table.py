@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from headstart.cache.errors import SettingsError, TableError
+from headstart.stages import formats
 from headstart.stages.progress import silent
 from headstart.stages.survey import Survey, survey_table, windows
 from headstart.stages.table import Table, open_table
@@ -85,12 +86,12 @@ BAD = {
     "missing column": ("body,label\na,b\n", "a.csv has no column 'text'; it has 'body', 'label'.*--text-column"),
     "missing label": ("text,mark\na,b\n", "has no column 'label'.*--no-labels"),
     "two columns": ("text,label,text\na,b,c\n", "has two columns 'text'"),
-    "wrong delimiter": ("text;label\na;b\n", "has no column 'text'; it has 'text;label'"),
+    "wrong delimiter": ("text;label\na;b\n", "has no column 'text'; it has 'text;label'.*commas"),
     "empty": ("", "a.csv is empty"),
     "header only": ("text,label\n", "a.csv has no rows"),
     "blank text": ('text,label\na,b\n" ",b\n', r"a.csv, row 2: its text \('text'\) is blank"),
     "blank label": ("text,label\na,b\nc,\n", r"a.csv, row 2: its label \('label'\) is blank"),
-    "ragged": ("text,label\na,b\nc,d,e\n", r"a.csv: .*Row #3: Expected 2 columns, got 3"),
+    "ragged": ("text,label\na,b\nc,d,e\n", r"a.csv, row 2: it has 3 cells where the header has 2"),
     "numbers": ("text,label\na,0.5\nb,1.5\n", "regression targets are not supported"),
 }
 
@@ -118,8 +119,10 @@ def test_a_byte_that_is_not_utf8_is_refused_with_its_row(tmp_path: Path) -> None
         (['{"text": "a", "label": ["x", "y"]}'], "multi-label targets are not supported"),
         (['{"text": "a", "label": 0.5}'], "regression targets are not supported"),
         (['{"text": "a", "label": 1}', '{"text": null, "label": 1}'], "row 2: its text"),
-        (['{"text": "a", "label": 1}', '{"text": 5, "label": 1}'], "changed from string to number"),
-        (["[" * 100_000], "line 1: not JSON"),
+        (['{"text": "a", "label": 1}', '{"text": 5, "label": 1}'], "line 2: 'text' holds a whole number, where text"),
+        (['{"text": "a", "label": "x"}', "", '{"text": "b", "label": 1}'], "line 3: 'label' holds a whole number"),
+        (['{"text": "a", "label": 1}', '{"text": "\\ud800", "label": 1}'], "line 2: 'text' holds half of a surrogate"),
+        (["[" * 100_000], "line 1: it is nested too deep"),
     ],
 )
 def test_bad_json_lines_are_refused_with_their_place(tmp_path: Path, lines: list[str], message: str) -> None:
@@ -242,7 +245,9 @@ def test_a_table_that_changes_in_its_first_reading_is_refused(tmp_path: Path) ->
     ("name", "content", "message"),
     [
         ("a.csv", "text,l\xe9bel\na,b\n".encode("latin-1"), "is not UTF-8"),
-        ("a.csv", "text,label\na,b\n".encode("utf-16"), "a.csv"),
+        ("a.csv", "text,label\na,b\n".encode("utf-16"), "a.csv is UTF-16"),
+        ("a.csv", b"\n\n", "a.csv has no header"),
+        ("a.csv.gz", b"text,label\na,b\n", "a.csv.gz is damaged, or not what its name says"),
         ("a.jsonl", b'{"text": "a", "label": 1180591620717411303424}\n', "more than 64 bits"),
     ],
 )
@@ -250,6 +255,35 @@ def test_odd_encodings_and_numbers_are_refused(tmp_path: Path, name: str, conten
     (tmp_path / name).write_bytes(content)
     with pytest.raises(TableError, match=message):
         survey_table(opened(tmp_path / name), silent)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_row_may_be_long(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows around one that is longer than a block are there once each."""
+    monkeypatch.setattr(formats, "_BLOCK_BYTES", (1 << 10, 1 << 14))
+    monkeypatch.setattr(formats, "_JSON_BLOCK_BYTES", (1 << 10, 1 << 14))
+    texts = [f"text {number}" for number in range(200)]
+    texts[100] = "long " * 2000
+    table = pd.DataFrame({"text": texts, "label": "x"})
+
+    def save() -> None:
+        if name == "a.csv":
+            table.to_csv(tmp_path / name, index=False)
+        else:
+            table.to_json(tmp_path / name, orient="records", lines=True)
+
+    save()
+    assert read(tmp_path / name)[0] == texts
+    table.loc[150, "text"] = "longer " * 5000
+    save()
+    with pytest.raises(TableError, match=rf"{name}, after row \d+: a row is longer than 16,384 bytes"):
+        read(tmp_path / name)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(TableError, match="is not a file"):
+        opened(tmp_path / "a.csv")
 
 
 def test_bytes_that_are_not_utf8_in_memory_are_refused() -> None:

@@ -1,0 +1,512 @@
+"""Bad and hostile input, one case each: what is given, and what the command line makes of it.
+
+``python tests/bad_inputs.py`` prints the table that ``tests/BAD_INPUTS.md`` holds; the tests hold it against the code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import os
+import shutil
+import struct
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from extracting import seal_again
+from headstart import cli
+from headstart.cache.reader import open_cache
+from safetensors.numpy import load_file, save_file
+from tiny import WORDS, save_tiny_encoder, tiny_rows
+
+GOOD = [(f"a {word} film", f"class{number % 2}") for number, word in enumerate(WORDS)]
+PAGE = Path(__file__).with_name("BAD_INPUTS.md")
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a case is made: a folder of its own, beside what all cases may read."""
+
+    folder: Path
+    encoder: Path
+    cache: Path
+    run: Path
+
+    def write(self, content: bytes | str, name: str = "t.csv") -> Path:
+        path = self.folder / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    def csv(self, rows: Sequence[Sequence[str]], name: str = "t.csv") -> Path:
+        buffer = io.StringIO()
+        csv.writer(buffer).writerows([("text", "label"), *rows])
+        return self.write(buffer.getvalue(), name)
+
+    def copy(self, path: Path, name: str) -> Path:
+        shutil.copytree(path, self.folder / name) if path.is_dir() else shutil.copy(path, self.folder / name)
+        return self.folder / name
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One bad input.
+
+    Attributes:
+        given: What is given, in words.
+        make: Makes it, and returns the command's arguments.
+    """
+
+    given: str
+    make: Callable[[Place], list[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What came back: the exit code, and what was said or, where all was well, done."""
+
+    code: int
+    said: str
+
+
+def table(make: Callable[[Place], Path], *options: Any) -> Callable[[Place], list[Any]]:
+    """Extract the table that is made."""
+    return lambda place: [
+        *("extract", make(place), "--encoder", place.encoder, "--out", place.folder / "out.h5"),
+        *("--precision", "float32", *options),
+    ]
+
+
+def rows(*more: Sequence[str], good: int = 18) -> Callable[[Place], list[Any]]:
+    """Extract a CSV file of good rows and these."""
+    return table(lambda place: place.csv([*GOOD[:good], *more]))
+
+
+def raw(content: bytes | str, name: str = "t.csv") -> Callable[[Place], list[Any]]:
+    """Extract a file of these bytes."""
+    return table(lambda place: place.write(content, name))
+
+
+def parquet(**columns: Any) -> Callable[[Place], list[Any]]:
+    """Extract a Parquet file of these columns."""
+
+    def make(place: Place) -> Path:
+        pa.parquet.write_table(pa.table(columns), place.folder / "t.parquet")
+        return place.folder / "t.parquet"
+
+    return table(make)
+
+
+def trained(make: Callable[[Place], Path]) -> Callable[[Place], list[Any]]:
+    """Extract the table that is made, and train a head on it."""
+
+    def arguments(place: Place) -> list[Any]:
+        answer = command(table(make)(place), place)
+        assert answer.code == 0, answer
+        return ["train-head", place.folder / "out.h5", "--out", place.folder / "head", "--epochs", 2]
+
+    return arguments
+
+
+def encoder(harm: Callable[[Path], Any], **made: Any) -> Callable[[Place], list[Any]]:
+    """Extract good rows with a copy of the encoder that was harmed, or with another one."""
+
+    def arguments(place: Place) -> list[Any]:
+        folder = place.folder / "encoder"
+        save_tiny_encoder(folder, **made) if made else shutil.copytree(place.encoder, folder)
+        harm(folder)
+        return ["extract", place.csv(GOOD), "--encoder", folder, "--out", place.folder / "out.h5"]
+
+    return arguments
+
+
+def cache(harm: Callable[[Path], Any], *, sealed: bool = True) -> Callable[[Place], list[Any]]:
+    """Train on a copy of the cache that was harmed, and sealed again as whoever harms on purpose would."""
+
+    def arguments(place: Place) -> list[Any]:
+        path = place.copy(place.cache, "c.h5")
+        harm(path)
+        if sealed:
+            seal_again(path)
+        return ["train-head", path, "--out", place.folder / "head"]
+
+    return arguments
+
+
+def run(harm: Callable[[Path], Any], *command: str) -> Callable[[Place], list[Any]]:
+    """Predict with (or inspect) a copy of the run that was harmed."""
+
+    def arguments(place: Place) -> list[Any]:
+        folder = place.copy(place.run, "run")
+        harm(folder)
+        return [*(command or ("predict",)), folder, *([] if command else ["a good film"])]
+
+    return arguments
+
+
+def nothing(path: Path) -> None:
+    """Harm nothing."""
+
+
+def change(name: str, **fields: Any) -> Callable[[Path], None]:
+    """Change fields of a folder's JSON file; None takes one away."""
+
+    def harm(folder: Path) -> None:
+        found = json.loads((folder / name).read_text()) | fields
+        (folder / name).write_text(json.dumps({n: value for n, value in found.items() if value is not None}))
+
+    return harm
+
+
+def tensors(name: str, make: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Path], None]:
+    """Change the tensors of a folder's safetensors file."""
+
+    def harm(folder: Path) -> None:
+        save_file(make(load_file(folder / name)), folder / name, metadata={"format": "pt"})
+
+    return harm
+
+
+def cut(name: str = "") -> Callable[[Path], None]:
+    """Cut a file to its half."""
+
+    def harm(path: Path) -> None:
+        file = path / name if name else path
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+    return harm
+
+
+def h5(change: Callable[[h5py.File], Any]) -> Callable[[Path], None]:
+    """Change a cache through HDF5."""
+
+    def harm(path: Path) -> None:
+        with h5py.File(path, "r+") as file:
+            change(file)
+
+    return harm
+
+
+def instead(name: str, **options: Any) -> Callable[[h5py.File], None]:
+    """Put another dataset of the same shape and type in the place of one."""
+
+    def harm(file: h5py.File) -> None:
+        shape, kind = file[name].shape, file[name].dtype
+        del file[name]
+        file.create_dataset(name, **{"shape": shape, "dtype": kind, **options})
+
+    return harm
+
+
+def linked(file: h5py.File) -> None:
+    del file["features/cls"]
+    file["features/cls"] = h5py.ExternalLink("/etc/hostname", "/features/cls")
+
+
+def virtual(file: h5py.File) -> None:
+    shape, kind = file["features/cls"].shape, file["features/cls"].dtype
+    layout = h5py.VirtualLayout(shape, kind)
+    layout[:] = h5py.VirtualSource("/etc/hostname", "x", shape, kind)
+    del file["features/cls"]
+    file.create_virtual_dataset("features/cls", layout)
+
+
+def plugin(file: h5py.File) -> None:
+    """A dataset whose filter (32,015 is zstandard) would be loaded from a plugin."""
+    shape = file["features/cls"].shape
+    del file["features/cls"]
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_chunk(shape)
+    properties.set_filter(32015, h5py.h5z.FLAG_OPTIONAL, ())
+    h5py.h5d.create(file["features"].id, b"cls", h5py.h5t.IEEE_F32LE, h5py.h5s.create_simple(shape), properties)
+
+
+def header_of_terabytes(folder: Path) -> None:
+    """A safetensors file whose header says that it has 2^60 bytes."""
+    (folder / "head.safetensors").write_bytes(struct.pack("<Q", 1 << 60) + b"{}")
+
+
+def head_in_bfloat16(folder: Path) -> None:
+    header = json.dumps({"weight": {"dtype": "BF16", "shape": [2, 32], "data_offsets": [0, 128]}}).encode()
+    (folder / "head.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(128))
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def shards_elsewhere(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": {"x": "../../elsewhere.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def code_of_its_own(folder: Path) -> None:
+    change("config.json", auto_map={"AutoModel": "modeling.Model"}, model_type="own")(folder)
+    (folder / "modeling.py").write_text("raise SystemExit('the code of the folder was run')")
+
+
+def not_a_number(folder: Path) -> None:
+    def spoil(found: dict[str, Any]) -> dict[str, Any]:
+        found["embeddings.LayerNorm.weight"][:] = np.nan
+        return found
+
+    tensors("model.safetensors", spoil)(folder)
+
+
+def many_classes(place: Place) -> Path:
+    return place.csv(
+        [(f"{number} {word}", str(number)) for number in range(10_000) for word in ("good", "bad", "fine")]
+    )
+
+
+TABLES = [
+    Case("no column of that name", raw("body,label\ngood film,pos\n")),
+    Case("two columns of that name", raw("text,text,label\ngood,film,pos\n")),
+    Case("an empty file", raw("")),
+    Case("a pipe", table(lambda place: (os.mkfifo(place.folder / "t.csv"), place.folder / "t.csv")[-1])),
+    Case("a header only", raw("text,label\n")),
+    Case("blank lines only", raw("\n\n\n")),
+    Case("semicolons in a .csv", raw("text;label\ngood film;pos\n")),
+    Case("tabs in a .csv", raw("text\tlabel\ngood film\tpos\n")),
+    Case("UTF-8 with a byte order mark", raw(b"\xef\xbb\xbftext,label\ngood film,pos\nbad film,neg\n")),
+    Case("UTF-16", raw("text,label\ngood film,pos\n".encode("utf-16"))),
+    Case("Latin-1 among UTF-8", raw(b"text,label\ngood film,pos\n" + "caf\xe9,neg\n".encode("latin-1"))),
+    Case("a NUL byte in a text", raw("text,label\ngood\0film,pos\nbad film,neg\n")),
+    Case("NUL bytes only", raw(b"\0" * 5000)),
+    Case("a cell of 50 MB, CSV", rows(("good " * 10_000_000, "class0"))),
+    Case("a cell of 50 MB, Parquet", parquet(text=["good " * 10_000_000, "bad film"], label=["pos", "neg"])),
+    Case("a row with a cell too many", raw("text,label\ngood film,pos\nbad, film,neg\n")),
+    Case("a row with a cell too few", raw("text,label\ngood film,pos\nbad film\n")),
+    Case(
+        "rows with too many, too few, and --skip-bad-rows",
+        table(
+            lambda place: place.write("text,label\ngood film,pos\nbad, film,neg\nbad\nbad film,neg\n"),
+            "--skip-bad-rows",
+        ),
+    ),
+    Case("a quotation mark that is never closed", raw('text,label\ngood film,pos\n"bad film,neg\nfine,pos\n')),
+    Case("a quotation mark that is never closed, .tsv", raw('text\tlabel\ngood film\tpos\n"bad film\tneg\n', "t.tsv")),
+    Case("quotation marks within a text, .tsv", raw('text\tlabel\ngood "film"\tpos\nbad film\tneg\n', "t.tsv")),
+    Case("line ends of all three kinds", raw("text,label\r\ngood film,pos\nbad film,neg\r\n")),
+    Case("a .csv that is compressed in name only", raw("text,label\ngood film,pos\n", "t.csv.gz")),
+    Case("a .parquet that is none", raw("text,label\ngood film,pos\n", "t.parquet")),
+    Case("a .jsonl that is one list", raw('[{"text": "good film", "label": "pos"}]', "t.jsonl")),
+    Case("a .jsonl with a broken line", raw('{"text": "good film", "label": "pos"}\n{"text": \n', "t.jsonl")),
+    Case("a .jsonl that is nested 100,000 deep", raw('{"text": ' + "[" * 100_000 + "\n", "t.jsonl")),
+    Case("a .jsonl with a text that is a number", raw('{"text": 5, "label": "pos"}\n', "t.jsonl")),
+    Case("texts that are lists", parquet(text=[["good"], ["bad"]], label=["pos", "neg"])),
+    Case("a file of another kind", raw("text,label\ngood film,pos\n", "t.xlsx")),
+    Case(
+        "a folder of several kinds",
+        table(lambda place: (place.csv(GOOD), place.write("{}", "t.jsonl"), place.folder)[-1]),
+    ),
+    Case("a table that is not there", table(lambda place: place.folder / "none.csv")),
+]
+LABELS = [
+    Case("an empty label", rows(("good film", ""))),
+    Case("a blank label", rows(("good film", " \t"))),
+    Case("a label that is null", parquet(text=["good film", "bad film"], label=["pos", None])),
+    Case("a label that is missing", raw('{"text": "good film", "label": "pos"}\n{"text": "bad"}\n', "t.jsonl")),
+    Case("a label that is NaN", parquet(text=["good film", "bad film"], label=[1.0, float("nan")])),
+    Case("the label 'NaN', a name like any other", rows(("good film", "NaN"), ("bad film", "NaN"))),
+    Case("labels that are numbers with a fraction", parquet(text=["good film", "bad film"], label=[0.25, 0.75])),
+    Case("lists of labels", parquet(text=["good film", "bad film"], label=[["a", "b"], ["c"]])),
+    Case("labels that are dates", parquet(text=["good"], label=pa.array([0], pa.timestamp("s")))),
+    Case("a number of more than 64 bits", raw('{"text": "good", "label": 123456789012345678901}\n', "t.jsonl")),
+    Case("a label seen once, in train-head", trained(lambda place: place.csv([*GOOD, ("good film", "rare")]))),
+    Case("one class only, in train-head", trained(lambda place: place.csv([(text, "pos") for text, _ in GOOD]))),
+    Case("10,000 classes, in train-head", trained(many_classes)),
+    Case(
+        "no labels, in train-head",
+        lambda place: (
+            command([*table(lambda place: place.csv(GOOD))(place), "--no-labels"], place),
+            ["train-head", place.folder / "out.h5", "--out", place.folder / "head"],
+        )[-1],
+    ),
+    Case("the same text with two labels", rows(("good film", "class0"), ("good film", "class1"))),
+]
+TEXTS = [
+    Case("an empty text", rows(("", "class0"))),
+    Case("a blank text", rows((" \u3000 ", "class0"))),
+    Case("a text that is null", parquet(text=["good film", None], label=["pos", "neg"])),
+    Case("emoji only", rows(("\U0001f600\U0001f44d\U0001f3fd", "class0"))),
+    Case("right to left", rows(("\u0641\u064a\u0644\u0645 \u062c\u064a\u062f", "class0"))),
+    Case("a text that is all the tokenizer removes", rows(("\u200b\u200d\u2060\ufffd", "class0"))),
+    Case("a lone surrogate, as bytes", raw(b"text,label\ngood film,pos\n\xed\xa0\x80,neg\n")),
+    Case("a lone surrogate, in JSON", raw('{"text": "\\ud800", "label": "pos"}\n', "t.jsonl")),
+    Case("special tokens spelt out", rows(("[PAD] [CLS] good [SEP]", "class0"))),
+    Case("combining marks by the thousand", rows(("a" + "\u0301" * 5000, "class0"))),
+]
+ENCODERS = [
+    Case("no config.json", encoder(lambda f: (f / "config.json").unlink())),
+    Case("no tokenizer", encoder(lambda f: [p.unlink() for p in f.glob("tokenizer*")])),
+    Case("no weights", encoder(lambda f: (f / "model.safetensors").unlink())),
+    Case("weights that are cut short", encoder(cut("model.safetensors"))),
+    Case("a config.json that is cut short", encoder(cut("config.json"))),
+    Case("a tokenizer.json that is cut short", encoder(cut("tokenizer.json"))),
+    Case("weights of another width", encoder(change("config.json", hidden_size=64))),
+    Case("weights of another architecture", encoder(change("config.json", model_type="distilbert"))),
+    Case("an architecture that nobody knows", encoder(change("config.json", model_type="no-such-model"))),
+    Case("a tokenizer of more words than the model has", encoder(nothing, vocab_size=20)),
+    Case("a decoder", encoder(nothing, kind="gpt2")),
+    Case("weights that are not numbers", encoder(not_a_number)),
+    Case("pickled weights only", encoder(pickled)),
+    Case("an index of weights that points outside", encoder(shards_elsewhere)),
+    Case("a model with code of its own", encoder(code_of_its_own)),
+    Case("an empty folder", encoder(lambda f: [p.unlink() for p in f.iterdir()])),
+]
+FILES = [
+    Case("a cache that is cut short", cache(cut(), sealed=False)),
+    Case(
+        "a cache with a flipped bit",
+        cache(lambda p: p.write_bytes((c := bytearray(p.read_bytes())) and c[:-1] + bytes([c[-1] ^ 1])), sealed=False),
+    ),
+    Case("an external link, sealed again", cache(h5(linked))),
+    Case(
+        "external storage, sealed again",
+        cache(h5(instead("features/cls", external=[("/etc/hostname", 0, h5py.h5f.UNLIMITED)]))),
+    ),
+    Case("a virtual dataset that points outside, sealed again", cache(h5(virtual))),
+    Case("a filter that loads a plugin, sealed again", cache(h5(plugin))),
+    Case("a shape of 2^62 rows, sealed again", cache(h5(instead("features/cls", shape=(1 << 62, 32), chunks=(1, 32))))),
+    Case("a cache in chunks, sealed again", cache(h5(instead("features/cls", chunks=(8, 32))))),
+    Case("an HDF5 file of somebody else's", cache(lambda p: (p.unlink(), h5py.File(p, "w").close()), sealed=False)),
+    Case("a text file as a cache", cache(lambda p: p.write_bytes(b"features"), sealed=False)),
+    Case("a folder as a cache", cache(lambda p: (p.unlink(), p.mkdir()), sealed=False)),
+    Case("a pipe as a cache", cache(lambda p: (p.unlink(), os.mkfifo(p)), sealed=False)),
+    Case("a head that is cut short", run(cut("head.safetensors"))),
+    Case("a head whose header says 2^60 bytes", run(header_of_terabytes)),
+    Case(
+        "a head of another width",
+        run(tensors("head.safetensors", lambda found: {n: np.repeat(v, 2, axis=-1) for n, v in found.items()})),
+    ),
+    Case(
+        "a head of integers",
+        run(tensors("head.safetensors", lambda found: {n: v.astype(np.int64) for n, v in found.items()})),
+    ),
+    Case(
+        "a head that is not a number",
+        run(tensors("head.safetensors", lambda found: {n: v * np.nan for n, v in found.items()})),
+    ),
+    Case("a head without a bias", run(tensors("head.safetensors", lambda found: {"weight": found["weight"]}))),
+    Case("a head in bfloat16, which numpy has not", run(head_in_bfloat16)),
+    Case(
+        "a head that is a pipe", run(lambda f: ((f / "head.safetensors").unlink(), os.mkfifo(f / "head.safetensors")))
+    ),
+    Case("a run.json that is a pipe", run(lambda f: ((f / "run.json").unlink(), os.mkfifo(f / "run.json")))),
+    Case("a run.json that is cut short", run(cut("run.json"))),
+    Case("a run.json that is nested 100,000 deep", run(lambda f: (f / "run.json").write_text("[" * 100_000))),
+    Case("a run.json without its identity", run(change("run.json", identity=None))),
+    Case("a run.json of a newer version", run(change("run.json", version=99))),
+    Case("a run.json with a class too many", run(change("run.json", label_names=["a", "b", "c"]))),
+    Case("a run.json whose history is another thing, inspected", run(change("run.json", history=["x"]), "inspect")),
+    Case("a run.json whose encoder is a list", run(change("run.json", encoder=["../../etc"]))),
+    Case("a folder that is no run", run(lambda f: (f / "run.json").unlink())),
+    Case(
+        "a run's folder for --out that holds something else",
+        lambda place: [
+            *("train-head", place.cache, "--out", place.csv(GOOD).parent, "--overwrite"),
+        ],
+    ),
+    Case(
+        "--out that is the table",
+        lambda place: [
+            *("extract", table := place.csv(GOOD), "--encoder", place.encoder, "--out", table, "--overwrite"),
+        ],
+    ),
+]
+GROUPS = {
+    "Tables": TABLES,
+    "Labels": LABELS,
+    "Texts": TEXTS,
+    "Encoders": ENCODERS,
+    "Caches, heads and runs": FILES,
+}
+
+
+def command(arguments: Sequence[Any], place: Place) -> Answer:
+    """Run the command line in this process; a traceback is an error that is let through."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    code = 0
+    typed = patch.object(sys, "argv", ["headstart", *map(str, arguments)])
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr), typed:
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    said = stderr.getvalue().replace(f"{place.folder}/", "").replace(str(place.folder), "FOLDER")
+    if code == 0:
+        return Answer(0, done(place.folder))
+    lines = [line for line in said.splitlines() if line.startswith("headstart: ")]
+    assert len(lines) == 1 and "Traceback" not in said, said
+    return Answer(code, lines[0].removeprefix("headstart: "))
+
+
+def done(folder: Path) -> str:
+    """What a command did that ended well."""
+    if (folder / "head").exists():
+        classes = len(json.loads((folder / "head" / "run.json").read_text())["label_names"])
+        return f"a head of {classes:,} classes"
+    if not (folder / "out.h5").exists():
+        return "done"
+    found = open_cache(folder / "out.h5")
+    assert np.isfinite(found.features()).all()
+    facts = {
+        "rows encoded": found.rows,
+        "left out": found.record["skipped_rows"],
+        "text with conflicting labels": found.record["conflicting_texts"],
+    }
+    return ", ".join(f"{count:,} {what}" for what, count in facts.items() if count)
+
+
+@contextlib.contextmanager
+def places(folder: Path) -> Iterator[Callable[[int], Place]]:
+    """Make what all cases share; gives a function that makes the place of one."""
+    encoder = save_tiny_encoder(folder / "tiny")
+    shared = Place(folder, encoder, folder / "cache.h5", folder / "run")
+    table = shared.csv(tiny_rows(60), "shared.csv")
+    for arguments in (
+        ["extract", table, "--encoder", encoder, "--out", shared.cache, "--quiet"],
+        ["train-head", shared.cache, "--out", shared.run, "--epochs", 2, "--quiet"],
+    ):
+        answer = command(arguments, shared)
+        assert answer.code == 0, answer
+
+    def place(number: int) -> Place:
+        own = folder / f"case{number}"
+        own.mkdir()
+        return dataclasses.replace(shared, folder=own)
+
+    yield place
+
+
+def page(folder: Path) -> str:
+    """The whole page: every case, and what came back."""
+    text = (__doc__ or "").split("\n\n")[0] + "\n"
+    number = 0
+    with places(folder) as place_of:
+        for group, cases in GROUPS.items():
+            text += f"\n## {group}\n\n| given | exit code | what came back |\n|---|---|---|\n"
+            for case in cases:
+                place = place_of(number)
+                answer = command(case.make(place), place)
+                said = answer.said.replace("|", "\\|")
+                text += f"| {case.given} | {answer.code} | {said} |\n"
+                number += 1
+    return text
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        print(page(Path(scratch)))
