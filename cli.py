@@ -239,6 +239,7 @@ LabelTable = Annotated[
 LabelText = Annotated[str, typer.Option("--text-column", help="Column of --labels' texts.")]
 LabelPair = Annotated[str | None, typer.Option("--text-pair-column", help="Column of --labels' second texts.")]
 LabelColumn = Annotated[str, typer.Option("--label-column", help="Column of --labels' labels.")]
+KeepShared = Annotated[bool, typer.Option("--keep-shared", help="Train also on texts that --test or --validation has.")]
 TestCache = Annotated[Path | None, typer.Option("--test", help="A cache to test on, instead of held-out rows.")]
 
 
@@ -280,9 +281,7 @@ def train_head_command(
     seed: Annotated[int, typer.Option(help="Fixes order and masks.")] = TRAIN.seed,
     device: Device = TRAIN.device,
     memory: Memory = None,
-    keep_shared: Annotated[
-        bool, typer.Option("--keep-shared", help="Train also on texts that --test or --validation has.")
-    ] = TRAIN.keep_shared,
+    keep_shared: KeepShared = TRAIN.keep_shared,
     overwrite: Overwrite = False,
     wait: Wait = False,
     quiet: Quiet = False,
@@ -389,6 +388,7 @@ def sweep_command(
     calibrate: Calibrate = TRAIN.calibrate,
     device: Device = TRAIN.device,
     memory: Memory = None,
+    keep_shared: KeepShared = TRAIN.keep_shared,
     overwrite: Overwrite = False,
     wait: Wait = False,
     quiet: Quiet = False,
@@ -424,6 +424,7 @@ def sweep_command(
             calibrate=calibrate,
             device=device,
             memory=None if memory is None else parse_memory(memory),
+            keep_shared=keep_shared,
         ),
         values=values,
         seeds=_values(seed, int, "--seed"),

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .stages.accounting import EncoderPasses
 from .stages.progress import Note, Report, Step, silent
-from .stages.speedup_report import sections, title
+from .stages.speedup_report import measured_in, sections, title
 from .stages.units import duration, size
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class _Lines:
     """Prints a line for a phase that goes on, every ten seconds."""
 
     def __init__(self) -> None:
-        self._phase, self._started, self._printed = "", 0.0, 0.0
+        self._phase, self._started, self._printed, self._found = "", 0.0, 0.0, 0
 
     def __call__(self, event: Note | Step) -> None:
         now = time.monotonic()
@@ -75,10 +75,12 @@ class _Lines:
             errors.print(event.text, markup=False)
         elif event.phase != self._phase:
             self._phase, self._started, self._printed = event.phase, now, now
+            self._found = event.done  # what was there already was not done in this time
         elif now - self._printed >= PLAIN_SECONDS:
             self._printed = now
             elapsed = now - self._started
-            left = f", {duration(elapsed * (event.total / event.done - 1))} left" if event.total and event.done else ""
+            done, to_do = event.done - self._found, event.total - event.done
+            left = f", {duration(elapsed * to_do / done)} left" if event.total and done > 0 else ""
             errors.print(f"{event.phase}: {_count(event, elapsed)}{left}", markup=False)
 
 
@@ -175,8 +177,7 @@ def show_speedup(report: Mapping[str, Any]) -> None:
             show_rows(section.rows)
         for note in section.notes:
             console.print(f"- {note}", markup=False)
-    spent, budget = duration(report["seconds"]), duration(report["settings"]["budget"])
-    console.print(f"\nMeasured in {spent} of a budget of {budget}.", markup=False)
+    console.print(f"\n{measured_in(report)}", markup=False)
 
 
 def show_passes(passes: EncoderPasses) -> None:
@@ -216,7 +217,8 @@ def show_sweep(sweep: Mapping[str, Any]) -> None:
     diverged = f", {sweep['diverged']:,} of which diverged" if sweep["diverged"] else ""
     facts = {
         "heads": f"{sweep['heads']:,}: {len(ranking):,} settings x {over}{diverged}",
-        "ranked by": f"{settings['rank_by']} on validation rows; ± is the standard deviation over seeds and folds",
+        "ranked by": f"{settings['rank_by']} on validation rows"
+        + ("; ± is the standard deviation over seeds and folds" if seeds > 1 or folds else ""),
         "time": duration(sweep["seconds"]),
     }
     if sweep["kept_heads"]:
@@ -225,15 +227,17 @@ def show_sweep(sweep: Mapping[str, Any]) -> None:
     varied = [name for name, values in settings["values"].items() if len(values) > 1]
     rows = [["rank", "log loss", "accuracy", "macro F1", *(name.replace("_", " ") for name in varied)]]
     for place, line in enumerate(ranking[:MOST_SETTINGS_SHOWN], 1):
-        measures = [
-            "diverged" if line["diverged"] else f"{line[name]['mean']:.4f} ± {line[name]['spread']:.4f}"
-            for name in ("validation_loss", "validation_accuracy", "validation_macro_f1")
-        ]
+        names = ("validation_loss", "validation_accuracy", "validation_macro_f1")
+        measures = ["diverged" if line["diverged"] else _with_spread(line[name]) for name in names]
         values = [line["values"][name] for name in varied]
         rows.append([str(place), *measures, *(f"{v:g}" if isinstance(v, float) else str(v) for v in values)])
     show_rows(rows)
     if len(ranking) > MOST_SETTINGS_SHOWN:
         console.print(f"  and {len(ranking) - MOST_SETTINGS_SHOWN:,} more, in sweep.json", markup=False)
+
+
+def _with_spread(measure: Mapping[str, float | None]) -> str:
+    return f"{measure['mean']:.4f}" + ("" if measure["spread"] is None else f" ± {measure['spread']:.4f}")
 
 
 def show_rows(rows: list[list[str]]) -> None:

@@ -6,6 +6,7 @@ takes place here, outside of what is timed; tokenizing takes place inside.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable
@@ -64,10 +65,15 @@ class Contender:
 
 
 class Headstart:
-    """Ours, as `headstart extract` runs it over a window: each distinct token sequence once, batched by length."""
+    """Ours, as `headstart extract` runs it over a window: each distinct token sequence once, batched by length.
+
+    As in a run, freed memory is kept: from here on for the whole process, and so for all contenders.
+    """
 
     def __init__(self, folder: Path, precision: Precision) -> None:
         self._device = torch.device("cpu")
+        self._kept = contextlib.ExitStack()
+        self._kept.enter_context(freed_memory_kept())
         files = find_encoder(str(folder))
         self._encoder = Encoder(
             files,
@@ -85,9 +91,8 @@ class Headstart:
         features = np.empty((len(distinct), self._encoder.width), np.float32)
         lengths = np.array([len(sequence) for sequence in distinct], np.int64)
         padded = self._encoder.path is EncoderPath.PADDED
-        with freed_memory_kept():
-            for batch in compose_batches(lengths, self._encoder.batch_tokens, padded=padded):
-                features[batch] = self._encoder.encode([distinct[row] for row in batch])["cls"]
+        for batch in compose_batches(lengths, self._encoder.batch_tokens, padded=padded):
+            features[batch] = self._encoder.encode([distinct[row] for row in batch])["cls"]
         return features[inverse.reshape(-1)]
 
 

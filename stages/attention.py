@@ -76,7 +76,7 @@ def attend(found: Tensor, group: Group, heads: int) -> Tensor:
     zero.
 
     Args:
-        found: (tokens, 3 x width): queries, keys and values.
+        found: (tokens, 3 x width), contiguous: queries, keys and values.
         group: Some of the sequences.
         heads: How many there are.
 
@@ -85,9 +85,9 @@ def attend(found: Tensor, group: Group, heads: int) -> Tensor:
     """
     row = found.shape[1]  # numbers in it: from one token to the next
     per_head = row // (3 * heads)
-    strides = group.length * row, per_head, row, 1
+    strides, start = (group.length * row, per_head, row, 1), found.storage_offset() + group.tokens.start * row
     query, key, value = (
-        found.as_strided((group.count, heads, tokens, per_head), strides, group.tokens.start * row + part * row // 3)
+        found.as_strided((group.count, heads, tokens, per_head), strides, start + part * row // 3)
         for part, tokens in enumerate((group.length, *2 * (group.keys,)))
     )
     attended: Tensor = scaled_dot_product_attention(query, key, value, attn_mask=group.mask)

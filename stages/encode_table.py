@@ -181,12 +181,12 @@ class _Pass:
         by_tokens = self.donors.by_tokens(self.cache.token_hashes[place][asked])
         window.donated.donors[asked], window.donated.rows[asked] = by_tokens.donors, by_tokens.rows
         self.counts.reused_rows += int(window.donated.found.sum())
-        self.behind.wait()  # what earlier windows wrote can be read from now on
         in_file = self.written[sources // self.layout.block_rows]
         missing = ~self.written[numbers // self.layout.block_rows]
         needed = np.zeros(len(window), bool)
         needed[sources[missing & ~in_file] - place.start] = True
         features = self._encoded(window, own[~window.donated.found[own]], needed)
+        self.behind.wait()  # what earlier windows wrote can be read from now on
         for name, values in features.items():
             for number, donor in enumerate(self.donors.caches):
                 given = np.flatnonzero(window.donated.donors == number)

@@ -70,6 +70,9 @@ class Encoder:
         """
         self._name, self._prefix, self.max_length = files.name, prefix, max_length
         self._features, self._device, self._precision = features, device, precision
+        self._copies: Any = None
+        if device.type == "cuda":
+            self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         with quiet_transformers(), _loading(files):
             self._tokenizer = load_tokenizer(files)
             self._model = _load_model(files, features)
@@ -163,9 +166,9 @@ class Encoder:
         return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 
     def _start(self, sequences: Sequence[TokenIds]) -> _Fetched:
-        """Put a batch on a GPU's queue: copies of its ids there, its computation, copies of its features back."""
+        """Put a batch on a GPU's queues: copies of its ids there, its computation, copies of its features back."""
         with torch.inference_mode():
-            return _Fetched(self._padded(sequences))
+            return _Fetched(self._padded(sequences), self._copies)
 
     def _padded(self, sequences: Sequence[TokenIds]) -> dict[str, torch.Tensor]:
         """The model's own forward pass: (sequences, width) each."""
@@ -195,9 +198,13 @@ class Encoder:
 
     def _to_device(self, array: npt.NDArray[np.int64]) -> torch.Tensor:
         tensor = torch.from_numpy(array)
-        if self._device.type != "cuda":
+        if self._copies is None:
             return tensor.to(self._device)
-        return tensor.pin_memory().to(self._device, non_blocking=True)  # pinned, so that the copy waits for nothing
+        with torch.cuda.stream(self._copies):  # pinned, and on a queue of its own: it runs beside the batch before
+            found = tensor.pin_memory().to(self._device, non_blocking=True)
+        torch.cuda.current_stream().wait_stream(self._copies)
+        found.record_stream(torch.cuda.current_stream())
+        return found
 
     def _try_packed(self) -> PackedEncoder | None:
         """The encoder without padding, where it fits the architecture and, tried out, gives the model's own numbers."""
@@ -206,7 +213,10 @@ class Encoder:
         packed = PackedEncoder(
             self._model, self._features, dtype=DTYPES[self._precision], batch_tokens=self.batch_tokens
         )
-        trial = [np.arange(1, 1 + length, dtype=np.int32) for length in (7, 7, 3)]  # RoBERTa's padding, 1, among them
+        tokens, positions = self._model.get_input_embeddings().num_embeddings, _positions(self._model)
+        lengths = [min(length, positions) for length in (7, 7, 3)]
+        # RoBERTa's padding, 1, is among them.
+        trial = [(1 + np.arange(length) % max(tokens - 1, 1)).astype(np.int32) for length in lengths]
         if self._segments:
             trial = [np.stack([ids, ids > 2], axis=1).astype(np.int32) for ids in trial]
         with torch.inference_mode():
@@ -247,14 +257,17 @@ class Encoder:
 
 
 class _Fetched:
-    """Features on their way from a GPU."""
+    """Features on their way from a GPU, on a queue for copies, so that the next batch is computed meanwhile."""
 
-    def __init__(self, found: dict[str, torch.Tensor]) -> None:
+    def __init__(self, found: dict[str, torch.Tensor], copies: Any) -> None:
         self._host = {name: torch.empty(f.shape, dtype=torch.float32, pin_memory=True) for name, f in found.items()}
-        for name, feature in found.items():
-            self._host[name].copy_(feature, non_blocking=True)
+        copies.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(copies):
+            for name, feature in found.items():
+                self._host[name].copy_(feature, non_blocking=True)
+                feature.record_stream(copies)
         self._done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._done.record()
+        self._done.record(copies)
 
     def wait(self) -> dict[str, Features]:
         """Wait until they are here: (sequences, width) float32 each."""

@@ -146,7 +146,8 @@ def bootstrap(
     texts = counts.sum()
     rng = np.random.default_rng(seed)
     samples = []
-    for drawn in rng.multinomial(texts, counts / texts, size=resamples):  # (patterns,)
+    for _ in range(resamples):
+        drawn = rng.multinomial(texts, counts / texts)  # (patterns,)
         weights = drawn[patterns] * cells[:, 2]
         matches, actual, guessed = _counts(cells[:, 0], cells[:, 1], classes, weights)
         f1 = [_macro_f1(matches, actual, guessed), _weighted_f1(matches, actual, guessed)]

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.errors import EncoderError, IdentityError, OutputExistsError, SettingsError, TableError
+from ..cache.hashing import hash_keys, hash_sequences
 from ..cache.identity import differences
 from ..cache.layout import storage_errors
 from .batching import compose_batches
@@ -102,14 +103,16 @@ def predict(
     sequences, _ = loaded.tokenize(texts, pairs)
     if empty := [number for number, sequence in enumerate(sequences, 1) if not len(sequence)]:
         raise EncoderError(f"text {empty[0]}: the encoder's tokenizer makes no tokens of it; mend it")
-    features = np.empty((len(texts), loaded.width), np.float32)
+    _, first, copies = np.unique(hash_keys(hash_sequences(sequences)), return_index=True, return_inverse=True)
+    distinct = [sequences[row] for row in first]
+    features = np.empty((len(distinct), loaded.width), np.float32)
     (name,) = head.identity.features
-    lengths, done = np.array([len(s) for s in sequences], np.int64), 0
+    lengths, done = np.array([len(s) for s in distinct], np.int64), 0
     for batch in compose_batches(lengths, loaded.batch_tokens, padded=loaded.path is EncoderPath.PADDED):
-        features[batch] = loaded.encode([sequences[row] for row in batch])[name]
+        features[batch] = loaded.encode([distinct[row] for row in batch])[name]
         done += len(batch)
-        report(Step("encoding", done, len(texts), "texts"))
-    probabilities = head.probabilities(features)
+        report(Step("encoding", done, len(distinct), "texts"))
+    probabilities = head.probabilities(features)[copies.reshape(-1)]
     labels = [head.label_names[number] for number in probabilities.argmax(axis=1)]
     return Predictions(list(texts), None if pairs is None else list(pairs), labels, probabilities, head.label_names)
 

@@ -39,7 +39,13 @@ def total(*, once: float, start: float, epoch: float, epochs: int, experiments: 
 
 
 def paid_off_after(*, once: float, epoch: float, other_epoch: float) -> int | None:
-    """The epoch at whose end what was spent once has been won back, against another way's epochs; None for never."""
+    """The epoch, from 1, at whose end what was spent once has been won back from another way's epochs; None for never.
+
+    Args:
+        once: What this way spends more than the other apart from its epochs; below 0 where it is less.
+        epoch: What one of its epochs takes.
+        other_epoch: What one of the other way's takes.
+    """
     if epoch >= other_epoch:
-        return None
-    return math.ceil(once / (other_epoch - epoch))
+        return 1 if once + epoch <= other_epoch else None
+    return max(1, math.ceil(once / (other_epoch - epoch)))

@@ -24,13 +24,16 @@ def rank(settings: SweepSettings, found: Sequence[dict[str, Any]]) -> list[dict[
 
     Returns:
         From the best: ``setting``, its number; ``values``, what varies; ``heads`` and how many of them ``diverged``;
-        for each of the measures its ``mean`` and ``spread``, the standard deviation over seeds and folds (0 where there
-        is one head; None where one diverged). Such settings stand last.
+        for each of the measures its ``mean`` and ``spread``, the standard deviation over seeds and folds (None where
+        there is one head). Both are None where a head diverged, and such settings stand last.
     """
     lines = []
+    results_of: dict[int, list[dict[str, Any]]] = {}
+    for result in found:
+        results_of.setdefault(result["setting"], []).append(result)
     ranked, ranked_sign = MEASURES[settings.rank_by]
     for number, each in enumerate(settings.settings()):
-        results = [result for result in found if result["setting"] == number]
+        results = results_of[number]
         diverged = sum(result["diverged"] for result in results)
         line: dict[str, Any] = {
             "setting": number,
@@ -43,7 +46,7 @@ def rank(settings: SweepSettings, found: Sequence[dict[str, Any]]) -> list[dict[
             if diverged:
                 line[measure] = {"mean": None, "spread": None}
             else:
-                spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+                spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
                 line[measure] = {"mean": float(np.mean(values)), "spread": spread}
         lines.append(line)
     return sorted(lines, key=lambda line: math.inf if line["diverged"] else ranked_sign * line[ranked]["mean"])

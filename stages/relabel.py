@@ -58,7 +58,11 @@ def relabel(
         raise TableError(f"{table} has none of the texts of {cache.path}; choose another table, or --text-column")
     if missing:
         report(Note(f"{missing:,} of {len(labels):,} rows of {cache.path} have texts that {table} has not: left out"))
-    return dataclasses.replace(cache, labels=labels, label_names=survey.label_names, label_checksums=None)
+    borne = np.unique(labels[labels != UNLABELLED])  # the table may have classes that no cached row bears
+    ranks = np.full(len(survey.label_names) + 1, UNLABELLED, np.int64)  # the last is that of -1
+    ranks[borne] = np.arange(len(borne))
+    names = tuple(survey.label_names[number] for number in borne.tolist())
+    return dataclasses.replace(cache, labels=ranks[labels], label_names=names, label_checksums=None)
 
 
 def match(wanted: Hashes, given: Hashes, labels: Labels) -> Labels:

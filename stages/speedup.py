@@ -27,7 +27,7 @@ from .devices import choose_device, choose_precision, machine
 from .encoder import VERSIONS
 from .encoder_files import EncoderFiles, find_encoder
 from .progress import Note, Report, Step, silent
-from .projection import paid_off_after, total
+from .projection import Spread, paid_off_after, total
 from .rungs import Rung, SpeedupSettings
 from .settings import Precision
 from .speedup_ladder import Ladder, RungResult
@@ -39,7 +39,7 @@ from .survey import Survey, survey_table, windows
 from .table import Table, open_table
 
 MARKDOWN_FILE, PICTURE_FILE = "speedup.md", "speedup.png"
-_STAGES_SHARE, _LADDER_SHARE = 0.15, 0.45
+_STAGES_SHARE, _LADDER_SHARE = 0.25, 0.4
 """Of the budget; accuracy gets the rest."""
 _POOL_ROWS = 16_384
 """Rows that are kept in memory to draw from. Sorted by length, so many hardly need padding, as in a whole table."""
@@ -129,7 +129,8 @@ class _Measuring:
         settings = self._settings
         pool, draw = draw_rows(source, survey, settings)
         self._step("the two stages")
-        stages = measure_stages(draw, settings, scratch, share=_STAGES_SHARE * settings.budget, report=self._relay)
+        share = min(_STAGES_SHARE * settings.budget, self._deadline - time.perf_counter())
+        stages = measure_stages(draw, settings, scratch, share=share, report=self._relay)
         names = survey.label_names or ()
         self._step("loading the program")
         program = Program(
@@ -173,12 +174,13 @@ class _Measuring:
             program,
             table_rows=table_rows,
             half=Precision.FLOAT16 if self._device.type == "cuda" else Precision.BFLOAT16,
+            half_pays=choose_precision(Precision.AUTO, self._device)[0] is not Precision.FLOAT32,
             repeats=settings.repeats,
             on_rung=self._step,
             on_batch=lambda: self._step(self._detail),
         )
         ours = time.perf_counter() + _LADDER_SHARE * settings.budget
-        return ladder.climb(list(Rung), ours if settings.quality else self._deadline)
+        return ladder.climb(list(Rung), min(ours, self._deadline) if settings.quality else self._deadline)
 
     def _relay(self, event: Note | Step) -> None:
         """Pass a stage's own steps on as details of ours; its notes are of scratch files."""
@@ -196,12 +198,17 @@ def draw_rows(source: Table, survey: Survey, settings: SpeedupSettings) -> tuple
     """Draw rows at random for the program, and distinct texts for the two stages.
 
     Raises:
-        TableError: the table has no labels, or changed since it was surveyed.
+        TableError: a label has no text of its own, or there are too many, or the table changed since it was surveyed.
     """
     assert survey.labels is not None and survey.label_names is not None
     rng = np.random.default_rng(settings.sample)
     pool = rng.permutation(survey.rows)[:_POOL_ROWS]
     _, first = np.unique(hash_keys(survey.text_hashes), return_index=True)
+    if lost := set(range(len(survey.label_names))) - set(survey.labels[first].tolist()):
+        raise TableError(
+            f"{source.source}: each text of the label {survey.label_names[min(lost)]!r} stands before with another "
+            "label; mend those rows to measure on this table"
+        )
     distinct, few = _classes_first(rng.permutation(first), survey.labels)
     distinct = distinct[:_POOL_ROWS]
     if few > len(distinct):
@@ -245,19 +252,23 @@ def totals(
     """What all experiments take in each way, and when extracting has paid for itself against it.
 
     Returns:
-        For each way: ``way``, ``epochs`` of an experiment, ``seconds`` of all of them, and ``paid_off_after``: the
-        epochs after which extracting has paid for itself, or None.
+        For each way: ``way``, ``epochs`` of an experiment, ``seconds`` of all of them, ``paid_off_after``: the epoch at
+        whose end extracting, and all that one experiment takes besides, has paid for itself, and
+        ``ahead_with_cache_after``: the same with the cache there already. None for never, or where it is not known.
     """
     experiments, found = settings.experiments, []
     for rung in rungs:
         if rung.epoch is None:
             continue
         epoch = rung.epoch.median
-        paid = None
-        if stages.extract is not None and stages.epoch is not None:
-            paid = paid_off_after(once=stages.extract.median, epoch=stages.epoch.median, other_epoch=epoch)
         seconds = total(once=0, start=program_start, epoch=epoch, epochs=settings.epochs, experiments=experiments)
-        found.append({"way": rung.rung.value, "epochs": settings.epochs, "seconds": seconds, "paid_off_after": paid})
+        line: dict[str, Any] = {"way": rung.rung.value, "epochs": settings.epochs, "seconds": seconds}
+        for name, once in (("paid_off_after", stages.extract), ("ahead_with_cache_after", Spread.of([0.0]))):
+            line[name] = None
+            if once is not None and stages.epoch is not None and stages.experiment is not None:
+                besides = stages.experiment.median - settings.epochs * stages.epoch.median - program_start
+                line[name] = paid_off_after(once=once.median + besides, epoch=stages.epoch.median, other_epoch=epoch)
+        found.append(line)
     if stages.extract is not None and stages.experiment is not None and stages.default_experiment is not None:
         extract, experiment = stages.extract.median, stages.experiment.median
         for way, epochs, seconds in (
@@ -265,5 +276,5 @@ def totals(
             ("headstart, the cache there already", settings.epochs, experiments * experiment),
             ("headstart, its own epochs", stages.default_epochs, extract + experiments * stages.default_experiment),
         ):
-            found.append({"way": way, "epochs": epochs, "seconds": seconds, "paid_off_after": None})
+            found.append({"way": way, "epochs": epochs, "seconds": seconds})
     return found

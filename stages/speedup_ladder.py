@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from .baseline import Program, ProgramEpoch
+from .memory import is_memory_full
 from .projection import Spread, scale
 from .rungs import Padding, Rung, RungSettings, advice
 from .settings import Precision
@@ -28,7 +30,8 @@ class RungResult:
         rung: Which.
         over: The rung whose program it changes; None for the first.
         settings: How the program ran.
-        kept: Whether the rungs after it heed it too: it was faster than ``over``.
+        kept: Whether the rungs after it heed it too: it was faster than ``over``, or could not be timed and is known to
+            be worth it.
         rows: Rows of a repeat.
         epoch: Seconds of an epoch over the whole table; None where it was not run.
         not_run: Why it was not run, or None.
@@ -64,7 +67,9 @@ class Ladder:
     """Climbs: in a first round each rung is sized, timed and kept or not; in the others it is timed again.
 
     Rounds go over all rungs, so that what else the machine does in the meantime falls on all of them alike. Advice
-    that made the program slower is taken back before the next rung: a practitioner would not keep it.
+    that made the program slower is taken back before the next rung: a practitioner would not keep it. Larger batches,
+    mixed precision where there are units for it, and freezing are heeded also where the budget could not time them:
+    the rungs after them are to be what a practitioner would run.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class Ladder:
         *,
         table_rows: int,
         half: Precision,
+        half_pays: bool,
         repeats: int,
         on_rung: Callable[[str], None] = lambda rung: None,
         on_batch: Callable[[], None] = lambda: None,
@@ -83,12 +89,14 @@ class Ladder:
             program: The practitioner's, on rows of the table that were drawn at random.
             table_rows: Rows of the whole table.
             half: What mixed precision computes in.
+            half_pays: Whether the device has units for that.
             repeats: How often each rung is timed where the budget lets it.
             on_rung: Told which rung is next.
             on_batch: Called after each batch.
         """
         self._program, self._pool, self._table_rows = program, np.arange(program.rows), table_rows
         self._half, self._repeats, self._on_rung, self._on_batch = half, repeats, on_rung, on_batch
+        self._heeded = {Rung.BATCH, Rung.FROZEN} | ({Rung.PRECISION} if half_pays else set())
         self._rng = np.random.default_rng(0)
         self._found: dict[Rung, _Measured | RungResult] = {}
         self._current: tuple[Rung | None, RungSettings] = (None, RungSettings())
@@ -106,7 +114,8 @@ class Ladder:
                 # One that was disturbed may take less than it seemed to, so what is left is used up.
                 if len(measured.seconds) <= number and self._fits(measured.expected):
                     self._on_rung(f"{measured.rung.value}, round {number + 1}")
-                    self._time(measured)
+                    with self._surviving(measured.settings):  # what was timed before stays
+                        self._time(measured)
         return tuple(self._result(found) for found in self._found.values())
 
     def _add(self, rung: Rung, share: float) -> None:
@@ -117,19 +126,17 @@ class Ladder:
         if share <= 0:
             return self._leave_out(rung, settings, "its share of the budget was spent before it")
         spare = f"its share of the budget was {duration(share)}"
-        try:
+        pilot = None
+        with self._surviving(settings) as reasons:
             pilot = self._train(settings, batches[:1])
-            if pilot.seconds > share:
-                return self._leave_out(rung, settings, f"a batch took {duration(pilot.seconds)}, and {spare}")
             left = share - pilot.seconds
             if pilot.seconds <= left:  # the first batch is slower than those after it
                 pilot = self._train(settings, batches[:1])
                 left -= pilot.seconds
-        except (OSError, RuntimeError) as error:
-            if not settings.workers:
-                raise
-            reason = " ".join(str(error).split())[:200]
-            return self._leave_out(rung, settings, f"workers cannot run here: {reason}")
+        if reasons or pilot is None:
+            return self._leave_out(rung, settings, reasons[0])
+        if left < 0:
+            return self._leave_out(rung, settings, f"a batch took {duration(pilot.seconds)}, and {spare}")
         each = pilot.seconds - pilot.start
         least = min(_LEAST_BATCHES[settings.padding], len(batches))
         if pilot.start + least * each > left:
@@ -147,11 +154,16 @@ class Ladder:
             expected=pilot.start + count * each,
             seconds=[],
         )
+        with self._surviving(settings) as reasons:
+            self._time(measured)
+        if reasons:
+            return self._leave_out(rung, settings, reasons[0])
         self._found[rung] = measured
-        self._time(measured)
         last = self._found[over] if over is not None else None
         if isinstance(last, _Measured) and rung is not Rung.FROZEN:
             measured.kept = self._is_faster(measured, last)
+        elif rung in (Rung.WORKERS, Rung.PINNED):
+            measured.kept = False  # nothing tells whether it helped
         if measured.kept:
             self._current = rung, settings
         return None
@@ -160,8 +172,9 @@ class Ladder:
         """Whether a rung is faster than the one that it changes; where it seems not, both are timed once more."""
         seems_slower = min(measured.seconds) >= min(last.seconds)
         if seems_slower and self._repeats > 1 and self._fits(last.expected + measured.expected):
-            self._time(last)
-            self._time(measured)
+            with self._surviving(measured.settings):
+                self._time(last)
+                self._time(measured)
         return min(measured.seconds) < min(last.seconds)  # what disturbs only ever slows down
 
     def _fits(self, seconds: float) -> bool:
@@ -194,13 +207,27 @@ class Ladder:
     def _train(self, settings: RungSettings, batches: _Batches) -> ProgramEpoch:
         return self._program.train(settings, batches, self._on_batch)
 
+    @contextlib.contextmanager
+    def _surviving(self, settings: RungSettings) -> Iterator[list[str]]:
+        """Run a block; where it ends for want of memory, or of what workers need, say so in the list that is given."""
+        reasons: list[str] = []
+        try:
+            yield reasons
+        except (OSError, RuntimeError, MemoryError) as error:
+            if is_memory_full(error):
+                reasons.append("the memory is full")
+            elif settings.workers:
+                reasons.append(f"workers cannot run here: {' '.join(str(error).split())[:200]}")
+            else:
+                raise
+
     def _leave_out(self, rung: Rung, settings: RungSettings, reason: str) -> None:
-        over = self._current[0]
+        heeded = rung in self._heeded
         self._found[rung] = RungResult(
-            rung=rung, over=over, settings=settings, kept=False, rows=0, epoch=None, not_run=reason
+            rung=rung, over=self._current[0], settings=settings, kept=heeded, rows=0, epoch=None, not_run=reason
         )
-        if rung is Rung.FROZEN:  # what is said of the rungs after it is true only of a frozen encoder
-            self._current = over, settings
+        if heeded:  # the rung after it changes what was not timed, so nothing is said of how much it gains
+            self._current = None, settings
 
     def _spread_out(self, batches: _Batches, count: int) -> _Batches:
         """So many of the batches, evenly over their order: the longest texts, the shortest, and all between."""

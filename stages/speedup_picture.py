@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .speedup_report import epoch_bars, title, total_bars
+from .speedup_report import Bars, epoch_bars, title, total_bars
 from .units import duration
 
 _PROGRAM, _OURS = "#8d99ae", "#1b6ca8"
@@ -33,20 +33,23 @@ def draw(path: Path, report: Mapping[str, Any]) -> bool:
     return True
 
 
-def _bars(axis: Any, bars: list[tuple[str, float, float, float]], heading: str) -> None:
-    """Horizontal bars with what they measure beside them, and the range of the repeats as a line."""
-    names, values = [bar[0] for bar in bars], [bar[1] for bar in bars]
-    colours = [_OURS if name.startswith("headstart") else _PROGRAM for name in names]
-    below = [value - bar[2] for value, bar in zip(values, bars, strict=True)]
-    above = [bar[3] - value for value, bar in zip(values, bars, strict=True)]
-    axis.barh(range(len(bars)), values, color=colours, xerr=[below, above], error_kw={"linewidth": 1.2, "capsize": 3})
-    for place, (_, value, _, high) in enumerate(bars):
-        axis.text(max(high, value) * 1.12, place, duration(value), va="center", fontsize=9)
-    axis.set_yticks(range(len(bars)), names, fontsize=9)
-    axis.invert_yaxis()
+def _bars(axis: Any, bars: Bars, heading: str) -> None:
+    """Horizontal bars with what they measure beside them, and the range of the repeats, if there is one, as a line."""
+    values = [spread[0] for _, spread in bars if spread]
     if values:  # nothing to take logarithms of otherwise
         axis.set_xscale("log")
         axis.set_xlim(min(values) / 3, max(values) * 12)
+    for place, (name, spread) in enumerate(bars):
+        if spread is None:
+            axis.text(0.01, place, "not run", va="center", fontsize=9, transform=axis.get_yaxis_transform())
+            continue
+        value, low, high = spread
+        axis.barh(place, value, color=_OURS if name.startswith("headstart") else _PROGRAM)
+        if low < high:
+            axis.errorbar(value, place, xerr=[[value - low], [high - value]], color="black", linewidth=1.2, capsize=3)
+        axis.text(high * 1.12, place, duration(value), va="center", fontsize=9)
+    axis.set_yticks(range(len(bars)), [name for name, _ in bars], fontsize=9)
+    axis.set_ylim(len(bars) - 0.4, -0.6)
     axis.set_xlabel("seconds (logarithmic)")
     axis.set_title(heading, fontsize=10, loc="left")
     axis.grid(axis="x", alpha=0.3)

@@ -32,6 +32,8 @@ from .units import duration
 AGREE = 1e-4
 """Weights of the same training, from the loop and from the cache, differ by no more."""
 _LEARNING_RATE = 1e-3
+_NOISY = 1.5
+"""What an epoch with the encoder's dropout on takes, about, in epochs without."""
 _LEAST_TRAIN = 100
 """Rows to train on, at least: with fewer, accuracy says nothing."""
 
@@ -56,7 +58,7 @@ class Trained:
     Attributes:
         training: How it came about.
         seed: Of order and masks.
-        epochs: After how many epochs it was taken.
+        epochs: After how many epochs it was taken; headstart trains on past it.
         accuracy, low, high: On the test rows, with its 95% interval.
         seconds: What training took, the encoder included where it ran.
         difference: The largest of any weight from `Training.CACHED`'s; None where the two are not to agree.
@@ -107,7 +109,8 @@ def compare_quality(
     deadline: float,
     on_step: Callable[[str], None],
 ) -> QualityResult:
-    """Train heads in every way, for as many seeds as fit before the deadline, on as many rows as let one fit.
+    """Train heads in every way, for as many seeds as fit before the deadline, on as many rows as let all of them fit,
+    or one where that would be too few.
 
     The test rows are encoded once for both of the program's heads: its encoder is in ``eval()`` when it tests, so they
     would be the same each time.
@@ -124,8 +127,13 @@ def compare_quality(
     """
     work = _Comparison(draw, names, files, settings, scratch=scratch, device=device)
     on_step("the speed of the program's encoder")
-    fits = work.fit_rows(deadline - time.perf_counter())
-    if fits < max(draw.few, min(_LEAST_TRAIN, settings.quality_train, len(draw) // 3)):
+    least = max(draw.few, min(_LEAST_TRAIN, settings.quality_train))
+    if work.most_rows < least:
+        return QualityResult(
+            not_run=f"{len(draw):,} distinct texts are too few to train on {least:,} and to test on others"
+        )
+    fits = work.fit_rows(deadline - time.perf_counter(), least)
+    if fits < least:
         return QualityResult(not_run=f"{fits} rows to train on fitted into the rest of the budget; raise it")
     work.prepare(fits, on_step)
     trained: list[Trained] = []
@@ -181,8 +189,15 @@ class _Comparison:
         self._parts: Parts | None = None
         self.train_rows = self.test_rows = 0
 
-    def fit_rows(self, left: float) -> int:
-        """How many rows to train on fit, each with its share of rows to test on, at the speed that the loop has."""
+    @property
+    def most_rows(self) -> int:
+        """How many rows to train on there are, where each has its share of rows to test on."""
+        settings = self._settings
+        return min(settings.quality_train, int(self._rows / (1 + settings.quality_test / settings.quality_train)))
+
+    def fit_rows(self, left: float, least: int) -> int:
+        """How many rows to train on fit into so many seconds, at the speed that the loop has: with all the seeds, or
+        with one of them where all would leave fewer than the least."""
         settings = self._settings
         trial = list(range(min(4 * BATCH, self._rows)))
         self._loop.encode(trial[:BATCH])
@@ -190,9 +205,13 @@ class _Comparison:
         self._loop.encode(trial)
         per_row = (time.perf_counter() - started) / len(trial)
         tested = settings.quality_test / settings.quality_train
-        passes = 2 * settings.epochs + tested + 2 * (1 + tested)  # two loops, the test, and two extractions at most
-        most = min(settings.quality_train, int(self._rows / (1 + tested)))
-        return int(min(most, max(left, 0.0) / per_row / passes))
+        once = tested + 2 * (1 + tested)  # the test, and two extractions at most
+        for seeds in (len(settings.seeds), 1):
+            passes = once + seeds * settings.epochs * (1 + _NOISY)
+            rows = int(min(self.most_rows, max(left, 0.0) / per_row / passes))
+            if rows >= least:
+                break
+        return rows
 
     def prepare(self, train: int, on_step: Callable[[str], None]) -> None:
         """Extract the rows to train and to test on, as the comparison needs them and as the defaults are."""
@@ -200,7 +219,8 @@ class _Comparison:
         test = min(round(train * settings.quality_test / settings.quality_train), self._rows - train)
         self.train_rows, self.test_rows = train, test
         exact = extract_settings(settings, max_length=_length(settings), precision="float32")
-        for name, chosen in (("exact", exact), ("default", extract_settings(settings))):
+        default = extract_settings(settings, max_length=_length(settings))
+        for name, chosen in (("exact", exact), ("default", default)):
             for part, rows in (("train", slice(0, train)), ("test", slice(train, train + test))):
                 table = {column: values[rows] for column, values in self._columns.items()}
                 on_step(f"extracting the {part} rows, {name}")

@@ -100,7 +100,7 @@ def measure_stages(
     per_text = record["encode_seconds"] / record["distinct_texts"]
     left = deadline - time.perf_counter()
     repeats, rows = _plan(draw, settings.repeats, left=left, start=start, per_text=per_text)
-    if rows < min(_LEAST_FACTOR * few, len(draw)):
+    if not rows:
         needed = start + per_text * _LEAST_FACTOR * few
         why = f"a sample takes {duration(needed)}, and its share of the budget was {duration(share)}"
         return StagesResult(rows=0, whole=False, not_run=why)
@@ -112,11 +112,10 @@ def measure_stages(
     experiments: list[float] = []
     epochs: list[float] = []
     seconds = 0.0
-    for _ in range(repeats):
-        if time.perf_counter() + seconds > deadline and extracts:  # the few rows promised more speed than there is
-            break
-        seconds, cache = _extract(table, scratch / "sample.h5", settings, report)
-        extracts.append(seconds if whole else scale(seconds, start=start, factor=more_texts))
+    for number in range(settings.repeats):
+        if number < repeats and (not extracts or time.perf_counter() + seconds <= deadline):
+            seconds, cache = _extract(table, scratch / "sample.h5", settings, report)
+            extracts.append(seconds if whole else scale(seconds, start=start, factor=more_texts))
         run = trained.run(cache)
         epochs.append(run.epoch_seconds * draw.table_rows / run.train_rows)
         other = run.other_seconds
@@ -137,12 +136,16 @@ def measure_stages(
 
 
 def _plan(draw: Draw, most_repeats: int, *, left: float, start: float, per_text: float) -> tuple[int, int]:
-    """How many repeats, and of how many rows: of the whole table if once fits, else of as many as let all repeats."""
+    """How many repeats, and of how many rows: of the whole table if once fits, else of as many as let all repeats, or
+    as many of them as leave enough rows."""
     whole = start + per_text * draw.table_texts
     if whole <= left:
         return max(1, min(most_repeats, int(left / whole))), draw.table_rows
-    rows = int((left / most_repeats - start) / per_text)
-    return most_repeats, max(0, min(rows, len(draw)))
+    for repeats in range(most_repeats, 0, -1):
+        rows = min(int((left / repeats - start) / per_text), len(draw))
+        if rows >= min(_LEAST_FACTOR * draw.few, len(draw)):
+            return repeats, rows
+    return 0, 0
 
 
 def _extract(table: Any, out: Path, settings: SpeedupSettings, report: Report) -> tuple[float, Path]:

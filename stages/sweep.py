@@ -178,7 +178,10 @@ def _train_groups(
     found: list[dict[str, Any]] = []
     progress = _Progress(groups, report)
     for number, group in enumerate(groups):
-        if (results := folder.finished(number)) is not None:
+        results = folder.finished(number)
+        wanted = {(setting, each.seed, each.fold) for setting, each in group}
+        # Another release may have grouped the heads otherwise.
+        if results is not None and {(r["setting"], r["seed"], r["fold"]) for r in results} == wanted:
             found += [{**result, "kept": True} for result in results]
             progress.skip(group)
             continue

@@ -1,6 +1,6 @@
-"""Bad and hostile input, one case each: what is given, and what the command line makes of it.
+"""Bad and hostile input, a case a line: what is given, and what the command line makes of it.
 
-``python tests/bad_inputs.py`` prints the table that ``tests/BAD_INPUTS.md`` holds; the tests hold it against the code.
+``python tests/bad_inputs.py`` writes the page ``BAD_INPUTS.md`` beside it; the tests hold that against the code.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def encoder(harm: Callable[[Path], Any], **made: Any) -> Callable[[Place], list[
     """Extract good rows with a copy of the encoder that was harmed, or with another one."""
 
     def arguments(place: Place) -> list[Any]:
-        folder = place.folder / "encoder"
+        folder = place.folder / "bert"
         save_tiny_encoder(folder, **made) if made else shutil.copytree(place.encoder, folder)
         harm(folder)
         return ["extract", place.csv(GOOD), "--encoder", folder, "--out", place.folder / "out.h5"]
@@ -491,22 +491,25 @@ def places(folder: Path) -> Iterator[Callable[[int], Place]]:
     yield place
 
 
+def line(case: Case, place: Place) -> str:
+    """A case's line in the page: what was given, the exit code, and what came back."""
+    answer = command(case.make(place), place)
+    said = answer.said.replace("|", "\\|")
+    return f"| {case.given} | {answer.code} | {said} |"
+
+
 def page(folder: Path) -> str:
     """The whole page: every case, and what came back."""
-    text = (__doc__ or "").split("\n\n")[0] + "\n"
-    number = 0
+    text, number = (__doc__ or "").split("\n\n")[0] + "\n", 0
     with places(folder) as place_of:
         for group, cases in GROUPS.items():
             text += f"\n## {group}\n\n| given | exit code | what came back |\n|---|---|---|\n"
             for case in cases:
-                place = place_of(number)
-                answer = command(case.make(place), place)
-                said = answer.said.replace("|", "\\|")
-                text += f"| {case.given} | {answer.code} | {said} |\n"
+                text += line(case, place_of(number)) + "\n"
                 number += 1
     return text
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
-        print(page(Path(scratch)))
+        PAGE.write_text(page(Path(scratch)), encoding="utf-8")

@@ -110,12 +110,15 @@ def test_totals_follow_from_what_was_measured(made: Path) -> None:
     report = report_of(made)
     medians = {rung["rung"]: rung["epoch"]["median"] for rung in report["rungs"]}
     lines = {line["way"]: line for line in report["totals"]}
-    extract_, epoch = (report["stages"][name]["median"] for name in ("extract", "epoch"))
+    extract_, epoch, run = (report["stages"][name]["median"] for name in ("extract", "epoch", "experiment"))
+    besides = run - 3 * epoch  # what an experiment takes apart from its epochs
     for way, median in medians.items():
         assert lines[way]["seconds"] == pytest.approx(10 * (report["program_start"] + 3 * median))
-        after = lines[way]["paid_off_after"]
-        assert extract_ + after * epoch <= after * median
-        assert after == 1 or extract_ + (after - 1) * epoch > (after - 1) * median
+        for name, once in (("paid_off_after", extract_), ("ahead_with_cache_after", 0.0)):
+            after = lines[way][name]
+            assert once + besides + after * epoch <= report["program_start"] + after * median
+            before = after - 1
+            assert after == 1 or once + besides + before * epoch > report["program_start"] + before * median
     runs = 10 * report["stages"]["experiment"]["median"]
     assert lines["headstart"]["seconds"] == pytest.approx(extract_ + runs)
     assert lines["headstart, the cache there already"]["seconds"] == pytest.approx(runs)
@@ -221,7 +224,47 @@ def test_a_batch_that_takes_longer_than_its_share_is_not_run(monkeypatch: pytest
     assert start.epoch is None and batch.epoch is None
     assert start.not_run is not None
     assert re.fullmatch(r"a batch took 2\.0 s, and its share of the budget was \d+ ms", start.not_run)
-    assert frozen.epoch is not None and frozen.over is None and frozen.settings.batch_size == 8
+    assert batch.kept and frozen.epoch is not None and frozen.over is None
+    assert frozen.settings.batch_size == 16  # larger batches are heeded though they could not be timed
+
+
+def test_mixed_precision_that_could_not_be_timed_is_heeded_where_it_pays(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path
+) -> None:
+    for pays in (True, False):
+        ladder = ladder_of(tiny, seconds={False: 2.0, True: 0.01}, monkeypatch=monkeypatch, half_pays=pays)
+        precision, frozen, workers = ladder.climb(
+            [Rung.PRECISION, Rung.FROZEN, Rung.WORKERS], time.perf_counter() + 1.5
+        )
+        assert precision.epoch is None and precision.kept == pays
+        assert frozen.settings.precision == ("bfloat16" if pays else "float32")
+        assert workers.over is Rung.FROZEN
+
+
+def test_workers_are_not_kept_where_nothing_tells_whether_they_help(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path
+) -> None:
+    ladder = ladder_of(tiny, seconds={False: 0.01, True: 0.01}, monkeypatch=monkeypatch)
+    workers, pinned = ladder.climb([Rung.WORKERS, Rung.PINNED], time.perf_counter() + 2)
+    assert workers.epoch is not None and workers.over is None and not workers.kept
+    assert pinned.settings.workers == 0 and pinned.settings.pinned
+
+
+def test_a_rung_that_the_memory_is_too_small_for_costs_itself_alone(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path
+) -> None:
+    ladder = ladder_of(tiny, seconds={False: 0.01, True: 0.01}, monkeypatch=monkeypatch)
+    train = Program.train
+
+    def full(self: Program, settings: RungSettings, *arguments: Any) -> ProgramEpoch:
+        if settings.batch_size == 16 and not settings.frozen:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes")
+        return train(self, settings, *arguments)
+
+    monkeypatch.setattr(Program, "train", full)
+    start, batch, frozen = ladder.climb([Rung.START, Rung.BATCH, Rung.FROZEN], time.perf_counter() + 2)
+    assert start.epoch is not None and frozen.epoch is not None
+    assert batch.not_run == "the memory is full"
 
 
 def test_what_a_sample_took_is_scaled_to_the_whole_table(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
@@ -259,6 +302,7 @@ def ladder_of(
     start: float = 0.0,
     slow_workers: float | None = 1.0,
     repeats: int = 1,
+    half_pays: bool = True,
 ) -> Ladder:
     """A ladder for a table of 1,000 rows whose batches take as long as is said, frozen and not; so many times as long
     with workers, which with None cannot start."""
@@ -272,7 +316,7 @@ def ladder_of(
 
     monkeypatch.setattr(Program, "train", train)
     program = program_of(tiny, 160)
-    return Ladder(program, table_rows=1000, half=Precision.BFLOAT16, repeats=repeats)
+    return Ladder(program, table_rows=1000, half=Precision.BFLOAT16, half_pays=half_pays, repeats=repeats)
 
 
 def program_of(encoder: Path, rows: int, **options: Any) -> Program:
@@ -283,6 +327,7 @@ def program_of(encoder: Path, rows: int, **options: Any) -> Program:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_program_trains_what_its_rung_says(tiny: Path, workers: int) -> None:
+    torch.manual_seed(0)  # the head's start, and dropout
     program = program_of(tiny, 40)
     frozen, trained = RungSettings(frozen=True, workers=workers), RungSettings(batch_size=16, workers=workers)
     for settings in (frozen, trained):
@@ -292,7 +337,7 @@ def test_the_program_trains_what_its_rung_says(tiny: Path, workers: int) -> None
         took = program.train(settings, batches, functools.partial(next, told))
         assert next(told) == len(batches) == math.ceil(40 / settings.batch_size)
         assert 0 < took.start < took.seconds
-        assert took.loss == pytest.approx(math.log(2), rel=0.5) and 0 <= took.accuracy <= 1
+        assert 0.2 < took.loss < 2 and 0 <= took.accuracy <= 1  # of a head that knows little: log(2) is 0.7
         moved = {name for name, tensor in program.model.state_dict().items() if not torch.equal(tensor, before[name])}
         assert "fc.weight" in moved
         assert any(name.startswith("bert.encoder") for name in moved) == (not settings.frozen)

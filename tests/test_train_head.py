@@ -295,13 +295,13 @@ def test_a_run_that_was_tampered_with_is_refused(cache: Path, tmp_path: Path) ->
         {"weight": np.full((3, 2), np.nan), "bias": np.zeros(3)},
     ):
         save_file(tensors, run / "head.safetensors")
-        with pytest.raises(DamagedError, match="does not hold a finite weight"):
+        with pytest.raises(DamagedError, match="does not hold a weight and a bias, finite"):
             load_head(run)
     good_head = {"weight": np.zeros((3, 4), np.float32), "bias": np.zeros(3, np.float32)}
     for more, message in [
         ({"hidden.weight": np.zeros((4, 32), np.float32)}, "its hidden layer does not fit"),
         ({"hidden.weight": np.zeros((5, 32), np.float32), "hidden.bias": np.zeros(5, np.float32)}, "does not fit"),
-        ({"temperature": np.zeros(1, np.float32)}, "its temperature is 0.0, not above 0"),
+        ({"temperature": np.zeros(1, np.float32)}, "its temperature is 0.0, not a number above 0"),
     ]:
         save_file(good_head | more, run / "head.safetensors")
         with pytest.raises(DamagedError, match=message):
