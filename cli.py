@@ -20,8 +20,10 @@ from typer.core import TyperGroup
 
 from .cache.errors import DamagedError, HeadstartError, SettingsError, UserError
 from .stages.accounting import EncoderPasses, passes_of_extraction
+from .stages.memory import is_memory_full
 from .stages.rungs import SpeedupSettings
 from .stages.settings import (
+    VERIFY_SAMPLE,
     ClassWeight,
     ExtractSettings,
     HeadKind,
@@ -35,6 +37,7 @@ from .stages.settings import (
     parse_duration,
     parse_memory,
 )
+from .stages.units import plain
 
 OUT_OF_MEMORY = "the memory is full; try a smaller --batch-tokens or --batch-size, or --memory"
 EXTRACT, TRAIN, SWEEP, SPEEDUP = ExtractSettings(), TrainSettings(), SweepSettings(), SpeedupSettings()
@@ -61,14 +64,15 @@ class OneLineErrors(TyperGroup):
         except KeyboardInterrupt as stop:
             kept = {"extract": "blocks", "sweep": "groups of heads"}.get(ctx.invoked_subcommand)
             carry_on = f"; finished {kept} are kept, and the same command carries on with them" if kept else ""
+            carry_on = "; the cache is as it was" if ctx.invoked_subcommand == "repair" else carry_on
             message, code = f"{'terminated' if isinstance(stop, Terminated) else 'interrupted'}{carry_on}", 130
         except MemoryError:
             message, code = OUT_OF_MEMORY, 1
         except RuntimeError as error:
-            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not loaded to name it
+            if not is_memory_full(error):
                 raise
             message, code = OUT_OF_MEMORY, 1
-        print(f"headstart: {message}", file=sys.stderr)
+        print(f"headstart: {plain(message)}", file=sys.stderr)
         sys.exit(code)
 
 
@@ -568,6 +572,8 @@ def verify_command(
     table: Annotated[
         Path | None, typer.Option(help="The table that it was made from.", show_default="where the cache says it was")
     ] = None,
+    sample: Annotated[int, typer.Option(help="Rows to encode again, at most.", min=1)] = VERIFY_SAMPLE,
+    seed: Annotated[int | None, typer.Option(help="Fixes which.", show_default="others each time")] = None,
     text_column: Annotated[str, typer.Option(help="Column of the texts.")] = EXTRACT.text_column,
     text_pair_column: Annotated[str | None, typer.Option(help="Column of second texts.")] = EXTRACT.text_pair_column,
     device: Device = EXTRACT.device,
@@ -592,12 +598,16 @@ def verify_command(
     with terminal.reporting(quiet) as report:
         from .stages.verify import verify
 
-        found = verify(cache, encoder=encoder, table=table, settings=settings, report=report)
+        found = verify(cache, encoder=encoder, table=table, settings=settings, sample=sample, seed=seed, report=report)
     for finding in found.findings:
-        print(f"{found.path}: {finding.where}: {finding.what}")
-    if found.findings:
+        print(plain(f"{found.path}: {finding.where}: {finding.what}"))
+    if any(finding.damage for finding in found.findings):
         raise DamagedError(
             f"{found.path} is damaged; headstart repair encodes damaged blocks again, extract --overwrite all of it"
+        )
+    if found.findings:
+        raise DamagedError(
+            f"{found.path} is whole, but holds what extract does not write; extract it again with --overwrite"
         )
     if not quiet:
         terminal.show_verified(found)

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from .stages.accounting import EncoderPasses
 from .stages.progress import Note, Report, Step, silent
 from .stages.speedup_report import measured_in, sections, title
-from .stages.units import duration, size
+from .stages.units import duration, plain, size
 
 if TYPE_CHECKING:
     from .stages.verify import Verified
@@ -49,7 +49,7 @@ class _Bars:
 
     def __call__(self, event: Note | Step) -> None:
         if isinstance(event, Note):
-            self._progress.console.print(event.text, markup=False)
+            self._progress.console.print(plain(event.text), markup=False)
             return
         if event.phase not in self._phases:
             task = self._progress.add_task(event.phase, total=event.total or None, count="")
@@ -72,7 +72,7 @@ class _Lines:
     def __call__(self, event: Note | Step) -> None:
         now = time.monotonic()
         if isinstance(event, Note):
-            errors.print(event.text, markup=False)
+            errors.print(plain(event.text), markup=False)
         elif event.phase != self._phase:
             self._phase, self._started, self._printed = event.phase, now, now
             self._found = event.done  # what was there already was not done in this time
@@ -94,10 +94,10 @@ def _count(event: Step, elapsed: float) -> str:
 
 def show_facts(title: str, facts: Mapping[str, str]) -> None:
     """Print a title and aligned pairs of name and value."""
-    console.print(title, style="bold", markup=False)
+    console.print(plain(title), style="bold", markup=False)
     width = max(map(len, facts))
     for name, value in facts.items():
-        console.print(f"  {name:<{width}}  {value}", markup=False)
+        console.print(f"  {name:<{width}}  {plain(value)}", markup=False)
 
 
 def show_cache(cache: Mapping[str, Any]) -> None:
@@ -169,14 +169,14 @@ def show_run(run: Mapping[str, Any]) -> None:
 
 def show_speedup(report: Mapping[str, Any]) -> None:
     """Print a speedup report's tables and what belongs to them."""
-    console.print(report["path"], style="bold", markup=False)
-    console.print(f"  {title(report)}", markup=False)
+    console.print(plain(report["path"]), style="bold", markup=False)
+    console.print(f"  {plain(title(report))}", markup=False)
     for section in sections(report):
         console.print(f"\n{section.heading}", style="bold", markup=False)
         if section.rows:
             show_rows(section.rows)
         for note in section.notes:
-            console.print(f"- {note}", markup=False)
+            console.print(f"- {plain(note)}", markup=False)
     console.print(f"\n{measured_in(report)}", markup=False)
 
 
@@ -242,6 +242,7 @@ def _with_spread(measure: Mapping[str, float | None]) -> str:
 
 def show_rows(rows: list[list[str]]) -> None:
     """Print aligned columns: the first to the left, the rest to the right."""
+    rows = [[plain(cell) for cell in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         rest = [" " * (width - cell_len(cell)) + cell for cell, width in zip(row[1:], widths[1:], strict=True)]
@@ -268,7 +269,7 @@ def show_predictions(texts: list[str], labels: list[str], names: tuple[str, ...]
         shown = line if len(line) <= 72 else line[:71] + "…"
         top = sorted(zip(row, names, strict=True), reverse=True)[:MOST_CLASSES_SHOWN]
         # Tabs, so that it pastes into a table; rich would turn them into spaces.
-        print(label, "  ".join(f"{name} {p:.3f}" for p, name in top), shown, sep="\t")
+        print(*map(plain, (label, "  ".join(f"{name} {p:.3f}" for p, name in top), shown)), sep="\t")
 
 
 def _interval(bounds: list[float]) -> str:

@@ -31,6 +31,27 @@ def parse_json(content: bytes, where: str) -> Any:
         raise DamagedError(f"{where} is not JSON: {error}") from None
 
 
+def is_text(value: Any) -> bool:
+    """Whether a value is a string that can be written down: JSON may hold halves of surrogate pairs, UTF-8 may not."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def are_names(values: Any) -> bool:
+    """Whether this is a list of distinct texts, at least one."""
+    return isinstance(values, list) and all(map(is_text, values)) and 0 < len(values) == len(set(values))
+
+
+def require_finite(document: Mapping[str, Any], where: str) -> None:
+    """Refuse an object with a number that is negative, or none.
+
+    Raises:
+        DamagedError: it has one.
+    """
+    for name, value in document.items():
+        if isinstance(value, int | float) and not 0 <= value < float("inf"):
+            raise DamagedError(f"{where}: its {name!r} is {value}")
+
+
 def read_json_file(path: Path) -> Any:
     """Read and parse a file.
 

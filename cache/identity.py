@@ -7,9 +7,11 @@ import json
 import re
 from typing import Any
 
+from .documents import is_text
 from .errors import DamagedError
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,12 +54,13 @@ class Identity:
         features = fields["features"]
         valid = (
             all(isinstance(fields[n], str) and SHA256.fullmatch(fields[n]) for n in names if n.endswith("_sha256"))
-            and isinstance(fields["prefix"], str)
+            and is_text(fields["prefix"])
             and isinstance(fields["pairs"], bool)
             and type(fields["max_length"]) is int
-            and isinstance(fields["precision"], str)
+            and fields["precision"] in PRECISIONS
             and isinstance(features, list)
             and all(isinstance(name, str) for name in features)
+            and 0 < len(features) == len(set(features))
         )
         if not valid:
             raise DamagedError(f"{where}: a field of its identity has a value of the wrong kind: {fields}")

@@ -108,34 +108,44 @@ def create_file(path: Path, layout: Layout) -> None:
     Raises:
         StorageError: the folder cannot be written, or there is no room for the whole file.
     """
+    path.unlink(missing_ok=True)  # what a killed run left takes room
     needed = SEAL_BYTES + sum(Span(0, *kind).nbytes + _ALIGNMENT for kind in layout.datasets().values())
     require_room(path, needed)
     with storage_errors(f"cannot create {path}, which takes {needed:,} bytes"):
-        options = {"alignment_threshold": _ALIGNMENT, "alignment_interval": _ALIGNMENT, "userblock_size": SEAL_BYTES}
-        with h5py.File(path, "w", **options) as file:
-            file.attrs["format"] = FORMAT
-            file.attrs["version"] = VERSION
-            file.attrs["block_rows"] = layout.block_rows
-            creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-            creation.set_layout(h5py.h5d.CONTIGUOUS)
-            creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-            creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-            creation.set_obj_track_times(False)
-            for group in GROUPS:
-                file.create_group(group)
-            extents = []
-            for name, (shape, dtype) in layout.datasets().items():
-                # The low-level call: h5py's create_dataset would put off allocating a scalar.
-                kind = h5py.h5t.py_create(_hdf5_dtype(dtype), logical=True)
-                space = h5py.h5s.create_simple(shape) if shape else h5py.h5s.create(h5py.h5s.SCALAR)
-                dataset = h5py.h5d.create(file.id, name.encode(), kind, space, creation)
-                extents.append(Span(dataset.get_offset(), shape, dtype).extent)
+        try:
+            extents = _create_datasets(path, layout)
+        except RuntimeError as error:  # of HDF5, when it closes a file that it could not write
+            raise OSError(_reason(error)) from error
         write_seal(path, block_rows=layout.block_rows, extents=extents)
         with path.open("rb+") as raw:
             # Early allocation reserves addresses, not disk space: a full disk should say so now, not days later.
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(raw.fileno(), 0, os.fstat(raw.fileno()).st_size)
             os.fsync(raw.fileno())
+
+
+def _create_datasets(path: Path, layout: Layout) -> list[Extent]:
+    """Make the file's HDF5 structure; where each dataset's bytes stand."""
+    options = {"alignment_threshold": _ALIGNMENT, "alignment_interval": _ALIGNMENT, "userblock_size": SEAL_BYTES}
+    with h5py.File(path, "w", **options) as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["version"] = VERSION
+        file.attrs["block_rows"] = layout.block_rows
+        creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        creation.set_layout(h5py.h5d.CONTIGUOUS)
+        creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        creation.set_obj_track_times(False)
+        for group in GROUPS:
+            file.create_group(group)
+        extents = []
+        for name, (shape, dtype) in layout.datasets().items():
+            # The low-level call: h5py's create_dataset would put off allocating a scalar.
+            kind = h5py.h5t.py_create(_hdf5_dtype(dtype), logical=True)
+            space = h5py.h5s.create_simple(shape) if shape else h5py.h5s.create(h5py.h5s.SCALAR)
+            dataset = h5py.h5d.create(file.id, name.encode(), kind, space, creation)
+            extents.append(Span(dataset.get_offset(), shape, dtype).extent)
+        return extents
 
 
 def require_room(path: Path, needed: int) -> None:

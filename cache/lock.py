@@ -53,6 +53,7 @@ def hold(output: Path, *, wait: bool = False, note: Callable[[str], None] = lamb
         StorageError: the lock's file cannot be made. Where that is because the folder is read-only, the block runs: it
             finds out for itself whether it has anything to write.
     """
+    output = output.resolve() if output.is_symlink() else output  # two names of one output are one
     path = output.with_name(output.name + ".lock")
     with storage_errors(f"cannot make the folder {path.parent}"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +61,7 @@ def hold(output: Path, *, wait: bool = False, note: Callable[[str], None] = lamb
     while True:
         try:
             with storage_errors(f"cannot write {path}"):
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+                descriptor = _open(path)
         except StorageError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in _READ_ONLY:
                 yield
@@ -78,11 +79,13 @@ def hold(output: Path, *, wait: bool = False, note: Callable[[str], None] = lamb
                 yield
                 return
             if held and _is_at(descriptor, path):
-                _sign(descriptor)
                 try:
+                    with contextlib.suppress(OSError):  # a full disk, or another user's file: then it is unsigned
+                        _sign(descriptor)
                     yield
                 finally:
-                    path.unlink(missing_ok=True)  # while it is held: who opened it before tries again
+                    with contextlib.suppress(OSError):  # another user's, in a folder that lets nobody else remove it
+                        path.unlink(missing_ok=True)  # while it is held: who opened it before tries again
                     unlock_descriptor(descriptor)
                 return
             holder = "" if held else _holder(path)
@@ -98,6 +101,17 @@ def hold(output: Path, *, wait: bool = False, note: Callable[[str], None] = lamb
             note(f"waiting for another run that is writing {output}: {holder}")
             told = True
         time.sleep(_POLL_SECONDS)
+
+
+def _open(path: Path) -> int:
+    """Open the lock's file, made where it is missing; another user's is opened for reading, which is enough to lock."""
+    flags = getattr(os, "O_NOFOLLOW", 0)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
+    except OSError as error:
+        if error.errno not in _READ_ONLY or not path.exists():
+            raise
+        return os.open(path, os.O_RDONLY | flags)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import math
+import mmap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import NoneType
@@ -11,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .documents import Kind, parse_json, require_fields
-from .errors import DamagedError, NotOursError, UserError
+from .documents import Kind, are_names, parse_json, require_fields, require_finite
+from .errors import DamagedError, HeadstartError, NotOursError, UserError
 from .hashing import Hashes, digest
 from .identity import Identity
 from .layout import ROW_FACTS, Layout, Span, read_layout, storage_errors
@@ -41,6 +44,8 @@ RECORD_FIELDS: dict[str, Kind] = {
     "halved_batches": (int,),
     "encode_seconds": (int, float),
     "tokens_per_second": (int, float, NoneType),
+    "measured_tokens": (int,),
+    "measured_seconds": (int, float),
     "seconds": (int, float),
     "precision_reason": (str,),
     "encoder": ENCODER_FIELDS,
@@ -105,9 +110,8 @@ class Cache:
     def block_holds(self, block: int) -> bool:
         """Whether a block's features and hashes are the ones that its checksum was taken of."""
         rows = self.layout.block_slice(block)
-        parts: list[npt.NDArray[Any]] = [self._features[name][rows] for name in sorted(self._features)]
-        checksum = block_checksum(rows, [*parts, *self.facts(rows).values()])
-        return bool(checksum == self.block_checksums[block].tobytes())
+        arrays = [*(self._features[name] for name in sorted(self._features)), *(getattr(self, n) for n in ROW_FACTS)]
+        return self._holds(rows, arrays, self.block_checksums[block])
 
     def facts(self, rows: slice) -> dict[str, npt.NDArray[Any]]:
         """Everything but their features that a block holds of these rows, by name."""
@@ -174,8 +178,15 @@ class Cache:
         """Whether a block's labels are the ones that their checksum was taken of, where there are any."""
         if self.labels is None or self.label_checksums is None:
             return True
-        rows = self.layout.block_slice(block)
-        return bool(block_checksum(rows, [self.labels[rows]]) == self.label_checksums[block].tobytes())
+        return self._holds(self.layout.block_slice(block), [self.labels], self.label_checksums[block])
+
+    def _holds(self, rows: slice, arrays: list[npt.NDArray[Any]], expected: npt.NDArray[np.uint8]) -> bool:
+        """Whether these rows can be read, and are those that a checksum was taken of."""
+        try:
+            checksum = block_checksum(rows, [_rows_of(array, rows) for array in arrays])
+        except OSError:  # the disk cannot give them: no less damaged than if it gave others
+            return False
+        return checksum == expected.tobytes()
 
 
 def open_cache(path: str | Path) -> Cache:
@@ -201,16 +212,41 @@ def open_any(path: Path) -> Cache:
 
 
 def _open(path: Path, *, finished: bool) -> Cache:
+    """Open a cache that another run may replace meanwhile: what is read is of one file, the old or the new."""
+    while True:
+        before = _file_at(path)
+        try:
+            cache = _read(path, finished=finished)
+        except (HeadstartError, ValueError) as error:
+            if before is not None and _file_at(path) != before:
+                continue
+            if isinstance(error, ValueError):  # of a map past the end
+                raise DamagedError(f"{path} was cut short while it was opened: {error}") from None
+            raise
+        if _file_at(path) == before:
+            return cache
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Which file bears a name; None for none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _read(path: Path, *, finished: bool) -> Cache:
     layout, spans = read_layout(path)
     with storage_errors(f"cannot read {path}"):
         documents = {name: _read_document(path, name, spans, finished=finished) for name in layout.document_bytes}
         arrays = {name: span.map(path) for name, span in spans.items() if span.shape}
     names = documents.get("label_names")
-    if layout.labelled != (names is not None) or not (names is None or _is_list_of_names(names)):
+    if layout.labelled != (names is not None) or not (names is None or are_names(names)):
         raise DamagedError(f"{path}: its label names are not a list of distinct names, one list for its labels")
     require_fields(documents["plan"], PLAN_FIELDS, f"{path}: its plan")
     if documents["record"] != {}:
-        require_fields(documents["record"], RECORD_FIELDS, f"{path}: its record")
+        _require_record(documents["record"], layout.rows, f"{path}: its record")
     identity = Identity.from_dict(documents["identity"], str(path))
     if set(identity.features) != set(layout.widths):
         raise DamagedError(
@@ -232,6 +268,28 @@ def _open(path: Path, *, finished: bool) -> Cache:
         label_names=None if names is None else tuple(names),
         **fields,
     )
+
+
+def _require_record(record: Any, rows: int, where: str) -> None:
+    require_fields(record, RECORD_FIELDS, where)
+    require_finite(record, where)
+    if record["rows"] != rows:
+        raise DamagedError(f"{where}: it is of {record['rows']:,} rows, and the file has {rows:,}")
+    try:
+        datetime.datetime.fromisoformat(record["created"])
+    except ValueError as error:
+        raise DamagedError(f"{where}: {error}") from None
+
+
+def _rows_of(array: npt.NDArray[Any], rows: slice) -> npt.NDArray[Any]:
+    """Rows of a whole map, read from its file: what a failing disk cannot give is an error then, where to look at the
+    map would end the process."""
+    if not (isinstance(array, np.memmap) and array.filename and isinstance(array.base, mmap.mmap)):
+        return array[rows]
+    row_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
+    with Path(array.filename).open("rb") as file:
+        file.seek(array.offset + rows.start * row_bytes)
+        return np.frombuffer(file.read((rows.stop - rows.start) * row_bytes), np.uint8)
 
 
 def block_checksum(rows: slice, parts: list[npt.NDArray[Any]]) -> bytes:
@@ -258,7 +316,3 @@ def _read_bytes(path: Path, span: Span) -> bytes:
     with path.open("rb") as file:
         file.seek(span.offset)
         return file.read(span.nbytes)
-
-
-def _is_list_of_names(names: Any) -> bool:
-    return isinstance(names, list) and all(isinstance(n, str) for n in names) and 0 < len(names) == len(set(names))

@@ -232,10 +232,15 @@ def replace_durably(path: Path, target: Path) -> None:
     """Rename a file whose bytes are durable, and make the rename durable too, where the system can."""
     with storage_errors(f"cannot write {target}"):
         path.replace(target)
-        if not hasattr(os, "O_DIRECTORY"):
-            return
-        descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, where the system can."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

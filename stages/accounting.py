@@ -18,7 +18,8 @@ class EncoderPasses:
     Attributes:
         done: Texts that went through the encoder.
         saved: Texts that would have gone through it without a cache, and did not.
-        tokens_per_second: The encoder's speed, measured while the cache was made; None where it was not.
+        tokens_per_second: The encoder's speed, measured while the cache, or those that its rows came from, were made;
+            None where it was not.
         saved_seconds: What the saved passes would have taken at that speed: an estimate, which leaves out the padding
             and the training step that a real loop adds. None where no speed was measured.
     """
@@ -39,8 +40,7 @@ def passes_of_extraction(records: Sequence[Mapping[str, Any]], *, since: float) 
     made = [record for record in records if datetime.datetime.fromisoformat(record["created"]).timestamp() >= since]
     done = sum(record["sequences_encoded"] for record in made)
     tokens = sum(record["tokens"] for record in records) - sum(record["tokens_encoded"] for record in made)
-    spent = sum(record["encode_seconds"] for record in records)
-    speed = sum(record["tokens_encoded"] for record in records) / spent if spent else None
+    speed = _speed(records)
     return EncoderPasses(
         done=done,
         saved=sum(record["rows"] for record in records) - done,
@@ -51,8 +51,14 @@ def passes_of_extraction(records: Sequence[Mapping[str, Any]], *, since: float) 
 
 def passes_of_cached(record: Mapping[str, Any], passes: int) -> EncoderPasses:
     """Of work on cached rows, which are taken to be of the cache's mean length: nothing done, so many passes saved."""
-    speed = record["tokens_per_second"]
+    speed = _speed([record])
     mean = record["tokens"] / record["rows"]
     return EncoderPasses(
         done=0, saved=passes, tokens_per_second=speed, saved_seconds=passes * mean / speed if speed else None
     )
+
+
+def _speed(records: Sequence[Mapping[str, Any]]) -> float | None:
+    """Tokens a second, as they were measured while these caches were made."""
+    spent = sum(record["measured_seconds"] for record in records)
+    return sum(record["measured_tokens"] for record in records) / spent if spent else None

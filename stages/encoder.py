@@ -77,8 +77,8 @@ class Encoder:
             self._tokenizer = load_tokenizer(files)
             self._model = _load_model(files, features)
         self._model.to(device)
-        self.width = int(self._model.config.hidden_size)
         self._check_fit(pairs)
+        self.width = int(self._model.config.hidden_size)
         names = self._tokenizer.model_input_names
         self._segments = "token_type_ids" in names and getattr(self._model.config, "type_vocab_size", 0) > 1
         self.batch_tokens = batch_tokens or default_batch_tokens(device)
@@ -227,11 +227,17 @@ class Encoder:
 
     def _check_fit(self, pairs: bool) -> None:
         """Refuse what would give features that are wrong, or none."""
-        tokens = self._model.get_input_embeddings().num_embeddings
-        if len(self._tokenizer) > tokens:
+        embedded = getattr(self._model.get_input_embeddings(), "num_embeddings", None)
+        if not isinstance(embedded, int) or not hasattr(self._model.config, "hidden_size"):
             raise EncoderError(
-                f"encoder {self._name}: its tokenizer knows {len(self._tokenizer):,} tokens, its model {tokens:,}: "
-                "they do not belong together"
+                f"encoder {self._name} ({self._model.config.model_type}) is not an encoder of texts, or of a kind that "
+                "headstart does not know"
+            )
+        largest = max(self._tokenizer.get_vocab().values(), default=-1) + 1
+        if largest > embedded:
+            raise EncoderError(
+                f"encoder {self._name}: its tokenizer knows {largest:,} tokens, its model {embedded:,}: they do not "
+                "belong together"
             )
         positions = min(_positions(self._model), self._tokenizer.model_max_length)
         special = self._tokenizer.num_special_tokens_to_add(pair=pairs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -27,6 +28,12 @@ TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
+_ELSEWHERE = {
+    CONFIG: ("transformers_weights",),
+    "tokenizer_config.json": ("fast_tokenizer_files",),
+}
+"""Fields by which a folder's JSON files make transformers read files that are not hashed."""
+_ADAPTER = "adapter_config.json"
 _PICKLE_ADVICE = "use --allow-pickled-weights if you trust its author: reading a pickle can run code"
 
 
@@ -85,7 +92,10 @@ def find_encoder(name: str, *, revision: str | None = None, allow_pickled_weight
         EncoderError: there is no such encoder, it may not be read, a file is missing, or its weights are
             pickled and that was not allowed.
     """
-    folder = Path(name).expanduser()
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError as error:  # a home that there is not
+        raise EncoderError(f"--encoder {name} is not a folder: {error}") from None
     if folder.is_dir():
         if revision is not None:
             raise EncoderError(f"{name} is a folder, so it has no --revision; leave that out")
@@ -130,11 +140,26 @@ def hash_files(files: Sequence[Path]) -> str:
 def _files(name: str, folder: Path, *, revision: str | None, allow_pickled_weights: bool) -> EncoderFiles:
     if not (folder / CONFIG).is_file():
         raise EncoderError(f"encoder {name}: {folder} holds no {CONFIG}; give the folder of a transformers model")
+    _require_plain(name, folder)
     tokenizer = tuple(folder / file for file in TOKENIZER_FILES if (folder / file).is_file())
     if not tokenizer:
         raise EncoderError(f"encoder {name}: {folder} holds no tokenizer (such as tokenizer.json)")
     weights = _weights(name, folder, allow_pickled_weights)
     return EncoderFiles(name=name, folder=folder, revision=revision, weights=weights, tokenizer=tokenizer)
+
+
+def _require_plain(name: str, folder: Path) -> None:
+    """Refuse a folder that would have transformers read more than the files whose hashes name the encoder."""
+    if (folder / _ADAPTER).exists():
+        raise EncoderError(f"encoder {name}: {folder} holds an adapter ({_ADAPTER}); merge it into the weights first")
+    for file, fields in _ELSEWHERE.items():
+        with contextlib.suppress(OSError, ValueError, RecursionError):  # what cannot be read is said when it is needed
+            found = json.loads((folder / file).read_bytes())
+            if present := [field for field in fields if isinstance(found, dict) and found.get(field)]:
+                raise EncoderError(
+                    f"encoder {name}: its {file} names other files to read ({present[0]!r}), which is not followed; "
+                    "take that out, and put the files under their usual names"
+                )
 
 
 def _weights(name: str, folder: Path, allow_pickled_weights: bool) -> tuple[Path, ...]:
@@ -144,9 +169,14 @@ def _weights(name: str, folder: Path, allow_pickled_weights: bool) -> tuple[Path
         try:
             index = json.loads((folder / WEIGHTS_INDEX).read_bytes())
             shards = sorted({str(shard) for shard in index["weight_map"].values()})
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise EncoderError(f"encoder {name}: {folder / WEIGHTS_INDEX} is not an index of weights") from None
-        absent = [shard for shard in shards if Path(shard).name != shard or not (folder / shard).is_file()]
+        odd = [shard for shard in shards if Path(shard).name != shard or not shard.endswith(".safetensors")]
+        if odd:
+            raise EncoderError(
+                f"encoder {name}: {WEIGHTS_INDEX} names {odd[0]!r}, which is no safetensors file beside it"
+            )
+        absent = [shard for shard in shards if not (folder / shard).is_file()]
         if absent or not shards:
             raise EncoderError(f"encoder {name}: {folder} lacks the weights {', '.join(absent) or 'of its index'}")
         return (folder / WEIGHTS_INDEX, *(folder / shard for shard in shards))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ..cache.documents import read_json_file
-from ..cache.errors import NotOursError, OutputExistsError, StorageError
+from ..cache.errors import DamagedError, NotOursError, OutputExistsError, StorageError
 from ..cache.layout import storage_errors
 from ..cache.lock import hold
+from ..cache.writer import sync_folder
 from .progress import Note, Report
 
 
@@ -59,7 +61,7 @@ class FolderKind:
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}") from None
         if not isinstance(fields, dict) or fields.get("format") != self.format:
-            raise NotOursError(f"{path} was not written by headstart")
+            raise NotOursError(f"{folder} is not a {self.name}: its {self.file} was not written by headstart")
         if fields.get("version") != self.version:
             raise NotOursError(
                 f"{path} is of version {fields.get('version')!r}; this headstart reads {self.version}: upgrade it"
@@ -82,8 +84,14 @@ class FolderKind:
             return
         if not overwrite:
             raise OutputExistsError(f"{folder} exists already; choose another --out, or --overwrite it")
-        if not (folder / self.file).is_file():
-            raise OutputExistsError(f"{folder} is not a {self.name}, so it is not overwritten; choose another --out")
+        try:
+            self.read(folder)
+        except NotOursError:
+            raise OutputExistsError(
+                f"{folder} is not a {self.name}, so it is not overwritten; choose another --out"
+            ) from None
+        except DamagedError:
+            return  # ours, and what --overwrite is for
 
     @contextlib.contextmanager
     def held(self, folder: Path, *, overwrite: bool, wait: bool, report: Report) -> Iterator[None]:
@@ -117,11 +125,36 @@ class FolderKind:
             scratch = holder / "new"
             with storage_errors(f"cannot write {folder}"):
                 scratch.mkdir()
-            yield scratch
+            with storage_errors(f"cannot write {folder}"):
+                yield scratch
             self.require_free(folder, overwrite=overwrite)  # another run may have made it in the meantime
             with storage_errors(f"cannot write {folder}"):
-                if folder.exists():
-                    folder.rename(holder / "old")
-                scratch.rename(folder)
+                replace_folder(scratch, folder, aside=holder / "old")
         finally:
             shutil.rmtree(holder, ignore_errors=True)
+
+
+def replace_folder(scratch: Path, folder: Path, *, aside: Path) -> None:
+    """Give a folder that is complete its final name, durably; what was there stands aside meanwhile, and comes back
+    where anything goes wrong.
+
+    Raises:
+        OSError: it cannot be done; what was there is there still.
+    """
+    for path in [*scratch.rglob("*"), scratch]:
+        sync_folder(path) if path.is_dir() else sync_file(path)
+    if folder.exists():
+        folder.rename(aside)
+    try:
+        scratch.rename(folder)
+    except BaseException:  # Ctrl-C among them
+        if aside.exists() and not folder.exists():
+            aside.rename(folder)
+        raise
+    sync_folder(folder.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's content durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -168,7 +168,13 @@ def _read_delimited(
         )
         return "skip" if skip_ragged else "error"
 
-    parsing = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=on_invalid)
+    parsing = pa.csv.ParseOptions(
+        delimiter=delimiter,
+        newlines_in_values=True,
+        invalid_row_handler=on_invalid,
+        # Where there is one column alone, a blank line is a row of it, which is to be said and not dropped.
+        ignore_empty_lines=len(columns.names()) > 1 or not _has_one_column(file, delimiter),
+    )
     # Bytes, not strings: Arrow would refuse a whole block for one bad byte, without saying where it is.
     conversion = pa.csv.ConvertOptions(
         column_types={name: pa.binary() for name in columns.names()},
@@ -189,6 +195,11 @@ def _read_delimited(
             raise
 
     yield from _in_blocks(read, _BLOCK_BYTES, file)
+
+
+def _has_one_column(file: Path, delimiter: str) -> bool:
+    _, header = next(_lines(file), (0, ""))
+    return delimiter not in header
 
 
 def _explain(file: Path, columns: Columns, error: Exception) -> str:

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import torch
-
 _Item = TypeVar("_Item")
 _SAYINGS = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory")
 """By which torch's allocators and oneDNN say, in a RuntimeError, that the memory is full."""
@@ -48,6 +46,6 @@ def halving(batch: Sequence[_Item]) -> Iterator[list[Sequence[_Item]]]:
 
 def is_memory_full(error: Any) -> bool:
     """Whether an exception says that there is no memory left, on whatever device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, not loaded to name it
         return True
     return isinstance(error, RuntimeError) and any(saying in str(error) for saying in _SAYINGS)

@@ -16,6 +16,7 @@ from ..cache.errors import EncoderError, IdentityError, OutputExistsError, Setti
 from ..cache.hashing import hash_keys, hash_sequences
 from ..cache.identity import differences
 from ..cache.layout import storage_errors
+from ..cache.lock import hold
 from .batching import compose_batches
 from .devices import choose_device
 from .encoder import Encoder
@@ -23,7 +24,7 @@ from .encoder_files import EncoderFiles, find_encoder, recorded_encoder
 from .features import parse_features
 from .formats import COMPRESSIONS, file_format
 from .head import Head, load_head
-from .progress import Report, Step, silent
+from .progress import Note, Report, Step, silent
 from .run import read_run
 from .settings import EncoderPath, Precision, is_utf8
 from .table import open_table
@@ -161,7 +162,20 @@ def predict_table(
         pairs += rows.pairs or []
     if not texts:
         raise TableError(f"{source.source} has no rows")
-    found = predict(run, texts, pairs=None if text_pair_column is None else pairs, report=report, **options)
+    with hold(out, note=lambda text: report(Note(text))):
+        return _write_table(run, texts, None if text_pair_column is None else pairs, out, kind, report, options)
+
+
+def _write_table(
+    run: str | Path,
+    texts: list[str],
+    pairs: list[str] | None,
+    out: Path,
+    kind: str,
+    report: Report,
+    options: dict[str, Any],
+) -> Path:
+    found = predict(run, texts, pairs=pairs, report=report, **options)
     scratch = out.with_name(out.name + ".partial")
     try:
         with storage_errors(f"cannot write {out}"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..cache.documents import Kind, require_fields
+from ..cache.documents import Kind, are_names, require_fields
 from ..cache.errors import DamagedError
 from ..cache.reader import ENCODER_FIELDS
 from .folders import FolderKind
@@ -36,6 +36,6 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     fields, path = RUN.read(folder), folder / RUN.file
     require_fields(fields, _FIELDS, str(path))
-    if not all(isinstance(name, str) for name in fields["label_names"]):
-        raise DamagedError(f"{path}: its label_names are not a list of names")
+    if not are_names(fields["label_names"]):
+        raise DamagedError(f"{path}: its label_names are not a list of distinct names")
     return fields

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 from ..cache.errors import SettingsError
 
+VERIFY_SAMPLE = 64
+"""Rows that `verify` encodes again, at most."""
 _Choice = TypeVar("_Choice", bound=enum.StrEnum)
 
 

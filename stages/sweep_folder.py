@@ -15,10 +15,11 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from ..cache.documents import Kind, parse_json, require_fields
+from ..cache.documents import Kind, read_json_file, require_fields
 from ..cache.errors import DamagedError, OutputExistsError
 from ..cache.layout import storage_errors
-from .folders import FolderKind
+from ..cache.writer import replace_durably
+from .folders import FolderKind, replace_folder, sync_file
 
 TABLE_FILE = "sweep.parquet"
 WINNER = "winner"
@@ -41,7 +42,7 @@ _RESULT_FIELDS: dict[str, Kind] = {
     "certificate": (dict, NoneType),
 }
 _PLAN_FILE = "plan.json"
-_GROUPS = "groups"
+_GROUPS, _NEW = "groups", ".new"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,17 +53,17 @@ class SweepFolder:
     final: Path
 
     def finished(self, group: int) -> Any:
-        """What was kept of a group of heads; None where it is not finished."""
+        """What was kept of a group of heads; None where it is not finished, or cannot be read any more."""
         path = self._group(group)
         with storage_errors(f"cannot read {path}"):
-            content = path.read_bytes() if path.exists() else None
-        if content is None:
-            return None
-        results = parse_json(content, str(path))
-        if not isinstance(results, list):
-            raise DamagedError(f"{path} is not a list of heads; remove it, and they are trained again")
-        for result in results:
-            require_fields(result, _RESULT_FIELDS, str(path))
+            if not path.exists():
+                return None
+            try:
+                results = read_json_file(path)
+                for result in results if isinstance(results, list) else [results]:
+                    require_fields(result, _RESULT_FIELDS, str(path))
+            except DamagedError:
+                return None
         return results
 
     def keep(self, group: int, results: Any) -> None:
@@ -83,9 +84,9 @@ class SweepFolder:
         """Write ``sweep.json``, take the final name, and drop what is needed no more."""
         with storage_errors(f"cannot write {self.final}"):
             SWEEP.write(self.scratch, fields)
-            if self.final.exists():
-                shutil.rmtree(self.final)
-            self.scratch.rename(self.final)
+            aside = self.final.with_name(f".{self.final.name}.old")
+            replace_folder(self.scratch, self.final, aside=aside)
+            shutil.rmtree(aside, ignore_errors=True)
             shutil.rmtree(self.final / _GROUPS)
             (self.final / _PLAN_FILE).unlink()
 
@@ -113,7 +114,8 @@ def open_folder(folder: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Sw
             if found == wanted:
                 return SweepFolder(scratch, folder)
             started = any((scratch / _GROUPS).glob("*.json"))
-            if found is None and any(path.name != _GROUPS for path in scratch.iterdir()):
+            strange = any(path.name not in (_GROUPS, _PLAN_FILE + _NEW) for path in scratch.iterdir())
+            if (found is None and strange) or (found is not None and not _is_plan(found)):
                 raise OutputExistsError(f"{scratch} is in the way and is no sweep; remove it, or choose another --out")
             if started and not overwrite:
                 raise OutputExistsError(
@@ -141,12 +143,17 @@ def read_sweep(folder: Path) -> dict[str, Any]:
 
 def _read_plan(scratch: Path) -> Any:
     try:
-        return json.loads((scratch / _PLAN_FILE).read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return read_json_file(scratch / _PLAN_FILE)
+    except (FileNotFoundError, NotADirectoryError, DamagedError):
         return None
 
 
+def _is_plan(found: Any) -> bool:
+    return isinstance(found, dict) and set(found) == {"settings", "caches"}
+
+
 def _write(path: Path, content: Any) -> None:
-    scratch = path.with_name(path.name + ".new")
+    scratch = path.with_name(path.name + _NEW)
     scratch.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
-    scratch.replace(path)
+    sync_file(scratch)
+    replace_durably(scratch, path)

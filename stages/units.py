@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
+
+_BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""By which text is turned round."""
+
 
 def duration(seconds: float) -> str:
     """A time: ``41.1 ms``, ``8.9 s``, ``3 min 20 s``, ``2 h 5 min``."""
@@ -21,3 +26,8 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
+
+
+def plain(text: str) -> str:
+    """A text with its control characters spelt out: names in files from strangers may hold what a terminal obeys."""
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cs") or c in _BIDI else c for c in text)

@@ -13,9 +13,8 @@ from ..cache.errors import DamagedError, IdentityError, TableError
 from ..cache.identity import differences
 from ..cache.reader import Cache, open_cache
 from .progress import Report, Step, silent
-from .settings import ExtractSettings, Precision, Storage
+from .settings import VERIFY_SAMPLE, ExtractSettings, Precision, Storage
 
-SAMPLE = 64
 TOLERANCE = {"float32": 1e-5, "bfloat16": 0.1, "float16": 0.02}
 """How far a feature that is encoded again may be from the stored one, relative to the largest of its row: in float32
 what other batches make of it, in half precision what other batches and machines do."""
@@ -29,10 +28,13 @@ class Finding:
     Attributes:
         where: The dataset or document, and the rows, from 1.
         what: What is wrong there.
+        damage: A checksum does not hold, which `repair` can mend unless it is one of the structure or of a document.
+            Otherwise the checksums hold, and what was written is wrong.
     """
 
     where: str
     what: str
+    damage: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,8 +64,8 @@ def verify(
     encoder: str | None = None,
     table: Any = None,
     settings: ExtractSettings | None = None,
-    sample: int = SAMPLE,
-    seed: int = 0,
+    sample: int = VERIFY_SAMPLE,
+    seed: int | None = None,
     report: Report = silent,
 ) -> Verified:
     """Check a finished cache: structure, documents, every row's checksum, labels in range, features finite.
@@ -78,7 +80,7 @@ def verify(
         table: The table that the cache was extracted from; None for the one that it names.
         settings: How to read the table, and which device to use; other settings are the cache's own.
         sample: How many rows to encode again, at most.
-        seed: Fixes which.
+        seed: Fixes which; None for others each time.
         report: Where progress goes.
 
     Returns:
@@ -106,7 +108,9 @@ def verify(
         bound = TOLERANCE[found.identity.precision] + (_STORED_HALF if found.layout.storage == "float16" else 0)
         findings += [
             Finding(
-                f"row {row + 1:,}", f"its features are {difference:.2g} off what the encoder gives (bound {bound:g})"
+                f"row {row + 1:,}",
+                f"its features are {difference:.2g} off what the encoder gives (bound {bound:g})",
+                damage=False,
             )
             for row, difference in zip(rows, differing, strict=True)
             if not difference <= bound
@@ -129,13 +133,15 @@ def _find_damage(cache: Cache, report: Report) -> list[Finding]:
         rows = cache.layout.block_slice(block)
         where = f"block {block + 1:,}, rows {rows.start + 1:,} to {rows.stop:,}"
         if not cache.block_holds(block):
-            findings.append(Finding(where, "features, hashes, lengths or their checksum are damaged"))
+            findings.append(
+                Finding(where, "features, hashes, lengths or their checksum are damaged, or cannot be read")
+            )
         else:
             findings += _not_finite(cache, rows)
         if not cache.block_labels_hold(block):
-            findings.append(Finding(where, "labels or their checksum are damaged"))
+            findings.append(Finding(where, "labels or their checksum are damaged, or cannot be read"))
         elif cache.labels is not None and not ((labels := cache.labels[rows]) < classes).all() & (labels >= 0).all():
-            findings.append(Finding(where, f"a label is outside 0 to {classes - 1}"))
+            findings.append(Finding(where, f"a label is outside 0 to {classes - 1}", damage=False))
         report(Step("checking", block + 1, cache.layout.blocks, "blocks"))
     return findings
 
@@ -146,7 +152,7 @@ def _not_finite(cache: Cache, rows: slice) -> list[Finding]:
         finite = np.isfinite(cache.features(name)[rows]).all(axis=1)
         if not finite.all():
             row = rows.start + int(np.argmin(finite))
-            findings.append(Finding(f"features/{name}, row {row + 1:,}", "is not finite"))
+            findings.append(Finding(f"features/{name}, row {row + 1:,}", "is not finite", damage=False))
     return findings
 
 

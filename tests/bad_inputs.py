@@ -27,6 +27,7 @@ import pyarrow.parquet
 from extracting import seal_again
 from headstart import cli
 from headstart.cache.reader import open_cache
+from headstart.cache.writer import CacheWriter
 from safetensors.numpy import load_file, save_file
 from tiny import WORDS, save_tiny_encoder, tiny_rows
 
@@ -245,10 +246,37 @@ def pickled(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
-def shards_elsewhere(folder: Path) -> None:
+def shards(name: str) -> Callable[[Path], None]:
+    """Weights in one shard of this name."""
+
+    def harm(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
+
+    return harm
+
+
+def deep_index(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    index = {"weight_map": {"x": "../../elsewhere.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors.index.json").write_text("[" * 100_000)
+
+
+def far_word(folder: Path) -> None:
+    found = json.loads((folder / "tokenizer.json").read_text())
+    found["model"]["vocab"]["far"] = 999_999
+    (folder / "tokenizer.json").write_text(json.dumps(found))
+
+
+def document(name: str, **fields: Any) -> Callable[[Path], None]:
+    """Change fields of a cache's document, with a checksum that holds."""
+
+    def harm(path: Path) -> None:
+        found = open_cache(path)
+        whole = {"record": found.record, "identity": json.loads(found.identity.to_json())}[name]
+        with CacheWriter(path) as writer:
+            writer._write_document(name, {**whole, **fields})
+
+    return harm
 
 
 def code_of_its_own(folder: Path) -> None:
@@ -362,8 +390,21 @@ ENCODERS = [
     Case("a decoder", encoder(nothing, kind="gpt2")),
     Case("weights that are not numbers", encoder(not_a_number)),
     Case("pickled weights only", encoder(pickled)),
-    Case("an index of weights that points outside", encoder(shards_elsewhere)),
+    Case("an index of weights that points outside", encoder(shards("../../elsewhere.safetensors"))),
     Case("a model with code of its own", encoder(code_of_its_own)),
+    Case("other weights, by config.json", encoder(change("config.json", transformers_weights="other.safetensors"))),
+    Case("other tokenizers", encoder(change("tokenizer_config.json", fast_tokenizer_files=["tokenizer.9.json"]))),
+    Case("an index of weights that are pickles", encoder(shards("x.bin"))),
+    Case("an index of weights that is nested 100,000 deep", encoder(deep_index)),
+    Case("an adapter", encoder(lambda f: (f / "adapter_config.json").write_text("{}"))),
+    Case("a tokenizer with one word far past the others", encoder(far_word)),
+    Case("a model of images", encoder(nothing, kind="vit")),
+    Case(
+        "a home that there is not",
+        lambda place: [
+            *("extract", place.csv(GOOD), "--encoder", "~nobody-of-that-name/x", "--out", place.folder / "out.h5"),
+        ],
+    ),
     Case("an empty folder", encoder(lambda f: [p.unlink() for p in f.iterdir()])),
 ]
 FILES = [
@@ -381,6 +422,11 @@ FILES = [
     Case("a filter that loads a plugin, sealed again", cache(h5(plugin))),
     Case("a shape of 2^62 rows, sealed again", cache(h5(instead("features/cls", shape=(1 << 62, 32), chunks=(1, 32))))),
     Case("a cache in chunks, sealed again", cache(h5(instead("features/cls", chunks=(8, 32))))),
+    Case("an identity of a precision that there is not", cache(document("identity", precision="x"), sealed=False)),
+    Case("a record of no rows", cache(document("record", rows=0), sealed=False)),
+    Case("a record of another day", cache(document("record", created="some day"), sealed=False)),
+    Case("a record of infinite seconds", cache(document("record", seconds=1e999), sealed=False)),
+    Case("a record of a negative speed", cache(document("record", tokens_per_second=-1.0), sealed=False)),
     Case("an HDF5 file of somebody else's", cache(lambda p: (p.unlink(), h5py.File(p, "w").close()), sealed=False)),
     Case("a text file as a cache", cache(lambda p: p.write_bytes(b"features"), sealed=False)),
     Case("a folder as a cache", cache(lambda p: (p.unlink(), p.mkdir()), sealed=False)),
@@ -410,6 +456,16 @@ FILES = [
     Case("a run.json without its identity", run(change("run.json", identity=None))),
     Case("a run.json of a newer version", run(change("run.json", version=99))),
     Case("a run.json with a class too many", run(change("run.json", label_names=["a", "b", "c"]))),
+    Case("a run.json without classes", run(change("run.json", label_names=[]))),
+    Case("a run.json with a class twice", run(change("run.json", label_names=["a", "a"]))),
+    Case("a run.json with half of a surrogate pair", run(change("run.json", label_names=["\ud800", "b"]))),
+    Case("a run.json with a terminal's commands in a class", run(change("run.json", label_names=["\x1b[2J", "b"]))),
+    Case(
+        "--overwrite of a folder with somebody else's run.json",
+        lambda place: [
+            *("train-head", place.cache, "--out", place.write("{}", "run.json").parent, "--overwrite"),
+        ],
+    ),
     Case("a run.json whose history is another thing, inspected", run(change("run.json", history=["x"]), "inspect")),
     Case("a run.json whose encoder is a list", run(change("run.json", encoder=["../../etc"]))),
     Case("a folder that is no run", run(lambda f: (f / "run.json").unlink())),

@@ -2,7 +2,8 @@
 
 200 processes are killed at random over one extraction. After each kill no block that held before may be lost, and the
 next process must find them all; at the end every dataset and the identity are those of an undisturbed run, byte for
-byte. Then a kill at every single write, sync and rename of a small extraction, and power cuts replayed.
+byte. Then kills before, inside and after the writes, syncs, renames and removals of a small extraction; and power cuts
+in one, and in the runs that carry on with it, each of which leaves any part of what was not synced.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from extracting import datasets, holding
+from extracting import datasets, holding, run
 from processes import blocks_of, fault_at, finish, start
+from test_crashes import carry_on_after_cuts
 from tiny import save_tiny_encoder, tiny_rows
 
 SMALL = partial(blocks_of, 64)
@@ -43,7 +45,7 @@ def kill_at_random(folder: Path, encoder: Path, *, kills: int, rows: int, seed: 
     undisturbed, blocks = time.monotonic() - started, -(-rows // 64)
     print(f"undisturbed: {rows:,} rows in {blocks:,} blocks, {undisturbed:.1f} s", flush=True)
     done: set[int] = set()
-    began = at_work = lost = 0
+    at_work = lost = 0
     longest = 2.0  # seconds that a process may live: it starts, reads the table and checks the blocks, then encodes
     for kill in range(1, kills + 1):
         process = start([*command, out], log, SMALL)
@@ -56,7 +58,7 @@ def kill_at_random(folder: Path, encoder: Path, *, kills: int, rows: int, seed: 
         if said_kept := re.search(r"([\d,]+) of [\d,]+ blocks are done", text):
             assert int(said_kept[1].replace(",", "")) == len(done), text
         held = holding(out)
-        began, at_work, lost = began + bool(text), at_work + (held != done), lost + len(done - held)
+        at_work, lost = at_work + (held != done), lost + len(done - held)
         longest *= 1.1 if len(held) < 0.9 * blocks * kill / kills else 0.9  # so that the last kill comes near the end
         done = held
         if kill % 20 == 0:
@@ -69,7 +71,7 @@ def kill_at_random(folder: Path, encoder: Path, *, kills: int, rows: int, seed: 
         f"{kills} kills at random over one extraction, {at_work} of them of a process that had written blocks: "
         f"{lost} blocks lost; every dataset and the identity {verdict} those of the undisturbed run"
     )
-    if lost or not same:
+    if lost or not same or not at_work:
         raise SystemExit(1)
 
 
@@ -103,11 +105,23 @@ def kill_everywhere(folder: Path, encoder: Path, *, step: int) -> None:
     )
 
 
+def cut_power(folder: Path, encoder: Path, *, cuts: int, seed: int) -> None:
+    """Cut the power in a small extraction, and carry on."""
+    eight = partial(blocks_of, 8)
+    eight()
+    table, out = write_table(folder / "power.csv", 60), folder / "power"
+    out.mkdir()
+    run(table, folder / "power.h5", encoder)
+    kept = carry_on_after_cuts(table, out, encoder, datasets(folder / "power.h5"), cuts=cuts, seed=seed)
+    print(f"{cuts} power cuts: all carried on to the same bytes, with {kept} blocks kept and no synced one lost")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--rows", type=int, default=200_000, help="of the extraction that is killed")
     parser.add_argument("--step", type=int, default=3, help="kill at every so manieth call of a small extraction")
+    parser.add_argument("--cuts", type=int, default=200, help="of the power")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     started = time.monotonic()
@@ -116,6 +130,7 @@ def main() -> None:
         encoder = save_tiny_encoder(folder / "encoder")
         kill_at_random(folder, encoder, kills=options.kills, rows=options.rows, seed=options.seed)
         kill_everywhere(folder, encoder, step=options.step)
+        cut_power(folder, encoder, cuts=options.cuts, seed=options.seed)
     print(f"{time.monotonic() - started:.0f} s in all")
 
 

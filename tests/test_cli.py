@@ -12,11 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet
 import pytest
+from headstart.cache.reader import open_cache
 from headstart.cache.writer import partial_path
 from headstart.stages.settings import ExtractSettings, TrainSettings, parse_memory
-from tiny import tiny_rows
+from headstart.stages.units import plain
+from tiny import save_tiny_encoder, tiny_rows
 
 Command = subprocess.CompletedProcess[str]
 
@@ -233,12 +236,36 @@ def test_names_of_classes_are_shown_as_they_are(tiny: Path, tmp_path: Path) -> N
     assert ascii_only.returncode == 0, ascii_only.stderr
 
 
+def test_an_architecture_without_a_fast_path_is_encoded_by_its_own(tmp_path: Path) -> None:
+    """And the summary says so."""
+    import torch
+    import transformers
+
+    folder = save_tiny_encoder(tmp_path / "albert", kind="albert")
+    texts = ["a good film", "not a bad phone at all", "broke"]
+    (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"{text},x\n" for text in texts))
+    options = ("--encoder", folder, "--out", tmp_path / "c.h5", "--precision", "float32")
+    done = headstart("extract", tmp_path / "t.csv", *options)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"batches +padded, about", done.stdout)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        states = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, 0] for text in texts]
+    np.testing.assert_allclose(open_cache(tmp_path / "c.h5").features(), torch.stack(states).numpy(), atol=1e-5)
+
+
+def test_what_a_terminal_would_obey_is_spelt_out() -> None:
+    assert plain("\x1b[2J\r\n\u202eabc 酒店 👩‍💻\t") == "\\x1b[2J\\r\\n\\u202eabc 酒店 👩‍💻\\t"
+
+
 def test_a_full_memory_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     import torch
     from headstart import cli
     from headstart.stages import inspect
 
-    for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory")):
+    on_a_cpu = RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+    for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), on_a_cpu):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(inspect, "inspect_path", raising(error))
             patch.setattr(sys, "argv", ["headstart", "inspect", str(tmp_path)])

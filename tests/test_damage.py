@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from damage import KINDS, cut_at_random, flip_in, fuzz_structure, places
 from extracting import flip_a_byte, run, seal_again
 from headstart import cli
+from headstart.cache import reader
 from headstart.cache.errors import IdentityError, NotOursError, TableError
 from headstart.cache.hashing import digest
 from headstart.cache.layout import read_layout
@@ -119,6 +122,18 @@ def test_rows_are_encoded_again_where_there_are_an_encoder_and_a_table(
     table.unlink()
     with pytest.raises(TableError, match=r"which is not here; give the table with --table"):
         verify(out, encoder=str(tiny))
+
+
+def test_rows_that_the_disk_cannot_give_are_damaged(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = reader._rows_of
+
+    def failing(array: Any, rows: slice) -> Any:
+        if rows.start == 1024:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return original(array, rows)
+
+    monkeypatch.setattr(reader, "_rows_of", failing)
+    assert {finding.where for finding in verify(whole).findings} == {"block 2, rows 1,025 to 2,048"}
 
 
 def test_what_is_no_cache_is_not_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from extracting import datasets, run
-from headstart.cache import lock
+from headstart.cache import lock, reader
 from headstart.cache.errors import BusyError, OutputExistsError, StorageError
 from headstart.cache.lock import hold
 from headstart.stages.sweep import sweep
@@ -134,6 +134,38 @@ def test_a_read_only_folder_is_left_to_the_run_itself(tmp_path: Path, monkeypatc
         pass
 
 
+def test_another_users_lock_is_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file may be read and not written: that is no folder in which nobody can write."""
+    original = os.open
+
+    def refuse(path: object, flags: int, *more: int) -> int:
+        if str(path).endswith(".lock") and flags & os.O_RDWR:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        return original(path, flags, *more)  # type: ignore[arg-type]
+
+    out = tmp_path / "out.h5"
+    with another_process(out) as process:
+        monkeypatch.setattr(os, "open", refuse)
+        with pytest.raises(BusyError, match=f"process {process.pid} on"), hold(out):
+            pass
+
+
+def test_a_lock_that_cannot_be_signed_is_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with hold(tmp_path / "out.h5"), pytest.raises(BusyError, match="has not said who it is"), hold(tmp_path / "out.h5"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_names_of_one_output_are_one(tmp_path: Path) -> None:
+    (tmp_path / "link.h5").symlink_to(tmp_path / "out.h5")
+    with another_process(tmp_path / "out.h5"), pytest.raises(BusyError), hold(tmp_path / "link.h5"):
+        pass
+
+
 def test_an_extraction_holds_its_output_and_a_reader_takes_no_notice(tiny: Path, tmp_path: Path) -> None:
     texts, labels = zip(*tiny_rows(20), strict=True)
     table, out = {"text": list(texts), "label": list(labels)}, tmp_path / "out.h5"
@@ -146,6 +178,27 @@ def test_an_extraction_holds_its_output_and_a_reader_takes_no_notice(tiny: Path,
         assert datasets(out) == before
     run(table, out, tiny, overwrite=True, wait=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5"]
+
+
+def test_a_cache_that_is_replaced_while_it_is_opened_is_the_old_one_or_the_new(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never the identity of the one with the features of the other."""
+    texts = [text for text, _ in tiny_rows(20)]
+    run(texts, tmp_path / "c.h5", tiny)
+    new, _ = run(texts, tmp_path / "new.h5", tiny, prefix="a ")
+    original, left = reader.read_layout, [tmp_path / "new.h5"]
+
+    def meanwhile(path: Path) -> object:
+        found = original(path)
+        if left:
+            left.pop().rename(path)
+        return found
+
+    monkeypatch.setattr(reader, "read_layout", meanwhile)
+    cache = reader.open_cache(tmp_path / "c.h5")
+    assert cache.identity == new.identity and cache.identity.prefix == "a "
+    assert (cache.features() == new.features()).all()
 
 
 @pytest.fixture

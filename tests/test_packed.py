@@ -45,6 +45,7 @@ OTHERS = {
     "another activation in DistilBERT": lambda: hf.DistilBertModel(hf.DistilBertConfig(**DISTIL, activation="relu")),
     "a decoder": lambda: hf.BertModel(hf.BertConfig(**SIZES, is_decoder=True)),
     "cross-attention": lambda: hf.BertModel(hf.BertConfig(**SIZES, is_decoder=True, add_cross_attention=True)),
+    "relative positions in BERT": lambda: hf.BertModel(hf.BertConfig(**SIZES, position_embedding_type="relative_key")),
     "relative positions": lambda: hf.MPNetModel(hf.MPNetConfig(**SIZES)),
     "shared layers": lambda: hf.AlbertModel(hf.AlbertConfig(**SIZES, embedding_size=24)),
     "rotary positions": lambda: hf.ModernBertModel(hf.ModernBertConfig(**SIZES, pad_token_id=0)),

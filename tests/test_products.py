@@ -52,6 +52,16 @@ def test_a_product_is_the_plain_one(
     assert torch.equal(values, before)
 
 
+@needs_onednn
+@pytest.mark.parametrize("intel", [True, False])
+def test_gelu_is_the_same_within_the_product_and_after_it(intel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_made_by_intel", lambda: intel)
+    plain, ours, values = made(OneDnnProduct, 48, 144, 64, torch.float32)
+    with torch.inference_mode():
+        expected = torch.nn.functional.gelu(torch.nn.functional.linear(values, plain._weight, plain._bias))
+        torch.testing.assert_close(ours.gelu(values), expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("kind", "dtype"), KINDS[:2])
 def test_gelu_is_the_exact_one(kind: type[MklProduct | OneDnnProduct], dtype: torch.dtype) -> None:
     """By the error function in float64; the tanh approximation is 5e-4 away from it."""

@@ -33,6 +33,17 @@ def test_copies_are_matched_in_their_order(wanted: list[str], given_texts: list[
         assert found[row] == (places[min(copy, len(places) - 1)] if places else -1)
 
 
+def test_classes_that_no_cached_row_bears_are_left_out(tiny: Path, tmp_path: Path) -> None:
+    rows = tiny_rows(60)
+    settings = ExtractSettings(encoder=str(tiny), precision="float32")
+    cache = extract(write(tmp_path / "t.jsonl", rows), tmp_path / "c.h5", settings)
+    more = [("a text of another table", "another"), *((text, label.upper()) for text, label in rows)]
+    run = train_head(
+        cache, tmp_path / "run", TrainSettings(epochs=1), labels=Labels(write(tmp_path / "labels.jsonl", more))
+    )
+    assert run_of(run)["label_names"] == ["CLASS0", "CLASS1"]
+
+
 def write(path: Path, rows: list[tuple[str, str]], text: str = "text", label: str = "label") -> Path:
     path.write_text("".join(json.dumps({text: t, label: name}) + "\n" for t, name in rows))
     return path

@@ -487,10 +487,19 @@ def test_the_books_of_an_extraction_are_of_texts_that_the_encoder_read(
     assert (books.done, books.saved) == (len(encoded), 100 - len(encoded))
     spared = record["tokens"] - sum(map(len, encoded))
     assert books.saved_seconds == pytest.approx(spared / record["tokens_per_second"])
+    assert record["measured_tokens"] == record["tokens_encoded"]
     found = passes_of_extraction([record], since=time.time())
     assert (found.done, found.saved) == (0, 100)
     assert found.saved_seconds == pytest.approx(record["tokens"] / record["tokens_per_second"])
     cached = passes_of_cached(record, 1000)
     assert (cached.done, cached.saved) == (0, 1000)
     assert cached.saved_seconds == pytest.approx(10 * record["tokens"] / record["tokens_per_second"])
-    assert passes_of_cached({**record, "tokens_per_second": None}, 1000).saved_seconds is None
+    assert passes_of_cached({**record, "measured_seconds": 0.0}, 1000).saved_seconds is None
+    more = extract(
+        write_csv([("the film works", "class0"), *rows], "more.csv"),
+        tmp_path / "more.h5",
+        ExtractSettings(**settings),  # type: ignore[arg-type]
+        reuse=[cache],
+    )
+    pooled = inspect_path(more)["record"]  # a few texts alone say little of an encoder's speed
+    assert pooled["measured_tokens"] == record["tokens_encoded"] + pooled["tokens_encoded"] > record["tokens_encoded"]

@@ -22,6 +22,7 @@ from headstart.stages.parts import divide
 from headstart.stages.progress import Note, Step, silent
 from headstart.stages.settings import ExtractSettings, SweepSettings, TrainSettings
 from headstart.stages.sweep import group_cells, sweep
+from headstart.stages.sweep_folder import SweepFolder
 from headstart.stages.train_head import Labels, train_head
 from tiny import tiny_rows
 
@@ -202,11 +203,37 @@ def test_an_interrupted_sweep_carries_on(
 def test_a_sweep_that_was_killed_before_its_plan_was_written_is_begun_again(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "runs.partial" / "groups").mkdir(parents=True)
     assert sweep(cache, tmp_path / "runs", SETTINGS).is_dir()
+    (tmp_path / "half.partial" / "groups").mkdir(parents=True)
+    (tmp_path / "half.partial" / "plan.json.new").write_text('{"settings"')
+    assert sweep(cache, tmp_path / "half", SETTINGS).is_dir()
+    (tmp_path / "foreign.partial").mkdir()
+    (tmp_path / "foreign.partial" / "plan.json").write_text('{"goal": "to be read by nobody"}')
+    with pytest.raises(OutputExistsError, match="is in the way and is no sweep"):
+        sweep(cache, tmp_path / "foreign", SETTINGS, overwrite=True)
     (tmp_path / "others.partial").mkdir()
     (tmp_path / "others.partial" / "thesis.txt").write_text("mine")
     with pytest.raises(OutputExistsError, match="is in the way and is no sweep"):
         sweep(cache, tmp_path / "others", SETTINGS, overwrite=True)
     assert (tmp_path / "others.partial" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_group_of_heads_that_a_power_cut_left_empty_is_trained_again(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, kept = SweepFolder.keep, []
+
+    def keep(self: SweepFolder, group: int, results: Any) -> None:
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+        original(self, group, results)
+        kept.append(group)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(SweepFolder, "keep", keep)
+        sweep(cache, tmp_path / "runs", SETTINGS)
+    (tmp_path / "runs.partial" / "groups" / f"{kept[0]:05}.json").write_text("")
+    found = table_of(sweep(cache, tmp_path / "runs", SETTINGS))
+    assert found == table_of(sweep(cache, tmp_path / "undisturbed", SETTINGS))
 
 
 def test_the_same_sweep_gives_the_same_bytes(cache: Path, tmp_path: Path) -> None:

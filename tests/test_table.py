@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import os
@@ -19,6 +20,8 @@ from headstart.stages import formats
 from headstart.stages.progress import silent
 from headstart.stages.survey import Survey, survey_table, windows
 from headstart.stages.table import Table, open_table
+from hypothesis import given
+from hypothesis import strategies as st
 
 ROWS = [("Good, very good", "yes"), ('She said "no"', "no"), ("两\n行", "yes"), ("NA", "no"), ("é 🙂 שלום", "yes")]
 DATA = {"text": [text for text, _ in ROWS], "label": [label for _, label in ROWS], "other": [1, 2, 3, 4, 5]}
@@ -278,6 +281,32 @@ def test_a_row_may_be_long(tmp_path: Path, name: str, monkeypatch: pytest.Monkey
     save()
     with pytest.raises(TableError, match=rf"{name}, after row \d+: a row is longer than 16,384 bytes"):
         read(tmp_path / name)
+
+
+@given(st.lists(st.text(st.characters(blacklist_categories=("Cs",)), min_size=1), min_size=1, max_size=20))
+def test_any_texts_come_back_from_any_kind_of_file(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    """Or the first that is blank is named."""
+    folder = tmp_path_factory.mktemp("any")
+    table = {"text": texts, "label": ["x"] * len(texts)}
+    pa.parquet.write_table(pa.table(table), folder / "t.parquet")
+    (folder / "t.jsonl").write_text("".join(json.dumps({"text": t, "label": "x"}) + "\n" for t in texts))
+    with (folder / "t.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows([table, *zip(*table.values(), strict=True)])
+    blank = next((number for number, text in enumerate(texts, 1) if not text.strip()), None)
+    for name in ("t.parquet", "t.jsonl", "t.csv"):
+        if blank is None:
+            assert read(folder / name)[0] == texts
+        else:
+            with pytest.raises(TableError, match=rf"{name}, row {blank}: its text"):
+                read(folder / name)
+
+
+def test_a_blank_line_of_a_single_column_is_a_row(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text\ngood\n\nbad\n")
+    with pytest.raises(TableError, match="row 2: its text"):
+        read(tmp_path / "a.csv", label_column=None)
+    (tmp_path / "b.csv").write_text("text,label\ngood,x\n\nbad,y\n")
+    assert read(tmp_path / "b.csv") == (["good", "bad"], ["x", "y"])
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:

@@ -248,7 +248,36 @@ def test_an_existing_run_is_replaced_only_where_told(cache: Path, tmp_path: Path
     (precious / "thesis.txt").touch()
     with pytest.raises(OutputExistsError, match="is not a run, so it is not overwritten"):
         train_head(cache, precious, QUICK, overwrite=True)
+    (precious / "run.json").write_text('{"of": "somebody else"}')
+    with pytest.raises(OutputExistsError, match="is not a run, so it is not overwritten"):
+        train_head(cache, precious, QUICK, overwrite=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["precious", "run"]
+
+
+def test_ctrl_c_between_the_old_run_and_the_new_leaves_the_old(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train_head(cache, tmp_path / "run", QUICK)
+    before, rename = (run / "run.json").read_bytes(), Path.rename
+
+    def stopped(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train_head(cache, run, TrainSettings(epochs=5), overwrite=True)
+    assert (run / "run.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_text_that_stands_twice_is_encoded_once(cache: Path, tmp_path: Path, encoded: list[list[int]]) -> None:
+    run = train_head(cache, tmp_path / "run", QUICK)
+    found = predict(run, ["good film", "bad phone", "good film"])
+    assert len(encoded) == 2
+    np.testing.assert_array_equal(found.probabilities[0], found.probabilities[2])
+    assert (found.probabilities[0] != found.probabilities[1]).any()
 
 
 def test_a_head_trains_on_the_feature_that_is_named(tiny: Path, tmp_path: Path) -> None:

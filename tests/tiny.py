@@ -49,6 +49,10 @@ def save_tiny_encoder(folder: Path, *, seed: int = 0, kind: str = "bert", **chan
             hf.RobertaConfig(**{**sizes, "max_position_embeddings": 129, "type_vocab_size": 1})
         ),
         "distilbert": lambda: hf.DistilBertModel(hf.DistilBertConfig(**distilled, hidden_dim=64)),
+        "albert": lambda: hf.AlbertModel(hf.AlbertConfig(**sizes, embedding_size=16)),
+        "vit": lambda: hf.ViTModel(
+            hf.ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4)
+        ),
         "gpt2": lambda: hf.GPT2Model(
             hf.GPT2Config(vocab_size=len(vocabulary), n_positions=128, n_embd=32, n_layer=1, n_head=2)
         ),
