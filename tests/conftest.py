@@ -8,11 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from tiny import save_tiny_encoder
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+hypothesis.settings.register_profile("headstart", deadline=None)  # a busy machine fails no test
+hypothesis.settings.load_profile("headstart")
 
 DATA = Path(__file__).resolve().parent.parent / ".data"
 
