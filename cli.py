@@ -40,6 +40,8 @@ from .stages.settings import (
 from .stages.units import plain
 
 OUT_OF_MEMORY = "the memory is full; try a smaller --batch-tokens or --batch-size, or --memory"
+OPTIONS = {"feature": "--features", "learning_rate": "--lr"}
+"""Options whose names are not those of their settings."""
 EXTRACT, TRAIN, SWEEP, SPEEDUP = ExtractSettings(), TrainSettings(), SweepSettings(), SpeedupSettings()
 
 
@@ -54,6 +56,10 @@ class OneLineErrors(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except SettingsError as error:
+            message, code = str(error), 2
+            if error.field is not None:  # the option's name, for the setting's in Python
+                message = OPTIONS.get(error.field, "--" + error.field.replace("_", "-")) + message[len(error.field) :]
         except HeadstartError as error:
             message, code = str(error), 2 if isinstance(error, UserError) else 1
         except BrokenPipeError:  # whoever read our output has gone
@@ -84,6 +90,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _refuse_idle(ctx: typer.Context, why: str, *names: str) -> None:
+    """Refuse options that were given and would be ignored."""
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is not None and source.name == "COMMANDLINE":
+            raise SettingsError(f"{parameter.opts[0]} {why}")
+
+
+def _refuse_idle_rows(ctx: typer.Context, test: Path | None, validation: Path | None, labels: Path | None) -> None:
+    """Refuse shares of rows where a cache says which they are, and columns of a table that there is not."""
+    if test is not None:
+        _refuse_idle(ctx, "is for rows that are held out, and --test brings others; leave one out", "test_fraction")
+    if validation is not None:
+        _refuse_idle(ctx, "is for rows that are held out, and --validation brings others", "validation_fraction")
+    if labels is None:
+        _refuse_idle(
+            ctx, "is of the table of --labels; give that, too", *("text_column", "text_pair_column", "label_column")
+        )
+
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output, once the new one is complete.")]
@@ -249,6 +276,7 @@ TestCache = Annotated[Path | None, typer.Option("--test", help="A cache to test 
 
 @app.command("train-head")
 def train_head_command(
+    ctx: typer.Context,
     cache: Annotated[Path, typer.Argument(help="The cache to train on.")],
     out: Annotated[Path, typer.Option(help="The run folder to write.")],
     features: Annotated[str, typer.Option(help="Which of the cache's features to train on.")] = TRAIN.feature,
@@ -291,6 +319,7 @@ def train_head_command(
     quiet: Quiet = False,
 ) -> None:
     """Stage two: train and test a head on a cache."""
+    _refuse_idle_rows(ctx, test, validation, labels)
     settings = TrainSettings(
         feature=features,
         test_fraction=test_fraction,
@@ -356,6 +385,7 @@ def _values(text: str, kind: Callable[[str], Any], option: str) -> tuple[Any, ..
 
 @app.command("sweep")
 def sweep_command(
+    ctx: typer.Context,
     cache: Annotated[Path, typer.Argument(help="The cache to train on.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     features: Annotated[str, typer.Option(help="Features to compare, comma-separated.")] = TRAIN.feature,
@@ -398,6 +428,7 @@ def sweep_command(
     quiet: Quiet = False,
 ) -> None:
     """Train the product of all values, times seeds and folds; rank them; test the winner."""
+    _refuse_idle_rows(ctx, test, validation, labels)
     given: list[tuple[str, str | None, Callable[[str], Any], str]] = [
         ("feature", features, str, "--features"),
         ("learning_rate", lr, float, "--lr"),
@@ -462,6 +493,7 @@ def sweep_command(
 
 @app.command("predict")
 def predict_command(
+    ctx: typer.Context,
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     texts: Annotated[list[str] | None, typer.Argument(help="Texts to classify.", show_default=False)] = None,
     input_table: Annotated[Path | None, typer.Option("--input", help="A table of texts, instead of TEXTS.")] = None,
@@ -481,6 +513,8 @@ def predict_command(
     """Classify texts, or a table of them, with a run."""
     if bool(texts) == (input_table is not None) or (input_table is None) != (out is None):
         raise SettingsError("give either texts, or a table with --input and a file for its results with --out")
+    if input_table is None:
+        _refuse_idle(ctx, "is for a table; give that with --input", *("text_column", "text_pair_column", "overwrite"))
     options: dict[str, Any] = {
         "encoder": encoder,
         "device": device,

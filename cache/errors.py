@@ -15,7 +15,15 @@ class UserError(HeadstartError):
 
 
 class SettingsError(UserError):
-    """A setting is out of its range, or two settings contradict each other."""
+    """A setting is out of its range, or two settings contradict each other.
+
+    Attributes:
+        field: The setting's name in Python, with which the message begins; None where it begins otherwise.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class TableError(UserError):

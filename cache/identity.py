@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any
 
-from .documents import is_text
+from .documents import are_names, is_text
 from .errors import DamagedError
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -52,18 +52,16 @@ class Identity:
             found = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
             raise DamagedError(f"{where}: its identity has the fields {found}, expected {sorted(names)}")
         features = fields["features"]
-        valid = (
-            all(isinstance(fields[n], str) and SHA256.fullmatch(fields[n]) for n in names if n.endswith("_sha256"))
-            and is_text(fields["prefix"])
-            and isinstance(fields["pairs"], bool)
-            and type(fields["max_length"]) is int
-            and fields["precision"] in PRECISIONS
-            and isinstance(features, list)
-            and all(isinstance(name, str) for name in features)
-            and 0 < len(features) == len(set(features))
-        )
-        if not valid:
-            raise DamagedError(f"{where}: a field of its identity has a value of the wrong kind: {fields}")
+        valid = {
+            **{n: is_text(fields[n]) and SHA256.fullmatch(fields[n]) for n in names if n.endswith("_sha256")},
+            "prefix": is_text(fields["prefix"]),
+            "pairs": isinstance(fields["pairs"], bool),
+            "max_length": type(fields["max_length"]) is int,
+            "precision": fields["precision"] in PRECISIONS,
+            "features": are_names(features),
+        }
+        if wrong := next((name for name, holds in valid.items() if not holds), None):
+            raise DamagedError(f"{where}: its identity's {wrong!r} is {str(fields[wrong])[:80]!r}, which cannot be")
         return cls(**{**fields, "features": tuple(features)})
 
     def narrowed(self, feature: str) -> Identity:

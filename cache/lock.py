@@ -49,7 +49,7 @@ def hold(output: Path, *, wait: bool = False, note: Callable[[str], None] = lamb
         note: Told who is waited for, and where the file system has no locks, in which case the block runs without.
 
     Raises:
-        BusyError: another run holds the output, and ``wait`` is False.
+        BusyError: another run holds the output, and ``wait`` is False; or nothing can be told of its lock.
         StorageError: the lock's file cannot be made. Where that is because the folder is read-only, the block runs: it
             finds out for itself whether it has anything to write.
     """
@@ -75,7 +75,8 @@ def hold(output: Path, *, wait: bool = False, note: Callable[[str], None] = lamb
                     f"the file system of {output} has no locks ({os.strerror(error.errno or 0)}): nothing keeps "
                     "another run from writing there at the same time"
                 )
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # another user's
+                    path.unlink(missing_ok=True)
                 yield
                 return
             if held and _is_at(descriptor, path):
@@ -111,7 +112,10 @@ def _open(path: Path) -> int:
     except OSError as error:
         if error.errno not in _READ_ONLY or not path.exists():
             raise
+    try:
         return os.open(path, os.O_RDONLY | flags)
+    except OSError as error:
+        raise BusyError(f"{path} is another user's, and cannot be read: {os.strerror(error.errno or 0)}") from None
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -243,11 +243,13 @@ class Encoder:
         special = self._tokenizer.num_special_tokens_to_add(pair=pairs)
         if self.max_length > positions:
             raise SettingsError(
-                f"max_length is {self.max_length}; encoder {self._name} reads at most {positions} tokens"
+                f"max_length is {self.max_length}; encoder {self._name} reads at most {positions} tokens",
+                field="max_length",
             )
         if self.max_length <= special:
             raise SettingsError(
-                f"max_length is {self.max_length}, of which special tokens take {special}: no room for text"
+                f"max_length is {self.max_length}, of which special tokens take {special}: no room for text",
+                field="max_length",
             )
         backend = self._tokenizer.backend_tokenizer
         backend.enable_truncation(self.max_length, direction=self._tokenizer.truncation_side)

@@ -124,7 +124,7 @@ class SpeedupSettings:
     def __post_init__(self) -> None:
         for name in ("max_length", "epochs", "experiments", "repeats", "quality_train", "quality_test"):
             if getattr(self, name) < 1:
-                raise SettingsError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise SettingsError(f"{name} is {getattr(self, name)}; it must be at least 1", field=name)
         if (
             not self.seeds
             or len(set(self.seeds)) < len(self.seeds)
@@ -132,4 +132,4 @@ class SpeedupSettings:
         ):
             raise SettingsError(f"seeds are {','.join(map(str, self.seeds))}; give distinct numbers of at least 0")
         if not 0 < self.budget < float("inf"):
-            raise SettingsError(f"budget is {self.budget:g} s; it must be above 0")
+            raise SettingsError(f"budget is {self.budget:g} s; it must be above 0", field="budget")

@@ -322,9 +322,9 @@ def _choice(kind: type[_Choice], value: str, name: str) -> _Choice:
     try:
         return kind(value)
     except ValueError:
-        raise SettingsError(f"{name} is {value!r}; choose one of {', '.join(kind)}") from None
+        raise SettingsError(f"{name} is {value!r}; choose one of {', '.join(kind)}", field=name) from None
 
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:
     if not holds:
-        raise SettingsError(f"{name} is {value}; it must be {wanted}")
+        raise SettingsError(f"{name} is {value}; it must be {wanted}", field=name)

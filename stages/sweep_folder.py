@@ -60,7 +60,7 @@ class SweepFolder:
                 return None
             try:
                 results = read_json_file(path)
-                for result in results if isinstance(results, list) else [results]:
+                for result in results if isinstance(results, list) else [None]:
                     require_fields(result, _RESULT_FIELDS, str(path))
             except DamagedError:
                 return None
@@ -85,6 +85,8 @@ class SweepFolder:
         with storage_errors(f"cannot write {self.final}"):
             SWEEP.write(self.scratch, fields)
             aside = self.final.with_name(f".{self.final.name}.old")
+            if self.final.exists():  # else a run was killed between the renames, and aside is all there is of the old
+                shutil.rmtree(aside, ignore_errors=True)
             replace_folder(self.scratch, self.final, aside=aside)
             shutil.rmtree(aside, ignore_errors=True)
             shutil.rmtree(self.final / _GROUPS)

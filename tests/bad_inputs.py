@@ -313,7 +313,6 @@ TABLES = [
     Case("a NUL byte in a text", raw("text,label\ngood\0film,pos\nbad film,neg\n")),
     Case("NUL bytes only", raw(b"\0" * 5000)),
     Case("a cell of 50 MB, CSV", rows(("good " * 10_000_000, "class0"))),
-    Case("a cell of 50 MB, Parquet", parquet(text=["good " * 10_000_000, "bad film"], label=["pos", "neg"])),
     Case("a row with a cell too many", raw("text,label\ngood film,pos\nbad, film,neg\n")),
     Case("a row with a cell too few", raw("text,label\ngood film,pos\nbad film\n")),
     Case(
