@@ -30,7 +30,7 @@ ROWS, EPOCHS = 2000, 3
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--budget", default="45s")
+    parser.add_argument("--budget", default="60s")
     arguments = parser.parse_args()
     ratios = []
     with tempfile.TemporaryDirectory() as folder:
