@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from headstart.stages.rungs import Rung, RungSettings
+from headstart.stages.rungs import Padding, Rung, RungSettings
 from headstart.stages.settings import Precision
 
 DATA = Path(__file__).resolve().parent.parent / ".data"
@@ -87,7 +87,8 @@ def run(table: Path, settings: dict[str, Any]) -> float:
     with table.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     names = sorted({row["label"] for row in rows})
-    chosen = RungSettings(**{**settings, "precision": Precision(settings["precision"])})
+    kinds = {"precision": Precision(settings["precision"]), "padding": Padding(settings["padding"])}
+    chosen = RungSettings(**{**settings, **kinds})
     started = time.perf_counter()
     program = Program(
         find_encoder(str(DATA / "minilm")),
