@@ -48,6 +48,7 @@ def kill_at_random(folder: Path, encoder: Path, *, kills: int, rows: int, seed: 
     at_work = lost = 0
     longest = 2.0  # seconds that a process may live: it starts, reads the table and checks the blocks, then encodes
     for kill in range(1, kills + 1):
+        log.unlink(missing_ok=True)  # one that is killed before it opens it leaves none
         process = start([*command, out], log, SMALL)
         process.join(rng.uniform(0, longest))
         if process.exitcode is not None:

@@ -33,6 +33,8 @@ PLAN = {"batch_tokens": 7, "window_rows": 8, "device": "cpu", "path": "padded"}
 FACTS = ("text_hashes", "token_hashes", "lengths", "cut")
 RECORD = {
     **{name: kinds[0]() for name, kinds in RECORD_FIELDS.items() if isinstance(kinds, tuple)},
+    "created": "2026-11-24T12:00:00+00:00",
+    "rows": 10,
     "encoder": {"name": "bert", "folder": "bert", "revision": None},
     "machine": {"device": "cpu"},
 }
@@ -82,7 +84,7 @@ def make_cache(
                 **{name: wrote[name][place] for name in FACTS},
             )
         if finish:
-            writer.finish(RECORD, path)
+            writer.finish({**RECORD, "rows": rows}, path)
     return wrote
 
 
@@ -108,7 +110,7 @@ def test_what_is_written_is_read(tmp_path: Path, labelled: bool, names: list[str
         np.testing.assert_array_equal(cache.labels, wrote["labels"])
     assert cache.label_names == wrote["label_names"]
     assert cache.identity == IDENTITY
-    assert (cache.plan, cache.record) == (PLAN, RECORD)
+    assert (cache.plan, cache.record) == (PLAN, {**RECORD, "rows": shape["rows"]})
     assert not partial_path(path).exists()
 
 
@@ -342,6 +344,17 @@ def test_unknown_additions_are_left_alone(tmp_path: Path) -> None:
         file["shards/0"] = np.zeros(3)
     seal_again(path)
     assert open_cache(path).rows == 10
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("rows", 11), ("created", "some day"), ("seconds", float("inf")), ("tokens", -1)]
+)
+def test_a_record_of_what_cannot_be_is_refused(tmp_path: Path, field: str, value: Any) -> None:
+    make_cache(tmp_path / "cache.h5", finish=False)
+    with CacheWriter(partial_path(tmp_path / "cache.h5")) as writer:
+        writer.finish({**RECORD, field: value}, tmp_path / "cache.h5")
+    with pytest.raises(DamagedError, match="its record"):
+        open_cache(tmp_path / "cache.h5")
 
 
 def test_a_copy_bears_other_labels_and_the_same_rows(tmp_path: Path) -> None:
