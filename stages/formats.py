@@ -16,6 +16,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
+from ..cache.documents import is_text
 from ..cache.errors import StorageError, TableError
 from .columns import Columns
 
@@ -228,7 +229,7 @@ def _json_problem(file: Path, columns: Columns) -> str | None:
             return f"{where}: not a JSON object"
         for column in columns.names():
             value = row.get(column)
-            if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            if isinstance(value, str) and not is_text(value):
                 return f"{where}: {column!r} holds half of a surrogate pair, which is no character; mend it"
             if value is not None and (kind := _kind(value)) != kinds.setdefault(column, kind):
                 return f"{where}: {column!r} holds {kind}, where {kinds[column]} is expected"

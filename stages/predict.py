@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..cache.documents import is_text
 from ..cache.errors import EncoderError, IdentityError, OutputExistsError, SettingsError, TableError
 from ..cache.hashing import hash_keys, hash_sequences
 from ..cache.identity import differences
@@ -26,7 +27,7 @@ from .formats import COMPRESSIONS, file_format
 from .head import Head, load_head
 from .progress import Note, Report, Step, silent
 from .run import read_run
-from .settings import EncoderPath, Precision, is_utf8
+from .settings import EncoderPath, Precision
 from .table import open_table
 
 
@@ -86,7 +87,7 @@ def predict(
         for number, text in enumerate(values, 1):
             if not text.strip():
                 raise TableError(f"{what} {number} is blank; give it some words")
-            if not is_utf8(text):
+            if not is_text(text):
                 raise TableError(f"{what} {number} is not UTF-8; mend it, or the terminal's encoding")
     files = _find(Path(run), encoder, allow_pickled_weights)
     _require_same(head, files, Path(run))

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from ..cache.documents import is_text
 from ..cache.errors import SettingsError
 
 VERIFY_SAMPLE = 64
@@ -89,7 +90,7 @@ class ExtractSettings:
         object.__setattr__(self, "storage", _choice(Storage, self.storage, "storage"))
         _require(self.max_length >= 1, "max_length", self.max_length, "at least 1")
         _require(self.batch_tokens is None or self.batch_tokens >= 1, "batch_tokens", self.batch_tokens, "at least 1")
-        _require(is_utf8(self.prefix), "prefix", ascii(self.prefix), "UTF-8")
+        _require(is_text(self.prefix), "prefix", ascii(self.prefix), "UTF-8")
         _require(len(self.prefix) <= 1024, "prefix", f"{len(self.prefix)} characters", "at most 1024 characters")
 
 
@@ -307,15 +308,6 @@ def parse_duration(text: str) -> float:
     if match is None or match[2] not in _SECONDS:
         raise SettingsError(f"the time is {text!r}; write it as 120s or 10min")
     return float(match[1]) * _SECONDS[match[2]]
-
-
-def is_utf8(text: str) -> bool:
-    """Whether a string can be written as UTF-8: one from a terminal of another encoding may not."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _choice(kind: type[_Choice], value: str, name: str) -> _Choice:
