@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from . import stopping
 from .cache.errors import DamagedError, HeadstartError, SettingsError, UserError
 from .stages.accounting import EncoderPasses, passes_of_extraction
 from .stages.memory import is_memory_full
@@ -45,10 +45,6 @@ OPTIONS = {"feature": "--features", "learning_rate": "--lr"}
 EXTRACT, TRAIN, SWEEP, SPEEDUP = ExtractSettings(), TrainSettings(), SweepSettings(), SpeedupSettings()
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as a cluster sends it before it takes a machine back: what Ctrl-C does, it does too."""
-
-
 class OneLineErrors(TyperGroup):
     """Ends a command that failed with one line and its exit code: 2 the user's mistake, 1 anything else, 130 stopped
     with Ctrl-C or SIGTERM."""
@@ -56,30 +52,40 @@ class OneLineErrors(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except SettingsError as error:
-            message, code = str(error), 2
-            if error.field is not None:  # the option's name, for the setting's in Python
-                message = OPTIONS.get(error.field, "--" + error.field.replace("_", "-")) + message[len(error.field) :]
-        except HeadstartError as error:
-            message, code = str(error), 2 if isinstance(error, UserError) else 1
         except BrokenPipeError:  # whoever read our output has gone
             sys.stderr.close()
             sys.exit(1)
-        except OSError as error:
-            message, code = f"{error.filename or 'the system'}: {error.strerror or error}", 1
-        except KeyboardInterrupt as stop:
-            kept = {"extract": "blocks", "sweep": "groups of heads"}.get(ctx.invoked_subcommand)
-            carry_on = f"; finished {kept} are kept, and the same command carries on with them" if kept else ""
-            carry_on = "; the cache is as it was" if ctx.invoked_subcommand == "repair" else carry_on
-            message, code = f"{'terminated' if isinstance(stop, Terminated) else 'interrupted'}{carry_on}", 130
-        except MemoryError:
-            message, code = OUT_OF_MEMORY, 1
-        except RuntimeError as error:
-            if not is_memory_full(error):
+        except (KeyboardInterrupt, Exception) as error:
+            found = _explained(stopping.asked() or error, ctx.invoked_subcommand)
+            if found is None:
                 raise
-            message, code = OUT_OF_MEMORY, 1
+        message, code = found
         print(f"headstart: {plain(message)}", file=sys.stderr)
         sys.exit(code)
+
+
+def _explained(error: BaseException, command: str | None) -> tuple[str, int] | None:
+    """What to say of an error, and the exit code; None of one that should not have happened."""
+    match error:
+        case SettingsError():
+            message = str(error)
+            if error.field is not None:  # the option's name, for the setting's in Python
+                message = OPTIONS.get(error.field, "--" + error.field.replace("_", "-")) + message[len(error.field) :]
+            return message, 2
+        case HeadstartError():
+            return str(error), 2 if isinstance(error, UserError) else 1
+        case OSError():
+            return f"{error.filename or 'the system'}: {error.strerror or error}", 1
+        case KeyboardInterrupt():
+            kept = {"extract": "blocks", "sweep": "groups of heads"}.get(command or "")
+            carry_on = f"; finished {kept} are kept, and the same command carries on with them" if kept else ""
+            carry_on = "; the cache is as it was" if command == "repair" else carry_on
+            return f"{'terminated' if isinstance(error, stopping.Terminated) else 'interrupted'}{carry_on}", 130
+        case MemoryError():
+            return OUT_OF_MEMORY, 1
+        case RuntimeError() if is_memory_full(error):
+            return OUT_OF_MEMORY, 1
+    return None
 
 
 app = typer.Typer(
@@ -669,14 +675,10 @@ def inspect_command(
         ) from error
 
 
-def _terminate(number: int, frame: object) -> None:
-    raise Terminated
-
-
 def main() -> None:
     """Run the command line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 should not end a run
-    signal.signal(signal.SIGTERM, _terminate)
+    stopping.listen()
     app(prog_name="headstart")

@@ -16,6 +16,7 @@ import resource
 import signal
 import struct
 import sys
+import weakref
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -135,6 +136,34 @@ def fault_at(point: str, call: int, what: str) -> None:
         setattr(Path, point, around(getattr(Path, point)))
     if what == "count":
         multiprocessing.util.Finalize(None, lambda: print(f"{calls} calls"), exitpriority=1)
+
+
+def lose_an_interrupt(how: str) -> None:
+    """Send Ctrl-C while the third batch is encoded, to code that loses its exception as libraries do.
+
+    Args:
+        how: ``callback``: a weak reference's, where Python prints the exception and goes on. ``error``: the exception
+            becomes another, as in h5py.
+    """
+    from headstart.stages.encoder import Encoder
+
+    original, calls = Encoder.encode, 0
+
+    def encode(self: Any, *arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3 and how == "callback":
+            watched = type("Watched", (), {})()
+            reference = weakref.ref(watched, lambda _: os.kill(os.getpid(), signal.SIGINT))
+            del watched, reference
+        if calls == 3 and how == "error":
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                raise TypeError("Operation not defined for data type class") from None
+        return original(self, *arguments, **options)
+
+    Encoder.encode = encode  # type: ignore[method-assign]
 
 
 class Stuttering(io.FileIO):

@@ -21,6 +21,7 @@ from processes import (
     fault_at,
     finish,
     limit_file_size,
+    lose_an_interrupt,
     obey_permissions,
     open_as,
     start,
@@ -115,6 +116,21 @@ def test_ctrl_c_and_sigterm_say_what_is_kept(
     )
     kept = len(holding(out))
     assert f"{kept} of 157 blocks are done" in finish(command, tmp_path / "log", partial(blocks_of, 64))[1]
+
+
+@pytest.mark.parametrize("how", ["callback", "error"])
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]], ids=["told", "quiet"])
+def test_ctrl_c_is_heeded_where_a_library_loses_its_exception(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], how: str, quiet: list[str | Path]
+) -> None:
+    command = ["extract", write_csv(tiny_rows(1000)), "--encoder", tiny, "--precision", "float32", *quiet]
+    command += ["--batch-tokens", "64", "--out", tmp_path / "c.h5"]
+    code, said = finish(command, tmp_path / "log", partial(blocks_of, 64), partial(lose_an_interrupt, how))
+    assert code == 130
+    assert said.splitlines()[-1].startswith("headstart: interrupted; finished blocks are kept")
+    assert ("Exception ignored in" in said) == (how == "callback")
+    assert not (tmp_path / "c.h5").exists()
+    assert finish(command, tmp_path / "log", partial(blocks_of, 64))[0] == 0
 
 
 def carry_on_after_cuts(table: Path, folder: Path, tiny: Path, whole: dict[str, bytes], *, cuts: int, seed: int) -> int:
