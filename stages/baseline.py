@@ -98,12 +98,10 @@ class ProgramEpoch:
 
 
 class Program:
-    """The practitioner's program, loaded: a tokenizer, a classifier, and texts with their labels.
+    """The practitioner's program: a tokenizer, a classifier that is loaded when it is needed, texts and their labels.
 
     Attributes:
-        model: The classifier.
         rows: How many texts there are.
-        load_seconds: What loading the two took.
     """
 
     def __init__(
@@ -116,17 +114,22 @@ class Program:
         max_length: int,
         device: torch.device,
     ) -> None:
-        started = time.perf_counter()
         with quiet_transformers():
             self._tokenizer = load_tokenizer(files)
-        self.model = SentimentClassifier(files, classes).to(device)
-        self.load_seconds = time.perf_counter() - started
         self.rows = len(texts)
+        self._files, self._classes = files, classes
         self._texts, self._labels, self._max_length, self._device = texts, labels, max_length, device
+
+    @functools.cached_property
+    def model(self) -> SentimentClassifier:
+        """The classifier."""
+        return SentimentClassifier(self._files, self._classes).to(self._device)
+
+    @functools.cached_property
+    def _optimizers(self) -> dict[bool, torch.optim.Optimizer]:
+        """Of a frozen encoder's head, and of all that is trained otherwise."""
         trained = {True: self.model.fc.parameters(), False: self.model.parameters()}
-        self._optimizers = {
-            frozen: torch.optim.AdamW(trained[frozen], lr=rate) for frozen, rate in LEARNING_RATES.items()
-        }
+        return {frozen: torch.optim.AdamW(trained[frozen], lr=rate) for frozen, rate in LEARNING_RATES.items()}
 
     @functools.cached_property
     def _lengths(self) -> Indices:

@@ -1,16 +1,18 @@
 """The speedup, measured: the practitioner's program rung by rung, then the two stages, on the user's machine and rows.
 
 Everything is run on a sample of the rows within a budget, and scaled to the whole table; what did not fit is not
-guessed. ``speedup_ladder`` runs the program, ``speedup_stages`` the two stages, ``speedup_quality`` compares accuracy,
-``speedup_report`` and ``speedup_picture`` show it.
+guessed. ``speedup_ladder`` runs the program (``speedup_process``: in processes of its own), ``speedup_stages`` the two
+stages, ``speedup_quality`` compares accuracy, ``speedup_report`` and ``speedup_picture`` show it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from .rungs import Rung, SpeedupSettings
 from .settings import Precision
 from .speedup_ladder import Ladder, RungResult
 from .speedup_picture import draw
+from .speedup_process import program_process
 from .speedup_quality import QualityResult, compare_quality
 from .speedup_report import SPEEDUP, markdown
 from .speedup_stages import Draw, StagesResult, measure_stages
@@ -133,7 +136,8 @@ class _Measuring:
         stages = measure_stages(draw, settings, scratch, share=share, report=self._relay)
         names = survey.label_names or ()
         self._step("loading the program")
-        program = Program(
+        make = functools.partial(
+            Program,
             self._files,
             pool[settings.text_column],
             [names.index(label) for label in pool[settings.label_column]],
@@ -141,9 +145,12 @@ class _Measuring:
             max_length=settings.max_length,
             device=self._device,
         )
-        rungs = self._climb(program, survey.rows)
-        load_seconds = program.load_seconds
-        del program
+        began = time.perf_counter()
+        modules = [type(make().model.bert).__module__]
+        load_seconds = time.perf_counter() - began
+        with program_process(make, modules):
+            pass  # the first of these processes takes seconds, which are no rung's
+        rungs = self._climb(make, modules, survey.rows)
         quality = self._compare(draw, names, scratch)
         return {
             "precision": dict(zip(("chosen", "reason"), choose_precision(Precision.AUTO, self._device), strict=True)),
@@ -168,10 +175,11 @@ class _Measuring:
             on_step=self._step,
         )
 
-    def _climb(self, program: Program, table_rows: int) -> tuple[RungResult, ...]:
+    def _climb(self, make: Callable[[], Program], modules: Sequence[str], table_rows: int) -> tuple[RungResult, ...]:
         settings = self._settings
         ladder = Ladder(
-            program,
+            make(),
+            functools.partial(program_process, make, modules),
             table_rows=table_rows,
             half=Precision.FLOAT16 if self._device.type == "cuda" else Precision.BFLOAT16,
             half_pays=choose_precision(Precision.AUTO, self._device)[0] is not Precision.FLOAT32,

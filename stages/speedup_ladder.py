@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from .baseline import Program, ProgramEpoch
+from .baseline import Program
 from .memory import is_memory_full
 from .projection import Spread, scale
 from .rungs import Padding, Rung, RungSettings, advice
 from .settings import Precision
+from .speedup_process import KILLED, Trains
 from .units import duration
 
 _LEAST_BATCHES = {Padding.FIXED: 2, Padding.BATCH: 6}
@@ -56,11 +57,17 @@ class _Measured:
     batches: _Batches
     factor: float
     """How many times the work of the sample the whole table is."""
+    begin: float
+    """Seconds until a new process has loaded the program and trained on a first batch."""
     expected: float
-    """Seconds that timing it once more takes."""
+    """Seconds that timing it once more takes, in a new process."""
     seconds: list[float]
     """Scaled to the whole table, of each repeat."""
     kept: bool = True
+
+
+class _DoesNotFit(Exception):
+    """A rung takes more than its share of the budget."""
 
 
 class Ladder:
@@ -75,6 +82,7 @@ class Ladder:
     def __init__(
         self,
         program: Program,
+        fresh: Callable[[], contextlib.AbstractContextManager[Trains]],
         *,
         table_rows: int,
         half: Precision,
@@ -87,14 +95,16 @@ class Ladder:
 
         Args:
             program: The practitioner's, on rows of the table that were drawn at random.
+            fresh: Gives the same program where nothing ran before it; each repeat of a rung has its own.
             table_rows: Rows of the whole table.
             half: What mixed precision computes in.
             half_pays: Whether the device has units for that.
             repeats: How often each rung is timed where the budget lets it.
             on_rung: Told which rung is next.
-            on_batch: Called after each batch.
+            on_batch: Called now and then.
         """
         self._program, self._pool, self._table_rows = program, np.arange(program.rows), table_rows
+        self._fresh = fresh
         self._half, self._repeats, self._on_rung, self._on_batch = half, repeats, on_rung, on_batch
         self._heeded = {Rung.BATCH, Rung.FROZEN} | ({Rung.PRECISION} if half_pays else set())
         self._rng = np.random.default_rng(0)
@@ -115,48 +125,22 @@ class Ladder:
                 if len(measured.seconds) <= number and self._fits(measured.expected):
                     self._on_rung(f"{measured.rung.value}, round {number + 1}")
                     with self._surviving(measured.settings):  # what was timed before stays
-                        self._time(measured)
+                        self._time_again(measured)
         return tuple(self._result(found) for found in self._found.values())
 
     def _add(self, rung: Rung, share: float) -> None:
         """Size a rung so that all its repeats take no more than its share of the budget, and time it."""
         over, before = self._current
         settings = dataclasses.replace(before, **advice(rung, self._half))
-        batches = self._program.batches(settings, self._pool)
         if share <= 0:
             return self._leave_out(rung, settings, "its share of the budget was spent before it")
-        spare = f"its share of the budget was {duration(share)}"
-        pilot = None
-        with self._surviving(settings) as reasons:
-            pilot = self._train(settings, batches[:1])
-            left = share - pilot.seconds
-            if pilot.seconds <= left:  # the first batch is slower than those after it
-                pilot = self._train(settings, batches[:1])
-                left -= pilot.seconds
-        if reasons or pilot is None:
-            return self._leave_out(rung, settings, reasons[0])
-        if left < 0:
-            return self._leave_out(rung, settings, f"a batch took {duration(pilot.seconds)}, and {spare}")
-        each = pilot.seconds - pilot.start
-        least = min(_LEAST_BATCHES[settings.padding], len(batches))
-        if pilot.start + least * each > left:
-            needed = duration(share - left + pilot.start + least * each)
-            return self._leave_out(rung, settings, f"it needs {needed} at least, and {spare}")
-        count = min(len(batches), max(least, int((left / self._repeats - pilot.start) / max(each, 1e-9))))
-        chosen = self._spread_out(batches, count)
-        work = [self._program.padded_tokens(settings, part) for part in (batches, chosen)]
-        measured = _Measured(
-            rung=rung,
-            over=over,
-            settings=settings,
-            batches=chosen,
-            factor=work[0] / work[1] * self._table_rows / len(self._pool),
-            expected=pilot.start + count * each,
-            seconds=[],
-        )
-        with self._surviving(settings) as reasons:
-            self._time(measured)
-        if reasons:
+        measured = None
+        began = time.perf_counter()
+        with self._surviving(settings) as reasons, self._fresh() as program:
+            loaded = time.perf_counter() - began
+            measured = self._sized(rung, settings, program, share=share, loaded=loaded)
+            self._time(measured, program)
+        if reasons or measured is None:
             return self._leave_out(rung, settings, reasons[0])
         self._found[rung] = measured
         last = self._found[over] if over is not None else None
@@ -168,13 +152,49 @@ class Ladder:
             self._current = rung, settings
         return None
 
+    def _sized(self, rung: Rung, settings: RungSettings, program: Trains, *, share: float, loaded: float) -> _Measured:
+        """Choose how many batches a repeat has.
+
+        Raises:
+            _DoesNotFit: even the least do not fit the rung's share of the budget, of which ``loaded`` seconds are gone.
+        """
+        batches = self._program.batches(settings, self._pool)
+        spare = f"its share of the budget was {duration(share)}"
+        first = pilot = program.train(settings, batches[:1], self._on_batch)
+        left = share - loaded - pilot.seconds
+        if pilot.seconds <= left:  # the first batch is slower than those after it
+            pilot = program.train(settings, batches[:1], self._on_batch)
+            left -= pilot.seconds
+        if left < 0:
+            raise _DoesNotFit(f"a batch took {duration(pilot.seconds)}, and {spare}")
+        each = pilot.seconds - pilot.start
+        least = min(_LEAST_BATCHES[settings.padding], len(batches))
+        if pilot.start + least * each > left:
+            needed = duration(share - left + pilot.start + least * each)
+            raise _DoesNotFit(f"it needs {needed} at least, and {spare}")
+        again = loaded + first.seconds  # what each other repeat begins with
+        of_a_repeat = (left - (self._repeats - 1) * again) / self._repeats - pilot.start
+        count = min(len(batches), max(least, int(of_a_repeat / max(each, 1e-9))))
+        chosen = self._spread_out(batches, count)
+        work = [self._program.padded_tokens(settings, part) for part in (batches, chosen)]
+        return _Measured(
+            rung=rung,
+            over=self._current[0],
+            settings=settings,
+            batches=chosen,
+            factor=work[0] / work[1] * self._table_rows / len(self._pool),
+            begin=again,
+            expected=again + pilot.start + count * each,
+            seconds=[],
+        )
+
     def _is_faster(self, measured: _Measured, last: _Measured) -> bool:
         """Whether a rung is faster than the one that it changes; where it seems not, both are timed once more."""
         seems_slower = min(measured.seconds) >= min(last.seconds)
         if seems_slower and self._repeats > 1 and self._fits(last.expected + measured.expected):
             with self._surviving(measured.settings):
-                self._time(last)
-                self._time(measured)
+                self._time_again(last)
+                self._time_again(measured)
         return min(measured.seconds) < min(last.seconds)  # what disturbs only ever slows down
 
     def _fits(self, seconds: float) -> bool:
@@ -198,24 +218,31 @@ class Ladder:
             epoch=Spread.of(found.seconds),
         )
 
-    def _time(self, measured: _Measured) -> None:
-        order = self._rng.permutation(len(measured.batches))
-        took = self._train(measured.settings, [measured.batches[number] for number in order])
-        measured.seconds.append(scale(took.seconds, start=took.start, factor=measured.factor))
-        measured.expected = min(measured.expected, took.seconds)  # a disturbance is not to be reckoned with
+    def _time_again(self, measured: _Measured) -> None:
+        with self._fresh() as program:
+            program.train(measured.settings, measured.batches[:1], self._on_batch)  # slower than those after it
+            self._time(measured, program)
 
-    def _train(self, settings: RungSettings, batches: _Batches) -> ProgramEpoch:
-        return self._program.train(settings, batches, self._on_batch)
+    def _time(self, measured: _Measured, program: Trains) -> None:
+        order = self._rng.permutation(len(measured.batches))
+        took = program.train(measured.settings, [measured.batches[number] for number in order], self._on_batch)
+        measured.seconds.append(scale(took.seconds, start=took.start, factor=measured.factor))
+        # A disturbance is not to be reckoned with.
+        measured.expected = min(measured.expected, measured.begin + took.seconds)
 
     @contextlib.contextmanager
     def _surviving(self, settings: RungSettings) -> Iterator[list[str]]:
-        """Run a block; where it ends for want of memory, or of what workers need, say so in the list that is given."""
+        """Run a block; where it ends for want of time, of memory, or of what workers need, say so in the list given."""
         reasons: list[str] = []
         try:
             yield reasons
+        except _DoesNotFit as error:
+            reasons.append(str(error))
         except (OSError, RuntimeError, MemoryError) as error:
             if is_memory_full(error):
                 reasons.append("the memory is full")
+            elif str(error) == KILLED:
+                reasons.append(KILLED)
             elif settings.workers:
                 reasons.append(f"workers cannot run here: {' '.join(str(error).split())[:200]}")
             else:

@@ -116,9 +116,10 @@ def _epochs(report: Mapping[str, Any]) -> Section:
 def _how(report: Mapping[str, Any]) -> list[str]:
     precision, stages = report["precision"], report["stages"]
     return [
-        "Each rung ran for real, on as many rows as its share of the budget held. What a sample took is scaled to the "
-        "whole table by the padded tokens in it; what an epoch costs whatever its length (starting workers) is counted "
-        "once. Figures are medians of the repeats.",
+        "Each rung ran for real, each repeat in a process of its own, after a first batch that is not timed, on as "
+        "many rows as its share of the budget held. What a sample took is scaled to the whole table by the padded "
+        "tokens in it; what an epoch costs whatever its length (starting workers) is counted once. Figures are medians "
+        "of the repeats.",
         "An epoch of the program trains on every row. Its test after each epoch, and saving, are left out, which "
         "favours it. headstart's epoch is scaled to every row likewise, its validation included.",
         "Each rung changes the last that was kept, and so do headstart's two. What made the program slower on this "

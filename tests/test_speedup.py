@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import functools
 import itertools
 import json
 import math
+import multiprocessing
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,7 @@ import numpy as np
 import pytest
 import torch
 from headstart.cache.errors import OutputExistsError, SettingsError
-from headstart.stages import speedup_picture, speedup_stages
+from headstart.stages import speedup_ladder, speedup_picture, speedup_stages
 from headstart.stages.accounting import passes_of_cached, passes_of_extraction
 from headstart.stages.baseline import Program, ProgramEpoch, SentimentClassifier
 from headstart.stages.encoder_files import find_encoder
@@ -33,11 +37,13 @@ from headstart.stages.rungs import Padding, Rung, RungSettings, SpeedupSettings
 from headstart.stages.settings import Precision, parse_duration
 from headstart.stages.speedup import speedup
 from headstart.stages.speedup_ladder import Ladder
+from headstart.stages.speedup_process import KILLED, program_process
 from headstart.stages.speedup_quality import AGREE, Training, compare_quality
 from headstart.stages.speedup_report import sections
 from headstart.stages.speedup_stages import Draw
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import Faulty, program_of
 from tiny import tiny_rows
 
 pytestmark = [
@@ -60,7 +66,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(tiny: Path, table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report, made by the command."""
     out = tmp_path_factory.mktemp("report") / "out"
-    options = ["--encoder", tiny, "--out", out, "--budget", "60s", "--repeats", 2, "--max-length", 32, "--epochs", 3]
+    options = ["--encoder", tiny, "--out", out, "--budget", "4min", "--repeats", 2, "--max-length", 32, "--epochs", 3]
     done = headstart("speedup", table, *options, "--seed", 0)
     assert done.returncode == 0, done.stderr
     (out / "printed").write_text(done.stdout)
@@ -69,7 +75,7 @@ def made(tiny: Path, table: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def headstart(*arguments: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "headstart", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def report_of(folder: Path) -> Report:
@@ -133,7 +139,7 @@ def test_terminal_and_markdown_show_the_same_table(made: Path) -> None:
             assert all(cell in printed for cell in row)
             assert any(all(cell in line for cell in row) for line in printed.splitlines())
         assert all(note in page and note in printed for note in section.notes)
-    assert re.search(r"Measured in [\d.]+ s of a budget of 60\.0 s\.", printed)
+    assert re.search(r"Measured in .* s of a budget of 4 min 0 s\.", printed)
     assert "seconds" in (made / "speedup.json").read_text()
 
 
@@ -316,13 +322,62 @@ def ladder_of(
 
     monkeypatch.setattr(Program, "train", train)
     program = program_of(tiny, 160)
-    return Ladder(program, table_rows=1000, half=Precision.BFLOAT16, half_pays=half_pays, repeats=repeats)
+    return Ladder(
+        program,
+        lambda: contextlib.nullcontext(program),
+        table_rows=1000,
+        half=Precision.BFLOAT16,
+        half_pays=half_pays,
+        repeats=repeats,
+    )
 
 
-def program_of(encoder: Path, rows: int, **options: Any) -> Program:
-    texts = [text for text, _ in tiny_rows(rows)]
-    arguments = {"classes": 2, "max_length": 32, "device": torch.device("cpu"), **options}
-    return Program(find_encoder(str(encoder)), texts, [number % 2 for number in range(rows)], **arguments)
+def test_the_program_runs_in_a_process_of_its_own_whose_faults_are_told(tiny: Path) -> None:
+    make = functools.partial(program_of, tiny, 8, kind=Faulty)
+    told = itertools.count()
+    with program_process(make, []) as program:
+        with pytest.warns(UserWarning, match="as a loader warns"):
+            found = program.train(RungSettings(), [[0], [1]], functools.partial(next, told))
+        assert found.accuracy == 2 and found.loss != os.getpid() and next(told) > 0
+        with pytest.raises(MemoryError, match="not enough memory"):
+            program.train(RungSettings(batch_size=16), [[0]], lambda: None)
+        with pytest.raises(RuntimeError, match="an odd batch"):
+            program.train(RungSettings(batch_size=17), [[0]], lambda: None)
+        with pytest.raises(RuntimeError, match="its process was killed"):
+            program.train(RungSettings(batch_size=9), [[0]], lambda: None)
+    with program_process(make, []) as program, pytest.warns(UserWarning):
+        again = program.train(RungSettings(), [[0]], lambda: None)
+    assert again.loss != found.loss
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(again.loss), 0)
+
+
+def test_a_process_that_the_system_kills_costs_its_rung_alone(tiny: Path) -> None:
+    program = program_of(tiny, 160, kind=Faulty)
+    fresh = functools.partial(program_process, functools.partial(program_of, tiny, 160, kind=Faulty), [])
+    for number, reason in ((9, KILLED), (16, "the memory is full")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(speedup_ladder, "advice", lambda rung, half, number=number: {"batch_size": number})
+            ladder = Ladder(program, fresh, table_rows=1000, half=Precision.BFLOAT16, half_pays=True, repeats=1)
+            with warnings.catch_warnings(action="ignore"):
+                batch, frozen = ladder.climb([Rung.BATCH, Rung.FROZEN], time.perf_counter() + 30)
+        assert batch.not_run == reason and frozen.not_run == reason  # the frozen rung heeds the larger batch
+
+
+@pytest.mark.parametrize("kind", ["forkserver", "spawn"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_in_a_process_of_its_own_the_program_is_the_same(
+    tiny: Path, workers: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["fork", kind])
+    make = functools.partial(program_of, tiny, 40, seed=0)
+    settings = RungSettings(frozen=True, workers=workers, noisy=False, padding=Padding.BATCH)
+    ours = make()
+    batches = ours.batches(settings, np.arange(40))
+    expected = [ours.train(settings, batches) for _ in range(2)]
+    with program_process(make, ["transformers.models.bert.modeling_bert"]) as program:
+        found = [program.train(settings, batches, lambda: None) for _ in range(2)]
+    assert [(f.loss, f.accuracy) for f in found] == [(pytest.approx(e.loss, rel=1e-4), e.accuracy) for e in expected]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -361,7 +416,7 @@ def test_a_whole_table_that_does_not_fit_is_scaled_from_a_sample(
     tiny: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(speedup_stages, "_plan", lambda *_, **__: (2, 300))
-    settings = SpeedupSettings(encoder=str(tiny), budget=20, quality=False)
+    settings = SpeedupSettings(encoder=str(tiny), budget=20, quality=False, max_length=32)
     stages = report_of(speedup(table, tmp_path / "out", settings))["stages"]
     assert (stages["rows"], stages["whole"]) == (300, False)
     assert stages["extract"]["repeats"] == 2
