@@ -12,8 +12,8 @@ import numpy as np
 import torch
 import transformers
 from headstart.cache.reader import open_cache
+from headstart.stages import pretrained
 from headstart.stages.batched import ADAM_EPSILON
-from headstart.stages.encoder import Encoder
 from headstart.stages.extract import extract
 from headstart.stages.fit import fit_head
 from headstart.stages.settings import ExtractSettings, Precision, TrainSettings
@@ -33,15 +33,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, precision, path in (
             ("packed", Precision.FLOAT32, None),
-            ("padded", Precision.FLOAT32, lambda self: None),
+            ("padded", Precision.FLOAT32, lambda *_: None),
             ("bfloat16", Precision.BFLOAT16, None),
         ):
-            original = Encoder._try_packed
-            Encoder._try_packed = path or original  # type: ignore[method-assign]
+            original = pretrained._try_packed
+            pretrained._try_packed = path or original
             table = {key: [row[key] for row in rows] for key in ("text", "label")}
             settings = ExtractSettings(encoder=str(DATA / "minilm"), precision=precision)
             cache = open_cache(extract(table, Path(folder) / f"{name}.h5", settings))
-            Encoder._try_packed = original  # type: ignore[method-assign]
+            pretrained._try_packed = original
             taken[name] = np.array(cache.features())
         labels = np.array(cache.labels)
     for name in ("packed", "padded"):

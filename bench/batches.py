@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from facts import cpu_name
 from headstart.stages.allocator import freed_memory_kept
-from headstart.stages.encoder import Encoder
+from headstart.stages.encoder import EncoderSettings
 from headstart.stages.encoder_files import find_encoder
 from headstart.stages.features import parse_features
+from headstart.stages.pretrained import load_encoder
 from headstart.stages.settings import Precision
 
 DATA = Path(__file__).resolve().parent.parent / ".data"
@@ -39,8 +40,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     encoders, batches, memory = {}, {}, {}
     for size in SIZES:
-        encoders[size] = Encoder(
-            files,
+        settings = EncoderSettings(
             features=parse_features(("cls",), files.layers()),
             device=torch.device("cpu"),
             precision=Precision(given.precision),
@@ -48,6 +48,7 @@ def main() -> None:
             max_length=128,
             batch_tokens=size,
         )
+        encoders[size] = load_encoder(files, settings)
         batches[size] = [rng.integers(1000, 20000, given.length).astype(np.int32) for _ in range(size // given.length)]
     seconds: dict[int, list[float]] = {size: [] for size in SIZES}
     with freed_memory_kept():

@@ -21,9 +21,10 @@ from headstart.cache.hashing import hash_sequences
 from headstart.stages.allocator import freed_memory_kept
 from headstart.stages.batching import compose_batches
 from headstart.stages.devices import choose_precision
-from headstart.stages.encoder import Encoder
+from headstart.stages.encoder import EncoderSettings
 from headstart.stages.encoder_files import find_encoder
 from headstart.stages.features import parse_features
+from headstart.stages.pretrained import load_encoder
 from headstart.stages.settings import EncoderPath, Precision
 
 Array = npt.NDArray[np.float32]
@@ -75,14 +76,14 @@ class Headstart:
         self._kept = contextlib.ExitStack()
         self._kept.enter_context(freed_memory_kept())
         files = find_encoder(str(folder))
-        self._encoder = Encoder(
-            files,
+        settings = EncoderSettings(
             features=parse_features(("cls",), files.layers()),
             device=self._device,
             precision=precision,
             prefix="",
             max_length=MAX_LENGTH,
         )
+        self._encoder = load_encoder(files, settings)
 
     def __call__(self, texts: list[str]) -> Array:
         sequences, _ = self._encoder.tokenize(texts)

@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from .batching import Indices, compose_batches
 from .devices import DTYPES
-from .encoder import load_tokenizer, quiet_transformers
 from .encoder_files import EncoderFiles
+from .pretrained import load_tokenizer, quiet_transformers
 from .rungs import Padding, RungSettings
 from .settings import Precision
 

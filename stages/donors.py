@@ -37,11 +37,18 @@ class Donors:
     """Some caches, asked for rows by their texts or by their token sequences. The first that has a row gives it."""
 
     def __init__(self, caches: Sequence[Cache], report: Report) -> None:
-        """Read the caches once, and leave out the blocks whose checksums do not hold."""
-        self.caches = list(caches)
+        """As for `add`."""
+        self.caches: list[Cache] = []
+        self._report = report
         self._by_text: list[RowLookup] = []
         self._by_tokens: list[RowLookup] = []
-        for cache in self.caches:
+        self.add(caches)
+
+    def add(self, caches: Sequence[Cache]) -> None:
+        """Read more caches once, and leave out the blocks whose checksums do not hold."""
+        self.caches += caches
+        report = self._report
+        for cache in caches:
             blocks = cache.layout.blocks
 
             def checked(block: int, blocks: int = blocks) -> None:

@@ -21,7 +21,7 @@ from .allocator import freed_memory_kept
 from .devices import choose_device, choose_precision, machine
 from .donors import Donors, require_same
 from .encode_table import encode_table
-from .encoder import VERSIONS, Encoder
+from .encoder import VERSIONS, Encoder, EncoderSettings
 from .encoder_files import EncoderFiles, find_encoder
 from .features import parse_features
 from .formats import table_name
@@ -135,6 +135,7 @@ class Extraction:
 
     def __init__(self, settings: ExtractSettings, report: Report) -> None:
         self._settings, self._report = settings, report
+        self._encoder: Encoder | None = None
 
     def run(
         self,
@@ -170,17 +171,18 @@ class Extraction:
             if not partial_path(out).exists():  # else they are its: a run was killed just before it removed them
                 remove_earlier(out)
             return out
+        donors = Donors(self._donors(out, update, reuse), report)  # those of no use are refused before any work
+        window_rows = WINDOW_BLOCKS * BLOCK_ROWS
         plan = {
             "batch_tokens": self.encoder.batch_tokens,
-            "window_rows": WINDOW_BLOCKS * BLOCK_ROWS,
+            "window_rows": window_rows,
             "device": self.device.type,
             "path": self.encoder.path.value,
         }
-        donors = self._donors(out, update, reuse)  # refused, where they are of no use, before anything is written
         kept = wanted.prepare_partial(self.encoder.width, plan, overwrite=overwrite, update=update, report=report)
         del wanted  # and with it the only other hold on the survey's arrays
         survey = survey.in_file(open_any(partial_path(out)))
-        donors += self._earlier(out)
+        donors.add(self._earlier(out))
         self.fill(partial_path(out), out, source, survey, plan=plan, kept=kept, donors=donors, started=started)
         remove_earlier(out)
         return out
@@ -194,7 +196,7 @@ class Extraction:
         *,
         plan: Mapping[str, Any],
         kept: set[int],
-        donors: Sequence[Cache],
+        donors: Donors,
         started: float,
     ) -> None:
         """Encode what an unfinished cache lacks, and let it take the place of ``out``.
@@ -215,11 +217,12 @@ class Extraction:
                 survey,
                 self.encoder,
                 writer,
-                donors=Donors(donors, self._report),
+                donors=donors,
                 kept=kept,
                 plan=plan,
                 report=self._report,
             )
+            earlier = [cache.record for cache in donors.caches]
             record = {
                 "headstart": version("headstart"),
                 "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
@@ -230,8 +233,8 @@ class Extraction:
                 "conflicting_texts": survey.conflicting_texts,
                 **dataclasses.asdict(counts),
                 # A few texts say little of an encoder's speed: the caches that rows were taken from are counted in.
-                "measured_tokens": counts.tokens_encoded + sum(d.record.get("measured_tokens", 0) for d in donors),
-                "measured_seconds": counts.encode_seconds + sum(d.record.get("measured_seconds", 0) for d in donors),
+                "measured_tokens": counts.tokens_encoded + sum(r.get("measured_tokens", 0) for r in earlier),
+                "measured_seconds": counts.encode_seconds + sum(r.get("measured_seconds", 0) for r in earlier),
                 "tokens_per_second": counts.tokens_per_second,
                 "seconds": time.perf_counter() - started,
                 "precision_reason": self._precision[1],
@@ -239,6 +242,7 @@ class Extraction:
                     "name": self._files.name,
                     "folder": str(self._files.folder),
                     "revision": self._files.revision,
+                    **self._packed_record(),
                 },
                 "machine": machine(self.device),
                 "versions": VERSIONS,
@@ -311,11 +315,9 @@ class Extraction:
         return choose_precision(self._settings.precision, self.device)
 
     @functools.cached_property
-    def encoder(self) -> Encoder:
+    def _encoder_settings(self) -> EncoderSettings:
         settings = self._settings
-        self._report(Step("loading the encoder", 0, 0, "files"))
-        return Encoder(
-            self._files,
+        return EncoderSettings(
             features=parse_features(settings.features, self._files.layers()),
             device=self.device,
             precision=self._precision[0],
@@ -324,6 +326,20 @@ class Extraction:
             pairs=settings.text_pair_column is not None,
             batch_tokens=settings.batch_tokens,
         )
+
+    @property
+    def encoder(self) -> Encoder:
+        """Loaded by transformers, unless it is there already."""
+        if self._encoder is None:
+            from .pretrained import load_encoder  # which loads transformers: that takes seconds
+
+            self._report(Step("loading the encoder", 0, 0, "files"))
+            self._encoder = load_encoder(self._files, self._encoder_settings)
+        return self._encoder
+
+    def _packed_record(self) -> dict[str, Any]:
+        recipe = self.encoder.recipe
+        return {} if recipe is None else {"packed": dataclasses.asdict(recipe)}
 
 
 def _require_writable(out: Path, folder_files: Sequence[Path]) -> None:

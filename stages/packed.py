@@ -12,8 +12,7 @@ Unpadded BERT Model (2022), https://arxiv.org/abs/2208.08124.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +22,43 @@ from torch.nn.functional import embedding, layer_norm
 from .attention import Group, attend, group_sequences
 from .features import Feature, Pooling
 from .products import Product, make_product, padded_rows
+from .recipe import PackedShape
 
 Tensor = torch.Tensor
-FAMILY = {"bert", "roberta", "xlm-roberta", "electra", "distilbert"}
 _FIRST_ROW = (Pooling.CLS, Pooling.POOLER)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Names:
+    """What transformers calls the parts of a layer, after ``layer``, the layer's own name."""
+
+    layer: str
+    query_key_value: tuple[str, str, str]
+    attended: str
+    norm: str
+    up: str
+    down: str
+    out_norm: str
+
+
+_BERT = _Names(
+    layer="encoder.layer.{}.",
+    query_key_value=("attention.self.query", "attention.self.key", "attention.self.value"),
+    attended="attention.output.dense",
+    norm="attention.output.LayerNorm",
+    up="intermediate.dense",
+    down="output.dense",
+    out_norm="output.LayerNorm",
+)
+_DISTILBERT = _Names(
+    layer="transformer.layer.{}.",
+    query_key_value=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+    attended="attention.out_lin",
+    norm="sa_layer_norm",
+    up="ffn.lin1",
+    down="ffn.lin2",
+    out_norm="output_layer_norm",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,42 +151,42 @@ class _FirstRowLayer:
 class PackedEncoder:
     """A frozen encoder of the BERT family that reads sequences laid end to end."""
 
-    def __init__(self, model: Any, features: Sequence[Feature], *, dtype: torch.dtype, batch_tokens: int) -> None:
-        """Take over a transformers model's weights.
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        shape: PackedShape,
+        features: Sequence[Feature],
+        *,
+        dtype: torch.dtype,
+        batch_tokens: int,
+    ) -> None:
+        """Lay out the weights for the products.
 
         Args:
-            model: One that `fits`.
+            weights: By the names of transformers' ``state_dict()``, float32. Only those that the features need are
+                looked at.
+            shape: What else there is to know.
             features: What to take.
             dtype: What the products run in; sums and norms are in float32.
             batch_tokens: How many tokens a batch has, about.
-        """
-        self._words, self._positions, self._segments, self._norm = _embeddings(model)
-        self._padding: int | None = model.embeddings.position_embeddings.padding_idx
-        self._dtype = dtype
-        made = _Maker(model.config, dtype, batch_tokens)
-        self._project = made.product([model.embeddings_project]) if hasattr(model, "embeddings_project") else None
-        pooler = getattr(model, "pooler", None)
-        self._pooler = None if pooler is None else made.product([pooler.dense])
-        layers = list(_layers(model))
-        self._wanted = [[f for f in features if (f.layer or len(layers)) == n] for n in range(1, len(layers) + 1)]
-        self._last = max(n for n, wanted in enumerate(self._wanted) if wanted)
-        self._layers = [made.layer(layer) for layer in layers[: self._last]]
-        first_row = all(f.pooling in _FIRST_ROW for f in self._wanted[self._last])
-        last = layers[self._last]
-        self._last_layer = made.first_row_layer(last) if first_row else made.layer(last)
 
-    @staticmethod
-    def fits(model: Any) -> bool:
-        """Whether this is an architecture that this class computes exactly, going by its configuration."""
-        config = model.config
-        return (
-            config.model_type in FAMILY
-            and getattr(config, "hidden_act", getattr(config, "activation", None)) == "gelu"
-            and getattr(config, "position_embedding_type", "absolute") in ("absolute", None)
-            and not getattr(config, "is_decoder", False)
-            and not getattr(config, "add_cross_attention", False)
-            and not getattr(config, "pruned_heads", None)
-        )
+        Raises:
+            KeyError: a weight is missing.
+        """
+        self._words = weights["embeddings.word_embeddings.weight"]
+        self._positions = weights["embeddings.position_embeddings.weight"]
+        self._segments = weights.get("embeddings.token_type_embeddings.weight")
+        self._padding, self._dtype = shape.position_padding, dtype
+        made = _Maker(weights, shape, dtype, batch_tokens)
+        self._norm = made.norm("embeddings.LayerNorm")
+        self._project = made.product("embeddings_project") if "embeddings_project.weight" in weights else None
+        pooled = any(feature.pooling is Pooling.POOLER for feature in features)
+        self._pooler = made.product("pooler.dense") if pooled else None
+        self._wanted = [[f for f in features if (f.layer or shape.layers) == n] for n in range(1, shape.layers + 1)]
+        self._last = max(n for n, wanted in enumerate(self._wanted) if wanted)
+        self._layers = [made.layer(number) for number in range(self._last)]
+        first_row = all(f.pooling in _FIRST_ROW for f in self._wanted[self._last])
+        self._last_layer = made.first_row_layer(self._last) if first_row else made.layer(self._last)
 
     def __call__(self, sequences: Sequence[npt.NDArray[np.int32]]) -> dict[str, Tensor]:
         """Encode sequences; those of equal length should stand together.
@@ -215,64 +247,45 @@ class PackedEncoder:
 
 
 class _Maker:
-    """Builds the layers of a packed encoder from those of a transformers model."""
+    """Builds the parts of a packed encoder from weights by their names."""
 
-    def __init__(self, config: Any, dtype: torch.dtype, batch_tokens: int) -> None:
-        self._distil, self._heads = config.model_type == "distilbert", config.num_attention_heads
-        self._dtype, self._rows = dtype, batch_tokens
+    def __init__(self, weights: Mapping[str, Tensor], shape: PackedShape, dtype: torch.dtype, rows: int) -> None:
+        self._weights, self._shape, self._dtype, self._rows = weights, shape, dtype, rows
+        self._names = _DISTILBERT if shape.model_type == "distilbert" else _BERT
 
-    def product(self, parts: Sequence[torch.nn.Linear]) -> Product:
+    def product(self, *names: str) -> Product:
         """One product that does the work of several over the same rows."""
-        weight, bias = torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
+        weight, bias = (torch.cat([self._weights[f"{name}.{part}"] for name in names]) for part in ("weight", "bias"))
         return make_product(weight.to(self._dtype), bias.to(self._dtype), rows=self._rows)
 
-    def layer(self, layer: Any) -> _Layer:
-        return _Layer(heads=self._heads, query_key_value=self.product(self._attention(layer)), rest=self._rest(layer))
+    def norm(self, name: str) -> _Norm:
+        return _Norm(self._weights[f"{name}.weight"], self._weights[f"{name}.bias"], self._shape.epsilon)
 
-    def first_row_layer(self, layer: Any) -> _FirstRowLayer:
-        query, key, value = self._attention(layer)
-        width = key.weight.shape[1]
+    def layer(self, number: int) -> _Layer:
+        """The layer of this number, from 0."""
+        prefix = self._names.layer.format(number)
+        query_key_value = self.product(*(prefix + name for name in self._names.query_key_value))
+        return _Layer(heads=self._shape.heads, query_key_value=query_key_value, rest=self._rest(prefix))
+
+    def first_row_layer(self, number: int) -> _FirstRowLayer:
+        prefix, heads = self._names.layer.format(number), self._shape.heads
+        query, key, value = (prefix + name for name in self._names.query_key_value)
+        keys, values = self._weights[f"{key}.weight"], self._weights[f"{value}.weight"]  # (width, width)
         return _FirstRowLayer(
-            query=self.product([query]),
-            key=key.weight.view(self._heads, -1, width),
-            value=value.weight.view(self._heads, -1, width).transpose(1, 2),
-            value_bias=value.bias,
-            rest=self._rest(layer),
+            query=self.product(query),
+            key=keys.view(heads, -1, keys.shape[1]),
+            value=values.view(heads, -1, values.shape[1]).transpose(1, 2),
+            value_bias=self._weights[f"{value}.bias"],
+            rest=self._rest(prefix),
         )
 
-    def _attention(self, layer: Any) -> list[torch.nn.Linear]:
-        if self._distil:
-            return [layer.attention.q_lin, layer.attention.k_lin, layer.attention.v_lin]
-        return [layer.attention.self.query, layer.attention.self.key, layer.attention.self.value]
-
-    def _rest(self, layer: Any) -> _Rest:
-        if self._distil:
-            attended, norm, up, down = layer.attention.out_lin, layer.sa_layer_norm, layer.ffn.lin1, layer.ffn.lin2
-            out_norm = layer.output_layer_norm
-        else:
-            attended, norm = layer.attention.output.dense, layer.attention.output.LayerNorm
-            up, down, out_norm = layer.intermediate.dense, layer.output.dense, layer.output.LayerNorm
+    def _rest(self, prefix: str) -> _Rest:
+        names = self._names
         return _Rest(
             dtype=self._dtype,
-            attended=self.product([attended]),
-            norm=_norm(norm),
-            up=self.product([up]),
-            down=self.product([down]),
-            out_norm=_norm(out_norm),
+            attended=self.product(prefix + names.attended),
+            norm=self.norm(prefix + names.norm),
+            up=self.product(prefix + names.up),
+            down=self.product(prefix + names.down),
+            out_norm=self.norm(prefix + names.out_norm),
         )
-
-
-def _embeddings(model: Any) -> tuple[Tensor, Tensor, Tensor | None, _Norm]:
-    """The tables of words, of positions and, where there are any, of segments; and their norm."""
-    table = model.embeddings
-    segments = getattr(table, "token_type_embeddings", None)
-    words, positions = table.word_embeddings.weight, table.position_embeddings.weight
-    return words, positions, None if segments is None else segments.weight, _norm(table.LayerNorm)
-
-
-def _layers(model: Any) -> Any:
-    return model.transformer.layer if model.config.model_type == "distilbert" else model.encoder.layer
-
-
-def _norm(norm: torch.nn.LayerNorm) -> _Norm:
-    return _Norm(norm.weight, norm.bias, norm.eps)

@@ -20,11 +20,12 @@ from ..cache.layout import storage_errors
 from ..cache.lock import hold
 from .batching import compose_batches
 from .devices import choose_device
-from .encoder import Encoder
+from .encoder import EncoderSettings
 from .encoder_files import EncoderFiles, find_encoder, recorded_encoder
 from .features import parse_features
 from .formats import COMPRESSIONS, file_format
 from .head import Head, load_head
+from .pretrained import load_encoder
 from .progress import Note, Report, Step, silent
 from .run import read_run
 from .settings import EncoderPath, Precision
@@ -93,8 +94,7 @@ def predict(
     _require_same(head, files, Path(run))
     chosen = choose_device(device)
     report(Step("loading the encoder", 0, 0, "files"))
-    loaded = Encoder(
-        files,
+    settings = EncoderSettings(
         features=parse_features(head.identity.features, files.layers()),
         device=chosen,
         precision=Precision(head.identity.precision),
@@ -102,6 +102,7 @@ def predict(
         max_length=head.identity.max_length,
         pairs=head.identity.pairs,
     )
+    loaded = load_encoder(files, settings)
     sequences, _ = loaded.tokenize(texts, pairs)
     if empty := [number for number, sequence in enumerate(sequences, 1) if not len(sequence)]:
         raise EncoderError(f"text {empty[0]}: the encoder's tokenizer makes no tokens of it; mend it")

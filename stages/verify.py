@@ -12,13 +12,9 @@ import numpy.typing as npt
 from ..cache.errors import DamagedError, IdentityError, TableError
 from ..cache.identity import differences
 from ..cache.reader import Cache, open_cache
+from .agreement import bound_of, distance
 from .progress import Report, Step, silent
 from .settings import VERIFY_SAMPLE, ExtractSettings, Precision, Storage
-
-TOLERANCE = {"float32": 1e-5, "bfloat16": 0.1, "float16": 0.02}
-"""How far a feature that is encoded again may be from the stored one, relative to the largest of its row: in float32
-what other batches make of it, in half precision what other batches and machines do."""
-_STORED_HALF = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +101,7 @@ def verify(
         rows = np.sort(np.random.default_rng(seed).permutation(found.rows)[:sample])
         differing = _encode_again(found, table, chosen, rows, report)
         encoded, largest = len(differing), float(differing.max(initial=0))
-        bound = TOLERANCE[found.identity.precision] + (_STORED_HALF if found.layout.storage == "float16" else 0)
+        bound = bound_of(found)
         findings += [
             Finding(
                 f"row {row + 1:,}",
@@ -195,8 +191,6 @@ def _encode_again(
         pairs = None if given.pairs is None else [given.pairs[row] for row in at]
         sequences, _ = extraction.encoder.tokenize([given.texts[row] for row in at], pairs)
         for number, sequence in zip(inside, sequences, strict=True):
-            for name, values in extraction.encoder.encode([sequence]).items():
-                stored = np.asarray(cache.features(name)[rows[number]], np.float64)
-                scale = max(float(np.abs(stored).max()), 1e-30)
-                largest[number] = max(largest[number], float(np.abs(values[0] - stored).max()) / scale)
+            encoded = extraction.encoder.encode([sequence])
+            largest[number] = distance({name: values[0] for name, values in encoded.items()}, cache, rows[number])
     return largest

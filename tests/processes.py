@@ -24,7 +24,7 @@ from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
 LOADED = "headstart.cli headstart.terminal headstart.stages.extract headstart.stages.repair headstart.stages.inspect"
-LOADED += " transformers.models.bert.modeling_bert pyarrow.csv pyarrow.compute"
+LOADED += " headstart.stages.pretrained transformers.models.bert.modeling_bert pyarrow.csv pyarrow.compute"
 SERVER.set_forkserver_preload(LOADED.split())
 Preparation = Callable[[], None]
 """What a process does to itself before the command runs: a module's function, or a partial of one."""

@@ -11,11 +11,13 @@ import torch
 import transformers as hf
 from headstart.cache.errors import SettingsError
 from headstart.cache.reader import open_cache
-from headstart.stages.encoder import Encoder
+from headstart.stages import pretrained
+from headstart.stages.encoder import EncoderSettings
 from headstart.stages.encoder_files import find_encoder
 from headstart.stages.extract import extract
 from headstart.stages.features import parse_features
 from headstart.stages.packed import PackedEncoder
+from headstart.stages.pretrained import load_encoder, packed_shape
 from headstart.stages.settings import ExtractSettings, Precision
 from tiny import save_tiny_encoder, tiny_rows
 
@@ -73,14 +75,15 @@ def stock(model: Any, batch: list[Any]) -> Any:
 
 
 def packed(model: Any, features: Any, dtype: torch.dtype = torch.float32) -> PackedEncoder:
-    return PackedEncoder(model, features, dtype=dtype, batch_tokens=256)
+    shape = packed_shape(model)
+    assert shape is not None
+    return PackedEncoder(model.state_dict(), shape, features, dtype=dtype, batch_tokens=256)
 
 
 @pytest.mark.parametrize("name", FAMILY)
 @pytest.mark.parametrize("lengths", [[60, 60, 31, 31, 31, 5, 1], [3, 9, 3, 60, 9], [7], [32, 32], [61, 61, 6]])
 def test_each_architecture_gives_its_own_numbers(name: str, lengths: list[int]) -> None:
     model = made(FAMILY[name])
-    assert PackedEncoder.fits(model)
     with torch.inference_mode():
         ours = packed(model, CLS)(sequences(lengths))["cls"]
     torch.testing.assert_close(ours, stock(model, sequences(lengths)), atol=1e-5, rtol=0)
@@ -169,18 +172,14 @@ def test_rows_of_no_sequence_reach_no_feature(names: list[str], monkeypatch: pyt
 def test_a_sequence_whose_features_are_not_finite_spoils_no_other(tiny: Path) -> None:
     """Keys run on over the next sequence, times zero, which infinity does not forgive."""
     files = find_encoder(str(tiny))
-    encoder = Encoder(
-        files,
-        features=CLS,
-        device=torch.device("cpu"),
-        precision=Precision.FLOAT32,
-        prefix="",
-        max_length=100,
+    settings = EncoderSettings(
+        features=CLS, device=torch.device("cpu"), precision=Precision.FLOAT32, prefix="", max_length=100
     )
+    encoder = load_encoder(files, settings)
     batch = [np.arange(2, 2 + 28, dtype=np.int32) for _ in range(4)]
     batch[2][5] = 60
-    assert encoder._packed is not None
-    encoder._packed._words[60] = torch.inf
+    assert isinstance(encoder._run, PackedEncoder)
+    encoder._run._words[60] = torch.inf
     finite = np.isfinite(encoder.encode(batch)["cls"]).all(axis=1)
     assert finite.tolist() == [True, True, False, True]
 
@@ -232,7 +231,7 @@ def test_a_roberta_whose_padding_is_1_takes_the_fast_path(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_it_would_get_wrong_is_not_taken_on(name: str) -> None:
-    assert not PackedEncoder.fits(made(OTHERS[name]))
+    assert packed_shape(made(OTHERS[name])) is None
 
 
 def test_a_fast_path_that_disagrees_is_not_taken(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +251,7 @@ def test_both_paths_fill_the_same_cache(tiny: Path, tmp_path: Path, monkeypatch:
     names = ("cls", "mean", "max", "pooler", "layer*.mean")
     settings = ExtractSettings(encoder=str(tiny), precision="float32", batch_tokens=256, features=names)
     unpadded = open_cache(extract(texts, tmp_path / "a.h5", settings))
-    monkeypatch.setattr(Encoder, "_try_packed", lambda self: None)
+    monkeypatch.setattr(pretrained, "_try_packed", lambda *_: None)
     padded = open_cache(extract(texts, tmp_path / "b.h5", settings))
     assert (unpadded.plan["path"], padded.plan["path"]) == ("packed", "padded")
     assert unpadded.identity.features == ("cls", "layer1.mean", "layer2.mean", "max", "mean", "pooler")
