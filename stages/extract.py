@@ -26,6 +26,7 @@ from .encoder_files import EncoderFiles, find_encoder
 from .features import parse_features
 from .formats import table_name
 from .progress import Note, Report, Step, silent
+from .reopened import reopen
 from .settings import ExtractSettings
 from .survey import Survey, survey_table
 from .table import Table, open_table
@@ -173,6 +174,10 @@ class Extraction:
             return out
         donors = Donors(self._donors(out, update, reuse), report)  # those of no use are refused before any work
         window_rows = WINDOW_BLOCKS * BLOCK_ROWS
+        if self._encoder is None:
+            self._encoder = reopen(
+                self._files, self._encoder_settings, donors, table=source, survey=survey, window_rows=window_rows
+            )
         plan = {
             "batch_tokens": self.encoder.batch_tokens,
             "window_rows": window_rows,

@@ -11,11 +11,12 @@ import pytest
 import torch
 import transformers
 from headstart.cache.reader import open_cache
+from headstart.stages import extract as stage
 from headstart.stages import pretrained
 from headstart.stages.batched import ADAM_EPSILON
 from headstart.stages.extract import extract
 from headstart.stages.fit import fit_head
-from headstart.stages.settings import ExtractSettings, TrainSettings
+from headstart.stages.settings import ExtractSettings, Precision, TrainSettings
 from headstart.stages.train_head import train_head
 from headstart.stages.walk import Rows, training_batches
 
@@ -80,6 +81,26 @@ def test_bfloat16_features_point_the_same_way(minilm: Path, mixed: list[dict[str
     cosines = (exact * rough).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rough, axis=1)
     assert cosines.min() > 0.999
     assert np.abs(exact - rough).max() > 1e-4  # it did compute in bfloat16
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_update_opens_the_real_encoder_without_transformers(
+    minilm: Path, mixed: list[dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """And encodes what is new, to the bits that transformers' loading gives."""
+    first = extracted(mixed[20:], tmp_path / "first.h5", minilm, precision)
+    settings = ExtractSettings(encoder=str(minilm), precision=Precision(precision))
+    table = {name: [row[name] for row in mixed] for name in ("text", "label")}
+    whole = []
+    for name, disabled in (("loaded", "reopen"), ("opened", "load_encoder")):
+        with monkeypatch.context() as patch:
+            patch.setattr(stage if disabled == "reopen" else pretrained, disabled, lambda *_, **__: None)
+            made = extract(table, tmp_path / f"{name}.h5", settings, reuse=[first.path])
+        whole.append(open_cache(made))
+        known = {digest.tobytes() for digest in first.token_hashes}
+        new = {digest.tobytes() for digest in whole[-1].token_hashes} - known
+        assert whole[-1].record["sequences_encoded"] == len(new) > 0
+    np.testing.assert_array_equal(whole[0].features(), whole[1].features())
 
 
 def test_a_head_from_the_cache_is_the_head_from_the_encoder_in_the_loop(

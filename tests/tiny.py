@@ -41,13 +41,13 @@ def save_tiny_encoder(folder: Path, *, seed: int = 0, kind: str = "bert", **chan
     ).save_pretrained(folder)
     sizes: dict[str, Any] = {"vocab_size": len(vocabulary), "max_position_embeddings": 128, "pad_token_id": 0}
     sizes |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, **changes}
+    robertas = {"max_position_embeddings": 129, "type_vocab_size": 1}
     distilled = {"vocab_size": len(vocabulary), "max_position_embeddings": 128, "dim": 32, "n_layers": 2, "n_heads": 2}
     made: dict[str, Callable[[], Any]] = {
         "bert": lambda: hf.BertModel(hf.BertConfig(**sizes)),
         "electra": lambda: hf.ElectraModel(hf.ElectraConfig(**sizes, embedding_size=16)),
-        "roberta": lambda: hf.RobertaModel(
-            hf.RobertaConfig(**{**sizes, "max_position_embeddings": 129, "type_vocab_size": 1})
-        ),
+        "roberta": lambda: hf.RobertaModel(hf.RobertaConfig(**{**sizes, **robertas})),
+        "xlm-roberta": lambda: hf.XLMRobertaModel(hf.XLMRobertaConfig(**{**sizes, **robertas})),
         "distilbert": lambda: hf.DistilBertModel(hf.DistilBertConfig(**distilled, hidden_dim=64)),
         "albert": lambda: hf.AlbertModel(hf.AlbertConfig(**sizes, embedding_size=16)),
         "vit": lambda: hf.ViTModel(

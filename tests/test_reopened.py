@@ -1,0 +1,351 @@
+"""An update opens the encoder without transformers, to the same bits; and whatever is odd, transformers loads it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from extracting import datasets, flip_a_byte, run
+from headstart.cache.errors import EncoderError, TableError
+from headstart.cache.reader import Cache, open_cache
+from headstart.cache.writer import CacheWriter, copy_with_labels
+from headstart.stages import extract as extracting
+from headstart.stages import pretrained, reopened
+from headstart.stages.encoder import Encoder
+from headstart.stages.extract import extract_tables
+from headstart.stages.recipe import Recipe
+from headstart.stages.settings import ExtractSettings
+from tiny import save_tiny_encoder, tiny_rows
+
+Change = Callable[[dict[str, Any]], Any]
+OLD = [text for text, _ in tiny_rows(60)]
+GROWN = [*OLD[::2], *(text for text, _ in tiny_rows(40, seed=1)), "A good DAY", *OLD[1::2]]
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What transformers was asked to load."""
+    found: list[Any] = []
+    original = pretrained.load_encoder
+
+    def load(*arguments: Any) -> Encoder:
+        found.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(pretrained, "load_encoder", load)
+    return found
+
+
+def forge(path: Path, change: Change = lambda record: None, features: Callable[[Any], Any] = lambda f: f) -> None:
+    """Write a finished cache anew with another record or other features: every checksum holds."""
+    cache, scratch = open_cache(path), path.with_name("forged.h5")
+    record = json.loads(json.dumps(cache.record))
+    change(record)
+    copy_with_labels(cache, scratch, labels=cache.labels, label_names=cache.label_names)
+    with CacheWriter(scratch) as writer:
+        for block in range(cache.layout.blocks):
+            rows = cache.layout.block_slice(block)
+            changed = {name: features(cache.features(name)[rows]) for name in cache.layout.widths}
+            writer.write_block(block, features=changed, **cache.facts(rows))
+        writer.finish(record, path)
+
+
+def assert_new_rows_are_right(cache: Cache, encoder: Path, folder: Path, **options: Any) -> None:
+    """As a fresh run gives them, whatever the old ones are."""
+    fresh, _ = run(GROWN, folder / "fresh.h5", encoder, **options)
+    new = [row for row, text in enumerate(GROWN) if text not in OLD]
+    cache.check()
+    for name in cache.identity.features:
+        np.testing.assert_allclose(cache.features(name)[new], fresh.features(name)[new], atol=1e-5, rtol=0)
+    for fact in ("token_hashes", "lengths", "cut"):
+        np.testing.assert_array_equal(getattr(cache, fact), getattr(fresh, fact))
+
+
+COMMAND = "import sys; from headstart.cli import main\ntry: main()\nfinally: print('transformers' in sys.modules)"
+ROBERTA = {"pad_token_id": 1}
+"""Without it, a token of every text is padding; no RoBERTa that is published has it otherwise."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "options"),
+    [
+        ("bert", {}, {}),
+        ("bert", {"num_hidden_layers": 1}, {"precision": "bfloat16"}),
+        ("bert", {}, {"prefix": "a very ", "max_length": 9}),
+        ("bert", {}, {"features": "cls,mean,max,pooler,layer*.mean"}),
+        ("bert", {}, {"storage": "float16", "features": "layer1.max"}),
+        ("bert", {}, {"text_pair_column": "second", "max_length": 12}),
+        ("electra", {}, {"text_pair_column": "second", "features": "cls,mean"}),
+        ("roberta", ROBERTA, {"features": "cls,pooler"}),
+        ("xlm-roberta", ROBERTA, {"text_pair_column": "second"}),
+        ("distilbert", {}, {"features": "cls,layer1.cls"}),
+    ],
+)
+def test_an_update_needs_no_transformers_and_gives_the_same_bits(
+    kind: str, changes: dict[str, Any], options: dict[str, str | int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = save_tiny_encoder(tmp_path / "encoder", kind=kind, **changes)
+    given = {"precision": "float32", "batch_tokens": 64, "max_length": 60, **options}
+    pairs = "text_pair_column" in options
+    for name, texts in (("old", OLD), ("grown", GROWN)):
+        lines = [f"{text},the plot of {text[::-3]}\n" if pairs else f"{text}\n" for text in texts]
+        (tmp_path / f"{name}.csv").write_text(("text,second\n" if pairs else "text\n") + "".join(lines))
+    chosen = {**given, "encoder": str(encoder), "label_column": None}
+    if "features" in options:
+        chosen["features"] = tuple(str(options["features"]).split(","))
+    settings = ExtractSettings(**chosen)  # type: ignore[arg-type]
+    extracting.extract(tmp_path / "old.csv", tmp_path / "quick.h5", settings)
+    shutil.copy(tmp_path / "quick.h5", tmp_path / "slow.h5")
+    flags = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    command = [sys.executable, "-c", COMMAND, "extract", str(tmp_path / "grown.csv"), "--encoder", str(encoder)]
+    command += ["--out", str(tmp_path / "quick.h5"), "--update", "--quiet", "--no-labels", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+    monkeypatch.setattr(extracting, "reopen", lambda *_, **__: None)
+    extracting.extract(tmp_path / "grown.csv", tmp_path / "slow.h5", settings, update=True)
+    quick, slow = (open_cache(tmp_path / f"{name}.h5") for name in ("quick", "slow"))
+    assert quick.plan["path"] == "packed" and quick.record["sequences_encoded"] > 0
+    assert datasets(quick.path) == datasets(slow.path)
+    assert quick.record["encoder"]["packed"] == slow.record["encoder"]["packed"] is not None
+
+
+def packed(name: str, value: Any) -> Change:
+    """A change of what a record says of the packed encoder."""
+    return lambda record: record["encoder"]["packed"].update({name: value})
+
+
+def shape(name: str, value: Any) -> Change:
+    return lambda record: record["encoder"]["packed"]["shape"].update({name: value})
+
+
+FORGERIES: dict[str, Change] = {
+    "another transformers": lambda record: record["versions"].update(transformers="5.0.0"),
+    "another torch": lambda record: record["versions"].update(torch="2.0.0"),
+    "another headstart": lambda record: record.update(headstart="0.0.1"),
+    "versions that are none": lambda record: record.update(versions=["torch"]),
+    "no recipe": lambda record: record["encoder"].pop("packed"),
+    "a recipe that is none": lambda record: record["encoder"].update(packed=[1, 2]),
+    "no shape": packed("shape", None),
+    "other heads": shape("heads", 1),
+    "heads that do not divide": shape("heads", 3),
+    "heads in words": shape("heads", "2"),
+    "no heads": shape("heads", 0),
+    "heads that are true": shape("heads", True),
+    "fewer layers": shape("layers", 1),
+    "more layers": shape("layers", 3),
+    "another epsilon": shape("epsilon", 1e-5),
+    "an epsilon that is negative": shape("epsilon", -1e-12),
+    "another kind": shape("model_type", "electra"),
+    "a kind that is none": shape("model_type", "os.system"),
+    "positions counted as in RoBERTa": shape("position_padding", 1),
+    "positions before the first": shape("position_padding", -1),
+    "another width": packed("width", 64),
+    "no width": packed("width", None),
+    "segments in words": packed("segments", "yes"),
+    "texts cut elsewhere": packed("truncation_side", "left"),
+    "texts cut nowhere": packed("truncation_side", "up"),
+    "another tokenizer": packed("tokenizer_sha256", "0" * 64),
+}
+
+
+@pytest.mark.parametrize("name", ["nothing", *FORGERIES])
+def test_a_record_that_is_odd_is_not_followed(name: str, tiny: Path, tmp_path: Path, loads: list[Any]) -> None:
+    run(OLD, tmp_path / "c.h5", tiny)
+    forge(tmp_path / "c.h5", FORGERIES.get(name, lambda record: None))
+    loads.clear()
+    cache, _ = run(GROWN, tmp_path / "c.h5", tiny, update=True)
+    assert len(loads) == (0 if name == "nothing" else 1)
+    assert_new_rows_are_right(cache, tiny, tmp_path)
+
+
+@pytest.mark.parametrize("change", [shape("heads", 1), shape("epsilon", 1e-3), shape("position_padding", 1)])
+def test_what_the_configuration_does_not_tell_the_sample_does(
+    change: Change, tiny: Path, tmp_path: Path, loads: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(OLD, tmp_path / "c.h5", tiny)
+    forge(tmp_path / "c.h5", change)
+    loads.clear()
+    monkeypatch.setattr(reopened, "_is_of", lambda *_: True)
+    cache, _ = run(GROWN, tmp_path / "c.h5", tiny, update=True)
+    assert len(loads) == 1
+    assert_new_rows_are_right(cache, tiny, tmp_path)
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16"])
+@pytest.mark.parametrize("off", [0.01, np.nan])
+def test_features_that_the_encoder_does_not_give_prove_nothing(
+    storage: str, off: float, tiny: Path, tmp_path: Path, loads: list[Any]
+) -> None:
+    run(OLD, tmp_path / "c.h5", tiny, storage=storage)
+    forge(tmp_path / "c.h5", features=lambda values: values * (1 + off))
+    loads.clear()
+    if np.isnan(off):
+        with pytest.raises(EncoderError, match="is not finite"):
+            run(GROWN, tmp_path / "c.h5", tiny, storage=storage, update=True)
+        assert len(loads) == 1
+    else:
+        cache, _ = run(GROWN, tmp_path / "c.h5", tiny, storage=storage, update=True)
+        assert len(loads) == 1
+        assert_new_rows_are_right(cache, tiny, tmp_path, storage=storage)
+
+
+def test_tokens_that_the_tokenizer_does_not_make_prove_nothing(
+    tiny: Path, tmp_path: Path, loads: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(OLD, tmp_path / "c.h5", tiny)
+    loads.clear()
+    original = Encoder.tokenize
+
+    def tokenize(self: Encoder, texts: Any, pairs: Any = None) -> Any:
+        sequences, cut = original(self, texts, pairs)
+        return ([ids[::-1] for ids in sequences] if not loads else sequences), cut
+
+    monkeypatch.setattr(Encoder, "tokenize", tokenize)
+    cache, _ = run(GROWN, tmp_path / "c.h5", tiny, update=True)
+    assert len(loads) == 1
+    assert_new_rows_are_right(cache, tiny, tmp_path)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_rows_that_are_not_shared_whole_and_near_prove_nothing(tiny: Path, tmp_path: Path, loads: list[Any]) -> None:
+    """A window is of 16 rows, a block of 8."""
+    numbered = [f"good film {number:03}" for number in range(60)]
+    new = [f"bad plot {number:03}" for number in range(20)]
+    for name, table, damaged, expected in (
+        ("none", new, (), 1),
+        ("far", [*new, *numbered], (), 1),
+        ("near", [*new[:15], *numbered], (), 0),
+        ("damaged", [*numbered, *new], (0, 8), 1),
+        ("one block whole", [*numbered, *new], (0,), 0),
+    ):
+        run(numbered, tmp_path / f"{name}.h5", tiny)
+        for row in damaged:
+            flip_a_byte(tmp_path / f"{name}.h5", "features/cls", row)
+        loads.clear()
+        cache, _ = run(table, tmp_path / f"{name}.h5", tiny, update=True)
+        assert len(loads) == expected, name
+        fresh, _ = run(table, tmp_path / "fresh.h5", tiny, overwrite=True)
+        np.testing.assert_allclose(cache.features(), fresh.features(), atol=1e-5, rtol=0)
+
+
+def prefixed(weights: dict[str, Any]) -> dict[str, Any]:
+    """As those of a larger model, of the time when norms had a gamma and a beta."""
+    renamed = {f"bert.{name}": weight for name, weight in weights.items()}
+    for new, old in (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta")):
+        renamed = {name.replace(new, old): weight for name, weight in renamed.items()}
+    return {**renamed, "cls.predictions.bias": torch.zeros(7)}
+
+
+def saved(encoder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    file = encoder / "model.safetensors"
+    safetensors.torch.save_file(change(safetensors.torch.load_file(file)), file, {"format": "pt"})
+
+
+def sharded(encoder: Path) -> None:
+    weights = safetensors.torch.load_file(encoder / "model.safetensors")
+    names = {f"model-0000{n}-of-00002.safetensors": sorted(weights)[n - 1 :: 2] for n in (1, 2)}
+    for file, held in names.items():
+        safetensors.torch.save_file({name: weights[name] for name in held}, encoder / file, {"format": "pt"})
+    index = {"metadata": {}, "weight_map": {name: file for file, held in names.items() for name in held}}
+    (encoder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (encoder / "model.safetensors").unlink()
+
+
+def pickled(encoder: Path) -> None:
+    torch.save(safetensors.torch.load_file(encoder / "model.safetensors"), encoder / "pytorch_model.bin")
+    (encoder / "model.safetensors").unlink()
+
+
+def splitting(encoder: Path) -> None:
+    """The tokenizer reads special tokens that a text spells out as text, which its JSON does not say."""
+    config = json.loads((encoder / "tokenizer_config.json").read_text())
+    (encoder / "tokenizer_config.json").write_text(json.dumps({**config, "split_special_tokens": True}))
+
+
+def of_vocabulary(encoder: Path) -> None:
+    """No tokenizer.json: transformers makes one of the words alone."""
+    words = json.loads((encoder / "tokenizer.json").read_text())["model"]["vocab"]
+    (encoder / "vocab.txt").write_text("".join(f"{word}\n" for word in sorted(words, key=words.__getitem__)))
+    (encoder / "tokenizer.json").unlink()
+    (encoder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda encoder: saved(encoder, prefixed), 0),
+        (lambda encoder: saved(encoder, lambda found: {n: weight.half() for n, weight in found.items()}), 0),
+        (lambda encoder: saved(encoder, lambda found: {**found, "bert.pooler.dense.bias": torch.zeros(32)}), 1),
+        (sharded, 0),
+        (pickled, 1),
+        (splitting, 1),
+        (of_vocabulary, 1),
+    ],
+    ids=["prefix and old names", "half precision", "a name twice", "shards", "pickle", "special tokens", "vocabulary"],
+)
+def test_files_of_many_kinds_are_read_right(
+    change: Callable[[Path], None], expected: int, tiny: Path, tmp_path: Path, loads: list[Any]
+) -> None:
+    encoder = tmp_path / "encoder"
+    shutil.copytree(tiny, encoder)
+    change(encoder)
+    options = {"allow_pickled_weights": True, "max_length": 60}
+    run(OLD, tmp_path / "c.h5", encoder, **options)
+    loads.clear()
+    cache, _ = run(GROWN, tmp_path / "c.h5", encoder, update=True, **options)
+    assert len(loads) == expected
+    assert_new_rows_are_right(cache, encoder, tmp_path, **options)
+
+
+def test_an_encoder_that_is_padded_takes_transformers(tmp_path: Path, loads: list[Any]) -> None:
+    encoder = save_tiny_encoder(tmp_path / "albert", kind="albert")
+    first, _ = run(OLD, tmp_path / "c.h5", encoder)
+    loads.clear()
+    cache, _ = run(GROWN, tmp_path / "c.h5", encoder, update=True)
+    assert "packed" not in first.record["encoder"] and len(loads) == 1
+    assert_new_rows_are_right(cache, encoder, tmp_path)
+
+
+def test_every_way_to_come_by_a_donor_is_quick(
+    tiny: Path, tmp_path: Path, loads: list[Any], write_csv: Callable[..., Path]
+) -> None:
+    first, _ = run(OLD, tmp_path / "c.h5", tiny)
+    assert len(loads) == 1
+    assert Recipe.from_record(first.record) is not None
+    run(GROWN, tmp_path / "reused.h5", tiny, reuse=[tmp_path / "c.h5"])
+    run(GROWN, tmp_path / "c.h5", tiny, update=True)
+    cache, _ = run([*GROWN, "plot"], tmp_path / "c.h5", tiny, update=True)  # by what an update wrote in its turn
+    tables = [write_csv([(text, "x") for text in OLD[start:]], f"{start}.csv") for start in (0, 7)]
+    settings = ExtractSettings(encoder=str(tiny), precision="float32", batch_tokens=64)  # type: ignore[arg-type]
+    extract_tables([tables[0], tables[1]], tmp_path / "caches", settings, reuse=[tmp_path / "c.h5"])
+    assert len(loads) == 1 and cache.record["sequences_encoded"] == 1
+    run(GROWN, tmp_path / "c.h5", tiny, overwrite=True)
+    assert len(loads) == 2
+
+
+def test_a_table_that_changes_before_the_sample_is_taken_is_refused(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(write_csv([(text, "x") for text in OLD]), tmp_path / "c.h5", tiny)
+    before = (tmp_path / "c.h5").read_bytes()
+    table = write_csv([(text, "x") for text in GROWN])
+    original = extracting.reopen
+
+    def reopen(*arguments: Any, **options: Any) -> Any:
+        write_csv([(text, "x") for text in reversed(GROWN)])
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(extracting, "reopen", reopen)
+    with pytest.raises(TableError, match="changed while it was read"):
+        run(table, tmp_path / "c.h5", tiny, update=True)
+    assert (tmp_path / "c.h5").read_bytes() == before
+    assert [path.name for path in tmp_path.glob("c.h5*")] == ["c.h5"]
