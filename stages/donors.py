@@ -37,18 +37,11 @@ class Donors:
     """Some caches, asked for rows by their texts or by their token sequences. The first that has a row gives it."""
 
     def __init__(self, caches: Sequence[Cache], report: Report) -> None:
-        """As for `add`."""
-        self.caches: list[Cache] = []
-        self._report = report
+        """Read the caches once, and leave out the blocks whose checksums do not hold."""
+        self.caches = list(caches)
         self._by_text: list[RowLookup] = []
         self._by_tokens: list[RowLookup] = []
-        self.add(caches)
-
-    def add(self, caches: Sequence[Cache]) -> None:
-        """Read more caches once, and leave out the blocks whose checksums do not hold."""
-        self.caches += caches
-        report = self._report
-        for cache in caches:
+        for cache in self.caches:
             blocks = cache.layout.blocks
 
             def checked(block: int, blocks: int = blocks) -> None:

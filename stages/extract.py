@@ -172,9 +172,10 @@ class Extraction:
             if not partial_path(out).exists():  # else they are its: a run was killed just before it removed them
                 remove_earlier(out)
             return out
-        donors = Donors(self._donors(out, update, reuse), report)  # those of no use are refused before any work
+        donors = self._donors(out, update, reuse)  # refused, where they are of no use, before anything is written
         window_rows = WINDOW_BLOCKS * BLOCK_ROWS
-        if self._encoder is None:
+        if self._encoder is None and donors:
+            report(Step("loading the encoder", 0, 0, "files"))
             self._encoder = reopen(
                 self._files, self._encoder_settings, donors, table=source, survey=survey, window_rows=window_rows
             )
@@ -187,7 +188,7 @@ class Extraction:
         kept = wanted.prepare_partial(self.encoder.width, plan, overwrite=overwrite, update=update, report=report)
         del wanted  # and with it the only other hold on the survey's arrays
         survey = survey.in_file(open_any(partial_path(out)))
-        donors.add(self._earlier(out))
+        donors += self._earlier(out)
         self.fill(partial_path(out), out, source, survey, plan=plan, kept=kept, donors=donors, started=started)
         remove_earlier(out)
         return out
@@ -201,7 +202,7 @@ class Extraction:
         *,
         plan: Mapping[str, Any],
         kept: set[int],
-        donors: Donors,
+        donors: Sequence[Cache],
         started: float,
     ) -> None:
         """Encode what an unfinished cache lacks, and let it take the place of ``out``.
@@ -222,12 +223,12 @@ class Extraction:
                 survey,
                 self.encoder,
                 writer,
-                donors=donors,
+                donors=Donors(donors, self._report),
                 kept=kept,
                 plan=plan,
                 report=self._report,
             )
-            earlier = [cache.record for cache in donors.caches]
+            earlier = [cache.record for cache in donors]
             record = {
                 "headstart": version("headstart"),
                 "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),

@@ -1,7 +1,7 @@
 """Encoders loaded by transformers: as any architecture is, and as one whose features are trusted.
 
 Beside the program that is measured against (`baseline`), this is the one module that knows transformers. It takes
-seconds to load, so what can do without imports it where it turns out to be needed.
+seconds to load, so `extract` imports it only where it turns out to need it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .encoder import Encoder, EncoderSettings, TokenIds
 from .encoder_files import EncoderFiles
 from .features import Feature, Pooling
 from .packed import PackedEncoder
-from .recipe import FAMILY, PackedShape, Recipe, tokenizer_sha256
+from .recipe import PackedShape, Recipe, fits, tokenizer_sha256
 from .settings import Precision
 
 
@@ -55,7 +55,6 @@ def load_encoder(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
             shape=shape,
             width=width,
             segments=segments,
-            truncation_side=side,
             tokenizer_sha256=tokenizer_sha256(backend),
         )
     return Encoder(
@@ -118,16 +117,7 @@ def packed_shape(model: Any) -> PackedShape | None:
     configuration."""
     config, norms = model.config, [module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)]
     epsilons = {norm.eps for norm in norms}
-    fits = (
-        config.model_type in FAMILY
-        and getattr(config, "hidden_act", getattr(config, "activation", None)) == "gelu"
-        and getattr(config, "position_embedding_type", "absolute") in ("absolute", None)
-        and not getattr(config, "is_decoder", False)
-        and not getattr(config, "add_cross_attention", False)
-        and not getattr(config, "pruned_heads", None)
-        and len(epsilons) == 1
-    )
-    if not fits:
+    if not fits(config.to_dict()) or len(epsilons) != 1:
         return None
     return PackedShape(
         model_type=config.model_type,

@@ -26,7 +26,6 @@ _FIELDS: dict[str, Kind] = {
     },
     "width": (int,),
     "segments": (bool,),
-    "truncation_side": (str,),
     "tokenizer_sha256": (str,),
 }
 _LARGEST = 1 << 20
@@ -60,14 +59,12 @@ class Recipe:
         shape: The model's.
         width: Numbers in each feature.
         segments: Whether it tells the two texts of a pair apart.
-        truncation_side: Where the tokenizer cuts a text that is too long: ``left`` or ``right``.
         tokenizer_sha256: Of the tokenizer's JSON as it is set up to run.
     """
 
     shape: PackedShape
     width: int
     segments: bool
-    truncation_side: str
     tokenizer_sha256: str
 
     @classmethod
@@ -88,10 +85,21 @@ class Recipe:
             and recipe.width % shape.heads == 0
             and 0 < shape.epsilon < 1
             and (padding is None or (type(padding) is int and 0 <= padding < _LARGEST))
-            and recipe.truncation_side in ("left", "right")
             and SHA256.fullmatch(recipe.tokenizer_sha256)
         )
         return recipe if possible else None
+
+
+def fits(config: Mapping[str, Any]) -> bool:
+    """Whether the packed pass computes what an encoder of this configuration does, as far as that tells."""
+    return (
+        config.get("model_type") in FAMILY
+        and config.get("hidden_act", config.get("activation", "gelu")) == "gelu"
+        and config.get("position_embedding_type") in ("absolute", None)
+        and not config.get("is_decoder")
+        and not config.get("add_cross_attention")
+        and not config.get("pruned_heads")
+    )
 
 
 def tokenizer_sha256(tokenizer: tokenizers.Tokenizer) -> str:

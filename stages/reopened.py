@@ -8,7 +8,7 @@ loaded. Whatever stands in the way of that, transformers loads it after all.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,42 +22,50 @@ from ..cache.hashing import hash_sequences
 from ..cache.reader import Cache
 from .agreement import bound_of, distance
 from .devices import DTYPES
-from .donors import Donors
 from .encoder import VERSIONS, Encoder, EncoderSettings
 from .encoder_files import CONFIG, EncoderFiles
-from .lookup import Indices
+from .lookup import Indices, RowLookup
 from .packed import PackedEncoder
-from .recipe import PackedShape, Recipe, tokenizer_sha256
-from .settings import EncoderPath
+from .recipe import PackedShape, Recipe, fits, tokenizer_sha256
+from .settings import EncoderPath, Precision
 from .survey import Survey, windows
 from .table import Rows, Table
 
 SAMPLE_ROWS = 16
 """Rows that are encoded again before the encoder is trusted."""
-_TOKENIZER = "tokenizer.json"
+_TOKENIZER, _TOKENIZER_SETTINGS = "tokenizer.json", "tokenizer_config.json"
 _BASES = {"xlm-roberta": "roberta"}
 """What a larger model calls the encoder in it, where that is not its kind."""
 _LEGACY = {"gamma": "weight", "beta": "bias"}
-_IN_CONFIG = {
-    "model_type": ("model_type",),
-    "heads": ("num_attention_heads", "n_heads"),
-    "layers": ("num_hidden_layers", "n_layers"),
-    "epsilon": ("layer_norm_eps",),
-}
+_HEADS, _LAYERS = ("num_attention_heads", "n_heads"), ("num_hidden_layers", "n_layers")
+_EPSILON = 1e-12
+"""Of the norms, where a configuration does not say; DistilBERT's is never said."""
+_ROBERTA_PADDING = 1
+_ALIKE = {Precision.FLOAT32: 1e-3, Precision.BFLOAT16: 0.1, Precision.FLOAT16: 0.1}
+"""How far a row may be off, of its distance from the sample's mean: what sets texts apart has to be right, and not
+the few large numbers alone that are much the same in all of them."""
+_STORED_HALF_ALIKE = 0.02
+"""The same where features are stored as float16, whose rounding is of the large numbers' size."""
 
 
 def reopen(
-    files: EncoderFiles, settings: EncoderSettings, donors: Donors, *, table: Table, survey: Survey, window_rows: int
+    files: EncoderFiles,
+    settings: EncoderSettings,
+    caches: Sequence[Cache],
+    *,
+    table: Table,
+    survey: Survey,
+    window_rows: int,
 ) -> Encoder | None:
     """Open an encoder as a cache that it made says, and prove it on rows that the table shares with that cache.
 
     Args:
         files: The encoder's; the caches have their hashes.
         settings: How it is to run; the caches' identities say the same.
-        donors: The caches.
+        caches: Finished ones.
         table: The rows.
         survey: What the table's first reading found.
-        window_rows: How many rows from the top are looked at for such as a cache has.
+        window_rows: How many rows from the top of both are looked at for such as they share.
 
     Returns:
         The encoder; None where it takes transformers.
@@ -67,21 +75,32 @@ def reopen(
     """
     if settings.device.type != "cpu" or files.pickled or files.folder / _TOKENIZER not in files.tokenizer:
         return None
-    recipes = [_recipe_of(cache) for cache in donors.caches]
-    number, recipe = next(((n, recipe) for n, recipe in enumerate(recipes) if recipe is not None), (-1, None))
-    if recipe is None:
+    found = next(((cache, recipe) for cache in caches if (recipe := _recipe_of(cache)) is not None), None)
+    if found is None:
         return None
+    cache, recipe = found
     place, rows = next(windows(table, survey, window_rows))
-    given = donors.by_text(survey.text_hashes[place])  # in blocks whose checksums hold
-    shared, donor = np.flatnonzero(given.donors == number), donors.caches[number]
-    if not len(shared):
+    lookup = RowLookup(cache.text_hashes)
+    lookup.add(np.arange(min(cache.rows, window_rows)))
+    places = lookup.find(survey.text_hashes[place])  # of the table's rows, in the cache; -1 for none
+    sample = _sample(cache, places, settings.chosen_batch_tokens)
+    if not len(sample):
         return None
-    shared = shared[np.argsort(donor.lengths[given.rows[shared]], kind="stable")]
-    sample = shared[np.unique(np.linspace(0, len(shared) - 1, SAMPLE_ROWS).astype(int))]  # of all lengths
     try:
-        return _opened(files, settings, recipe, rows=rows, sample=sample, donor=donor, places=given.rows[sample])
+        return _opened(files, settings, recipe, rows=rows, sample=sample, cache=cache, places=places[sample])
     except Exception:  # of any kind, according to what is odd where; what is wrong indeed, transformers says
         return None
+
+
+def _sample(cache: Cache, places: Indices, most_tokens: int) -> Indices:
+    """Rows of all lengths that a cache has, in blocks whose checksums hold, as many as one batch takes."""
+    shared = np.flatnonzero(places >= 0)
+    shared = shared[np.argsort(cache.lengths[places[shared]], kind="stable")]
+    sample = shared[np.unique(np.linspace(0, len(shared) - 1, SAMPLE_ROWS).astype(int))] if len(shared) else shared
+    blocks = places[sample] // cache.layout.block_rows
+    holding = [block for block in np.unique(blocks) if cache.block_holds(int(block))]
+    sample = sample[np.isin(blocks, holding)]
+    return sample[np.cumsum(cache.lengths[places[sample]], dtype=np.int64) <= most_tokens]
 
 
 def _recipe_of(cache: Cache) -> Recipe | None:
@@ -99,7 +118,7 @@ def _opened(
     *,
     rows: Rows,
     sample: Indices,
-    donor: Cache,
+    cache: Cache,
     places: Indices,
 ) -> Encoder | None:
     """Load it, and encode a sample again.
@@ -110,11 +129,11 @@ def _opened(
         recipe: How to build it.
         rows: Some rows of the table.
         sample: (n,) which of them to encode.
-        donor: The cache that has them.
+        cache: The cache that has them.
         places: (n,) their rows there.
     """
     tokenizer = tokenizers.Tokenizer.from_file(str(files.folder / _TOKENIZER))
-    tokenizer.enable_truncation(settings.max_length, direction=recipe.truncation_side)
+    tokenizer.enable_truncation(settings.max_length, direction=_truncation_side(files))
     tokenizer.no_padding()
     if tokenizer_sha256(tokenizer) != recipe.tokenizer_sha256 or not _is_of(recipe.shape, files.folder / CONFIG):
         return None
@@ -130,24 +149,47 @@ def _opened(
     )
     pairs = None if rows.pairs is None else [rows.pairs[row] for row in sample]
     sequences, _ = encoder.tokenize([rows.texts[row] for row in sample], pairs)
-    if not np.array_equal(hash_sequences(sequences), donor.token_hashes[places]):
+    if not np.array_equal(hash_sequences(sequences), cache.token_hashes[places]):
         return None
     with torch.inference_mode():
         found = {name: values.float().numpy() for name, values in packed(sequences).items()}
     if any(values.shape != (len(sample), recipe.width) for values in found.values()):
         return None
+    alike = max(_ALIKE[settings.precision], _STORED_HALF_ALIKE if cache.layout.storage == "float16" else 0.0)
+    for name, values in found.items():
+        stored = np.asarray(cache.features(name)[places], np.float64)
+        apart = np.linalg.norm(stored - stored.mean(axis=0), axis=1)
+        off = np.linalg.norm((values - values.mean(axis=0)) - (stored - stored.mean(axis=0)), axis=1)
+        if not (off <= alike * apart).all() or not apart.all():  # NaN is not, nor one row alone
+            return None
     distances = [
-        distance({name: values[number] for name, values in found.items()}, donor, int(row))
+        distance({name: values[number] for name, values in found.items()}, cache, int(row))
         for number, row in enumerate(places)
     ]
-    return encoder if all(each <= bound_of(donor) for each in distances) else None  # NaN is not
+    return encoder if all(each <= bound_of(cache) for each in distances) else None
+
+
+def _truncation_side(files: EncoderFiles) -> str:
+    """Where its tokenizer cuts a text that is too long, as its own files say."""
+    settings = files.folder / _TOKENIZER_SETTINGS
+    return str(json.loads(settings.read_bytes()).get("truncation_side", "right")) if settings.is_file() else "right"
 
 
 def _is_of(shape: PackedShape, config: Path) -> bool:
-    """Whether a shape from a cache's record is what the encoder's own configuration says, as far as it does."""
+    """Whether a shape from a cache's record is what the encoder's own configuration says: nothing else vouches for it
+    in texts unlike the sample."""
     said = json.loads(config.read_bytes())
-    named = [(field, said[name]) for field, names in _IN_CONFIG.items() for name in names if name in said]
-    return "model_type" in said and all(getattr(shape, field) == value for field, value in named)
+    kind = said.get("model_type")
+    numbers: list[Any] = [next((said[name] for name in names if name in said), None) for names in (_HEADS, _LAYERS)]
+    roberta = kind in ("roberta", "xlm-roberta")
+    expected = PackedShape(
+        model_type=kind,
+        heads=numbers[0],
+        layers=numbers[1],
+        epsilon=said.get("layer_norm_eps", _EPSILON),
+        position_padding=said.get("pad_token_id", _ROBERTA_PADDING) if roberta else None,
+    )
+    return fits(said) and shape == expected
 
 
 class _Weights(Mapping[str, torch.Tensor]):

@@ -14,7 +14,6 @@ from ..cache.identity import differences
 from ..cache.lock import hold
 from ..cache.reader import Cache, open_any, open_cache
 from ..cache.writer import CacheWriter, copy_with_labels
-from .donors import Donors
 from .encoder_files import recorded_encoder
 from .extract import Extraction
 from .progress import Note, Report, Step, silent
@@ -137,7 +136,7 @@ def _repair(path: Path, table: Any, *, encoder: str | None, settings: ExtractSet
             survey.in_file(open_any(scratch)),
             plan=found.plan,
             kept=set(range(found.layout.blocks)) - set(damaged),
-            donors=Donors((), report),
+            donors=(),
             started=started,
         )
     finally:

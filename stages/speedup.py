@@ -7,6 +7,7 @@ stages, ``speedup_quality`` compares accuracy, ``speedup_report`` and ``speedup_
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -148,8 +149,10 @@ class _Measuring:
         began = time.perf_counter()
         modules = [type(make().model.bert).__module__]
         load_seconds = time.perf_counter() - began
-        with program_process(make, modules):
-            pass  # the first of these processes takes seconds, which are no rung's
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()  # other processes need it now
+        with contextlib.suppress(MemoryError), program_process(make, modules, lambda: self._step(self._detail)):
+            pass  # the first of these processes takes seconds, which are no rung's; if it cannot be, each rung says so
         rungs = self._climb(make, modules, survey.rows)
         quality = self._compare(draw, names, scratch)
         return {

@@ -15,7 +15,7 @@ from .memory import is_memory_full
 from .projection import Spread, scale
 from .rungs import Padding, Rung, RungSettings, advice
 from .settings import Precision
-from .speedup_process import KILLED, Trains
+from .speedup_process import ProcessKilledError, Trains
 from .units import duration
 
 _LEAST_BATCHES = {Padding.FIXED: 2, Padding.BATCH: 6}
@@ -236,13 +236,11 @@ class Ladder:
         reasons: list[str] = []
         try:
             yield reasons
-        except _DoesNotFit as error:
+        except (_DoesNotFit, ProcessKilledError) as error:
             reasons.append(str(error))
         except (OSError, RuntimeError, MemoryError) as error:
             if is_memory_full(error):
                 reasons.append("the memory is full")
-            elif str(error) == KILLED:
-                reasons.append(KILLED)
             elif settings.workers:
                 reasons.append(f"workers cannot run here: {' '.join(str(error).split())[:200]}")
             else:

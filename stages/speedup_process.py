@@ -1,7 +1,7 @@
 """The practitioner's program in a process of its own, as it is run: it owes nothing to what was run before.
 
 In a process that has trained an encoder, or extracted with ours, the allocator keeps memory that a fresh one gives back
-to the system and asks for again with every batch: a frozen encoder's epoch is about a sixth faster there.
+to the system and asks for again with every batch: a frozen encoder is faster there than it is alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from .memory import is_memory_full
 from .rungs import RungSettings
 
 _TICK_SECONDS, _PATIENCE_SECONDS = 0.2, 10.0
-KILLED = "its process was killed, as the system does where the memory is full"
+
+
+class ProcessKilledError(MemoryError):
+    """The process ended without an answer."""
+
+    def __init__(self) -> None:
+        super().__init__("its process was killed, as the system does where the memory is full")
 
 
 class Trains(Protocol):
@@ -32,7 +38,9 @@ class Trains(Protocol):
 
 
 @contextlib.contextmanager
-def program_process(make: Callable[[], Program], modules: Sequence[str]) -> Iterator[Trains]:
+def program_process(
+    make: Callable[[], Program], modules: Sequence[str], on_wait: Callable[[], None] = lambda: None
+) -> Iterator[Trains]:
     """Load the program in a new process, and run it there until the block ends; then the process is ended.
 
     Its ``train`` calls ``on_batch`` now and then, and raises MemoryError where the process's memory is full, and
@@ -41,28 +49,61 @@ def program_process(make: Callable[[], Program], modules: Sequence[str]) -> Iter
     Args:
         make: Makes the program; it is pickled.
         modules: What to import once, before the processes are forked, so that no process spends its time on it.
+        on_wait: Called now and then while it is loaded.
+
+    Raises:
+        ProcessKilledError: the process ended while it loaded.
+        MemoryError: its memory is full with the program alone.
     """
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context: Any = multiprocessing.get_context(method)
-    if method == "forkserver":
+    # A fork of a process that has only imported starts at once. Elsewhere than on Linux that is not safe.
+    forked = sys.platform == "linux" and "forkserver" in multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if forked else "spawn")
+    if forked:
         context.set_forkserver_preload([__name__, *modules])
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, make), name="headstart-program")
-    process.start()
-    theirs.close()
     remote = _Remote(ours)
     try:
-        remote.wait(lambda: None)
+        with _uninterrupted(), _without_main():
+            process.start()
+        theirs.close()
+        remote.wait(on_wait)
         yield remote
     except BaseException:
-        if not remote.gone:  # it is in the midst of a batch
+        if process.pid is not None and not remote.gone:  # it is in the midst of a batch
             process.terminate()
         raise
     finally:
         ours.close()
-        process.join(_PATIENCE_SECONDS)
-        process.kill()
-        process.join()
+        if process.pid is not None:
+            process.join(_PATIENCE_SECONDS)
+            process.kill()
+            process.join()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Keep Ctrl-C for ourselves: what is started in the meantime is born with it blocked, and says nothing of it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Start a process that does not run the user's script again, of which it needs nothing."""
+    main = vars(sys.modules["__main__"])
+    before: dict[str, Any] = {name: main[name] for name in ("__spec__", "__file__") if name in main}
+    main.update(dict.fromkeys(before))
+    try:
+        yield
+    finally:
+        main.update(before)
 
 
 class _Remote:
@@ -75,11 +116,9 @@ class _Remote:
     def __init__(self, connection: Connection) -> None:
         self._connection, self.gone = connection, False
 
-    def train(
-        self, settings: RungSettings, batches: Sequence[list[int]], on_batch: Callable[[], None] = lambda: None
-    ) -> ProgramEpoch:
+    def train(self, settings: RungSettings, batches: Sequence[list[int]], on_batch: Callable[[], None]) -> ProgramEpoch:
         """Train for one epoch over these batches."""
-        with contextlib.suppress(BrokenPipeError):  # it has gone; `wait` says so
+        with contextlib.suppress(ConnectionError):  # it has gone; `wait` says so
             self._connection.send((settings, list(batches)))
         found = self.wait(on_batch)
         assert isinstance(found, ProgramEpoch)
@@ -91,9 +130,9 @@ class _Remote:
             while not self._connection.poll(_TICK_SECONDS):
                 on_tick()
             found, full, reason, warned = self._connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, ConnectionError):
             self.gone = True
-            raise RuntimeError(KILLED) from None
+            raise ProcessKilledError from None
         for text, category in warned:  # Python shows each once, however many processes give it
             warnings.warn(text, category, stacklevel=1)
         if full:
@@ -112,7 +151,7 @@ def _serve(connection: Connection, make: Callable[[], Program]) -> None:
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     program = None
     asked: tuple[RungSettings, list[list[int]]] | None = None
-    with contextlib.suppress(EOFError, BrokenPipeError):  # nobody waits any more
+    with contextlib.suppress(EOFError, ConnectionError):  # nobody waits any more
         while True:
             found, full, reason = None, False, ""
             warned: list[warnings.WarningMessage] = []

@@ -51,6 +51,7 @@ def _command(arguments: list[str], log: str, preparations: Sequence[Preparation]
     os.dup2(descriptor, 2)
     for prepare in preparations:
         prepare()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # whoever started the server may have blocked it
     import torch
     from headstart.cli import main
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.torch
+import tokenizers
 import torch
 from extracting import datasets, flip_a_byte, run
 from headstart.cache.errors import EncoderError, TableError
@@ -22,7 +23,7 @@ from headstart.stages import extract as extracting
 from headstart.stages import pretrained, reopened
 from headstart.stages.encoder import Encoder
 from headstart.stages.extract import extract_tables
-from headstart.stages.recipe import Recipe
+from headstart.stages.recipe import Recipe, tokenizer_sha256
 from headstart.stages.settings import ExtractSettings
 from tiny import save_tiny_encoder, tiny_rows
 
@@ -151,8 +152,7 @@ FORGERIES: dict[str, Change] = {
     "another width": packed("width", 64),
     "no width": packed("width", None),
     "segments in words": packed("segments", "yes"),
-    "texts cut elsewhere": packed("truncation_side", "left"),
-    "texts cut nowhere": packed("truncation_side", "up"),
+    "a version too long for a number": lambda record: record["versions"].update(torch="9" * 5000),
     "another tokenizer": packed("tokenizer_sha256", "0" * 64),
 }
 
@@ -178,6 +178,46 @@ def test_what_the_configuration_does_not_tell_the_sample_does(
     cache, _ = run(GROWN, tmp_path / "c.h5", tiny, update=True)
     assert len(loads) == 1
     assert_new_rows_are_right(cache, tiny, tmp_path)
+
+
+def test_in_half_precision_no_large_number_hides_what_is_wrong(tiny: Path, tmp_path: Path, loads: list[Any]) -> None:
+    """As published encoders have it: one column of every feature is many times the rest, and the same in all texts."""
+    encoder = shutil.copytree(tiny, tmp_path / "encoder")
+    weights = safetensors.torch.load_file(encoder / "model.safetensors")
+    weights["encoder.layer.1.output.LayerNorm.bias"][3] = 60
+    safetensors.torch.save_file(weights, encoder / "model.safetensors", {"format": "pt"})
+    for change, expected in ((lambda record: None, 0), (shape("position_padding", 1), 1)):
+        run(OLD, tmp_path / "c.h5", encoder, precision="bfloat16", overwrite=True)
+        forge(tmp_path / "c.h5", change)
+        loads.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(reopened, "_is_of", lambda *_: True)
+            run(GROWN, tmp_path / "c.h5", encoder, precision="bfloat16", update=True)
+        assert len(loads) == expected
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_long_text_is_cut_where_the_encoder_says_whatever_the_cache_does(
+    tiny: Path, tmp_path: Path, loads: list[Any], side: str
+) -> None:
+    """The sample may hold no text that is cut, so it could not tell."""
+    encoder = shutil.copytree(tiny, tmp_path / "encoder")
+    settings = json.loads((encoder / "tokenizer_config.json").read_text())
+    (encoder / "tokenizer_config.json").write_text(json.dumps({**settings, "truncation_side": side}))
+    grown = [*OLD, "the plot of a very good film was not bad but the screen was and the phone broke on the day " * 3]
+    for forged in (False, True):
+        run(OLD, tmp_path / "c.h5", encoder, max_length=40, overwrite=True)
+        if forged:
+            other = tokenizers.Tokenizer.from_file(str(encoder / "tokenizer.json"))
+            other.enable_truncation(40, direction={"left": "right", "right": "left"}[side])
+            other.no_padding()
+            forge(tmp_path / "c.h5", packed("tokenizer_sha256", tokenizer_sha256(other)))
+        loads.clear()
+        cache, _ = run(grown, tmp_path / "c.h5", encoder, max_length=40, update=True)
+        assert len(loads) == forged
+        fresh, _ = run(grown, tmp_path / "fresh.h5", encoder, max_length=40, overwrite=True)
+        assert cache.cut[len(OLD)]
+        np.testing.assert_array_equal(cache.token_hashes, fresh.token_hashes)
 
 
 @pytest.mark.parametrize("storage", ["float32", "float16"])
@@ -223,7 +263,8 @@ def test_rows_that_are_not_shared_whole_and_near_prove_nothing(tiny: Path, tmp_p
     for name, table, damaged, expected in (
         ("none", new, (), 1),
         ("far", [*new, *numbered], (), 1),
-        ("near", [*new[:15], *numbered], (), 0),
+        ("near", [*new[:13], *numbered], (), 0),
+        ("one alone", [*new[:15], *numbered], (), 1),
         ("damaged", [*numbered, *new], (0, 8), 1),
         ("one block whole", [*numbered, *new], (0,), 0),
     ):

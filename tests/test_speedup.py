@@ -37,7 +37,7 @@ from headstart.stages.rungs import Padding, Rung, RungSettings, SpeedupSettings
 from headstart.stages.settings import Precision, parse_duration
 from headstart.stages.speedup import speedup
 from headstart.stages.speedup_ladder import Ladder
-from headstart.stages.speedup_process import KILLED, program_process
+from headstart.stages.speedup_process import ProcessKilledError, program_process
 from headstart.stages.speedup_quality import AGREE, Training, compare_quality
 from headstart.stages.speedup_report import sections
 from headstart.stages.speedup_stages import Draw
@@ -343,7 +343,7 @@ def test_the_program_runs_in_a_process_of_its_own_whose_faults_are_told(tiny: Pa
             program.train(RungSettings(batch_size=16), [[0]], lambda: None)
         with pytest.raises(RuntimeError, match="an odd batch"):
             program.train(RungSettings(batch_size=17), [[0]], lambda: None)
-        with pytest.raises(RuntimeError, match="its process was killed"):
+        with pytest.raises(ProcessKilledError, match="its process was killed"):
             program.train(RungSettings(batch_size=9), [[0]], lambda: None)
     with program_process(make, []) as program, pytest.warns(UserWarning):
         again = program.train(RungSettings(), [[0]], lambda: None)
@@ -355,13 +355,27 @@ def test_the_program_runs_in_a_process_of_its_own_whose_faults_are_told(tiny: Pa
 def test_a_process_that_the_system_kills_costs_its_rung_alone(tiny: Path) -> None:
     program = program_of(tiny, 160, kind=Faulty)
     fresh = functools.partial(program_process, functools.partial(program_of, tiny, 160, kind=Faulty), [])
-    for number, reason in ((9, KILLED), (16, "the memory is full")):
+    for number, reason in ((9, str(ProcessKilledError())), (16, "the memory is full")):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(speedup_ladder, "advice", lambda rung, half, number=number: {"batch_size": number})
             ladder = Ladder(program, fresh, table_rows=1000, half=Precision.BFLOAT16, half_pays=True, repeats=1)
             with warnings.catch_warnings(action="ignore"):
                 batch, frozen = ladder.climb([Rung.BATCH, Rung.FROZEN], time.perf_counter() + 30)
         assert batch.not_run == reason and frozen.not_run == reason  # the frozen rung heeds the larger batch
+
+
+def test_a_script_without_a_guard_may_call_it(tiny: Path, table: Path, tmp_path: Path) -> None:
+    """Processes that are started anew run the script of whoever starts them again, unless they are kept from it."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from headstart.stages.rungs import SpeedupSettings\nfrom headstart.stages.speedup import speedup\n"
+        f"options = dict(encoder={str(tiny)!r}, budget=15, quality=False, repeats=1, max_length=32)\n"
+        f"print(speedup({str(table)!r}, {str(tmp_path / 'out')!r}, SpeedupSettings(**options)))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'out'}\n"
+    assert report_of(tmp_path / "out")["rungs"][0]["epoch"] is not None
 
 
 @pytest.mark.parametrize("kind", ["forkserver", "spawn"])
