@@ -64,8 +64,11 @@ def program_process(
     process = context.Process(target=_serve, args=(theirs, make), name="headstart-program")
     remote = _Remote(ours)
     try:
-        with _uninterrupted(), _without_main():
-            process.start()
+        try:
+            with _uninterrupted(), _without_main():
+                process.start()
+        except EOFError:  # the server that it is forked from is gone
+            raise ProcessKilledError from None
         theirs.close()
         remote.wait(on_wait)
         yield remote
