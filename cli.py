@@ -685,6 +685,5 @@ def main() -> None:
     try:
         app(prog_name="headstart")
     finally:
-        # What is left goes with the process. Without this, the interpreter looks through all that torch made, which
-        # takes a fifth of a second or more.
+        # What is left goes with the process; the interpreter need not look through all that torch made once more.
         gc.freeze()

@@ -17,7 +17,8 @@ def freed_memory_kept() -> Iterator[None]:
     A batch's largest arrays are tens of megabytes: without this, each is new memory from the system every time, and its
     first writing costs a page fault for every 4 KiB. Where there is no glibc this does nothing.
 
-    Afterwards the thresholds are at 32 and 64 MiB, where glibc's own, which adapt, end where large arrays come and go.
+    Afterwards the thresholds are at 32 and 64 MiB, the highest that glibc's own reach. Those adapt to what is freed,
+    but never again in this process: what is measured as if alone runs in another (`speedup_process`).
     """
     try:
         libc = ctypes.CDLL(None)

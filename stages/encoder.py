@@ -26,10 +26,8 @@ Features = npt.NDArray[np.float32]
 Run = Callable[[Sequence[TokenIds]], dict[str, torch.Tensor]]
 """Token sequences to features by their names, (sequences, width) each, on the device."""
 
-VERSIONS = {
-    "torch": str(torch.__version__),
-    "transformers": version("transformers"),
-}  # which is slow to load to be asked
+VERSIONS = {"torch": str(torch.__version__), "transformers": version("transformers")}
+"""Transformers' without importing it, which takes seconds."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
