@@ -5,13 +5,13 @@ What takes long to load is loaded inside a command, so that ``--help`` is quick.
 
 from __future__ import annotations
 
-import gc
 import io
 import json
 import sys
 import time
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,19 +50,30 @@ class OneLineErrors(TyperGroup):
     """Ends a command that failed with one line and its exit code: 2 the user's mistake, 1 anything else, 130 stopped
     with Ctrl-C or SIGTERM."""
 
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        return _in_one_line(partial(super().make_context, *arguments, **options), lambda: None)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:  # whoever read our output has gone
-            sys.stderr.close()
-            sys.exit(1)
-        except (KeyboardInterrupt, Exception) as error:
-            found = _explained(stopping.asked() or error, ctx.invoked_subcommand)
-            if found is None:
-                raise
-        message, code = found
-        print(f"headstart: {plain(message)}", file=sys.stderr)
-        sys.exit(code)
+        return _in_one_line(partial(super().invoke, ctx), lambda: ctx.invoked_subcommand)
+
+
+def _in_one_line(call: Callable[[], Any], command: Callable[[], str | None]) -> Any:
+    """What a call returns; if it fails, its error is printed and the process left.
+
+    That is done after the error is let go of: generators that its frames hold are closed by then.
+    """
+    try:
+        return call()
+    except BrokenPipeError:  # whoever read our output has gone
+        sys.stderr.close()
+        sys.exit(1)
+    except (KeyboardInterrupt, Exception) as error:
+        found = _explained(stopping.asked() or error, command())
+        if found is None:
+            raise
+    message, code = found
+    print(f"headstart: {plain(message)}", file=sys.stderr)
+    sys.exit(code)
 
 
 def _explained(error: BaseException, command: str | None) -> tuple[str, int] | None:
@@ -81,7 +92,8 @@ def _explained(error: BaseException, command: str | None) -> tuple[str, int] | N
             kept = {"extract": "blocks", "sweep": "groups of heads"}.get(command or "")
             carry_on = f"; finished {kept} are kept, and the same command carries on with them" if kept else ""
             carry_on = "; the cache is as it was" if command == "repair" else carry_on
-            return f"{'terminated' if isinstance(error, stopping.Terminated) else 'interrupted'}{carry_on}", 130
+            why = "terminated" if isinstance(error, stopping.Terminated) else "interrupted"
+            return why + carry_on, stopping.INTERRUPTED
         case MemoryError():
             return OUT_OF_MEMORY, 1
         case RuntimeError() if is_memory_full(error):
@@ -681,9 +693,4 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 should not end a run
-    stopping.listen()
-    try:
-        app(prog_name="headstart")
-    finally:
-        # What is left goes with the process; the interpreter need not look through all that torch made once more.
-        gc.freeze()
+    app(prog_name="headstart")

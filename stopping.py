@@ -1,14 +1,22 @@
-"""Ctrl-C and SIGTERM, heeded also where a library swallows the exception that they raise.
+"""Ctrl-C and SIGTERM: heeded wherever they come, and answered in one line.
 
 Python raises KeyboardInterrupt wherever the main thread is. In a finalizer or a callback of a weak reference it is
-printed and forgotten; inside h5py it becomes a TypeError. So what was asked for is kept here: a run looks at it
-whenever it tells how far it is, and the command line before it explains an error.
+printed and forgotten; inside h5py it becomes a TypeError; while torch is imported it aborts the process. So what was
+asked for is kept here: a run looks at it whenever it tells how far it is, the command line before it explains an
+error. And what is kept need not be printed by Python as well.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
+INTERRUPTED = 130
+"""The exit code: 128 and SIGINT's number, as shells have it."""
 _asked: list[KeyboardInterrupt] = []
 
 
@@ -18,14 +26,15 @@ class Terminated(KeyboardInterrupt):
 
 def listen() -> None:
     """Take SIGINT and SIGTERM from here on; a SIGINT that is ignored, as `nohup` and `&` have it, stays ignored."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, _stop)
-    signal.signal(signal.SIGTERM, _stop)
+    _answer(_stop)
+    sys.unraisablehook = _say_nothing_of_what_is_kept
 
 
-def _stop(number: int, frame: object) -> None:
-    _asked.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
-    raise _asked[-1]
+def leave() -> None:
+    """Nothing is left but Python's tidying up: a signal ends it at once, so that nothing is raised in its midst."""
+    _answer(lambda number, frame: os._exit(INTERRUPTED))
+    for error in _asked:  # generators that its frames hold are closed now, while the modules that they use are there
+        error.__traceback__ = error.__context__ = None
 
 
 def asked() -> KeyboardInterrupt | None:
@@ -37,3 +46,39 @@ def heed() -> None:
     """Raise what was asked for, if its exception was lost on the way."""
     if _asked:
         raise _asked[-1]
+
+
+def _answer(handler: Callable[[int, FrameType | None], Any]) -> None:
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    _asked.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
+    if len(_asked) > 1 or not _importing(frame):  # whoever asks again will not wait for an import to end
+        raise _asked[-1]
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported where the main thread is."""
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "importlib._bootstrap":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _say_nothing_of_what_is_kept(lost: Any, kept: list[KeyboardInterrupt] = _asked) -> None:
+    """Print an exception that nobody can catch, as Python does, unless it is one of ours or came of one.
+
+    Args:
+        lost: What ``sys.unraisablehook`` is given.
+        kept: A default, because a module's names are gone when the last objects are.
+    """
+    error = lost.exc_value
+    while error is not None:
+        if any(error is one for one in kept):
+            return
+        error = error.__context__
+    sys.__unraisablehook__(lost)

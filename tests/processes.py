@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
-LOADED = "headstart.cli headstart.terminal headstart.stages.extract headstart.stages.repair headstart.stages.inspect"
-LOADED += " headstart.stages.pretrained transformers.models.bert.modeling_bert pyarrow.csv pyarrow.compute"
+LOADED = "headstart.__main__ headstart.cli headstart.terminal headstart.stages.extract headstart.stages.inspect"
+LOADED += " headstart.stages.repair headstart.stages.pretrained transformers.models.bert.modeling_bert"
+LOADED += " pyarrow.csv pyarrow.compute"
 SERVER.set_forkserver_preload(LOADED.split())
 Preparation = Callable[[], None]
 """What a process does to itself before the command runs: a module's function, or a partial of one."""
@@ -53,7 +54,7 @@ def _command(arguments: list[str], log: str, preparations: Sequence[Preparation]
         prepare()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # whoever started the server may have blocked it
     import torch
-    from headstart.cli import main
+    from headstart.__main__ import main
 
     torch.set_num_threads(1)  # so small an encoder is not quicker with more, and waits for no core that others use
     sys.argv = ["headstart", *arguments]

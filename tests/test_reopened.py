@@ -71,7 +71,7 @@ def assert_new_rows_are_right(cache: Cache, encoder: Path, folder: Path, **optio
         np.testing.assert_array_equal(getattr(cache, fact), getattr(fresh, fact))
 
 
-COMMAND = "import sys; from headstart.cli import main\ntry: main()\nfinally: print('transformers' in sys.modules)"
+COMMAND = "import sys; from headstart.__main__ import main\ntry: main()\nfinally: print('transformers' in sys.modules)"
 ROBERTA = {"pad_token_id": 1}
 """Without it, a token of every text is padding; no RoBERTa that is published has it otherwise."""
 

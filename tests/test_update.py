@@ -195,7 +195,7 @@ def test_an_interrupted_update_leaves_the_old_cache_and_is_carried_on_to_the_sam
 
 KILLED = """
 import os, signal, sys
-from headstart.cli import main
+from headstart.__main__ import main
 from headstart.stages import extract
 from headstart.stages.encoder import Encoder
 
