@@ -1,7 +1,8 @@
-"""Real runs of the command line in processes of their own, to be killed, stopped and starved at chosen instants.
+"""Real runs of the command line in processes of their own, also to be killed, stopped and starved at chosen instants.
 
 Each is forked from a server that has loaded torch and transformers but computed nothing: so it starts in a fraction of
-a second, and what happens to it is what happens to a run that was started at a terminal.
+a second, and what happens to it is what happens to a run that was started at a terminal. `fresh_command` alone starts
+Python anew.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import os
 import resource
 import signal
 import struct
+import subprocess
 import sys
+import tempfile
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -27,22 +31,41 @@ LOADED = "headstart.__main__ headstart.cli headstart.terminal headstart.stages.e
 LOADED += " headstart.stages.repair headstart.stages.pretrained transformers.models.bert.modeling_bert"
 LOADED += " pyarrow.csv pyarrow.compute"
 SERVER.set_forkserver_preload(LOADED.split())
+PATIENCE_SECONDS = 300.0
+"""No command of the tests takes so long, on whatever machine."""
+Command = subprocess.CompletedProcess[str]
 Preparation = Callable[[], None]
 """What a process does to itself before the command runs: a module's function, or a partial of one."""
 
 
-def start(arguments: Sequence[str | Path], log: Path, *preparations: Preparation) -> BaseProcess:
+def command(*arguments: Any) -> Command:
+    """Run ``headstart ARGUMENTS`` to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, errors = Path(folder, "out"), Path(folder, "errors")
+        code, printed = finish(arguments, out, partial(print_errors_to, errors))
+        return Command(["headstart", *map(str, arguments)], code, printed, errors.read_text())
+
+
+def fresh_command(*arguments: Any, **options: Any) -> Command:
+    """The same in a Python that has loaded nothing yet, as a shell starts it."""
+    started = [sys.executable, "-m", "headstart", *map(str, arguments)]
+    return subprocess.run(started, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False, **options)
+
+
+def start(arguments: Sequence[Any], log: Path, *preparations: Preparation) -> BaseProcess:
     """Start ``headstart ARGUMENTS``; what it prints goes to ``log``."""
     process = SERVER.Process(target=_command, args=([str(a) for a in arguments], str(log), preparations))
     process.start()
     return process
 
 
-def finish(arguments: Sequence[str | Path], log: Path, *preparations: Preparation) -> tuple[int, str]:
+def finish(arguments: Sequence[Any], log: Path, *preparations: Preparation) -> tuple[int, str]:
     """Run ``headstart ARGUMENTS`` to its end; return its exit code (of a signal, less than 0) and what it printed."""
     process = start(arguments, log, *preparations)
-    process.join()
-    assert process.exitcode is not None
+    process.join(PATIENCE_SECONDS)
+    if process.exitcode is None:
+        process.kill()
+        raise TimeoutError(f"headstart {' '.join(map(str, arguments))}: {log.read_text()}")
     return process.exitcode, log.read_text()
 
 
@@ -59,6 +82,11 @@ def _command(arguments: list[str], log: str, preparations: Sequence[Preparation]
     torch.set_num_threads(1)  # so small an encoder is not quicker with more, and waits for no core that others use
     sys.argv = ["headstart", *arguments]
     main()
+
+
+def print_errors_to(log: Path) -> None:
+    """Let what is printed to stderr go to a file of its own."""
+    os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY), 2)
 
 
 def blocks_of(rows: int) -> None:

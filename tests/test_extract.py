@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,38 +140,6 @@ def test_a_run_that_carries_on_encodes_the_batches_of_an_undisturbed_one(
         cache, _ = run(table, tmp_path / "c.h5", tiny)
         assert cache.record["kept_blocks"] == 7
         assert 0 < len(batches) < len(undisturbed) and all(batch in undisturbed for batch in batches)
-
-
-def test_a_kill_at_any_instant_loses_no_finished_block(
-    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]
-) -> None:
-    """Really killed, with SIGKILL, at moments spread over the run."""
-    table = write_csv(tiny_rows(6000))
-    command = [sys.executable, "-m", "headstart", "extract", str(table), "--encoder", str(tiny), "--batch-tokens", "64"]
-    command += ["--precision", "float32", "--quiet", "--out"]
-    subprocess.run([*command, str(tmp_path / "whole.h5")], check=True)
-    out, kills = tmp_path / "c.h5", 0
-    done: set[int] = set()
-    while not out.exists():
-        process = subprocess.Popen([*command, str(out)])
-        if kills < 6:
-            wait_for(partial_path(out), process)
-            time.sleep(0.15 * kills)
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-        if partial_path(out).exists():
-            cache = open_any(partial_path(out))
-            holds = {block for block in range(cache.layout.blocks) if cache.block_holds(block)}
-            assert done <= holds
-            done = holds
-    assert kills == 6
-    assert datasets(out) == datasets(tmp_path / "whole.h5")
-
-
-def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
-    while not path.exists() and process.poll() is None:
-        time.sleep(0.01)
 
 
 def test_a_row_edited_over_a_half_written_cache_never_keeps_its_old_features(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from headstart.stages.settings import TrainSettings
 from headstart.stages.train_head import train_head
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import command
 from tiny import SEGMENTED, WORDS, save_tiny_encoder
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
@@ -250,11 +249,6 @@ def test_a_head_is_given_what_it_was_trained_on(heads: Path, tmp_path: Path) -> 
 
 def test_the_commands_read_pairs(heads: Path, tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
     table = write_csv(list(zip(*pairs(20).values(), strict=True)), header=("text", "hypothesis", "label"))
-
-    def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
-        given = [sys.executable, "-m", "headstart", *map(str, arguments)]
-        return subprocess.run(given, capture_output=True, text=True, timeout=120, check=False)
-
     extract = ["extract", table, "--encoder", tiny, "--precision", "float32", "--text-pair-column", "hypothesis"]
     done = command(*extract, "--out", tmp_path / "c.h5")
     assert done.returncode == 0 and headstart.open_cache(tmp_path / "c.h5").identity.pairs

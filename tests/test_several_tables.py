@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from headstart.cache.errors import OutputExistsError, SettingsError, TableError
 from headstart.cache.reader import Cache, open_cache
 from headstart.stages.encoder import Encoder
 from headstart.stages.extract import extract_tables
+from processes import command
 from tiny import tiny_rows
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
@@ -144,20 +143,15 @@ def test_a_name_keeps_its_dots(tiny: Path, tmp_path: Path, write_csv: Callable[.
     assert [cache.path.name for cache in caches] == ["reviews.2023.h5", "reviews.2024.h5"]
 
 
-def headstart_extract(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "headstart", "extract", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
 def test_the_command(tiny: Path, tmp_path: Path, tables: list[Path]) -> None:
     options = ["--encoder", tiny, "--precision", "float32", "--out", tmp_path / "caches"]
-    done = headstart_extract(*tables, *options)
+    done = command("extract", *tables, *options)
     assert done.returncode == 0, done.stderr
     shown = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
     assert [Path(line).name for line in shown[:-1]] == ["train.h5", "validation.h5", "test.h5"]
     assert shown[-1].startswith("Encoder passes: ")
     assert len(re.findall(r"reused +\d+ rows were taken from other caches", done.stdout)) == 2
-    again = headstart_extract(*tables, *options)
+    again = command("extract", *tables, *options)
     assert again.returncode == 0 and again.stderr.count("is current") == 3
     assert re.fullmatch(r"Encoder passes: 0 done, 80 saved, [^\n]*\n", again.stdout), again.stdout
 
@@ -175,7 +169,7 @@ def test_a_users_mistake_is_one_line(
 ) -> None:
     given = [str(tmp_path / option) if "." in option else option for option in options]
     given = given if "--out" in given else [*given, "--out", str(tmp_path / "caches")]
-    done = headstart_extract(*tables, "--encoder", tiny, *given)
+    done = command("extract", *tables, "--encoder", tiny, *given)
     assert (done.returncode, done.stdout) == (code, "")
     assert re.fullmatch(f"headstart: .*{message}.*\n", done.stderr), done.stderr
 

@@ -43,6 +43,7 @@ from headstart.stages.speedup_report import sections
 from headstart.stages.speedup_stages import Draw
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import fresh_command
 from programs import Faulty, program_of
 from tiny import tiny_rows
 
@@ -67,15 +68,10 @@ def made(tiny: Path, table: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """A report, made by the command."""
     out = tmp_path_factory.mktemp("report") / "out"
     options = ["--encoder", tiny, "--out", out, "--budget", "4min", "--repeats", 2, "--max-length", 32, "--epochs", 3]
-    done = headstart("speedup", table, *options, "--seed", 0)
+    done = fresh_command("speedup", table, *options, "--seed", 0)
     assert done.returncode == 0, done.stderr
     (out / "printed").write_text(done.stdout)
     return out
-
-
-def headstart(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "headstart", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def report_of(folder: Path) -> Report:
@@ -494,7 +490,7 @@ def test_ctrl_c_leaves_nothing_behind(tiny: Path, table: Path, tmp_path: Path) -
     ],
 )
 def test_a_mistake_is_said_in_one_line(tiny: Path, table: Path, tmp_path: Path, options: list[str], said: str) -> None:
-    done = headstart("speedup", table, "--encoder", tiny, "--out", tmp_path / "out", *options)
+    done = fresh_command("speedup", table, "--encoder", tiny, "--out", tmp_path / "out", *options)
     assert done.returncode == 2 and done.stdout == ""
     assert said in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
