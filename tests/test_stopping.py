@@ -1,0 +1,105 @@
+"""Ctrl-C, wherever it comes: one line, the exit code 130, and nothing that Python or a library prints of it.
+
+`test_crashes.py` stops runs while they encode; `make soak` stops them at random.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from extracting import run
+from tiny import tiny_rows
+
+INTERRUPTED = """
+import atexit, os, signal, sys
+
+def interrupt(): os.kill(os.getpid(), signal.SIGINT)
+
+class Finder:
+    def find_spec(name, *_):
+        if name == os.environ["WHEN"]:
+            sys.meta_path.remove(Finder)
+            interrupt()
+
+sys.meta_path.insert(0, Finder)
+if os.environ["WHEN"] == "the end":
+    atexit.register(interrupt)
+
+from headstart.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("when", ["typer", "torch.autograd", "the end"])
+def test_the_command_line_heeds_it_from_its_first_import_to_after_its_last_word(
+    when: str, tiny: Path, tmp_path: Path, write_csv: Any
+) -> None:
+    run(write_csv(tiny_rows(60)), tmp_path / "c.h5", tiny)
+    command = [sys.executable, "-c", INTERRUPTED, "train-head", str(tmp_path / "c.h5"), "--quiet"]
+    command += ["--out", str(tmp_path / "run"), "--epochs", "2"]
+    done = subprocess.run(command, env={**os.environ, "WHEN": when}, capture_output=True, text=True, check=False)
+    said = "" if when == "the end" else "headstart: interrupted\n"
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", said)
+    assert (tmp_path / "run").exists() == (when == "the end")
+
+
+IMPORTING = """
+from headstart import stopping
+stopping.listen()
+try:
+    import interrupting
+    print("imported")
+    stopping.heed()
+except KeyboardInterrupt:
+    print("heeded")
+"""
+
+
+@pytest.mark.parametrize(("requests", "printed"), [(1, "imported\nheeded\n"), (2, "heeded\n")])
+def test_an_import_is_finished_first_unless_it_is_asked_for_again(requests: int, printed: str, tmp_path: Path) -> None:
+    """Raised inside torch's import, it aborts the process, or leaves a torch without numpy."""
+    (tmp_path / "interrupting.py").write_text(
+        "import os, signal\n" + "os.kill(os.getpid(), signal.SIGINT)\n" * requests
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", IMPORTING]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == (printed, "")
+
+
+LOST = """
+import os, signal
+from headstart import stopping
+
+class Finalized:
+    def __init__(self, action): self.action = action
+    def __del__(self): self.action()
+
+def fail(): raise ValueError("another error")
+
+stopping.listen()
+Finalized(fail)
+Finalized(lambda: os.kill(os.getpid(), signal.SIGINT))
+print(repr(stopping.asked()))
+"""
+
+
+def test_python_prints_what_else_is_lost_in_a_finalizer_but_not_what_is_kept() -> None:
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, check=True)
+    assert done.stdout == "KeyboardInterrupt()\n"
+    assert done.stderr.count("Exception ignored in") == 1 and done.stderr.endswith("ValueError: another error\n")
+
+
+def test_it_stays_ignored_where_the_run_was_started_so(tiny: Path, tmp_path: Path, write_csv: Any) -> None:
+    """As `nohup` and a shell's `&` start it."""
+    table = write_csv(tiny_rows(60))
+    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + INTERRUPTED
+    command = [sys.executable, "-c", code, "extract", str(table), "--encoder", str(tiny), "--quiet"]
+    command += ["--out", str(tmp_path / "c.h5")]
+    done = subprocess.run(command, env={**os.environ, "WHEN": "torch.autograd"}, check=False)
+    assert done.returncode == 0 and (tmp_path / "c.h5").exists()
