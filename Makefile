@@ -18,10 +18,11 @@ test: $(INSTALLED) data
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-# Hundreds of kills; takes about 5 minutes on 2 cores.
+# Hundreds of kills and stops; takes about 15 minutes on 2 cores.
 soak: $(INSTALLED)
 	$(BIN)/python tests/soak.py
 	$(BIN)/python tests/soak_damage.py
+	$(BIN)/python tests/soak_interrupts.py
 
 # Each pair takes about 10 minutes on 2 cores; tables and pictures are left in $(BENCH).
 bench-encoder: $(VENV)/installed-bench data
