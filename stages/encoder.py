@@ -18,6 +18,7 @@ from .memory import MemoryFullError, halving
 from .packed import PackedEncoder
 from .recipe import Recipe
 from .settings import EncoderPath, Precision
+from .tokenizing import Tokenizing
 
 TokenIds = npt.NDArray[np.int32]
 """One token sequence, (tokens,) int32. Of a pair of texts, where the encoder tells segments apart, it is (tokens, 2):
@@ -91,7 +92,7 @@ class Encoder:
             copies: On CUDA, the stream of the copies.
         """
         self._prefix, self._device = settings.prefix, settings.device
-        self._tokenizer, self._run, self._segments, self._copies = tokenizer, run, segments, copies
+        self._tokenizing, self._run, self._segments, self._copies = Tokenizing(tokenizer), run, segments, copies
         self.width, self.batch_tokens, self.recipe = width, settings.chosen_batch_tokens, recipe
         self.path = EncoderPath.PACKED if isinstance(run, PackedEncoder) else EncoderPath.PADDED
         self.halved_batches = 0
@@ -105,8 +106,10 @@ class Encoder:
             The sequences, and (texts,) bool: which of them were cut at ``max_length``.
         """
         prefixed = [self._prefix + text for text in texts]
-        inputs = prefixed if pairs is None else list(zip(prefixed, pairs, strict=True))
-        encodings = self._tokenizer.encode_batch(inputs)
+        if pairs is None:
+            encodings = self._tokenizing.encode(prefixed)
+        else:
+            encodings = self._tokenizing.encode_pairs(list(zip(prefixed, pairs, strict=True)))
         if pairs is not None and self._segments:
             sequences = [np.array([encoding.ids, encoding.type_ids], np.int32).T for encoding in encodings]
         else:
