@@ -62,9 +62,8 @@ def main() -> None:
     with (DATA / "vader.csv").open(encoding="utf-8", newline="") as file:
         rows = [row["text"] for row in csv.DictReader(file)]
     print(f"{cpu_name()}; {given.encoder.name}, cut at {MAX_LENGTH} tokens; microseconds a text\n")
-    print(
-        f"| words | tokenized whole | as far as needed | times as fast | encoded in {given.precision} |\n|---|---|---|---|---|"
-    )
+    print(f"| words | tokenized whole | as far as needed | times as fast | encoded in {given.precision} |")
+    print("|---|---|---|---|---|")
     for strung in STRUNG:
         texts = [" ".join(rows[(start + i) % len(rows)] for i in range(strung)) for start in range(0, 20 * TEXTS, 20)]
         whole: list[float] = []
