@@ -43,6 +43,11 @@ from .stages.units import plain
 OUT_OF_MEMORY = "the memory is full; try a smaller --batch-tokens or --batch-size, or --memory"
 OPTIONS = {"feature": "--features", "learning_rate": "--lr"}
 """Options whose names are not those of their settings."""
+BY_BATCHES = (
+    *("epochs", "batch_size", "lr", "schedule", "warmup", "weight_decay"),
+    *("dropout", "center", "label_smoothing", "patience", "seed"),
+)
+"""What shapes training by batches, and nothing else."""
 EXTRACT, TRAIN, SWEEP, SPEEDUP = ExtractSettings(), TrainSettings(), SweepSettings(), SpeedupSettings()
 
 
@@ -129,6 +134,16 @@ def _refuse_idle_rows(ctx: typer.Context, test: Path | None, validation: Path | 
         _refuse_idle(
             ctx, "is of the table of --labels; give that, too", *("text_column", "text_pair_column", "label_column")
         )
+
+
+def _refuse_idle_training(ctx: typer.Context, solver: Solver, head: HeadKind) -> None:
+    """Refuse what shapes another kind of training or head."""
+    if solver is Solver.EXACT:
+        _refuse_idle(ctx, "is of training by batches, which --solver exact does without; leave one out", *BY_BATCHES)
+    else:
+        _refuse_idle(ctx, "is the exact solver's penalty; give --solver exact, too", "l2")
+    if head is HeadKind.LINEAR:
+        _refuse_idle(ctx, "is of an MLP; give --head mlp, too", "hidden")
 
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
@@ -339,6 +354,7 @@ def train_head_command(
 ) -> None:
     """Stage two: train and test a head on a cache."""
     _refuse_idle_rows(ctx, test, validation, labels)
+    _refuse_idle_training(ctx, solver, head)
     settings = TrainSettings(
         feature=features,
         test_fraction=test_fraction,
@@ -448,6 +464,7 @@ def sweep_command(
 ) -> None:
     """Train the product of all values, times seeds and folds; rank them; test the winner."""
     _refuse_idle_rows(ctx, test, validation, labels)
+    _refuse_idle_training(ctx, solver, head)
     given: list[tuple[str, str | None, Callable[[str], Any], str]] = [
         ("feature", features, str, "--features"),
         ("learning_rate", lr, float, "--lr"),

@@ -312,14 +312,17 @@ def test_a_sweep_prints_its_ranking_and_its_winner_predicts(made: dict[str, Any]
 
 def test_every_kind_of_head_is_trained_shown_and_loaded(made: dict[str, Any], tmp_path: Path) -> None:
     cases: list[tuple[tuple[Any, ...], str]] = [
-        (("--head", "mlp", "--hidden", 8, "--standardize", "--schedule", "cosine", "--warmup", 0.1), "curve +epoch 5"),
+        (
+            ("--head", "mlp", "--hidden", 8, "--standardize", "--schedule", "cosine", "--warmup", 0.1, "--epochs", 5),
+            "curve +epoch 5",
+        ),
         (("--solver", "exact", "--l2", 0.5, "--calibrate"), r"solver +converged in \d+ iterations"),
-        (("--class-weight", "balanced", "--label-smoothing", 0.1, "--patience", 2), "best +epoch"),
+        (("--class-weight", "balanced", "--label-smoothing", 0.1, "--patience", 2, "--epochs", 5), "best +epoch"),
         (("--labels", made["table"], "--memory", "64MiB", "--folds", 3, "--fold", 2), "calibration +expected error"),
     ]
     for number, (options, fact) in enumerate(cases):
         out = tmp_path / str(number)
-        done = command("train-head", made["cache"], "--out", out, "--epochs", 5, *options)
+        done = command("train-head", made["cache"], "--out", out, *options)
         assert done.returncode == 0, done.stderr
         assert re.search(fact, done.stdout), done.stdout
         assert re.search(r"log loss +\d", done.stdout) and re.search(r"weighted F1 +\d", done.stdout)
@@ -332,13 +335,17 @@ def test_mistakes_of_stage_two_are_one_line(made: dict[str, Any], tmp_path: Path
         (("train-head", made["cache"], *out, "--memory", "lots"), "memory is 'lots'; write it as 2GiB"),
         (("train-head", made["cache"], *out, "--memory", "1KB"), "memory is 1000; it must be at least 16 MiB"),
         (("train-head", made["cache"], *out, "--solver", "exact", "--head", "mlp"), "linear for the exact solver"),
+        (("train-head", made["cache"], *out, "--l2", 2), "--l2 is the exact solver's penalty; give --solver exact"),
+        (("train-head", made["cache"], *out, "--hidden", 64), "--hidden is of an MLP; give --head mlp"),
+        (("train-head", made["cache"], *out, "--solver", "exact", "--epochs", 9), "--epochs is of training by batches"),
+        (("sweep", made["cache"], *out, "--solver", "exact", "--no-center"), "--center is of training by batches"),
         (("train-head", made["cache"], *out, "--folds", 2, "--fold", 3), "fold is 3; it must be between 1 and 2"),
         (("train-head", made["cache"], *out, "--labels", tmp_path / "no.csv"), "no.csv does not exist"),
         (("sweep", made["cache"], *out, "--lr", "0.1,x"), "--lr is '0.1,x'; write values with commas"),
         (("sweep", made["cache"], *out, "--class-weight", "heavy"), "'heavy'; .* such as none, balanced"),
         (("sweep", made["cache"], *out, "--seed", "1.5"), "--seed is '1.5'; .* such as 0,1,2"),
         (("train-head", made["cache"], *out, "--folds", 2, "--validation", made["cache"]), "choose one of them"),
-        (("sweep", made["cache"], *out, "--solver", "exact", "--lr", "0.1"), "learning_rate cannot be varied"),
+        (("sweep", made["cache"], *out, "--solver", "exact", "--lr", "0.1"), "--lr is of training by batches"),
         (("sweep", made["cache"], *out, "--features", "cls,mean"), "holds no feature 'mean'"),
         (("sweep", made["cache"], *out, "--folds", 300), "cannot be divided into 300 folds"),
     ]
