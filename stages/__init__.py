@@ -4,10 +4,11 @@
                   (the encoder,          (no encoder,
                    once per text)         milliseconds an epoch)
 
-Stage one is ``extract``: ``table``, ``formats``, ``columns`` and ``survey`` read the rows, ``encoder_files`` and
-``encoder`` the frozen model, ``features`` names what is taken from it, ``devices`` chooses where it runs, ``batching``
-and ``encode_table`` run it (``packed`` and ``attention`` without padding, where the architecture allows), ``wanted``
-spares what is done already. ``verify`` holds a cache against its checksums and its encoder, ``repair`` mends it.
+Stage one is ``extract``, the work of an ``extraction``: ``table``, ``formats``, ``columns`` and ``survey`` read the
+rows, ``encoder_files`` and ``encoder`` the frozen model, ``tokenizing`` makes tokens of texts, ``features`` names what
+is taken, ``devices`` chooses where it runs, ``batching`` and ``encode_table`` run it (``packed`` and ``attention``
+without padding, where the architecture allows), ``wanted`` spares what is done already. ``verify`` holds a cache
+against its checksums and its encoder, ``repair`` mends it.
 
 Stage two is ``train_head``: ``parts`` and ``split`` divide the rows (``relabel`` gives them other labels), and ``fit``
 trains on arrays: ``walk`` says which rows and masks, ``scaling`` shifts columns, ``batched`` multiplies many heads at

@@ -15,7 +15,7 @@ from ..cache.lock import hold
 from ..cache.reader import Cache, open_any, open_cache
 from ..cache.writer import CacheWriter, copy_with_labels
 from .encoder_files import recorded_encoder
-from .extract import Extraction
+from .extraction import Extraction
 from .progress import Note, Report, Step, silent
 from .settings import ExtractSettings, Precision, Storage
 from .survey import Survey, survey_table

@@ -156,7 +156,7 @@ def _encode_again(
     cache: Cache, table: Any, settings: ExtractSettings, rows: npt.NDArray[np.int64], report: Report
 ) -> npt.NDArray[np.float64]:
     """How far these rows are off what the encoder gives: (rows,) float64."""
-    from .extract import Extraction  # which loads torch and transformers: without an encoder, it takes neither
+    from .extraction import Extraction  # which loads torch and transformers: without an encoder, it takes neither
     from .survey import survey_table, windows
 
     identity = cache.identity

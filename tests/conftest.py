@@ -63,10 +63,10 @@ def write_csv(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 8 rows in windows of 2, so that small tables have several."""
-    from headstart.stages import extract
+    from headstart.stages import extraction
 
-    monkeypatch.setattr(extract, "BLOCK_ROWS", 8)
-    monkeypatch.setattr(extract, "WINDOW_BLOCKS", 2)
+    monkeypatch.setattr(extraction, "BLOCK_ROWS", 8)
+    monkeypatch.setattr(extraction, "WINDOW_BLOCKS", 2)
 
 
 @pytest.fixture

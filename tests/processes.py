@@ -91,9 +91,9 @@ def print_errors_to(log: Path) -> None:
 
 def blocks_of(rows: int) -> None:
     """Make blocks of so many rows, in windows of two."""
-    from headstart.stages import extract
+    from headstart.stages import extraction
 
-    extract.BLOCK_ROWS, extract.WINDOW_BLOCKS = rows, 2
+    extraction.BLOCK_ROWS, extraction.WINDOW_BLOCKS = rows, 2
 
 
 def limit_file_size(size: int) -> None:

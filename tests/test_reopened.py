@@ -19,10 +19,9 @@ from extracting import datasets, flip_a_byte, run
 from headstart.cache.errors import EncoderError, TableError
 from headstart.cache.reader import Cache, open_cache
 from headstart.cache.writer import CacheWriter, copy_with_labels
-from headstart.stages import extract as extracting
-from headstart.stages import pretrained, reopened
+from headstart.stages import extraction, pretrained, reopened
 from headstart.stages.encoder import Encoder
-from headstart.stages.extract import extract_tables
+from headstart.stages.extract import extract, extract_tables
 from headstart.stages.recipe import Recipe, tokenizer_sha256
 from headstart.stages.settings import ExtractSettings
 from tiny import save_tiny_encoder, tiny_rows
@@ -104,15 +103,15 @@ def test_an_update_needs_no_transformers_and_gives_the_same_bits(
     if "features" in options:
         chosen["features"] = tuple(str(options["features"]).split(","))
     settings = ExtractSettings(**chosen)  # type: ignore[arg-type]
-    extracting.extract(tmp_path / "old.csv", tmp_path / "quick.h5", settings)
+    extract(tmp_path / "old.csv", tmp_path / "quick.h5", settings)
     shutil.copy(tmp_path / "quick.h5", tmp_path / "slow.h5")
     flags = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     command = [sys.executable, "-c", COMMAND, "extract", str(tmp_path / "grown.csv"), "--encoder", str(encoder)]
     command += ["--out", str(tmp_path / "quick.h5"), "--update", "--quiet", "--no-labels", *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
-    monkeypatch.setattr(extracting, "reopen", lambda *_, **__: None)
-    extracting.extract(tmp_path / "grown.csv", tmp_path / "slow.h5", settings, update=True)
+    monkeypatch.setattr(extraction, "reopen", lambda *_, **__: None)
+    extract(tmp_path / "grown.csv", tmp_path / "slow.h5", settings, update=True)
     quick, slow = (open_cache(tmp_path / f"{name}.h5") for name in ("quick", "slow"))
     assert quick.plan["path"] == "packed" and quick.record["sequences_encoded"] > 0
     assert datasets(quick.path) == datasets(slow.path)
@@ -379,13 +378,13 @@ def test_a_table_that_changes_before_the_sample_is_taken_is_refused(
     run(write_csv([(text, "x") for text in OLD]), tmp_path / "c.h5", tiny)
     before = (tmp_path / "c.h5").read_bytes()
     table = write_csv([(text, "x") for text in GROWN])
-    original = extracting.reopen
+    original = extraction.reopen
 
     def reopen(*arguments: Any, **options: Any) -> Any:
         write_csv([(text, "x") for text in reversed(GROWN)])
         return original(*arguments, **options)
 
-    monkeypatch.setattr(extracting, "reopen", reopen)
+    monkeypatch.setattr(extraction, "reopen", reopen)
     with pytest.raises(TableError, match="changed while it was read"):
         run(table, tmp_path / "c.h5", tiny, update=True)
     assert (tmp_path / "c.h5").read_bytes() == before

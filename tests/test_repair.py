@@ -14,7 +14,7 @@ import pytest
 from extracting import Notes, datasets, flip_a_byte, noting, run
 from headstart.cache.errors import DamagedError, EncoderError, IdentityError, NotOursError, TableError
 from headstart.cache.reader import open_cache
-from headstart.stages.extract import Extraction
+from headstart.stages.extraction import Extraction
 from headstart.stages.repair import repair
 from processes import blocks_of, fault_at, finish
 from tiny import save_tiny_encoder, tiny_rows

@@ -196,10 +196,10 @@ def test_an_interrupted_update_leaves_the_old_cache_and_is_carried_on_to_the_sam
 KILLED = """
 import os, signal, sys
 from headstart.__main__ import main
-from headstart.stages import extract
+from headstart.stages import extraction
 from headstart.stages.encoder import Encoder
 
-extract.BLOCK_ROWS, extract.WINDOW_BLOCKS = 8, 2
+extraction.BLOCK_ROWS, extraction.WINDOW_BLOCKS = 8, 2
 left, original = int(sys.argv.pop(1)), Encoder.encode
 
 def encode(self, batch):
