@@ -18,8 +18,10 @@ import tokenizers
 CHARACTERS_PER_TOKEN = 12
 """A first beginning has so many for each token that is kept; a word and its space have five or six."""
 _GROWTH = 8
-_LOCAL_NORMALIZERS = {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents"}
-"""What comes after a space changes nothing before it."""
+_LOCAL = {"Lowercase", "NFC", "NFD", "NFKC", "NFKD"}
+"""Normalizers to which what comes after a space or a stop changes nothing before it."""
+_DELETING = {"BertNormalizer", "StripAccents"}
+"""Such, too; but a character that they take out may have stood between two spaces."""
 
 
 class Tokenizing:
@@ -67,16 +69,18 @@ class Tokenizing:
         truncation, splitter, normalizer = parts["truncation"], parts["pre_tokenizer"] or {}, parts["normalizer"]
         if truncation is None or truncation["direction"] != "Right" or truncation["stride"]:
             return None
-        for one in (normalizer or {}).get("normalizers", [normalizer] if normalizer else []):
-            if one["type"] not in _LOCAL_NORMALIZERS:
-                return None
+        normalizers = {one["type"] for one in (normalizer or {}).get("normalizers", [normalizer] if normalizer else [])}
         match splitter:
-            case {"type": "BertPreTokenizer"}:
+            case {"type": "BertPreTokenizer"} if normalizers <= _LOCAL | _DELETING:
                 parting = " \n,.，。、"  # of punctuation, each character is a token of its own
-            case {"type": "ByteLevel", "use_regex": True}:
+            case {"type": "ByteLevel", "use_regex": True} if normalizers <= _LOCAL:
                 parting = " "  # GPT-2's expression: a space is joined to what follows
             case _:
                 return None
-        if any(set(parting) & set(token["content"]) for token in parts["added_tokens"]):  # one might be cut in two
-            return None
+        for token in parts["added_tokens"]:  # one might be cut in two
+            written = token["content"]
+            if self._tokenizer.normalizer is not None:
+                written += self._tokenizer.normalizer.normalize_str(token["content"])
+            if re.search(rf"[\s{parting}]", written):
+                return None
         return re.compile(rf"\S[{parting}]")

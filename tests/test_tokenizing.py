@@ -114,6 +114,15 @@ def with_spaces(tokenizer: tokenizers.Tokenizer) -> None:
     tokenizer.add_tokens([AddedToken("good film")])
 
 
+def with_what_becomes_a_space(tokenizer: tokenizers.Tokenizer) -> None:
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.add_tokens([AddedToken("good\u00a8film", normalized=True)])
+
+
+def with_what_vanishes(tokenizer: tokenizers.Tokenizer) -> None:
+    tokenizer.normalizer = normalizers.StripAccents()  # an accent between two spaces parts them no more
+
+
 def with_a_rule(tokenizer: tokenizers.Tokenizer) -> None:
     tokenizer.normalizer = normalizers.Replace(" film", "film")
 
@@ -126,7 +135,18 @@ def without_an_end(tokenizer: tokenizers.Tokenizer) -> None:
     tokenizer.no_truncation()
 
 
-@pytest.mark.parametrize("change", [left, with_spaces, with_a_rule, without_words, without_an_end])
+@pytest.mark.parametrize(
+    "change",
+    [
+        left,
+        with_spaces,
+        with_what_becomes_a_space,
+        with_what_vanishes,
+        with_a_rule,
+        without_words,
+        without_an_end,
+    ],
+)
 def test_all_of_a_text_is_tokenized_where_what_follows_may_matter(change: Any, tmp_path: Path) -> None:
     tokenizer = byte_level()
     change(tokenizer)
