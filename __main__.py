@@ -10,19 +10,28 @@ from . import stopping
 
 def main() -> None:
     """Run the command line, and heed Ctrl-C from before it is loaded until after it has ended."""
-    stopping.listen()
+    interrupted = False
     try:
-        from . import cli
+        stopping.listen()
+        try:
+            from . import cli
 
-        stopping.heed()
-        cli.main()
-    except KeyboardInterrupt:  # before a command began; one that did explains it itself
+            stopping.heed()
+            cli.main()
+        except SystemExit as ended:
+            interrupted = ended.code == stopping.INTERRUPTED and ended.__context__ is not None
+            if not interrupted:  # typer's own answer, between what cli.py catches, says nothing
+                raise
+        finally:
+            stopping.leave()
+            # What is left goes with the process; the interpreter need not look through all that torch made once more.
+            gc.freeze()
+    except KeyboardInterrupt:  # outside of a command; one that had begun has explained it
+        interrupted = True
+    if interrupted:
+        stopping.leave()
         print("headstart: interrupted", file=sys.stderr)
         sys.exit(stopping.INTERRUPTED)
-    finally:
-        stopping.leave()
-        # What is left goes with the process; the interpreter need not look through all that torch made once more.
-        gc.freeze()
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ OPTIONS = {"feature": "--features", "learning_rate": "--lr"}
 """Options whose names are not those of their settings."""
 BY_BATCHES = (
     *("epochs", "batch_size", "lr", "schedule", "warmup", "weight_decay"),
-    *("dropout", "center", "label_smoothing", "patience", "seed"),
+    *("dropout", "center", "label_smoothing", "patience", "seed", "device"),
 )
 """What shapes training by batches, and nothing else."""
 EXTRACT, TRAIN, SWEEP, SPEEDUP = ExtractSettings(), TrainSettings(), SweepSettings(), SpeedupSettings()
@@ -121,7 +121,7 @@ def _refuse_idle(ctx: typer.Context, why: str, *names: str) -> None:
     for parameter in ctx.command.params:
         source = ctx.get_parameter_source(parameter.name or "")
         if parameter.name in names and source is not None and source.name == "COMMANDLINE":
-            raise SettingsError(f"{parameter.opts[0]} {why}")
+            raise SettingsError(f"{'/'.join([*parameter.opts, *parameter.secondary_opts])} {why}")
 
 
 def _refuse_idle_rows(ctx: typer.Context, test: Path | None, validation: Path | None, labels: Path | None) -> None:
@@ -130,6 +130,10 @@ def _refuse_idle_rows(ctx: typer.Context, test: Path | None, validation: Path | 
         _refuse_idle(ctx, "is for rows that are held out, and --test brings others; leave one out", "test_fraction")
     if validation is not None:
         _refuse_idle(ctx, "is for rows that are held out, and --validation brings others", "validation_fraction")
+    if test is None and validation is None:
+        _refuse_idle(ctx, "is for texts that --test or --validation has; give one of them", "keep_shared")
+    if test is not None and validation is not None:
+        _refuse_idle(ctx, "fixes which rows are held out, and none are", "split_seed")
     if labels is None:
         _refuse_idle(
             ctx, "is of the table of --labels; give that, too", *("text_column", "text_pair_column", "label_column")
@@ -157,6 +161,7 @@ Pickled = Annotated[
 
 @app.command("extract")
 def extract_command(
+    ctx: typer.Context,
     tables: Annotated[
         list[Path], typer.Argument(help="CSV, TSV, JSON lines or Parquet files, or folders of one kind.")
     ],
@@ -195,6 +200,8 @@ def extract_command(
     quiet: Quiet = False,
 ) -> None:
     """Stage one: encode a table's texts once, into a cache."""
+    if no_labels:
+        _refuse_idle(ctx, "names the labels, of which --no-labels says that there are none", "label_column")
     settings = ExtractSettings(
         encoder=encoder,
         revision=revision,
@@ -354,6 +361,8 @@ def train_head_command(
 ) -> None:
     """Stage two: train and test a head on a cache."""
     _refuse_idle_rows(ctx, test, validation, labels)
+    if folds:
+        _refuse_idle(ctx, "is for rows that are held out, and --folds divides them", "validation_fraction")
     _refuse_idle_training(ctx, solver, head)
     settings = TrainSettings(
         feature=features,
@@ -574,6 +583,7 @@ def predict_command(
 
 @app.command("speedup")
 def speedup_command(
+    ctx: typer.Context,
     table: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines or Parquet file, or a folder of one kind.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     encoder: Annotated[str, typer.Option(help="Hub id, or a folder with a model's files.")] = SPEEDUP.encoder,
@@ -605,6 +615,8 @@ def speedup_command(
     quiet: Quiet = False,
 ) -> None:
     """Measure what the two stages save on this machine, beside a program that encodes in every epoch."""
+    if not quality:
+        _refuse_idle(ctx, "is of the heads whose accuracy is compared, and --no-quality compares none", "seed")
     settings = SpeedupSettings(
         encoder=encoder,
         revision=revision,
@@ -634,6 +646,7 @@ def speedup_command(
 
 @app.command("verify")
 def verify_command(
+    ctx: typer.Context,
     cache: Annotated[Path, typer.Argument(help="A cache.")],
     encoder: Annotated[
         str | None,
@@ -654,8 +667,9 @@ def verify_command(
     quiet: Quiet = False,
 ) -> None:
     """Check every byte of a cache; with --encoder, encode a sample of its rows again and compare."""
-    if table is not None and encoder is None:
-        raise SettingsError("--table is for encoding rows again; give the --encoder, too")
+    if encoder is None:
+        encoding = ("table", "sample", "seed", "text_column", "text_pair_column", "device", "skip_bad_rows")
+        _refuse_idle(ctx, "is for encoding rows again; give the --encoder, too", *encoding, "allow_pickled_weights")
     settings = ExtractSettings(
         text_column=text_column,
         text_pair_column=text_pair_column,

@@ -17,6 +17,7 @@ from typing import Any
 
 INTERRUPTED = 130
 """The exit code: 128 and SIGINT's number, as shells have it."""
+_AGAIN_SECONDS = 0.05
 _asked: list[KeyboardInterrupt] = []
 
 
@@ -27,12 +28,16 @@ class Terminated(KeyboardInterrupt):
 def listen() -> None:
     """Take SIGINT and SIGTERM from here on; a SIGINT that is ignored, as `nohup` and `&` have it, stays ignored."""
     _answer(_stop)
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, _raise)
     sys.unraisablehook = _say_nothing_of_what_is_kept
 
 
 def leave() -> None:
     """Nothing is left but Python's tidying up: a signal ends it at once, so that nothing is raised in its midst."""
     _answer(lambda number, frame: os._exit(INTERRUPTED))
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
     for error in _asked:  # generators that its frames hold are closed now, while the modules that they use are there
         error.__traceback__ = error.__context__ = None
 
@@ -56,8 +61,15 @@ def _answer(handler: Callable[[int, FrameType | None], Any]) -> None:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     _asked.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
-    if len(_asked) > 1 or not _importing(frame):  # whoever asks again will not wait for an import to end
+    _raise(number, frame)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    """Raise what was asked for; the first request, once an import that is under way has ended."""
+    if len(_asked) > 1 or not _importing(frame):
         raise _asked[-1]
+    if hasattr(signal, "setitimer"):  # elsewhere `heed` does it
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
 
 
 def _importing(frame: FrameType | None) -> bool:

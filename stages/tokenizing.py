@@ -53,14 +53,16 @@ class Tokenizing:
 
     def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[tokenizers.Encoding]:
         """Encode pairs of texts, whole: which of the two is cut, and where, depends on the length of both."""
-        return list(self._tokenizer.encode_batch_fast(list(pairs)))
+        return list(self._tokenizer.encode_batch(list(pairs)))  # the fast one may give both texts the same type
 
     def _beginning(self, text: str, longest: int) -> str:
-        """A beginning of about ``longest`` characters that is tokenized as it is in the whole text; or all of it."""
-        if len(text) <= 2 * longest or self._parting is None:
-            return text
-        ends = [match.end() - 1 for match in self._parting.finditer(text, longest // 2, longest)]
-        return text[: ends[-1]] if ends else text
+        """A beginning of ``longest`` characters or so that is tokenized as it is in the whole text; or more of it."""
+        while len(text) > 2 * longest and self._parting is not None:
+            ends = [match.end() - 1 for match in self._parting.finditer(text, longest // 2, longest)]
+            if ends:
+                return text[: ends[-1]]
+            longest *= _GROWTH
+        return text
 
     @functools.cached_property
     def _parting(self) -> re.Pattern[str] | None:
@@ -72,7 +74,7 @@ class Tokenizing:
         normalizers = {one["type"] for one in (normalizer or {}).get("normalizers", [normalizer] if normalizer else [])}
         match splitter:
             case {"type": "BertPreTokenizer"} if normalizers <= _LOCAL | _DELETING:
-                parting = " \n,.，。、"  # of punctuation, each character is a token of its own
+                parting = " \t\n,.;:!?，。、；：！？"  # of punctuation, each character is a token of its own
             case {"type": "ByteLevel", "use_regex": True} if normalizers <= _LOCAL:
                 parting = " "  # GPT-2's expression: a space is joined to what follows
             case _:

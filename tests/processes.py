@@ -1,8 +1,8 @@
 """Real runs of the command line in processes of their own, also to be killed, stopped and starved at chosen instants.
 
 Each is forked from a server that has loaded torch and transformers but computed nothing: so it starts in a fraction of
-a second, and what happens to it is what happens to a run that was started at a terminal. `fresh_command` alone starts
-Python anew.
+a second, and what happens to it is what happens to a run that was started at a terminal, but for Python's own end.
+`fresh_command` alone starts Python anew.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ def command(*arguments: Any) -> Command:
     """Run ``headstart ARGUMENTS`` to its end."""
     with tempfile.TemporaryDirectory() as folder:
         out, errors = Path(folder, "out"), Path(folder, "errors")
+        errors.touch()  # for a process that ends before it prints
         code, printed = finish(arguments, out, partial(print_errors_to, errors))
         return Command(["headstart", *map(str, arguments)], code, printed, errors.read_text())
 
@@ -65,6 +66,7 @@ def finish(arguments: Sequence[Any], log: Path, *preparations: Preparation) -> t
     process.join(PATIENCE_SECONDS)
     if process.exitcode is None:
         process.kill()
+        process.join()
         raise TimeoutError(f"headstart {' '.join(map(str, arguments))}: {log.read_text()}")
     return process.exitcode, log.read_text()
 

@@ -1,15 +1,16 @@
 """Ctrl-C and SIGTERM by the hundred: ``make soak`` runs this, and it prints counts.
 
-Commands are stopped at random instants, from their start until after their end, some of them twice. Each must end with
-130 and one line that says so last, or have ended well; nothing of Python's or a library's own may be printed; and no
-block that an extraction had finished may be lost. Before headstart's first line, and when Python tidies up, the signal
-itself may end the process: a shell shows 130 for that, too.
+Commands are stopped at random instants, from their start until after their end, some of them twice. Each must end soon,
+with 130 and one line that says so last, or have been at its end; nothing of Python's or a library's own may be printed;
+and no block that an extraction had finished may be lost. Before headstart's first line, and when Python tidies up, the
+signal itself may end the process: a shell shows 130 for that, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -45,24 +46,40 @@ def commands(folder: Path) -> dict[str, list[Any]]:
     }
 
 
-def stop_at_random(arguments: list[Any], rng: np.random.Generator, *, longest: float) -> tuple[int, str]:
-    """Run a command, stop it once or twice within so many seconds; return its exit code and what it printed."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stopped:
+    """How a command ended that was stopped: its exit code, what it printed, and when the first signal came."""
+
+    code: int
+    said: str
+    at: float
+    seconds: float
+    """From the last signal to the end."""
+
+    def is_right(self) -> bool:
+        """Whether it may end so. What came too late to stop it was not lost if it ended at once in any case."""
+        foreign = any(word in self.said for word in ("Traceback", "Exception", "terminate called"))
+        lines = [line for line in self.said.splitlines() if line.startswith("headstart: ")]
+        match self.code:
+            case 130:
+                told = len(lines) == 1 and self.said.splitlines()[-1] == lines[0]
+                return not foreign and self.seconds < 5 and (told or (not self.said and self.seconds < 0.5))
+            case 0:
+                return not foreign and not lines and self.seconds < 0.5
+        return self.code in (-signal.SIGINT, -signal.SIGTERM) and (not foreign or self.at < 0.3)
+
+
+def stop_at_random(arguments: list[Any], rng: np.random.Generator, *, longest: float) -> Stopped:
+    """Run a command, and stop it once or twice within so many seconds."""
     command = [sys.executable, "-m", "headstart", *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     number, waits = rng.choice(SIGNALS), [rng.uniform(0, longest), rng.uniform(0, 0.1)]
     for wait in waits[: 1 + (rng.random() < 0.2)]:
         time.sleep(wait)
         process.send_signal(number)
+    sent = time.monotonic()
     _, said = process.communicate(timeout=300)
-    return process.returncode, said
-
-
-def is_right(code: int, said: str) -> bool:
-    """Whether a command that was stopped may have ended so."""
-    foreign = "Traceback" in said or "Exception" in said or "terminate called" in said
-    if code == 130:
-        return not foreign and said.count("headstart: ") <= 1 and (not said or "headstart: " in said.splitlines()[-1])
-    return code == 0 or (code in (-signal.SIGINT, -signal.SIGTERM) and (not foreign or "headstart: " not in said))
+    return Stopped(code=process.returncode, said=said, at=waits[0], seconds=time.monotonic() - sent)
 
 
 def main() -> None:
@@ -83,12 +100,12 @@ def main() -> None:
             for _ in range(options.stops):
                 extracted.unlink(missing_ok=True)  # what is finished cannot be stopped
                 held = holding(extracted)
-                code, said = stop_at_random(arguments, rng, longest=longest)
+                stopped = stop_at_random(arguments, rng, longest=longest)
                 lost += not (extracted.exists() or held <= holding(extracted))
-                codes[code] += 1
-                if not is_right(code, said):
+                codes[stopped.code] += 1
+                if not stopped.is_right():
                     wrong += 1
-                    print(f"{kind} ended with {code} and said:\n{said}", flush=True)
+                    print(f"{kind}: {stopped}", flush=True)
             ended = ", ".join(f"{count} with {code}" for code, count in codes.most_common())
             print(f"{kind}: {options.stops} stops within {longest:.1f} s: ended {ended}", flush=True)
     print(f"{wrong} ended wrongly, {lost} lost blocks; {time.monotonic() - started:.0f} s in all")

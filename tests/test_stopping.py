@@ -49,12 +49,14 @@ def test_the_command_line_heeds_it_from_its_first_import_to_after_its_last_word(
 
 
 IMPORTING = """
+import time
 from headstart import stopping
 stopping.listen()
 try:
     import interrupting
     print("imported")
-    stopping.heed()
+    time.sleep(60)  # says nothing of how far it is
+    print("not heeded")
 except KeyboardInterrupt:
     print("heeded")
 """
@@ -70,6 +72,27 @@ def test_an_import_is_finished_first_unless_it_is_asked_for_again(requests: int,
     command = [sys.executable, "-c", IMPORTING]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == (printed, "")
+
+
+SILENT = """
+import sys
+from headstart import cli
+from headstart.__main__ import main
+
+def as_typer_does():
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+cli.main = as_typer_does
+main()
+"""
+
+
+def test_what_typer_says_nothing_of_is_said() -> None:
+    done = subprocess.run([sys.executable, "-c", SILENT], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "headstart: interrupted\n")
 
 
 LOST = """
