@@ -127,9 +127,8 @@ def test_ctrl_c_is_heeded_where_a_library_loses_its_exception(
     command += ["--batch-tokens", "64", "--out", tmp_path / "c.h5"]
     code, said = finish(command, tmp_path / "log", partial(blocks_of, 64), partial(lose_an_interrupt, how))
     assert code == 130
-    *told, line = said.splitlines()
-    assert line.startswith("headstart: interrupted; finished blocks are kept")
-    assert not [other for other in told if not other.startswith("extract")], said
+    assert said.splitlines()[-1].startswith("headstart: interrupted; finished blocks are kept")
+    assert "Traceback" not in said and "Exception" not in said
     assert not (tmp_path / "c.h5").exists()
     assert finish(command, tmp_path / "log", partial(blocks_of, 64))[0] == 0
 

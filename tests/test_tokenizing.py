@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,7 +74,7 @@ PIECES = [
     "\u0301",
     "酒店",
     "很好",
-    "g" * 99,
+    WORD,
     "3.14",
     "it's",
     "''ll",
@@ -147,7 +146,7 @@ def without_an_end(tokenizer: tokenizers.Tokenizer) -> None:
         without_an_end,
     ],
 )
-def test_all_of_a_text_is_tokenized_where_what_follows_may_matter(change: Any, tmp_path: Path) -> None:
+def test_all_of_a_text_is_tokenized_where_what_follows_may_matter(change: Any) -> None:
     tokenizer = byte_level()
     change(tokenizer)
     watched, texts = Watched(tokenizer), ["a good film " * 100 + "not"]
