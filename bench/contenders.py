@@ -92,8 +92,10 @@ class Headstart:
         features = np.empty((len(distinct), self._encoder.width), np.float32)
         lengths = np.array([len(sequence) for sequence in distinct], np.int64)
         padded = self._encoder.path is EncoderPath.PADDED
-        for batch in compose_batches(lengths, self._encoder.batch_tokens, padded=padded):
-            features[batch] = self._encoder.encode([distinct[row] for row in batch])["cls"]
+        batches = compose_batches(lengths, self._encoder.batch_tokens, padded=padded)
+        encoded = self._encoder.encode_all([distinct[row] for row in batch] for batch in batches)
+        for batch, found in zip(batches, encoded, strict=True):
+            features[batch] = found["cls"]
         return features[inverse.reshape(-1)]
 
 

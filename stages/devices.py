@@ -12,9 +12,9 @@ from ..cache.errors import SettingsError
 from .settings import Precision
 
 DTYPES = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT16: torch.float16}
-_BATCH_TOKENS = {"cpu": 8192, "cuda": 32768}
-"""On a CPU larger batches are a few percent faster, and take more memory (``bench/batches.py``); a GPU must be filled
-(that figure was not measured)."""
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+"""On a CPU a core takes a batch of its own: larger ones are hardly faster, and take more memory
+(``bench/batches.py``). A GPU must be filled (that figure was not measured)."""
 
 
 def choose_device(name: str) -> torch.device:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 
 from .devices import default_batch_tokens
 from .features import Feature
+from .lanes import in_turn
 from .memory import MemoryFullError, halving
 from .packed import PackedEncoder
 from .recipe import Recipe
@@ -95,7 +98,7 @@ class Encoder:
         self._tokenizing, self._run, self._segments, self._copies = Tokenizing(tokenizer), run, segments, copies
         self.width, self.batch_tokens, self.recipe = width, settings.chosen_batch_tokens, recipe
         self.path = EncoderPath.PACKED if isinstance(run, PackedEncoder) else EncoderPath.PADDED
-        self.halved_batches = 0
+        self.halved_batches, self._counting = 0, threading.Lock()
 
     def tokenize(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None
@@ -117,14 +120,35 @@ class Encoder:
         return sequences, np.array([bool(encoding.overflowing) for encoding in encodings], bool)
 
     def encode_all(self, batches: Iterable[Sequence[TokenIds]]) -> Iterator[dict[str, Features]]:
-        """Encode batches, one after the other. On CUDA one batch is copied and computed while the last is fetched.
+        """Encode batches, and yield their features in the batches' order.
+
+        On CUDA one batch is copied and computed while the last is fetched. On a CPU the packed pass takes a batch on
+        each core: no core waits for another at the end of each product.
 
         Raises:
             MemoryFullError: as for `encode`.
         """
-        if self._device.type != "cuda":
-            yield from map(self.encode, batches)
+        if self._device.type == "cuda":
+            yield from self._encode_on_cuda(batches)
             return
+        waiting, done = list(batches), 0
+        if self._device.type == "cpu" and self.path is EncoderPath.PACKED:
+            with contextlib.closing(in_turn(self._attempt, waiting)) as turns:
+                for found in turns:
+                    if found is None:
+                        break
+                    done += 1
+                    yield found
+        yield from map(self.encode, waiting[done:])
+
+    def _attempt(self, sequences: Sequence[TokenIds]) -> dict[str, Features] | None:
+        """`encode`, or None where even one sequence takes too much memory: it may be that another batch holds it."""
+        try:
+            return self.encode(sequences)
+        except MemoryFullError:
+            return None
+
+    def _encode_on_cuda(self, batches: Iterable[Sequence[TokenIds]]) -> Iterator[dict[str, Features]]:
         started: list[_Fetched] = []
         for batch in batches:
             with halving(batch) as halves:
@@ -165,7 +189,8 @@ class Encoder:
 
     def _in_halves(self, halves: Sequence[Sequence[TokenIds]]) -> dict[str, Features]:
         """Encode a batch that took too much memory, as these two."""
-        self.halved_batches += 1
+        with self._counting:
+            self.halved_batches += 1
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         found: list[dict[str, Features]] = []

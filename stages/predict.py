@@ -111,8 +111,10 @@ def predict(
     features = np.empty((len(distinct), loaded.width), np.float32)
     (name,) = head.identity.features
     lengths, done = np.array([len(s) for s in distinct], np.int64), 0
-    for batch in compose_batches(lengths, loaded.batch_tokens, padded=loaded.path is EncoderPath.PADDED):
-        features[batch] = loaded.encode([distinct[row] for row in batch])[name]
+    batches = compose_batches(lengths, loaded.batch_tokens, padded=loaded.path is EncoderPath.PADDED)
+    encoded = loaded.encode_all([distinct[row] for row in batch] for batch in batches)
+    for batch, found in zip(batches, encoded, strict=True):
+        features[batch] = found[name]
         done += len(batch)
         report(Step("encoding", done, len(distinct), "texts"))
     probabilities = head.probabilities(features)[copies.reshape(-1)]

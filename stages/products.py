@@ -7,7 +7,7 @@ are missing, the plain ones do the same work.
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 Tensor = torch.Tensor
 
@@ -18,10 +18,13 @@ added to a full one is less than one short sequence."""
 
 
 class Product:
-    """A weight (out, in) and a bias (out,), for rows (n, in) of the weight's dtype; results are (n, out) of it."""
+    """A weight (out, in) and a bias, for rows (n, in) of the weight's dtype; results are (n, out) of it.
+
+    The bias is (out,), or shorter: then it is of the first outputs alone.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self._bias = bias
+        self._bias = pad(bias, (0, len(weight) - len(bias)))
         self._weight = weight
 
     def __call__(self, rows: Tensor) -> Tensor:
@@ -49,9 +52,12 @@ class MklProduct(Product):
         super().__init__(weight, bias)
         self._rows = rows
         self._laid_out: Tensor = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
+        self._bias = bias
 
     def __call__(self, rows: Tensor) -> Tensor:
-        found: Tensor = torch.ops.mkl._mkl_linear(rows, self._laid_out, self._weight, self._bias, self._rows)
+        found: Tensor = torch.ops.mkl._mkl_linear(rows, self._laid_out, self._weight, None, self._rows)
+        # A bias given to MKL is written to the whole of the result first, and read again by the product.
+        found[:, : len(self._bias)] += self._bias
         return found
 
 
