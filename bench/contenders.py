@@ -1,14 +1,19 @@
 """The contenders: ways to turn texts into the CLS feature of an encoder's last layer, each loaded and ready.
 
 A contender may be run in several ways (batch sizes, graphs); the benchmark tries them and keeps the fastest. Loading
-takes place here, outside of what is timed; tokenizing takes place inside.
+takes place here, outside of what is timed; tokenizing takes place inside. `Alone` runs one in a process of its own, as
+those who use it do: what another sets up for itself (threads, the allocator) neither helps nor hinders it there.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
+import multiprocessing
 import os
+import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,22 +58,76 @@ class Contender:
     precision: str
     ways: dict[str, Encode]
 
-    @property
-    def way(self) -> str:
-        return next(iter(self.ways))
-
     def keep(self, way: str) -> None:
         """Decide for one way, and let go of what the others hold."""
         self.ways = {way: self.ways[way]}
 
+
+class Alone:
+    """A contender in a process of its own, which sleeps while others are timed.
+
+    Attributes:
+        name: As of `Contender`.
+        precision: As of `Contender`.
+        ways: Their names; the first is the one that is run.
+    """
+
+    def __init__(self, key: str, folder: Path, scratch: Path) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._process = concurrent.futures.ProcessPoolExecutor(1, spawn, _begin, (key, folder, scratch))
+        self.name, self.precision, self.ways = self._process.submit(_described).result()
+
+    @property
+    def way(self) -> str:
+        return self.ways[0]
+
+    def keep(self, way: str) -> None:
+        """Decide for one way, and let go of what the others hold."""
+        self.ways = [way]
+        self._process.submit(_keep, way).result()
+
     def encode(self, texts: list[str]) -> Array:
-        return self.ways[self.way](texts)
+        return self._process.submit(_encode, texts, self.way).result()[0]
+
+    def seconds(self, texts: list[str], way: str | None = None) -> float:
+        """What encoding takes there, without what the texts and features take to get there and back."""
+        return self._process.submit(_encode, texts, way or self.way).result()[1]
+
+    def end(self) -> None:
+        self._process.shutdown()
+
+
+_here: list[Contender] = []
+"""In a contender's own process: the contender."""
+
+
+def _begin(key: str, folder: Path, scratch: Path) -> None:
+    warnings.filterwarnings("ignore")  # exporters warn of their own deprecations
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.set_num_threads(CORES)
+    _here.append(load(key, folder, scratch))
+
+
+def _described() -> tuple[str, str, list[str]]:
+    return _here[0].name, _here[0].precision, list(_here[0].ways)
+
+
+def _keep(way: str) -> None:
+    _here[0].keep(way)
+
+
+def _encode(texts: list[str], way: str) -> tuple[Array, float]:
+    encode = _here[0].ways[way]
+    started = time.perf_counter()
+    features = encode(texts)
+    return features, time.perf_counter() - started
 
 
 class Headstart:
     """Ours, as `headstart extract` runs it over a window: each distinct token sequence once, batched by length.
 
-    As in a run, freed memory is kept: from here on for the whole process, and so for all contenders.
+    As in a run, freed memory is kept: from here on for the whole process.
     """
 
     def __init__(self, folder: Path, precision: Precision) -> None:

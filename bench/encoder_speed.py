@@ -1,9 +1,9 @@
 """How fast texts become features: headstart beside what else there is, in one run, on this machine.
 
-Every contender encodes the same piece of texts in each round, in an order that rotates from round to round, and the
-machine's own rate of multiplying matrices is timed before and after each piece. What counts are the ratios within
-a round, and their medians: a machine that others use too slows all of them. ``make bench-encoder`` sets up what
-this needs and runs both pairs.
+Every contender has a process of its own, and encodes the same piece of texts in each round, in an order that rotates
+from round to round; the machine's own rate of multiplying matrices is timed before and after each piece. What counts
+are the ratios within a round, and their medians: a machine that others use too slows all of them.
+``make bench-encoder`` sets up what this needs and runs both pairs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import numpy as np
 import shape
 import torch
 import transformers
-from contenders import CONTENDERS, CORES, Contender, Plain
+from contenders import CONTENDERS, CORES, Alone, Plain
 from facts import cpu_name, facts
 from samples import as_they_stand, counted_flop, draw_pieces, read_texts
 from speed_report import Measurement, Row, draw, markdown
@@ -87,8 +87,10 @@ def main() -> None:
         field = {}
         for key in arguments.contenders:
             note(f"loading {key}")
-            contender = contenders.load(key, folder, Path(scratch))
-            if key != "headstart-auto" or contender.precision != "float32":  # else it is the same as headstart
+            contender = Alone(key, folder, Path(scratch))
+            if key == "headstart-auto" and contender.precision == "float32":  # it is the same as headstart
+                contender.end()
+            else:
                 field[key] = contender
         choose_ways(field, [pieces[count // 4], pieces[3 * count // 4]])
         differences = check(field, plain, texts, lengths)
@@ -103,6 +105,8 @@ def main() -> None:
             if variant == "as they stand":
                 given = [as_they_stand(piece, copies, seed=n) for n, piece in enumerate(pieces)]
             measured[variant] = bench.run(variant, given, arguments.rounds)
+        for contender in field.values():
+            contender.end()
     drawn = [text for piece in pieces for text in piece]
     about = facts(
         pair.title,
@@ -133,7 +137,7 @@ def main() -> None:
 class Bench:
     """Rounds over pieces, with the matrix rate in between."""
 
-    def __init__(self, field: dict[str, Contender], plain: Plain) -> None:
+    def __init__(self, field: dict[str, Alone], plain: Plain) -> None:
         self._field, self._plain, config = field, plain, plain.model.config
         self._sizes = {
             "layers": config.num_hidden_layers,
@@ -153,13 +157,11 @@ class Bench:
             if place not in self._warm:
                 self._warm.add(place)
                 for contender in self._field.values():
-                    contender.encode(pieces[place])
+                    contender.seconds(pieces[place])
             before = self.matrix_rate()
             for step in range(len(keys)):
                 key = keys[(step + number) % len(keys)]
-                started = time.perf_counter()
-                self._field[key].encode(pieces[place])
-                seconds = time.perf_counter() - started
+                seconds = self._field[key].seconds(pieces[place])
                 after = self.matrix_rate()
                 measured.append(
                     Measurement(
@@ -186,7 +188,7 @@ class Bench:
         return done * 2 * 2048 * 768 * 3072 / spent
 
 
-def choose_ways(field: dict[str, Contender], pieces: Sequence[list[str]]) -> None:
+def choose_ways(field: dict[str, Alone], pieces: Sequence[list[str]]) -> None:
     """Let every contender try its ways on two of the pieces, and keep the one that took the least time."""
     for contender in field.values():
         if len(contender.ways) == 1:
@@ -194,16 +196,14 @@ def choose_ways(field: dict[str, Contender], pieces: Sequence[list[str]]) -> Non
         spent = dict.fromkeys(contender.ways, 0.0)
         for piece in pieces:
             for timed in (False, True):
-                for way, encode in contender.ways.items():
-                    started = time.perf_counter()
-                    encode(piece)
-                    spent[way] += (time.perf_counter() - started) * timed
+                for way in contender.ways:
+                    spent[way] += contender.seconds(piece, way) * timed
         contender.keep(min(spent, key=spent.__getitem__))
         tried = ", ".join(f"{way} {seconds:.2f} s" for way, seconds in spent.items())
         note(f"{contender.name}: {contender.way} ({tried})")
 
 
-def check(field: dict[str, Contender], plain: Plain, texts: Sequence[str], lengths: Sequence[int]) -> dict[str, float]:
+def check(field: dict[str, Alone], plain: Plain, texts: Sequence[str], lengths: Sequence[int]) -> dict[str, float]:
     """The largest difference of each contender's features from plain transformers', over texts of all lengths."""
     order = np.argsort(lengths, kind="stable")
     chosen = [texts[i] for i in order[np.linspace(0, len(order) - 1, CHECKED).astype(int)]]
