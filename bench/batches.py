@@ -1,16 +1,15 @@
-"""How many tokens a batch should have: the same sequences in batches of several sizes, taking turns.
+"""How long the packed pass takes with batches of various sizes, and with its layers cut into chunks of various rows.
 
-    .venv/bin/python bench/batches.py [--encoder .data/minilm] [--precision float32] [--length 32]
+    .venv/bin/python bench/batches.py [--encoder .data/minilm] [--precision bfloat16] [--length 32]
 
-The sequences are of one length that fills each batch exactly. Shown is the median over rounds of each size's speed as a
-ratio to that of 2,048 tokens, and the peak of resident memory so far, the smallest size first.
+Sizes take turns, each with the same tokens to encode, on all cores; shown is the median over rounds of the ratio to
+the default. `headstart.stages.devices` and `headstart.stages.packed` choose by what this prints.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import time
 from pathlib import Path
@@ -18,15 +17,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from facts import cpu_name
+from headstart.stages import packed
 from headstart.stages.allocator import freed_memory_kept
-from headstart.stages.encoder import EncoderSettings
+from headstart.stages.devices import default_batch_tokens
+from headstart.stages.encoder import Encoder, EncoderSettings
 from headstart.stages.encoder_files import find_encoder
 from headstart.stages.features import parse_features
 from headstart.stages.pretrained import load_encoder
 from headstart.stages.settings import Precision
 
 DATA = Path(__file__).resolve().parent.parent / ".data"
-SIZES, ROUNDS = (1024, 2048, 4096, 8192, 16384), 10
+CPU = torch.device("cpu")
+BATCHES, CHUNKS = (1024, 2048, 4096, 8192), (128, 256, 512, 1024, 2048)
+TOKENS, ROUNDS = 16384, 7
 
 
 def main() -> None:
@@ -36,37 +39,49 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=32)
     given = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
-    files = find_encoder(str(given.encoder))
+    print(f"{cpu_name()}; {given.encoder.name}, {given.precision}, sequences of {given.length} tokens\n")
+    usual = default_batch_tokens(CPU), packed.CHUNK_ROWS
+    show("tokens a batch", {size: (size, usual[1]) for size in BATCHES}, usual[0], given)
+    show("rows a chunk", {size: (usual[0], size) for size in CHUNKS}, usual[1], given)
+
+
+def show(title: str, sizes: dict[int, tuple[int, int]], usual: int, given: argparse.Namespace) -> None:
+    """Time some sizes, each of a batch and of a chunk, and print a table."""
     rng = np.random.default_rng(0)
-    encoders, batches, memory = {}, {}, {}
-    for size in SIZES:
-        settings = EncoderSettings(
-            features=parse_features(("cls",), files.layers()),
-            device=torch.device("cpu"),
-            precision=Precision(given.precision),
-            prefix="",
-            max_length=128,
-            batch_tokens=size,
-        )
-        encoders[size] = load_encoder(files, settings)
-        batches[size] = [rng.integers(1000, 20000, given.length).astype(np.int32) for _ in range(size // given.length)]
-    seconds: dict[int, list[float]] = {size: [] for size in SIZES}
+    encoders, batches = {}, {}
+    for size, (batch, chunk) in sizes.items():
+        packed.CHUNK_ROWS = chunk
+        encoders[size] = load(given.encoder, Precision(given.precision), batch)
+        sequences = [rng.integers(1000, 20000, given.length).astype(np.int32) for _ in range(batch // given.length)]
+        batches[size] = [sequences] * (TOKENS // batch)
+    seconds: dict[int, list[float]] = {size: [] for size in sizes}
     with freed_memory_kept():
         for number in range(ROUNDS + 1):
-            for size in SIZES:
+            for size, (_, chunk) in sizes.items():
+                packed.CHUNK_ROWS = chunk
                 started = time.perf_counter()
-                for _ in range(SIZES[-1] // size):
-                    encoders[size].encode(batches[size])
+                for _ in encoders[size].encode_all(batches[size]):
+                    pass
                 if number:  # the first round warms up
                     seconds[size].append(time.perf_counter() - started)
-                else:
-                    memory[size] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{cpu_name()}; {given.encoder.name}, {given.precision}, sequences of {given.length} tokens\n")
-    print("| tokens a batch | tokens/s | of the speed at 2,048 | peak resident, MiB |\n|---|---|---|---|")
-    for size in SIZES:
-        speed = SIZES[-1] / statistics.median(seconds[size])
-        ratio = statistics.median(b / a for a, b in zip(seconds[size], seconds[2048], strict=True))
-        print(f"| {size:,} | {speed:,.0f} | {ratio:.3f} | {memory[size]:,.0f} |")
+    print(f"| {title} | tokens/s | of the speed at {usual:,} |\n|---|---|---|")
+    for size in sizes:
+        ratio = statistics.median(b / a for a, b in zip(seconds[size], seconds[usual], strict=True))
+        print(f"| {size:,} | {TOKENS / statistics.median(seconds[size]):,.0f} | {ratio:.3f} |")
+    print()
+
+
+def load(folder: Path, precision: Precision, batch_tokens: int) -> Encoder:
+    files = find_encoder(str(folder))
+    settings = EncoderSettings(
+        features=parse_features(("cls",), files.layers()),
+        device=CPU,
+        precision=precision,
+        prefix="",
+        max_length=128,
+        batch_tokens=batch_tokens,
+    )
+    return load_encoder(files, settings)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ Tensor = torch.Tensor
 _FIRST_ROW = (Pooling.CLS, Pooling.POOLER)
 CHUNK_ROWS = 512
 """Rows that go through a layer's feed-forward together, on one core: the widest of what it makes of so many, 6 MB in
-BERT-base in float32, stays near the core, and the products lose nothing (``bench/chunks.py``)."""
+BERT-base in float32, stays near the core, and the products lose nothing (``bench/batches.py``)."""
 
 
 @dataclasses.dataclass(frozen=True)

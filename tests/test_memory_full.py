@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,33 @@ def test_a_text_that_takes_too_much_memory_alone_is_named(
     monkeypatch.undo()
     cache, _ = run(table, tmp_path / "out.h5", tiny, batch_tokens=512)
     assert cache.rows == 60
+
+
+def test_a_text_that_does_not_fit_beside_another_batch_is_encoded_alone(
+    table: dict[str, list[str]], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches are encoded side by side; one that finds no memory has it all, once the others are done."""
+    whole, _ = run(table, tmp_path / "whole.h5", tiny, batch_tokens=64)
+    original, at_work, refused = PackedEncoder.__call__, threading.Semaphore(1), []
+    together = threading.Barrier(2)
+
+    def call(self: PackedEncoder, sequences: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread() and not refused:
+            together.wait(timeout=30)
+        if not at_work.acquire(blocking=False):
+            refused.append(len(sequences))
+            raise MemoryError
+        try:
+            time.sleep(0.05)
+            return original(self, sequences)
+        finally:
+            at_work.release()
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(PackedEncoder, "__call__", call)
+    alone, _ = run(table, tmp_path / "alone.h5", tiny, batch_tokens=64)
+    assert refused
+    np.testing.assert_allclose(alone.features(), whole.features(), atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])

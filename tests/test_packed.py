@@ -11,6 +11,7 @@ import torch
 import transformers as hf
 from headstart.cache.errors import SettingsError
 from headstart.cache.reader import open_cache
+from headstart.stages import packed as packed_module
 from headstart.stages import pretrained
 from headstart.stages.encoder import EncoderSettings
 from headstart.stages.encoder_files import find_encoder
@@ -87,6 +88,31 @@ def test_each_architecture_gives_its_own_numbers(name: str, lengths: list[int]) 
     with torch.inference_mode():
         ours = packed(model, CLS)(sequences(lengths))["cls"]
     torch.testing.assert_close(ours, stock(model, sequences(lengths)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["BERT", "DistilBERT"])
+@pytest.mark.parametrize("rows", [1, 64, 100])
+def test_a_layer_in_chunks_gives_the_same(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_module, "CHUNK_ROWS", rows)
+    model, batch = made(FAMILY[name]), sequences([60, 60, 31, 31, 31, 5, 1])
+    with torch.inference_mode():
+        ours = packed(model, CLS)(batch)["cls"]
+    torch.testing.assert_close(ours, stock(model, batch), atol=1e-5, rtol=0)
+
+
+def test_batches_side_by_side_give_what_each_gives_alone(tiny: Path) -> None:
+    files = find_encoder(str(tiny))
+    settings = EncoderSettings(
+        features=CLS, device=torch.device("cpu"), precision=Precision.FLOAT32, prefix="", max_length=100
+    )
+    encoder = load_encoder(files, settings)
+    rng = np.random.default_rng(0)
+    batches = [[rng.integers(2, 60, length).astype(np.int32) for length in [n, n, 3]] for n in range(4, 40)]
+    together = list(encoder.encode_all(batches))
+    assert len(together) == len(batches)
+    for batch, found, again in zip(batches, together, encoder.encode_all(batches), strict=True):
+        np.testing.assert_allclose(found["cls"], encoder.encode(batch)["cls"], atol=1e-6)
+        np.testing.assert_array_equal(found["cls"], again["cls"])
 
 
 def test_every_feature_is_what_its_name_says() -> None:

@@ -52,6 +52,20 @@ def test_a_product_is_the_plain_one(
     assert torch.equal(values, before)
 
 
+@pytest.mark.parametrize(("kind", "dtype"), KINDS)
+@pytest.mark.parametrize("rows", [64, ROWS])
+def test_a_short_bias_is_of_the_first_outputs(
+    kind: type[MklProduct | OneDnnProduct], rows: int, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    weight, bias, values = (torch.randn(size).to(dtype) for size in ((96, 48), (32,), (rows, 48)))
+    expected = torch.nn.functional.linear(values, weight, torch.cat([bias, bias.new_zeros(64)]))
+    close = {"atol": 8 * TOLERANCE[dtype], "rtol": TOLERANCE[dtype]}
+    with torch.inference_mode():
+        torch.testing.assert_close(kind(weight, bias, ROWS)(values), expected, **close)
+        torch.testing.assert_close(Product(weight, bias)(values), expected, **close)
+
+
 @needs_onednn
 @pytest.mark.parametrize("intel", [True, False])
 def test_gelu_is_the_same_within_the_product_and_after_it(intel: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,75 @@
+"""Work side by side: what it returns comes in order, and torch's threads are dealt out and given back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+from headstart.stages.lanes import MOST_AT_ONCE, in_turn
+
+
+@pytest.fixture(params=[1, 2, 3, MOST_AT_ONCE + 1])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """As many threads of torch's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_results_come_in_the_order_of_the_items(threads: int) -> None:
+    def slower_at_first(number: int) -> int:
+        time.sleep(0.001 * (20 - number))
+        return number * number
+
+    assert list(in_turn(slower_at_first, range(20))) == [number * number for number in range(20)]
+    assert list(in_turn(slower_at_first, [])) == []
+
+
+def test_torchs_threads_are_dealt_out_and_given_back(threads: int) -> None:
+    each = 1 if threads <= MOST_AT_ONCE else 2
+    assert set(in_turn(lambda _: torch.get_num_threads(), range(6))) == {each if threads > 1 else 1}
+    assert torch.get_num_threads() == threads
+    assert list(in_turn(lambda _: torch.get_num_threads(), [0])) == [threads]  # a single item has them all
+
+
+def test_as_many_items_are_worked_on_at_once_as_there_are_threads() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    together = threading.Barrier(3, timeout=30)
+    try:
+        list(in_turn(lambda _: together.wait(), range(6)))  # else the barrier breaks
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_error_is_raised_in_its_turn_and_ends_the_work(threads: int) -> None:
+    begun = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        if number == 2:
+            raise ValueError("the third")
+        return number
+
+    found = []
+    with pytest.raises(ValueError, match="the third"):
+        for result in in_turn(work, range(1000)):
+            found.append(result)
+    assert found == [0, 1]
+    assert len(begun) < 20
+    assert torch.get_num_threads() == threads
+
+
+def test_an_iterator_that_is_closed_begins_nothing_more(threads: int) -> None:
+    begun: list[int] = []
+    results = in_turn(begun.append, range(1000))
+    next(results)
+    results.close()
+    after = len(begun)
+    time.sleep(0.05)
+    assert len(begun) == after < 30
+    assert torch.get_num_threads() == threads
