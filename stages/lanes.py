@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -49,7 +49,7 @@ def open_lanes() -> Iterator[Lanes]:
         torch.set_num_threads(threads)
 
 
-def in_turn(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[_Result]:
+def in_turn(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> Generator[_Result, None, None]:
     """Call ``work`` with each item, several at a time, and yield what it returned in the items' order.
 
     With up to `MOST_AT_ONCE` threads of torch's, each takes an item of its own; of more, several share one. A single

@@ -93,8 +93,9 @@ class _Rest:
         Chunk by chunk: what one step leaves is still in the processor's cache when the next one takes it up.
         """
         found = torch.empty_like(rows)
-        for chunk in zip(rows.split(CHUNK_ROWS), attended.split(CHUNK_ROWS), found.split(CHUNK_ROWS), strict=True):
-            self._through(*chunk)
+        for start in range(0, len(rows), CHUNK_ROWS):
+            chunk = slice(start, start + CHUNK_ROWS)
+            self._through(rows[chunk], attended[chunk], found[chunk])
         return found
 
     def _through(self, rows: Tensor, attended: Tensor, found: Tensor) -> None:
