@@ -1,6 +1,6 @@
-"""How long the packed pass takes with batches of various sizes, and with its layers cut into chunks of various rows.
+"""How long the encoder's pass takes with batches of various sizes, and with its layers cut into chunks of various rows.
 
-    .venv/bin/python bench/batches.py [--encoder .data/minilm] [--precision bfloat16] [--length 32]
+    .venv/bin/python bench/batches.py [--encoder .data/minilm] [--precision bfloat16] [--length 32] [--padded]
 
 Sizes take turns, each with the same tokens to encode, on all cores; shown is the median over rounds of the ratio to
 the default. `headstart.stages.devices` and `headstart.stages.packed` choose by what this prints.
@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from facts import cpu_name
-from headstart.stages import packed
+from headstart.stages import packed, pretrained
 from headstart.stages.allocator import freed_memory_kept
 from headstart.stages.devices import default_batch_tokens
 from headstart.stages.encoder import Encoder, EncoderSettings
 from headstart.stages.encoder_files import find_encoder
 from headstart.stages.features import parse_features
 from headstart.stages.pretrained import load_encoder
-from headstart.stages.settings import Precision
+from headstart.stages.settings import EncoderPath, Precision
 
 DATA = Path(__file__).resolve().parent.parent / ".data"
 CPU = torch.device("cpu")
@@ -37,12 +37,17 @@ def main() -> None:
     parser.add_argument("--encoder", type=Path, default=DATA / "minilm")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--length", type=int, default=32)
+    parser.add_argument("--padded", action="store_true", help="the stock path, which other architectures take")
     given = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     print(f"{cpu_name()}; {given.encoder.name}, {given.precision}, sequences of {given.length} tokens\n")
-    usual = default_batch_tokens(CPU), packed.CHUNK_ROWS
+    path = EncoderPath.PADDED if given.padded else EncoderPath.PACKED
+    usual = default_batch_tokens(CPU, path), packed.CHUNK_ROWS
+    if given.padded:
+        pretrained._try_packed = lambda *_: None
     show("tokens a batch", {size: (size, usual[1]) for size in BATCHES}, usual[0], given)
-    show("rows a chunk", {size: (usual[0], size) for size in CHUNKS}, usual[1], given)
+    if not given.padded:
+        show("rows a chunk", {size: (usual[0], size) for size in CHUNKS}, usual[1], given)
 
 
 def show(title: str, sizes: dict[int, tuple[int, int]], usual: int, given: argparse.Namespace) -> None:

@@ -22,7 +22,6 @@ import dataclasses
 import json
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -244,5 +243,4 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore")  # exporters warn of their own deprecations
     main()

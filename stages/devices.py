@@ -9,12 +9,15 @@ from typing import Any
 import torch
 
 from ..cache.errors import SettingsError
-from .settings import Precision
+from .settings import EncoderPath, Precision
 
 DTYPES = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT16: torch.float16}
-_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
-"""On a CPU a core takes a batch of its own: larger ones are hardly faster, and take more memory
-(``bench/batches.py``). A GPU must be filled (that figure was not measured)."""
+_GPU_TOKENS = 32768
+"""A GPU must be filled (this figure was not measured)."""
+_OWN_TOKENS, _SHARED_TOKENS = 2048, 8192
+"""On a CPU, where each core takes a batch of its own, as the packed pass has it, larger ones are no faster
+(``bench/batches.py``). Where all cores share one, they meet at the end of each product, and batches of 2,048 take longer
+than these in bfloat16 (``bench/batches.py --padded``)."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -59,9 +62,11 @@ def choose_precision(wanted: Precision, device: torch.device) -> tuple[Precision
     return Precision.FLOAT32, f"half precision was never tried on {device.type}"
 
 
-def default_batch_tokens(device: torch.device) -> int:
-    """Tokens in a batch that suit this kind of device."""
-    return _BATCH_TOKENS.get(device.type, _BATCH_TOKENS["cpu"])
+def default_batch_tokens(device: torch.device, path: EncoderPath) -> int:
+    """Tokens in a batch that suit this kind of device, and how the encoder runs on it."""
+    if device.type == "cuda":
+        return _GPU_TOKENS
+    return _OWN_TOKENS if device.type == "cpu" and path is EncoderPath.PACKED else _SHARED_TOKENS
 
 
 def describe(device: torch.device) -> str:

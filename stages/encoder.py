@@ -56,9 +56,9 @@ class EncoderSettings:
     pairs: bool = False
     batch_tokens: int | None = None
 
-    @property
-    def chosen_batch_tokens(self) -> int:
-        return self.batch_tokens or default_batch_tokens(self.device)
+    def chosen_batch_tokens(self, path: EncoderPath) -> int:
+        """How many tokens a batch should have where the encoder runs that way."""
+        return self.batch_tokens or default_batch_tokens(self.device, path)
 
 
 class Encoder:
@@ -96,8 +96,8 @@ class Encoder:
         """
         self._prefix, self._device = settings.prefix, settings.device
         self._tokenizing, self._run, self._segments, self._copies = Tokenizing(tokenizer), run, segments, copies
-        self.width, self.batch_tokens, self.recipe = width, settings.chosen_batch_tokens, recipe
         self.path = EncoderPath.PACKED if isinstance(run, PackedEncoder) else EncoderPath.PADDED
+        self.width, self.batch_tokens, self.recipe = width, settings.chosen_batch_tokens(self.path), recipe
         self.halved_batches, self._counting = 0, threading.Lock()
 
     def tokenize(

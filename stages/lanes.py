@@ -41,20 +41,27 @@ class Lanes:
 def open_lanes() -> Iterator[Lanes]:
     """Lanes on as many threads as torch has, while torch itself is kept to one in each."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    with _torch_threads(1), concurrent.futures.ThreadPoolExecutor(min(threads, LANES)) as pool:
+        yield Lanes(pool)
+
+
+@contextmanager
+def _torch_threads(number: int) -> Iterator[None]:
+    """Keep torch to so many threads, in this thread and in those that it starts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
     try:
-        with concurrent.futures.ThreadPoolExecutor(min(threads, LANES)) as pool:
-            yield Lanes(pool)
+        yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def in_turn(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> Generator[_Result, None, None]:
     """Call ``work`` with each item, several at a time, and yield what it returned in the items' order.
 
     With up to `MOST_AT_ONCE` threads of torch's, each takes an item of its own; of more, several share one. A single
-    item has all of them. What a call raises is raised in its turn, and no other is begun after that, nor after the
-    iterator was closed.
+    item has all of them. What a call raises is raised in its turn. No call is begun after that, nor after the iterator
+    was closed, or Ctrl-C came while it waited.
     """
     threads = torch.get_num_threads()
     each = -(-threads // MOST_AT_ONCE)
@@ -62,16 +69,15 @@ def in_turn(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> Generat
     if lanes == 1 or len(items) < 2:
         yield from map(work, items)
         return
-    pool = concurrent.futures.ThreadPoolExecutor(lanes, "headstart-lane")
-    try:
-        torch.set_num_threads(each)
+    with _torch_threads(each), concurrent.futures.ThreadPoolExecutor(lanes, "headstart-lane") as pool:
         begun: collections.deque[concurrent.futures.Future[_Result]] = collections.deque()
-        for item in items:
-            begun.append(pool.submit(work, item))
-            if len(begun) > lanes:  # one waits, so that no lane has to
+        try:
+            for item in items:
+                begun.append(pool.submit(work, item))
+                if len(begun) > lanes:  # one waits, so that no lane has to
+                    yield begun.popleft().result()
+            while begun:
                 yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+        finally:
+            for waiting in begun:
+                waiting.cancel()

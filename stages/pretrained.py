@@ -24,7 +24,7 @@ from .encoder_files import EncoderFiles
 from .features import Feature, Pooling
 from .packed import PackedEncoder
 from .recipe import PackedShape, Recipe, fits, tokenizer_sha256
-from .settings import Precision
+from .settings import EncoderPath, Precision
 
 
 def load_encoder(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
@@ -137,7 +137,7 @@ def _try_packed(
         shape,
         settings.features,
         dtype=DTYPES[settings.precision],
-        batch_tokens=settings.chosen_batch_tokens,
+        batch_tokens=settings.chosen_batch_tokens(EncoderPath.PACKED),
     )
     tokens, positions = model.get_input_embeddings().num_embeddings, _positions(model)
     lengths = [min(length, positions) for length in (7, 7, 3)]

@@ -52,7 +52,7 @@ class MklProduct(Product):
         super().__init__(weight, bias)
         self._rows = rows
         self._laid_out: Tensor = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
-        self._bias = bias
+        self._bias = bias  # as it is: outputs that have none need not be touched
 
     def __call__(self, rows: Tensor) -> Tensor:
         found: Tensor = torch.ops.mkl._mkl_linear(rows, self._laid_out, self._weight, None, self._rows)

@@ -83,7 +83,7 @@ def reopen(
     lookup = RowLookup(cache.text_hashes)
     lookup.add(np.arange(min(cache.rows, window_rows)))
     places = lookup.find(survey.text_hashes[place])  # of the table's rows, in the cache; -1 for none
-    sample = _sample(cache, places, settings.chosen_batch_tokens)
+    sample = _sample(cache, places, settings.chosen_batch_tokens(EncoderPath.PACKED))
     if not len(sample):
         return None
     try:
@@ -142,7 +142,7 @@ def _opened(
         recipe.shape,
         settings.features,
         dtype=DTYPES[settings.precision],
-        batch_tokens=settings.chosen_batch_tokens,
+        batch_tokens=settings.chosen_batch_tokens(EncoderPath.PACKED),
     )
     encoder = Encoder(
         settings, tokenizer=tokenizer, run=packed, width=recipe.width, segments=recipe.segments, recipe=recipe

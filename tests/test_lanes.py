@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 import time
 from collections.abc import Iterator
@@ -73,3 +74,24 @@ def test_an_iterator_that_is_closed_begins_nothing_more(threads: int) -> None:
     time.sleep(0.05)
     assert len(begun) == after < 30
     assert torch.get_num_threads() == threads
+
+
+def test_ctrl_c_begins_nothing_more() -> None:
+    """It comes while the first two are worked on and the third waits."""
+    before, begun = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+
+    def work(number: int) -> None:
+        begun.append(number)
+        if number == 0:
+            time.sleep(0.1)  # the others are handed over meanwhile
+            _thread.interrupt_main()
+        time.sleep(0.3)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(in_turn(work, range(3)))
+        assert sorted(begun) == [0, 1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -272,6 +272,14 @@ def test_a_fast_path_that_disagrees_is_not_taken(tiny: Path, tmp_path: Path, mon
     assert open_cache(out).plan["path"] == "padded"
 
 
+def test_each_path_has_batches_that_suit_it(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ExtractSettings(encoder=str(tiny), precision="float32", device="cpu")
+    unpadded = open_cache(extract(["good film", "bad"], tmp_path / "a.h5", settings))
+    monkeypatch.setattr(pretrained, "_try_packed", lambda *_: None)
+    padded = open_cache(extract(["good film", "bad"], tmp_path / "b.h5", settings))
+    assert (unpadded.plan["batch_tokens"], padded.plan["batch_tokens"]) == (2048, 8192)
+
+
 def test_both_paths_fill_the_same_cache(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [text for text, _ in tiny_rows(200)]
     names = ("cls", "mean", "max", "pooler", "layer*.mean")
