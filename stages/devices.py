@@ -16,8 +16,8 @@ _GPU_TOKENS = 32768
 """A GPU must be filled (this figure was not measured)."""
 _OWN_TOKENS, _SHARED_TOKENS = 2048, 8192
 """On a CPU, where each core takes a batch of its own, as the packed pass has it, larger ones are no faster
-(``bench/batches.py``). Where all cores share one, they meet at the end of each product, and batches of 2,048 take longer
-than these in bfloat16 (``bench/batches.py --padded``)."""
+(``bench/batches.py``). Where all cores share one, they meet at the end of each product, and batches of 2,048 take
+longer than these in bfloat16 (``bench/batches.py --padded``)."""
 
 
 def choose_device(name: str) -> torch.device:

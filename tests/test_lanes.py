@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -85,7 +85,7 @@ def test_ctrl_c_begins_nothing_more() -> None:
         begun.append(number)
         if number == 0:
             time.sleep(0.1)  # the others are handed over meanwhile
-            _thread.interrupt_main()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         time.sleep(0.3)
 
     try:
