@@ -66,7 +66,7 @@ class OneDnnProduct(Product):
 
     def __init__(self, weight: Tensor, bias: Tensor, rows: int) -> None:
         super().__init__(torch.ops.mkldnn._reorder_linear_weight(weight, rows), bias)
-        # Over the product's own tiles it saves a pass over memory: 1 or 2% of the whole on an AMD EPYC. With AMX the
+        # Over the product's own tiles it saves a pass over memory, which pays on an AMD EPYC. With AMX the
         # product is so fast that torch's pass over what was just written takes less.
         self._fuses_gelu = not _made_by_intel()
 
