@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
+from typing import NoReturn
 
 from . import stopping
 
+_SELDOM = 100_000
+"""New objects between two looks for cycles among them. Python's own 700 have it look through torch again and again
+while that is imported, which is a tenth of the time it takes."""
 
-def main() -> None:
-    """Run the command line, and heed Ctrl-C from before it is loaded until after it has ended."""
-    interrupted = False
+
+def main() -> NoReturn:
+    """Run the command line, and end the process at once.
+
+    Every file is closed by then, and Python's own end, which takes apart all that torch made, would take longer than
+    reading a small table.
+    """
+    code = run()
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except (OSError, ValueError):  # whoever read it has gone: that is for Python to say
+        sys.exit(code)
+    os._exit(code)
+
+
+def run() -> int:
+    """Run the command line, and heed Ctrl-C from before it is loaded until after it has ended; return the exit code."""
+    gc.set_threshold(_SELDOM)
+    code, interrupted = 0, False
     try:
         stopping.listen()
         try:
@@ -19,19 +42,18 @@ def main() -> None:
             stopping.heed()
             cli.main()
         except SystemExit as ended:
-            interrupted = ended.code == stopping.INTERRUPTED and ended.__context__ is not None
-            if not interrupted:  # typer's own answer, between what cli.py catches, says nothing
-                raise
+            code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+            # typer's own answer, between what cli.py catches, says nothing
+            interrupted = code == stopping.INTERRUPTED and ended.__context__ is not None
         finally:
             stopping.leave()
-            # What is left goes with the process; the interpreter need not look through all that torch made once more.
-            gc.freeze()
     except KeyboardInterrupt:  # outside of a command; one that had begun has explained it
         interrupted = True
     if interrupted:
         stopping.leave()
         print("headstart: interrupted", file=sys.stderr)
-        sys.exit(stopping.INTERRUPTED)
+        code = stopping.INTERRUPTED
+    return code
 
 
 if __name__ == "__main__":

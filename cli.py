@@ -9,7 +9,8 @@ import io
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from . import stopping
 from .cache.errors import DamagedError, HeadstartError, SettingsError, UserError
 from .stages.accounting import EncoderPasses, passes_of_extraction
 from .stages.memory import is_memory_full
+from .stages.progress import Report, silent
 from .stages.rungs import SpeedupSettings
 from .stages.settings import (
     VERIFY_SAMPLE,
@@ -104,6 +106,18 @@ def _explained(error: BaseException, command: str | None) -> tuple[str, int] | N
         case RuntimeError() if is_memory_full(error):
             return OUT_OF_MEMORY, 1
     return None
+
+
+@contextmanager
+def _reporting(quiet: bool) -> Iterator[Report]:
+    """A listener for a stage; where quiet, one that shows nothing and loads nothing to show it with."""
+    if quiet:
+        yield stopping.heeding(silent)
+    else:
+        from . import terminal
+
+        with terminal.reporting() as report:
+            yield report
 
 
 app = typer.Typer(
@@ -218,9 +232,7 @@ def extract_command(
         skip_bad_rows=skip_bad_rows,
         allow_pickled_weights=allow_pickled_weights,
     )
-    from . import terminal
-
-    with terminal.reporting(quiet) as report:
+    with _reporting(quiet) as report:
         from .stages.extract import extract, extract_tables
         from .stages.inspect import inspect_path
 
@@ -238,6 +250,8 @@ def extract_command(
             paths = extract_tables(tables, out, settings, **options)
     if quiet:
         return
+    from . import terminal
+
     caches = [inspect_path(path) for path in paths]
     for path, found in zip(paths, caches, strict=True):
         if path.stat().st_mtime > started:  # a cache that was current has been noted already
@@ -266,9 +280,7 @@ def repair_command(
     quiet: Quiet = False,
 ) -> None:
     """Encode again just what is damaged in a cache."""
-    from . import terminal
-
-    with terminal.reporting(quiet) as report:
+    with _reporting(quiet) as report:
         from .stages.repair import repair
 
         repair(
@@ -393,9 +405,7 @@ def train_head_command(
         memory=None if memory is None else parse_memory(memory),
         keep_shared=keep_shared,
     )
-    from . import terminal
-
-    with terminal.reporting(quiet) as report:
+    with _reporting(quiet) as report:
         from .stages.inspect import inspect_path
         from .stages.train_head import Labels, train_head
 
@@ -412,6 +422,8 @@ def train_head_command(
             report=report,
         )
     if not quiet:
+        from . import terminal
+
         found = inspect_path(run)
         terminal.show_run(found)
         terminal.show_passes(EncoderPasses(**found["encoder_passes"]))
@@ -510,9 +522,7 @@ def sweep_command(
         seeds=_values(seed, int, "--seed"),
         rank_by=rank_by,
     )
-    from . import terminal
-
-    with terminal.reporting(quiet) as report:
+    with _reporting(quiet) as report:
         from .stages.inspect import inspect_path
         from .stages.sweep import sweep
         from .stages.train_head import Labels
@@ -530,6 +540,8 @@ def sweep_command(
             report=report,
         )
     if not quiet:
+        from . import terminal
+
         found = inspect_path(folder)
         terminal.show_sweep(found)
         terminal.show_run(inspect_path(folder / "winner"))
@@ -565,9 +577,7 @@ def predict_command(
         "device": device,
         "allow_pickled_weights": allow_pickled_weights,
     }
-    from . import terminal
-
-    with terminal.reporting(quiet) as report:
+    with _reporting(quiet) as report:
         from .stages.predict import predict, predict_table
 
         if input_table is not None and out is not None:
@@ -576,8 +586,12 @@ def predict_command(
         else:
             found = predict(run, texts or [], report=report, **options)
     if input_table is None:
+        from . import terminal
+
         terminal.show_predictions(found.texts, found.labels, found.label_names, found.probabilities)
     elif not quiet:
+        from . import terminal
+
         terminal.console.print(str(written), markup=False)
 
 
@@ -633,14 +647,14 @@ def speedup_command(
         skip_bad_rows=skip_bad_rows,
         allow_pickled_weights=allow_pickled_weights,
     )
-    from . import terminal
-
-    with terminal.reporting(quiet) as report:
+    with _reporting(quiet) as report:
         from .stages.inspect import inspect_path
         from .stages.speedup import speedup
 
         folder = speedup(table, out, settings, overwrite=overwrite, wait=wait, report=report)
     if not quiet:
+        from . import terminal
+
         terminal.show_speedup(inspect_path(folder))
 
 
@@ -677,9 +691,7 @@ def verify_command(
         skip_bad_rows=skip_bad_rows,
         allow_pickled_weights=allow_pickled_weights,
     )
-    from . import terminal
-
-    with terminal.reporting(quiet) as report:
+    with _reporting(quiet) as report:
         from .stages.verify import verify
 
         found = verify(cache, encoder=encoder, table=table, settings=settings, sample=sample, seed=seed, report=report)
@@ -694,6 +706,8 @@ def verify_command(
             f"{found.path} is whole, but holds what extract does not write; extract it again with --overwrite"
         )
     if not quiet:
+        from . import terminal
+
         terminal.show_verified(found)
 
 

@@ -13,11 +13,12 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 INTERRUPTED = 130
 """The exit code: 128 and SIGINT's number, as shells have it."""
 _AGAIN_SECONDS = 0.05
+_Event = TypeVar("_Event")
 _asked: list[KeyboardInterrupt] = []
 
 
@@ -51,6 +52,16 @@ def heed() -> None:
     """Raise what was asked for, if its exception was lost on the way."""
     if _asked:
         raise _asked[-1]
+
+
+def heeding(listener: Callable[[_Event], None]) -> Callable[[_Event], None]:
+    """The same listener; it ends the run first if that was asked for and has not been heeded yet."""
+
+    def listen_and_heed(event: _Event) -> None:
+        heed()
+        listener(event)
+
+    return listen_and_heed
 
 
 def _answer(handler: Callable[[int, FrameType | None], Any]) -> None:

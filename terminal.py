@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .stages.accounting import EncoderPasses
-from .stages.progress import Note, Report, Step, silent
+from .stages.progress import Note, Report, Step
 from .stages.speedup_report import measured_in, sections, title
 from .stages.units import duration, plain, size
-from .stopping import heed
+from .stopping import heeding
 
 if TYPE_CHECKING:
     from .stages.verify import Verified
@@ -29,26 +29,14 @@ MOST_SETTINGS_SHOWN = 10
 
 
 @contextmanager
-def reporting(quiet: bool) -> Iterator[Report]:
-    """A listener for a stage: a progress bar on a terminal, a line now and then elsewhere, nothing where quiet."""
-    if quiet:
-        yield _heeding(silent)
-    elif errors.is_terminal:
+def reporting() -> Iterator[Report]:
+    """A listener for a stage: a progress bar on a terminal, a line now and then elsewhere."""
+    if errors.is_terminal:
         columns = [TextColumn("{task.description:<9}"), BarColumn(), TextColumn("{task.fields[count]}")]
         with Progress(*columns, TimeRemainingColumn(), console=errors, transient=True) as progress:
-            yield _heeding(_Bars(progress))
+            yield heeding(_Bars(progress))
     else:
-        yield _heeding(_Lines())
-
-
-def _heeding(listener: Report) -> Report:
-    """The same listener; it ends the run first if that was asked for and has not been heeded yet."""
-
-    def listen(event: Note | Step) -> None:
-        heed()
-        listener(event)
-
-    return listen
+        yield heeding(_Lines())
 
 
 class _Bars:

@@ -1,14 +1,22 @@
-"""Work that goes on beside the encoder: reading what comes next, writing what is done."""
+"""Work that goes on beside other work: reading what comes next, writing what is done, hashing what is needed soon."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
 _Item = TypeVar("_Item")
 _END: Any = object()
+
+
+@contextmanager
+def begun(call: Callable[[], _Item]) -> Iterator[Callable[[], _Item]]:
+    """Begin a call in a thread; what it returns or raises comes of calling what this yields."""
+    with ThreadPoolExecutor(1, "headstart-beside") as thread:
+        yield thread.submit(call).result
 
 
 def ahead(items: Iterator[_Item]) -> Iterator[_Item]:

@@ -8,6 +8,12 @@ import numpy.typing as npt
 Indices = npt.NDArray[np.int64]
 
 
+_FEW = 8
+"""Of more batches than these, the last one's share of the time is small however they are dealt out to cores."""
+_STEP = 64
+"""Sizes of few batches are multiples of so many tokens, so that few sizes are met."""
+
+
 def compose_batches(lengths: Indices, batch_tokens: int, *, padded: bool) -> list[Indices]:
     """Group sequences of similar length, the longest first, so that memory peaks at once.
 
@@ -15,7 +21,8 @@ def compose_batches(lengths: Indices, batch_tokens: int, *, padded: bool) -> lis
         lengths: (sequences,) int64, tokens in each.
         batch_tokens: Most tokens in a batch. A sequence longer than this has a batch of its own.
         padded: Count a batch's tokens as sequences x the longest. Otherwise as they are, and what is left of a batch
-            is filled with the longest sequences that fit, so that nearly all batches have the same number of tokens.
+            is filled with the longest sequences that fit, so that nearly all batches have the same number of tokens:
+            of ``batch_tokens``, or, of few batches, an even share of them all.
 
     Returns:
         Index arrays that together hold every sequence once, each with the longest first. They depend on the
@@ -24,15 +31,25 @@ def compose_batches(lengths: Indices, batch_tokens: int, *, padded: bool) -> lis
     order = np.argsort(-lengths, kind="stable")
     if padded:
         return _padded_batches(order, lengths, batch_tokens)
-    left = _Remaining(order, lengths)
+    left, tokens = _Remaining(order, lengths), _even_share(int(lengths.sum()), batch_tokens)
     batches = []
     while (place := left.first(int(lengths.max(initial=0)))) is not None:
-        batch, room = [left.take(place)], batch_tokens - int(lengths[order[place]])
+        batch, room = [left.take(place)], tokens - int(lengths[order[place]])
         while (place := left.first(room)) is not None:
             batch.append(left.take(place))
             room -= int(lengths[order[place]])
         batches.append(np.array(batch, np.int64))
     return batches
+
+
+def _even_share(tokens: int, most: int) -> int:
+    """How many tokens batches should have, at most ``most``: few batches are 1, 2, 4 or 8 of one size, so that cores
+    that take a batch each end together."""
+    fewest = max(1, -(-tokens // most))
+    if fewest > _FEW:
+        return most
+    batches = 1 << (fewest - 1).bit_length()
+    return min(most, -(-tokens // (batches * _STEP)) * _STEP)
 
 
 def _padded_batches(order: Indices, lengths: Indices, batch_tokens: int) -> list[Indices]:

@@ -20,16 +20,18 @@ from ..cache.reader import Cache, open_any
 from ..cache.writer import CacheWriter
 from .ahead import Behind, ahead
 from .batching import compose_batches
-from .donors import Donors, Places
+from .donors import Donors, Places, join_places
 from .lookup import FirstRows, Indices
 from .memory import MemoryFullError
 from .progress import Report, Step
 from .settings import EncoderPath
 from .survey import Survey, windows
-from .table import Rows, Table
+from .table import Rows, Table, join_rows
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 _COUNT_ROWS = 1 << 20
+_JOINED_BYTES = 64 << 20
+"""What the features of windows that are joined take in memory, at most."""
 TokenIds = npt.NDArray[np.int32]
 Features = npt.NDArray[np.float32]
 
@@ -86,6 +88,34 @@ class _Window:
 
     def __len__(self) -> int:
         return len(self.rows.texts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Encoded:
+    """What the encoder made of some rows of a window.
+
+    Attributes:
+        features: By name, (sequences, width) float32.
+        places: (window,) where in them each row of the window stands; -1 for the others.
+    """
+
+    features: dict[str, Features]
+    places: Indices
+
+
+@dataclasses.dataclass(frozen=True)
+class _Homes:
+    """Where the features of some rows are found.
+
+    Attributes:
+        sources: (rows,) for each the first row of the table with its tokens.
+        in_file: (rows,) bool, whether that one is in the new file already.
+        start: The first row of the window that the others are in.
+    """
+
+    sources: Indices
+    in_file: npt.NDArray[np.bool_]
+    start: int
 
 
 def encode_table(
@@ -153,8 +183,8 @@ class _Pass:
 
     def read(self, table: Table, survey: Survey) -> Iterator[_Window]:
         """Read, look up and tokenize; this runs in a thread of its own."""
-        for place, rows in windows(table, survey, self.plan["window_rows"]):
-            donated, tokenized = self.donors.by_text(survey.text_hashes[place]), np.empty(0, np.int64)
+        for place, rows, donated in self._pieces(table, survey):
+            tokenized = np.empty(0, np.int64)
             if not self.kept[self._blocks(place)].all():
                 tokenized = np.flatnonzero(~donated.found)
             pairs = None if rows.pairs is None else [rows.pairs[row] for row in tokenized]
@@ -164,6 +194,24 @@ class _Pass:
                     where = rows.place(int(row))
                     raise EncoderError(f"{where}: the encoder's tokenizer makes no tokens of this text; mend the row")
             yield _Window(place=place, rows=rows, donated=donated, tokenized=tokenized, sequences=sequences, cut=cut)
+
+    def _pieces(self, table: Table, survey: Survey) -> Iterator[tuple[slice, Rows, Places]]:
+        """Read the table in windows, and look them up.
+
+        Those that donors have nearly all of are joined: the few texts of each would make small batches, which take
+        longer than full ones. How they are joined depends on the table and the donors alone.
+        """
+        enough = self.plan["window_rows"] // 2
+        most_rows = _JOINED_BYTES // (4 * sum(self.layout.widths.values()))
+        pieces: list[tuple[slice, Rows, Places]] = []
+        for place, rows in windows(table, survey, self.plan["window_rows"]):
+            pieces.append((place, rows, self.donors.by_text(survey.text_hashes[place])))
+            lacking = sum(int((~donated.found).sum()) for _, _, donated in pieces)
+            if lacking >= enough or place.stop - pieces[0][0].start + self.plan["window_rows"] > most_rows:
+                yield _joined(pieces)
+                pieces = []
+        if pieces:
+            yield _joined(pieces)
 
     def take(self, window: _Window) -> None:
         """Encode what nobody has, and hand the window's missing blocks to the writer."""
@@ -185,26 +233,31 @@ class _Pass:
         missing = ~self.written[numbers // self.layout.block_rows]
         needed = np.zeros(len(window), bool)
         needed[sources[missing & ~in_file] - place.start] = True
-        features = self._encoded(window, own[~window.donated.found[own]], needed)
+        encoded = self._encoded(window, own[~window.donated.found[own]], needed)
         self.behind.wait()  # what earlier windows wrote can be read from now on
-        for name, values in features.items():
-            for number, donor in enumerate(self.donors.caches):
-                given = np.flatnonzero(window.donated.donors == number)
-                if len(given):
-                    values[given] = donor.features(name)[window.donated.rows[given]]
-                    _require_storable(name, values[given], given, window.rows, self.layout.storage)
-            values[~in_file] = values[sources[~in_file] - place.start]
-            values[in_file] = self.cache.features(name)[sources[in_file]]
         for block in missing_blocks:
             rows, inside = self.layout.block_slice(int(block)), self._inside(window, int(block))
-            write = functools.partial(
-                self.writer.write_block,
-                int(block),
-                features={name: values[inside] for name, values in features.items()},
-                **self.cache.facts(rows),
-            )
+            homes = _Homes(sources[inside], in_file[inside], window.place.start)
+            features = {name: self._gathered(name, window, homes, encoded) for name in encoded.features}
+            for name, values in features.items():
+                _require_storable(name, values, np.arange(inside.start, inside.stop), window.rows, self.layout.storage)
+            write = functools.partial(self.writer.write_block, int(block), features=features, **self.cache.facts(rows))
             self.behind.run(write)
             self.written[block] = True
+
+    def _gathered(self, name: str, window: _Window, homes: _Homes, encoded: _Encoded) -> Features:
+        """One feature of some rows, (rows, width) float32, from wherever each of them stands."""
+        values = np.empty((len(homes.sources), self.layout.widths[name]), np.float32)
+        values[homes.in_file] = self.cache.features(name)[homes.sources[homes.in_file]]
+        rows = np.flatnonzero(~homes.in_file)
+        sources = homes.sources[rows] - homes.start
+        donors = window.donated.donors[sources]
+        for number, donor in enumerate(self.donors.caches):
+            given = donors == number
+            values[rows[given]] = donor.features(name)[window.donated.rows[sources[given]]]
+        new = donors < 0
+        values[rows[new]] = encoded.features[name][encoded.places[sources[new]]]
+        return values
 
     def _blocks(self, place: slice) -> Indices:
         return np.arange(place.start // self.layout.block_rows, -(-place.stop // self.layout.block_rows))
@@ -238,13 +291,11 @@ class _Pass:
                 cut=cut[inside],
             )
 
-    def _encoded(self, window: _Window, rows: Indices, needed: npt.NDArray[np.bool_]) -> dict[str, Features]:
-        """Encode rows of a window, in batches that depend on the rows alone; those with nothing needed are left out.
-
-        Returns:
-            By name: (window, width) float32, filled in at the rows that were encoded.
-        """
-        features = {n: np.empty((len(window), width), np.float32) for n, width in self.layout.widths.items()}
+    def _encoded(self, window: _Window, rows: Indices, needed: npt.NDArray[np.bool_]) -> _Encoded:
+        """Encode rows of a window, in batches that depend on the rows alone; those with nothing needed are left out."""
+        places = np.full(len(window), -1, np.int64)
+        places[rows] = np.arange(len(rows))
+        features = {n: np.empty((len(rows), width), np.float32) for n, width in self.layout.widths.items()}
         position = np.full(len(window), -1, np.int64)
         position[window.tokenized] = np.arange(len(window.tokenized))
         sequences = [window.sequences[at] for at in position[rows]]
@@ -268,10 +319,16 @@ class _Pass:
             self.counts.sequences_encoded += len(batch)
             for name, values in found.items():
                 _require_storable(name, values, rows[batch], window.rows, self.layout.storage)
-                features[name][rows[batch]] = values
+                features[name][batch] = values
             done = window.place.start + len(window) * number // len(batches)
             self.report(Step("encoding", done, self.layout.rows, "rows", self.counts.tokens_encoded))
-        return features
+        return _Encoded(features, places)
+
+
+def _joined(pieces: Sequence[tuple[slice, Rows, Places]]) -> tuple[slice, Rows, Places]:
+    """Consecutive windows as one."""
+    places, rows, donated = zip(*pieces, strict=True)
+    return slice(places[0].start, places[-1].stop), join_rows(rows), join_places(donated)
 
 
 def _require_storable(name: str, values: Features, batch: Indices, rows: Rows, storage: str) -> None:

@@ -34,6 +34,7 @@ _ELSEWHERE = {
 }
 """Fields by which a folder's JSON files make transformers read files that are not hashed."""
 _ADAPTER = "adapter_config.json"
+_PIECE_BYTES = 8 << 20
 _PICKLE_ADVICE = "use --allow-pickled-weights if you trust its author: reading a pickle can run code"
 
 
@@ -128,13 +129,21 @@ def hash_files(files: Sequence[Path]) -> str:
     lines = []
     for file in sorted(files, key=lambda path: path.name):
         try:
-            with file.open("rb") as stream:
-                lines.append(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {file.name}\n")
+            lines.append(f"{_sha256(file)}  {file.name}\n")
         except OSError as error:
             raise StorageError(f"cannot read {file}: {error.strerror}") from None
     if len(lines) == 1:
         return lines[0].split()[0]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    """Of one file; in large pieces, so that a thread which does this seldom waits for its turn to run Python."""
+    digest, piece = hashlib.sha256(), memoryview(bytearray(_PIECE_BYTES))
+    with file.open("rb", buffering=0) as stream:
+        while size := stream.readinto(piece):
+            digest.update(piece[:size])
+    return digest.hexdigest()
 
 
 def _files(name: str, folder: Path, *, revision: str | None, allow_pickled_weights: bool) -> EncoderFiles:

@@ -1,4 +1,8 @@
-"""One encoder at work on tables: what it has to do for each, what there is already, and what is recorded of it."""
+"""One encoder at work on tables: what it has to do for each, what there is already, and what is recorded of it.
+
+Torch takes a second to load. So what needs it is imported where it is first used, which is after the table was found
+to be one, and while the encoder's files are hashed.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..cache.errors import DamagedError, NotOursError, OutputExistsError, SettingsError
 from ..cache.identity import Identity
@@ -17,19 +21,20 @@ from ..cache.layout import read_layout
 from ..cache.lock import hold
 from ..cache.reader import Cache, open_any, open_cache
 from ..cache.writer import CacheWriter, partial_path
+from .ahead import begun
 from .allocator import freed_memory_kept
-from .devices import choose_device, choose_precision, machine
 from .donors import Donors, require_same
 from .encode_table import encode_table
-from .encoder import VERSIONS, Encoder, EncoderSettings
 from .encoder_files import EncoderFiles, find_encoder
 from .features import parse_features
 from .progress import Note, Report, Step
-from .reopened import reopen
 from .settings import ExtractSettings
 from .survey import Survey, survey_table
 from .table import Table, open_table
 from .wanted import Wanted, earlier_paths, remove_earlier
+
+if TYPE_CHECKING:
+    from .encoder import Encoder, EncoderSettings
 
 BLOCK_ROWS = 1024
 """Rows that share a checksum: what is encoded again where one byte is lost."""
@@ -78,23 +83,28 @@ class Extraction:
             if not partial_path(out).exists():  # else they are its: a run was killed just before it removed them
                 remove_earlier(out)
             return out
-        donors = self._donors(out, update, reuse)  # refused, where they are of no use, before anything is written
+        caches = self._donors(out, update, reuse)  # refused, where they are of no use, before anything is written
         window_rows = WINDOW_BLOCKS * BLOCK_ROWS
-        if self._encoder is None and donors:
-            report(Step("loading the encoder", 0, 0, "files"))
-            self._encoder = reopen(
-                self._files, self._encoder_settings, donors, table=source, survey=survey, window_rows=window_rows
-            )
-        plan = {
-            "batch_tokens": self.encoder.batch_tokens,
-            "window_rows": window_rows,
-            "device": self.device.type,
-            "path": self.encoder.path.value,
-        }
+        with begun(functools.partial(Donors, caches, report)) as checked:
+            if self._encoder is None and caches:
+                from .reopened import reopen
+
+                report(Step("loading the encoder", 0, 0, "files"))
+                self._encoder = reopen(
+                    self._files, self._encoder_settings, caches, table=source, survey=survey, window_rows=window_rows
+                )
+            plan = {
+                "batch_tokens": self.encoder.batch_tokens,
+                "window_rows": window_rows,
+                "device": self.device.type,
+                "path": self.encoder.path.value,
+            }
+            donors = checked()
         kept = wanted.prepare_partial(self.encoder.width, plan, overwrite=overwrite, update=update, report=report)
         del wanted  # and with it the only other hold on the survey's arrays
         survey = survey.in_file(open_any(partial_path(out)))
-        donors += self._earlier(out)
+        for cache in self._earlier(out):
+            donors.add(cache)
         self.fill(partial_path(out), out, source, survey, plan=plan, kept=kept, donors=donors, started=started)
         remove_earlier(out)
         return out
@@ -108,7 +118,7 @@ class Extraction:
         *,
         plan: Mapping[str, Any],
         kept: set[int],
-        donors: Sequence[Cache],
+        donors: Donors,
         started: float,
     ) -> None:
         """Encode what an unfinished cache lacks, and let it take the place of ``out``.
@@ -120,21 +130,24 @@ class Extraction:
             survey: What its first reading found.
             plan: How rows are batched, as it stands in ``unfinished``.
             kept: Blocks of ``unfinished`` that are written already.
-            donors: Caches to take rows from.
+            donors: To take rows from.
             started: When the run began, by `time.perf_counter`.
         """
+        from .devices import machine
+        from .encoder import VERSIONS
+
         with CacheWriter(unfinished) as writer, freed_memory_kept():
             counts = encode_table(
                 source,
                 survey,
                 self.encoder,
                 writer,
-                donors=Donors(donors, self._report),
+                donors=donors,
                 kept=kept,
                 plan=plan,
                 report=self._report,
             )
-            earlier = [cache.record for cache in donors]
+            earlier = [cache.record for cache in donors.caches]
             record = {
                 "headstart": version("headstart"),
                 "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
@@ -208,26 +221,34 @@ class Extraction:
     def identity(self) -> Identity:
         """What features of this encoder with these settings are of."""
         features = parse_features(self._settings.features, self._files.layers())
-        return Identity(
-            **self._files.hashes(),
-            prefix=self._settings.prefix,
-            pairs=self._settings.text_pair_column is not None,
-            max_length=self._settings.max_length,
-            precision=self._precision[0].value,
-            features=tuple(feature.name for feature in features),
-        )
+        with begun(self._files.hashes) as hashes:  # a second for each GB, and torch takes one to load
+            precision = self._precision[0].value
+            return Identity(
+                **hashes(),
+                prefix=self._settings.prefix,
+                pairs=self._settings.text_pair_column is not None,
+                max_length=self._settings.max_length,
+                precision=precision,
+                features=tuple(feature.name for feature in features),
+            )
 
     @functools.cached_property
     def device(self) -> Any:
         """Where it runs."""
+        from .devices import choose_device
+
         return choose_device(self._settings.device)
 
     @functools.cached_property
     def _precision(self) -> Any:
+        from .devices import choose_precision
+
         return choose_precision(self._settings.precision, self.device)
 
     @functools.cached_property
     def _encoder_settings(self) -> EncoderSettings:
+        from .encoder import EncoderSettings
+
         settings = self._settings
         return EncoderSettings(
             features=parse_features(settings.features, self._files.layers()),

@@ -14,6 +14,7 @@ from ..cache.identity import differences
 from ..cache.lock import hold
 from ..cache.reader import Cache, open_any, open_cache
 from ..cache.writer import CacheWriter, copy_with_labels
+from .donors import Donors
 from .encoder_files import recorded_encoder
 from .extraction import Extraction
 from .progress import Note, Report, Step, silent
@@ -136,7 +137,7 @@ def _repair(path: Path, table: Any, *, encoder: str | None, settings: ExtractSet
             survey.in_file(open_any(scratch)),
             plan=found.plan,
             kept=set(range(found.layout.blocks)) - set(damaged),
-            donors=(),
+            donors=Donors((), report),
             started=started,
         )
     finally:

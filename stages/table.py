@@ -36,6 +36,18 @@ class Rows:
         return f"{self.files[index]}, row {self.numbers[index]:,}"
 
 
+def join_rows(parts: Sequence[Rows]) -> Rows:
+    """Consecutive rows as one; labels are left out."""
+    return Rows(
+        texts=[text for part in parts for text in part.texts],
+        pairs=None if parts[0].pairs is None else [pair for part in parts for pair in part.pairs or ()],
+        labels=None,
+        files=[file for part in parts for file in part.files],
+        numbers=[number for part in parts for number in part.numbers],
+        skipped=sum(part.skipped for part in parts),
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
     """A table that can be read again and again, the same each time.

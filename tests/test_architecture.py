@@ -89,5 +89,5 @@ def test_a_cache_is_opened_without_torch() -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = "import sys; sys.argv = ['headstart', 'extract', '--help']\nfrom headstart.__main__ import main\n"
-    assert not loaded_by(code + "try: main()\nexcept SystemExit: pass\nNone") & HEAVY
+    code = "import sys; sys.argv = ['headstart', 'extract', '--help']\nfrom headstart.__main__ import run\nrun()"
+    assert not loaded_by(code) & HEAVY

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from headstart.cache.hashing import hash_texts
 from headstart.stages.batching import compose_batches
 from headstart.stages.lookup import FirstRows
@@ -48,15 +49,26 @@ def test_hashes_that_share_eight_bytes_are_not_taken_for_each_other() -> None:
 @given(st.lists(st.integers(1, 60), max_size=80), st.integers(1, 200))
 def test_a_packed_batch_is_filled_as_far_as_what_is_to_come_can_fill_it(lengths: list[int], budget: int) -> None:
     batches = compose_batches(np.array(lengths, np.int64), budget, padded=False)
-    for number, batch in enumerate(batches):
-        room = budget - sum(lengths[i] for i in batch)
-        assert all(lengths[i] > room for later in batches[number + 1 :] for i in later)
+    sums = [sum(lengths[i] for i in batch) for batch in batches]
+    fullest = max((tokens for tokens, batch in zip(sums, batches, strict=True) if len(batch) > 1), default=0)
+    for number, tokens in enumerate(sums):
+        assert all(lengths[i] > fullest - tokens for later in batches[number + 1 :] for i in later)
 
 
 def test_nearly_all_packed_batches_are_full() -> None:
     lengths = np.random.default_rng(0).integers(3, 128, 4096)
     batches = compose_batches(lengths, 2048, padded=False)
     assert sum(int(lengths[batch].sum()) == 2048 for batch in batches) >= 0.95 * (len(batches) - 1)
+
+
+@pytest.mark.parametrize(("sequences", "expected"), [(20, 1), (40, 2), (60, 2), (100, 4), (120, 4), (190, 8), (230, 8)])
+def test_few_packed_batches_are_of_one_size_and_as_many_as_cores_share_evenly(sequences: int, expected: int) -> None:
+    lengths = np.random.default_rng(0).integers(3, 128, sequences)
+    batches = compose_batches(lengths, 2048, padded=False)
+    tokens = [int(lengths[batch].sum()) for batch in batches]
+    assert len(batches) == expected
+    assert max(tokens) <= 2048
+    assert min(tokens) > max(tokens) - 64 * len(batches)
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.booleans())

@@ -19,7 +19,7 @@ from extracting import datasets, flip_a_byte, run
 from headstart.cache.errors import EncoderError, TableError
 from headstart.cache.reader import Cache, open_cache
 from headstart.cache.writer import CacheWriter, copy_with_labels
-from headstart.stages import extraction, pretrained, reopened
+from headstart.stages import pretrained, reopened
 from headstart.stages.encoder import Encoder
 from headstart.stages.extract import extract, extract_tables
 from headstart.stages.recipe import Recipe, tokenizer_sha256
@@ -70,7 +70,7 @@ def assert_new_rows_are_right(cache: Cache, encoder: Path, folder: Path, **optio
         np.testing.assert_array_equal(getattr(cache, fact), getattr(fresh, fact))
 
 
-COMMAND = "import sys; from headstart.__main__ import main\ntry: main()\nfinally: print('transformers' in sys.modules)"
+COMMAND = "import sys; from headstart.__main__ import run\nrun(); print('transformers' in sys.modules)"
 ROBERTA = {"pad_token_id": 1}
 """Without it, a token of every text is padding; no RoBERTa that is published has it otherwise."""
 
@@ -110,7 +110,7 @@ def test_an_update_needs_no_transformers_and_gives_the_same_bits(
     command += ["--out", str(tmp_path / "quick.h5"), "--update", "--quiet", "--no-labels", *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
-    monkeypatch.setattr(extraction, "reopen", lambda *_, **__: None)
+    monkeypatch.setattr(reopened, "reopen", lambda *_, **__: None)
     extract(tmp_path / "grown.csv", tmp_path / "slow.h5", settings, update=True)
     quick, slow = (open_cache(tmp_path / f"{name}.h5") for name in ("quick", "slow"))
     assert quick.plan["path"] == "packed" and quick.record["sequences_encoded"] > 0
@@ -378,13 +378,13 @@ def test_a_table_that_changes_before_the_sample_is_taken_is_refused(
     run(write_csv([(text, "x") for text in OLD]), tmp_path / "c.h5", tiny)
     before = (tmp_path / "c.h5").read_bytes()
     table = write_csv([(text, "x") for text in GROWN])
-    original = extraction.reopen
+    original = reopened.reopen
 
     def reopen(*arguments: Any, **options: Any) -> Any:
         write_csv([(text, "x") for text in reversed(GROWN)])
         return original(*arguments, **options)
 
-    monkeypatch.setattr(extraction, "reopen", reopen)
+    monkeypatch.setattr(reopened, "reopen", reopen)
     with pytest.raises(TableError, match="changed while it was read"):
         run(table, tmp_path / "c.h5", tiny, update=True)
     assert (tmp_path / "c.h5").read_bytes() == before

@@ -16,7 +16,7 @@ from extracting import run
 from tiny import tiny_rows
 
 INTERRUPTED = """
-import atexit, os, signal, sys
+import os, signal, sys
 
 def interrupt(): os.kill(os.getpid(), signal.SIGINT)
 
@@ -27,8 +27,15 @@ class Finder:
             interrupt()
 
 sys.meta_path.insert(0, Finder)
+end = os._exit
+
+def interrupt_at_the_end(code):
+    os._exit = end
+    interrupt()
+    end(code)
+
 if os.environ["WHEN"] == "the end":
-    atexit.register(interrupt)
+    os._exit = interrupt_at_the_end
 
 from headstart.__main__ import main
 main()
