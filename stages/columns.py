@@ -59,8 +59,11 @@ def read_texts(column: pa.Array, name: str, where: str, numbers: Sequence[int]) 
     if pa.types.is_null(kind):
         return [None] * len(column)
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
-        places = (f"{where}, row {number:,}" for number in numbers)
-        return [_decode(value, name, place) for value, place in zip(column.to_pylist(), places, strict=True)]
+        try:
+            column = column.cast(pa.large_string())
+        except pa.ArrowInvalid:  # not UTF-8: look for the row, and say so
+            return [_decode(v, name, where, number) for v, number in zip(column.to_pylist(), numbers, strict=True)]
+        kind = column.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
         raise TableError(f"{where}: the column {name!r} holds {kind}, not text; choose another column")
     values: list[str | None] = column.to_pylist()
@@ -87,13 +90,14 @@ def read_labels(column: pa.Array, name: str, where: str, numbers: Sequence[int])
     return read_texts(column, name, where, numbers)
 
 
-def _decode(value: bytes | None, name: str, place: str) -> str | None:
+def _decode(value: bytes | None, name: str, where: str, number: int) -> str | None:
     try:
         return None if value is None else value.decode("utf-8")
     except UnicodeDecodeError as error:
+        byte = value[error.start] if value else 0
         raise TableError(
-            f"{place}: the column {name!r} is not UTF-8 (byte {value[error.start] if value else 0:#04x}); "
-            "convert the file, for example with iconv"
+            f"{where}, row {number:,}: the column {name!r} is not UTF-8 (byte {byte:#04x}); convert the file, for "
+            "example with iconv"
         ) from None
 
 

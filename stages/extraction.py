@@ -90,9 +90,7 @@ class Extraction:
                 from .reopened import reopen
 
                 report(Step("loading the encoder", 0, 0, "files"))
-                self._encoder = reopen(
-                    self._files, self._encoder_settings, caches, table=source, survey=survey, window_rows=window_rows
-                )
+                self._encoder = reopen(self._files, self._encoder_settings, caches, survey)
             plan = {
                 "batch_tokens": self.encoder.batch_tokens,
                 "window_rows": window_rows,

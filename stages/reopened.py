@@ -28,8 +28,8 @@ from .lookup import Indices, RowLookup
 from .packed import PackedEncoder
 from .recipe import PackedShape, Recipe, fits, tokenizer_sha256
 from .settings import EncoderPath, Precision
-from .survey import Survey, windows
-from .table import Rows, Table
+from .survey import TOP_ROWS, Survey
+from .table import Rows
 
 SAMPLE_ROWS = 16
 """Rows that are encoded again before the encoder is trusted."""
@@ -52,10 +52,7 @@ def reopen(
     files: EncoderFiles,
     settings: EncoderSettings,
     caches: Sequence[Cache],
-    *,
-    table: Table,
     survey: Survey,
-    window_rows: int,
 ) -> Encoder | None:
     """Open an encoder as a cache that it made says, and prove it on rows that the table shares with that cache.
 
@@ -63,15 +60,10 @@ def reopen(
         files: The encoder's; the caches have their hashes.
         settings: How it is to run; the caches' identities say the same.
         caches: Finished ones.
-        table: The rows.
-        survey: What the table's first reading found.
-        window_rows: How many rows from the top of both are looked at for such as they share.
+        survey: What the table's first reading found. Of the first rows of both such are looked for as they share.
 
     Returns:
         The encoder; None where it takes transformers.
-
-    Raises:
-        TableError: the table changed since it was surveyed.
     """
     if settings.device.type != "cpu" or files.pickled or files.folder / _TOKENIZER not in files.tokenizer:
         return None
@@ -79,15 +71,14 @@ def reopen(
     if found is None:
         return None
     cache, recipe = found
-    place, rows = next(windows(table, survey, window_rows))
     lookup = RowLookup(cache.text_hashes)
-    lookup.add(np.arange(min(cache.rows, window_rows)))
-    places = lookup.find(survey.text_hashes[place])  # of the table's rows, in the cache; -1 for none
+    lookup.add(np.arange(min(cache.rows, TOP_ROWS)))
+    places = lookup.find(survey.text_hashes[: len(survey.top)])  # of the table's rows, in the cache; -1 for none
     sample = _sample(cache, places, settings.chosen_batch_tokens(EncoderPath.PACKED))
     if not len(sample):
         return None
     try:
-        return _opened(files, settings, recipe, rows=rows, sample=sample, cache=cache, places=places[sample])
+        return _opened(files, settings, recipe, rows=survey.top, sample=sample, cache=cache, places=places[sample])
     except Exception:  # of any kind, according to what is odd where; what is wrong indeed, transformers says
         return None
 

@@ -13,10 +13,12 @@ from ..cache.errors import TableError
 from ..cache.hashing import Hashes, hash_texts
 from ..cache.reader import Cache
 from .progress import Report, Step
-from .table import Rows, Table
+from .table import Rows, Table, join_rows
 
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+TOP_ROWS = 4096
+"""Rows at the top of a table that are kept as they were read, for whoever needs some of its texts."""
 _CHUNK = 1 << 16
 """Rows that are looked at together where an array of all of them would take memory."""
 
@@ -33,6 +35,7 @@ class Survey:
         conflicting_texts: How many distinct texts stand in the table with two different labels.
         skipped: Bad rows left out.
         state: What the file system said of the files before they were read.
+        top: The first rows, `TOP_ROWS` at most, without their labels.
     """
 
     text_hashes: Hashes
@@ -42,14 +45,15 @@ class Survey:
     conflicting_texts: int
     skipped: int
     state: tuple[tuple[int, int, int], ...]
+    top: Rows
 
     @property
     def rows(self) -> int:
         return len(self.text_hashes)
 
     def in_file(self, cache: Cache) -> Survey:
-        """The same, with the arrays of a cache of this table in place of those in memory."""
-        return dataclasses.replace(self, text_hashes=cache.text_hashes, labels=cache.labels)
+        """The same, with the arrays of a cache of this table in place of those in memory, and no first rows."""
+        return dataclasses.replace(self, text_hashes=cache.text_hashes, labels=cache.labels, top=join_rows([]))
 
 
 def survey_table(table: Table, report: Report) -> Survey:
@@ -64,11 +68,14 @@ def survey_table(table: Table, report: Report) -> Survey:
     codes: list[npt.NDArray[np.int64]] = []
     numbers: dict[str, int] = {}  # label name -> number, in order of appearance
     skipped = rows = 0
+    top = join_rows([])
     for batch in table.batches():
         hashes.append(hash_texts(batch.texts, batch.pairs))
         if batch.labels is not None:
             codes.append(np.array([numbers.setdefault(name, len(numbers)) for name in batch.labels], np.int64))
         skipped += batch.skipped
+        if rows < TOP_ROWS:
+            top = join_rows([top, batch])[:TOP_ROWS]
         rows += len(batch.texts)
         report(Step("reading", rows, 0, "rows"))
     if table.state() != state:
@@ -95,6 +102,7 @@ def survey_table(table: Table, report: Report) -> Survey:
         conflicting_texts=conflicting,
         skipped=skipped,
         state=state,
+        top=top,
     )
 
 

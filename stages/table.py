@@ -31,6 +31,14 @@ class Rows:
     skipped: int
     """Bad rows left out among them."""
 
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, some: slice) -> Rows:
+        """Some of them."""
+        pairs, labels = (None if values is None else values[some] for values in (self.pairs, self.labels))
+        return Rows(self.texts[some], pairs, labels, self.files[some], self.numbers[some], self.skipped)
+
     def place(self, index: int) -> str:
         """Where a row stands, for a message."""
         return f"{self.files[index]}, row {self.numbers[index]:,}"
@@ -38,9 +46,10 @@ class Rows:
 
 def join_rows(parts: Sequence[Rows]) -> Rows:
     """Consecutive rows as one; labels are left out."""
+    in_pairs = all(part.pairs is not None for part in parts)
     return Rows(
         texts=[text for part in parts for text in part.texts],
-        pairs=None if parts[0].pairs is None else [pair for part in parts for pair in part.pairs or ()],
+        pairs=[pair for part in parts for pair in part.pairs or ()] if in_pairs else None,
         labels=None,
         files=[file for part in parts for file in part.files],
         numbers=[number for part in parts for number in part.numbers],
