@@ -33,6 +33,8 @@ def main() -> NoReturn:
 def run() -> int:
     """Run the command line, and heed Ctrl-C from before it is loaded until after it has ended; return the exit code."""
     gc.set_threshold(_SELDOM)
+    # Arrow's own allocator hands memory back to the system after each block of a table, and asks for it again.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     code, interrupted = 0, False
     try:
         stopping.listen()

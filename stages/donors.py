@@ -43,25 +43,22 @@ class Donors:
 
     def __init__(self, caches: Sequence[Cache], report: Report) -> None:
         """Read the caches once, and leave out the blocks whose checksums do not hold."""
-        self.caches: list[Cache] = []
+        self.caches = list(caches)
         self._by_text: list[RowLookup] = []
         self._by_tokens: list[RowLookup] = []
-        self._report = report
-        for cache in caches:
-            self.add(cache)
+        for cache in self.caches:
+            blocks = cache.layout.blocks
 
-    def add(self, cache: Cache) -> None:
-        """Read one more, which is asked after the others."""
-        blocks = cache.layout.blocks
-        whole = cache.whole_blocks(lambda block: self._report(Step("checking", block + 1, blocks, "blocks")))
-        if cache.record and not whole.all():
-            lost = int((~whole).sum())
-            self._report(Note(f"{cache.path}: {lost} of {blocks} blocks are damaged, and are not reused"))
-        rows = np.flatnonzero(np.repeat(whole, cache.layout.block_rows)[: cache.rows])
-        for hashes, lookups in ((cache.text_hashes, self._by_text), (cache.token_hashes, self._by_tokens)):
-            lookups.append(RowLookup(hashes))
-            lookups[-1].add(rows)
-        self.caches.append(cache)
+            def checked(block: int, blocks: int = blocks) -> None:
+                report(Step("checking", block + 1, blocks, "blocks"))
+
+            whole = cache.whole_blocks(checked)
+            if cache.record and not whole.all():
+                report(Note(f"{cache.path}: {int((~whole).sum())} of {blocks} blocks are damaged, and are not reused"))
+            rows = np.flatnonzero(np.repeat(whole, cache.layout.block_rows)[: cache.rows])
+            for hashes, lookups in ((cache.text_hashes, self._by_text), (cache.token_hashes, self._by_tokens)):
+                lookups.append(RowLookup(hashes))
+                lookups[-1].add(rows)
 
     def by_text(self, text_hashes: Hashes) -> Places:
         """Find rows by the hashes of their texts, (rows, 16) uint8."""

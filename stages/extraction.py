@@ -84,25 +84,21 @@ class Extraction:
                 remove_earlier(out)
             return out
         caches = self._donors(out, update, reuse)  # refused, where they are of no use, before anything is written
-        window_rows = WINDOW_BLOCKS * BLOCK_ROWS
-        with begun(functools.partial(Donors, caches, report)) as checked:
-            if self._encoder is None and caches:
-                from .reopened import reopen
+        if self._encoder is None and caches:
+            from .reopened import reopen
 
-                report(Step("loading the encoder", 0, 0, "files"))
-                self._encoder = reopen(self._files, self._encoder_settings, caches, survey)
-            plan = {
-                "batch_tokens": self.encoder.batch_tokens,
-                "window_rows": window_rows,
-                "device": self.device.type,
-                "path": self.encoder.path.value,
-            }
-            donors = checked()
+            report(Step("loading the encoder", 0, 0, "files"))
+            self._encoder = reopen(self._files, self._encoder_settings, caches, survey)
+        plan = {
+            "batch_tokens": self.encoder.batch_tokens,
+            "window_rows": WINDOW_BLOCKS * BLOCK_ROWS,
+            "device": self.device.type,
+            "path": self.encoder.path.value,
+        }
         kept = wanted.prepare_partial(self.encoder.width, plan, overwrite=overwrite, update=update, report=report)
         del wanted  # and with it the only other hold on the survey's arrays
         survey = survey.in_file(open_any(partial_path(out)))
-        for cache in self._earlier(out):
-            donors.add(cache)
+        donors = Donors(caches + self._earlier(out), report)
         self.fill(partial_path(out), out, source, survey, plan=plan, kept=kept, donors=donors, started=started)
         remove_earlier(out)
         return out
