@@ -7,6 +7,7 @@ import datetime
 import math
 import mmap
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -52,7 +53,8 @@ RECORD_FIELDS: dict[str, Kind] = {
     "machine": {"device": (str,)},
 }
 """What every plan and record holds, with the kinds of value that it may be; they MAY hold more."""
-
+_TESTING_THREADS = 4
+"""Each holds a block in memory. More than 2 cores: not tried."""
 Features = npt.NDArray[np.floating[Any]]
 """Features, (rows, width) float32 or float16."""
 Labels = npt.NDArray[np.int64]
@@ -123,11 +125,7 @@ class Cache:
         Args:
             on_block: Called with each block's number once it is read.
         """
-        whole = np.zeros(self.layout.blocks, bool)
-        for block in range(self.layout.blocks):
-            whole[block] = self.block_holds(block)
-            on_block(block)
-        return whole
+        return self._each_block(self.block_holds, on_block)
 
     def damaged_blocks(self, on_block: Callable[[int], None] = lambda block: None) -> list[int]:
         """Read every row once and list the blocks whose checksum does not hold, of features or of labels.
@@ -135,12 +133,9 @@ class Cache:
         Args:
             on_block: Called with each block's number once it is read.
         """
-        damaged = []
-        for block in range(self.layout.blocks):
-            if not (self.block_holds(block) and self.block_labels_hold(block)):
-                damaged.append(block)
-            on_block(block)
-        return damaged
+        whole = self._each_block(lambda block: self.block_holds(block) and self.block_labels_hold(block), on_block)
+        found: list[int] = np.flatnonzero(~whole).tolist()
+        return found
 
     def check(self, on_block: Callable[[int], None] = lambda block: None) -> None:
         """Read every row once, and raise where any is damaged.
@@ -179,6 +174,18 @@ class Cache:
         if self.labels is None or self.label_checksums is None:
             return True
         return self._holds(self.layout.block_slice(block), [self.labels], self.label_checksums[block])
+
+    def _each_block(self, test: Callable[[int], bool], on_block: Callable[[int], None]) -> npt.NDArray[np.bool_]:
+        """(blocks,) bool: what a test says of each. Hashing lets other threads run, so several test at a time."""
+        found = np.zeros(self.layout.blocks, bool)
+        with ThreadPoolExecutor(_TESTING_THREADS, "headstart-check") as pool:
+            try:
+                for block, holds in enumerate(pool.map(test, range(self.layout.blocks))):
+                    found[block] = holds
+                    on_block(block)
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return found
 
     def _holds(self, rows: slice, arrays: list[npt.NDArray[Any]], expected: npt.NDArray[np.uint8]) -> bool:
         """Whether these rows can be read, and are those that a checksum was taken of."""
