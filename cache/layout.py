@@ -59,6 +59,10 @@ class Layout:
         """The rows of one block."""
         return slice(block * self.block_rows, min((block + 1) * self.block_rows, self.rows))
 
+    def blocks_of(self, rows: slice) -> npt.NDArray[np.int64]:
+        """The numbers of the blocks that these rows lie in."""
+        return np.arange(rows.start // self.block_rows, -(-rows.stop // self.block_rows))
+
     def datasets(self) -> dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]]:
         """Shape and dtype of every dataset, by its path in the file."""
         hash_dtype: np.dtype[np.generic] = np.dtype(np.uint8)

@@ -20,28 +20,22 @@ from ..cache.reader import Cache, open_any
 from ..cache.writer import CacheWriter
 from .ahead import Behind, ahead
 from .batching import compose_batches
-from .donors import Donors, Places, join_places
+from .donors import Donors
 from .lookup import FirstRows, Indices
 from .memory import MemoryFullError
 from .progress import Report, Step
 from .settings import EncoderPath
-from .survey import Survey, windows
-from .table import Rows, Table, join_rows
+from .survey import Survey
+from .table import Rows, Table
+from .window import TokenIds, Tokenizes, Window, tokenized_windows
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 _COUNT_ROWS = 1 << 20
-_JOINED_BYTES = 64 << 20
-"""What the features of windows that are joined take in memory, at most."""
-TokenIds = npt.NDArray[np.int32]
 Features = npt.NDArray[np.float32]
 
 
-class TextEncoder(Protocol):
+class TextEncoder(Tokenizes, Protocol):
     """What the pass needs of an encoder; `headstart.stages.encoder.Encoder` is one."""
-
-    def tokenize(
-        self, texts: Sequence[str], pairs: Sequence[str] | None
-    ) -> tuple[list[TokenIds], npt.NDArray[np.bool_]]: ...
 
     def encode_all(self, batches: Iterable[Sequence[TokenIds]]) -> Iterator[dict[str, Features]]: ...
 
@@ -72,22 +66,6 @@ class Counts:
     def tokens_per_second(self) -> float | None:
         """The encoder's speed; None where this run encoded nothing."""
         return self.tokens_encoded / self.encode_seconds if self.tokens_encoded else None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Window:
-    """Some consecutive rows of the table, read, looked up in the donors, and tokenized where that is needed."""
-
-    place: slice
-    rows: Rows
-    donated: Places
-    tokenized: Indices
-    """(rows to tokenize,) positions in the window."""
-    sequences: list[TokenIds]
-    cut: npt.NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.rows.texts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +128,16 @@ def encode_table(
     """
     work, halved = _Pass(encoder, writer, donors, kept, plan, report), encoder.halved_batches
     with work.behind:
-        for window in ahead(work.read(table, survey)):
+        coming = tokenized_windows(
+            table,
+            survey,
+            encoder,
+            donors,
+            layout=work.layout,
+            window_rows=plan["window_rows"],
+            kept=work.written.copy(),
+        )
+        for window in ahead(coming):
             work.take(window)
             report(Step("encoding", window.place.stop, survey.rows, "rows", work.counts.tokens_encoded))
     work.counts.halved_batches = encoder.halved_batches - halved
@@ -177,45 +164,12 @@ class _Pass:
         self.layout, self.counts, self.behind = writer.layout, Counts(kept_blocks=len(kept)), Behind()
         self.cache: Cache = open_any(writer.path)  # maps: they show what the writer wrote
         self.first_rows = FirstRows(self.cache.token_hashes)
-        self.kept = np.zeros(self.layout.blocks, bool)
-        self.kept[list(kept)] = True
-        self.written = self.kept.copy()
+        self.written = np.zeros(self.layout.blocks, bool)
+        self.written[list(kept)] = True
 
-    def read(self, table: Table, survey: Survey) -> Iterator[_Window]:
-        """Read, look up and tokenize; this runs in a thread of its own."""
-        for place, rows, donated in self._pieces(table, survey):
-            tokenized = np.empty(0, np.int64)
-            if not self.kept[self._blocks(place)].all():
-                tokenized = np.flatnonzero(~donated.found)
-            pairs = None if rows.pairs is None else [rows.pairs[row] for row in tokenized]
-            sequences, cut = self.encoder.tokenize([rows.texts[row] for row in tokenized], pairs)
-            for row, sequence in zip(tokenized, sequences, strict=True):
-                if not len(sequence):
-                    where = rows.place(int(row))
-                    raise EncoderError(f"{where}: the encoder's tokenizer makes no tokens of this text; mend the row")
-            yield _Window(place=place, rows=rows, donated=donated, tokenized=tokenized, sequences=sequences, cut=cut)
-
-    def _pieces(self, table: Table, survey: Survey) -> Iterator[tuple[slice, Rows, Places]]:
-        """Read the table in windows, and look them up.
-
-        Those that donors have nearly all of are joined: the few texts of each would make small batches, which take
-        longer than full ones. How they are joined depends on the table and the donors alone.
-        """
-        enough = self.plan["window_rows"] // 2
-        most_rows = _JOINED_BYTES // (4 * sum(self.layout.widths.values()))
-        pieces: list[tuple[slice, Rows, Places]] = []
-        for place, rows in windows(table, survey, self.plan["window_rows"]):
-            pieces.append((place, rows, self.donors.by_text(survey.text_hashes[place])))
-            lacking = sum(int((~donated.found).sum()) for _, _, donated in pieces)
-            if lacking >= enough or place.stop - pieces[0][0].start + self.plan["window_rows"] > most_rows:
-                yield _joined(pieces)
-                pieces = []
-        if pieces:
-            yield _joined(pieces)
-
-    def take(self, window: _Window) -> None:
+    def take(self, window: Window) -> None:
         """Encode what nobody has, and hand the window's missing blocks to the writer."""
-        blocks = self._blocks(window.place)
+        blocks = self.layout.blocks_of(window.place)
         place, missing_blocks = window.place, blocks[~self.written[blocks]]
         if len(missing_blocks):
             self._write_facts(window, missing_blocks)
@@ -245,7 +199,7 @@ class _Pass:
             self.behind.run(write)
             self.written[block] = True
 
-    def _gathered(self, name: str, window: _Window, homes: _Homes, encoded: _Encoded) -> Features:
+    def _gathered(self, name: str, window: Window, homes: _Homes, encoded: _Encoded) -> Features:
         """One feature of some rows, (rows, width) float32, from wherever each of them stands."""
         values = np.empty((len(homes.sources), self.layout.widths[name]), np.float32)
         values[homes.in_file] = self.cache.features(name)[homes.sources[homes.in_file]]
@@ -259,15 +213,12 @@ class _Pass:
         values[rows[new]] = encoded.features[name][encoded.places[sources[new]]]
         return values
 
-    def _blocks(self, place: slice) -> Indices:
-        return np.arange(place.start // self.layout.block_rows, -(-place.stop // self.layout.block_rows))
-
-    def _inside(self, window: _Window, block: int) -> slice:
+    def _inside(self, window: Window, block: int) -> slice:
         """Where a block's rows stand in their window."""
         rows, start = self.layout.block_slice(block), window.place.start
         return slice(rows.start - start, rows.stop - start)
 
-    def _write_facts(self, window: _Window, blocks: Indices) -> None:
+    def _write_facts(self, window: Window, blocks: Indices) -> None:
         """Write what is known of the rows of some blocks before they are encoded: so it need not be kept in memory."""
         token_hashes = np.empty((len(window), self.cache.token_hashes.shape[1]), np.uint8)
         lengths, cut = np.empty(len(window), np.int32), np.empty(len(window), np.uint8)
@@ -291,7 +242,7 @@ class _Pass:
                 cut=cut[inside],
             )
 
-    def _encoded(self, window: _Window, rows: Indices, needed: npt.NDArray[np.bool_]) -> _Encoded:
+    def _encoded(self, window: Window, rows: Indices, needed: npt.NDArray[np.bool_]) -> _Encoded:
         """Encode rows of a window, in batches that depend on the rows alone; those with nothing needed are left out."""
         places = np.full(len(window), -1, np.int64)
         places[rows] = np.arange(len(rows))
@@ -323,12 +274,6 @@ class _Pass:
             done = window.place.start + len(window) * number // len(batches)
             self.report(Step("encoding", done, self.layout.rows, "rows", self.counts.tokens_encoded))
         return _Encoded(features, places)
-
-
-def _joined(pieces: Sequence[tuple[slice, Rows, Places]]) -> tuple[slice, Rows, Places]:
-    """Consecutive windows as one."""
-    places, rows, donated = zip(*pieces, strict=True)
-    return slice(places[0].start, places[-1].stop), join_rows(rows), join_places(donated)
 
 
 def _require_storable(name: str, values: Features, batch: Indices, rows: Rows, storage: str) -> None:

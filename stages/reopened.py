@@ -28,9 +28,11 @@ from .lookup import Indices, RowLookup
 from .packed import PackedEncoder
 from .recipe import PackedShape, Recipe, fits, tokenizer_sha256
 from .settings import EncoderPath, Precision
-from .survey import TOP_ROWS, Survey
+from .survey import Survey
 from .table import Rows
 
+FIRST_ROWS = 4096
+"""Rows at the top of the table, and of the cache, that are looked at for such as both have."""
 SAMPLE_ROWS = 16
 """Rows that are encoded again before the encoder is trusted."""
 _TOKENIZER, _TOKENIZER_SETTINGS = "tokenizer.json", "tokenizer_config.json"
@@ -60,7 +62,7 @@ def reopen(
         files: The encoder's; the caches have their hashes.
         settings: How it is to run; the caches' identities say the same.
         caches: Finished ones.
-        survey: What the table's first reading found. Of the first rows of both such are looked for as they share.
+        survey: What the table's first reading found. A sample is taken of the first rows that both have.
 
     Returns:
         The encoder; None where it takes transformers.
@@ -72,13 +74,14 @@ def reopen(
         return None
     cache, recipe = found
     lookup = RowLookup(cache.text_hashes)
-    lookup.add(np.arange(min(cache.rows, TOP_ROWS)))
-    places = lookup.find(survey.text_hashes[: len(survey.top)])  # of the table's rows, in the cache; -1 for none
+    lookup.add(np.arange(min(cache.rows, FIRST_ROWS)))
+    rows = survey.top[:FIRST_ROWS]
+    places = lookup.find(survey.text_hashes[: len(rows)])  # of the table's rows, in the cache; -1 for none
     sample = _sample(cache, places, settings.chosen_batch_tokens(EncoderPath.PACKED))
     if not len(sample):
         return None
     try:
-        return _opened(files, settings, recipe, rows=survey.top, sample=sample, cache=cache, places=places[sample])
+        return _opened(files, settings, recipe, rows=rows, sample=sample, cache=cache, places=places[sample])
     except Exception:  # of any kind, according to what is odd where; what is wrong indeed, transformers says
         return None
 

@@ -17,8 +17,8 @@ from .table import Rows, Table, join_rows
 
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
-TOP_ROWS = 4096
-"""Rows at the top of a table that are kept as they were read, for whoever needs some of its texts."""
+TOP_ROWS, TOP_CHARACTERS = 1 << 15, 1 << 24
+"""How much of a table is kept as it was read: all of a small one, which then need not be read again."""
 _CHUNK = 1 << 16
 """Rows that are looked at together where an array of all of them would take memory."""
 
@@ -35,7 +35,7 @@ class Survey:
         conflicting_texts: How many distinct texts stand in the table with two different labels.
         skipped: Bad rows left out.
         state: What the file system said of the files before they were read.
-        top: The first rows, `TOP_ROWS` at most, without their labels.
+        top: The first rows, of a small table all of them, without their labels.
     """
 
     text_hashes: Hashes
@@ -51,9 +51,15 @@ class Survey:
     def rows(self) -> int:
         return len(self.text_hashes)
 
+    @property
+    def holds_all(self) -> bool:
+        """Whether ``top`` is the whole table."""
+        return len(self.top) == self.rows
+
     def in_file(self, cache: Cache) -> Survey:
-        """The same, with the arrays of a cache of this table in place of those in memory, and no first rows."""
-        return dataclasses.replace(self, text_hashes=cache.text_hashes, labels=cache.labels, top=join_rows([]))
+        """The same, with the arrays of a cache of this table in place of those in memory; of a large one, no rows."""
+        top = self.top if self.holds_all else join_rows([])
+        return dataclasses.replace(self, text_hashes=cache.text_hashes, labels=cache.labels, top=top)
 
 
 def survey_table(table: Table, report: Report) -> Survey:
@@ -68,14 +74,16 @@ def survey_table(table: Table, report: Report) -> Survey:
     codes: list[npt.NDArray[np.int64]] = []
     numbers: dict[str, int] = {}  # label name -> number, in order of appearance
     skipped = rows = 0
-    top = join_rows([])
+    top: list[Rows] = []
+    characters = 0
     for batch in table.batches():
         hashes.append(hash_texts(batch.texts, batch.pairs))
         if batch.labels is not None:
             codes.append(np.array([numbers.setdefault(name, len(numbers)) for name in batch.labels], np.int64))
         skipped += batch.skipped
-        if rows < TOP_ROWS:
-            top = join_rows([top, batch])[:TOP_ROWS]
+        if rows < TOP_ROWS and characters < TOP_CHARACTERS:
+            top.append(batch)
+            characters += sum(map(len, batch.texts)) + sum(map(len, batch.pairs or ()))
         rows += len(batch.texts)
         report(Step("reading", rows, 0, "rows"))
     if table.state() != state:
@@ -102,7 +110,7 @@ def survey_table(table: Table, report: Report) -> Survey:
         conflicting_texts=conflicting,
         skipped=skipped,
         state=state,
-        top=top,
+        top=join_rows(top)[:TOP_ROWS],
     )
 
 
@@ -130,7 +138,9 @@ def count_texts(text_hashes: Hashes, labels: npt.NDArray[np.int64] | None) -> tu
 
 
 def windows(table: Table, survey: Survey, window_rows: int) -> Iterator[tuple[slice, Rows]]:
-    """Read a table again, in windows of so many rows, checking that it is still the one that was surveyed.
+    """Give a table's rows in windows of so many, without their labels.
+
+    A table that is too large to be kept is read again, and checked to be still the one that was surveyed.
 
     Yields:
         The rows' place among the good rows of the table, and the rows.
@@ -138,6 +148,11 @@ def windows(table: Table, survey: Survey, window_rows: int) -> Iterator[tuple[sl
     Raises:
         TableError: the table has changed since.
     """
+    if survey.holds_all:
+        for place in (slice(start, start + window_rows) for start in range(0, survey.rows, window_rows)):
+            rows = survey.top[place]
+            yield slice(place.start, place.start + len(rows)), rows
+        return
     start = 0
     for rows in _regrouped(table.batches(), window_rows):
         if table.state() != survey.state:

@@ -70,6 +70,12 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def large_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables count as too large to be kept from their first reading: they are read again."""
+    monkeypatch.setattr("headstart.stages.survey.TOP_ROWS", 0)
+
+
+@pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
     """Every sequence that the encoder is asked for, in order; its own trials when it is loaded are not counted."""
     from headstart.stages.encoder import Encoder

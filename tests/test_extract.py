@@ -283,6 +283,7 @@ def test_a_moved_encoder_is_the_same_encoder(tiny: Path, tmp_path: Path, write_c
     assert "is current" in run(table, tmp_path / "c.h5", moved)[1][0]
 
 
+@pytest.mark.usefixtures("large_table")
 def test_a_table_that_changes_under_the_encoder_is_refused(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,6 +300,7 @@ def test_a_table_that_changes_under_the_encoder_is_refused(
     assert not (tmp_path / "c.h5").exists()
 
 
+@pytest.mark.usefixtures("large_table")
 def test_a_table_that_changes_while_it_is_encoded_is_refused(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from extracting import datasets, flip_a_byte, run
 from headstart.cache.errors import EncoderError, TableError
 from headstart.cache.reader import Cache, open_cache
 from headstart.cache.writer import CacheWriter, copy_with_labels
-from headstart.stages import pretrained, reopened, survey
+from headstart.stages import pretrained, reopened
 from headstart.stages.encoder import Encoder
 from headstart.stages.extract import extract, extract_tables
 from headstart.stages.recipe import Recipe, tokenizer_sha256
@@ -259,8 +259,7 @@ def test_rows_that_are_not_shared_whole_and_near_prove_nothing(
     tiny: Path, tmp_path: Path, loads: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sixteen rows at the top of each are looked at; a block is of 8."""
-    for module in (survey, reopened):
-        monkeypatch.setattr(module, "TOP_ROWS", 16)
+    monkeypatch.setattr(reopened, "FIRST_ROWS", 16)
     numbered = [f"good film {number:03}" for number in range(60)]
     new = [f"bad plot {number:03}" for number in range(20)]
     for name, table, damaged, expected in (
@@ -376,6 +375,7 @@ def test_every_way_to_come_by_a_donor_is_quick(
     assert len(loads) == 2
 
 
+@pytest.mark.usefixtures("large_table")
 def test_a_table_that_changes_after_its_first_reading_is_refused(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

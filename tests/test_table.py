@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from headstart.cache.errors import SettingsError, TableError
+from headstart.cache.errors import SettingsError, StorageError, TableError
 from headstart.stages import formats
 from headstart.stages.progress import silent
 from headstart.stages.survey import Survey, survey_table, windows
@@ -190,7 +190,12 @@ def test_texts_are_counted_distinct_and_conflicting() -> None:
     assert (survey.distinct_texts, survey.conflicting_texts) == (3, 1)
 
 
-def test_windows_hold_the_rows_in_order_with_their_places(tmp_path: Path, write_csv: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("most", [0, 29, 30])
+def test_windows_hold_the_rows_in_order_with_their_places(
+    most: int, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the table is read again or was small enough to be kept."""
+    monkeypatch.setattr("headstart.stages.survey.TOP_ROWS", most)
     (tmp_path / "parts").mkdir()
     for part in range(3):
         write_csv([(f"text {part} {i}", "x") for i in range(10)], name=f"parts/{part}.csv")
@@ -201,6 +206,24 @@ def test_windows_hold_the_rows_in_order_with_their_places(tmp_path: Path, write_
     assert found[1][1].place(5).endswith("1.csv, row 3")
 
 
+@pytest.mark.parametrize("limit", ["TOP_ROWS", "TOP_CHARACTERS"])
+def test_a_small_table_is_read_once_and_of_a_large_one_little_is_kept(
+    limit: str, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_csv([(f"text {number:05}", "x") for number in range(20_000)])
+    table = opened(path)
+    small = survey_table(table, silent)
+    monkeypatch.setattr(f"headstart.stages.survey.{limit}", 10)
+    large = survey_table(table, silent)
+    assert len(small.top) == 20_000
+    assert len(large.top) < 20_000
+    path.unlink()
+    assert [text for _, rows in windows(table, small, 4096) for text in rows.texts][::5000] == small.top.texts[::5000]
+    with pytest.raises((StorageError, TableError)):
+        list(windows(table, large, 4096))
+
+
+@pytest.mark.usefixtures("large_table")
 def test_a_table_that_changes_while_it_is_read_is_refused(write_csv: Callable[..., Path]) -> None:
     path = write_csv([("aaa", "x"), ("bbb", "y")])
     table = opened(path)
@@ -210,6 +233,7 @@ def test_a_table_that_changes_while_it_is_read_is_refused(write_csv: Callable[..
         list(windows(table, survey, 10))
 
 
+@pytest.mark.usefixtures("large_table")
 def test_a_change_that_the_file_system_does_not_show_is_found_by_the_texts(write_csv: Callable[..., Path]) -> None:
     path = write_csv([("aaa", "x"), ("bbb", "y")])
     table, stat = opened(path), path.stat()

@@ -130,6 +130,34 @@ def test_any_update_is_a_fresh_run(
     assert_is_update_of(cache, old, fresh, tables[1])
 
 
+@pytest.mark.parametrize(("most_bytes", "passes"), [(1 << 20, 1), (1, 5)])
+def test_the_few_new_texts_of_many_windows_are_encoded_together(
+    most_bytes: int,
+    passes: int,
+    tiny: Path,
+    tmp_path: Path,
+    write_csv: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As far as the features of so many rows fit in memory. A window is of 16 rows."""
+    old, new = numbered(70), numbered(7, 500)
+    run(write_csv(old), tmp_path / "c.h5", tiny)
+    grown = write_csv([row for at in range(7) for row in (*old[10 * at : 10 * at + 10], new[at])])
+    original, together = Encoder.encode_all, []
+
+    def encode_all(self: Encoder, batches: Any) -> Any:
+        batches = list(batches)
+        together.append(sum(map(len, batches)))
+        return original(self, batches)
+
+    monkeypatch.setattr(Encoder, "encode_all", encode_all)
+    monkeypatch.setattr("headstart.stages.window._JOINED_BYTES", most_bytes)
+    cache, _ = run(grown, tmp_path / "c.h5", tiny, update=True)
+    assert (len(together), sum(together)) == (passes, 7)
+    fresh, _ = run(grown, tmp_path / "fresh.h5", tiny)
+    np.testing.assert_allclose(cache.features(), fresh.features(), atol=1e-5, rtol=0)
+
+
 def test_labels_follow_the_table(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
     rows = numbered(30)
     run(write_csv(rows), tmp_path / "c.h5", tiny)
