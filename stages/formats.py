@@ -14,7 +14,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
-import pyarrow.parquet
 
 from ..cache.documents import is_text
 from ..cache.errors import StorageError, TableError
@@ -65,7 +64,9 @@ def read_file(file: Path, columns: Columns, *, ragged: set[int], skip_ragged: bo
     if file.stat().st_size == 0:
         raise TableError(f"{file} is empty")
     if kind == "parquet":
-        with pa.parquet.ParquetFile(file) as parquet:
+        from pyarrow.parquet import ParquetFile  # which takes as long to load as a small table to read
+
+        with ParquetFile(file) as parquet:
             columns.require(parquet.schema_arrow.names, str(file))
             yield from parquet.iter_batches(BATCH_ROWS, columns=columns.names())
         return
