@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from headstart.stages.ahead import Behind, ahead
+from headstart.stages.ahead import Behind, ahead, begun
 from headstart.stages.allocator import freed_memory_kept
 
 
@@ -22,6 +22,20 @@ def no_thread_is_left() -> Iterator[None]:
 def failing(count: int, error: BaseException) -> Iterator[int]:
     yield from range(count)
     raise error
+
+
+def test_what_was_begun_goes_on_beside_and_gives_its_result_or_its_error_when_asked() -> None:
+    going_on = threading.Event()
+
+    def answer() -> int:
+        assert going_on.wait(10)
+        return 42
+
+    with begun(answer) as found:
+        going_on.set()  # were it not beside us, we should never come here
+        assert (found(), found()) == (42, 42)
+    with begun(lambda: 1 // 0) as found, pytest.raises(ZeroDivisionError):
+        found()
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 50])

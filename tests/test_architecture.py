@@ -88,6 +88,13 @@ def test_a_cache_is_opened_without_torch() -> None:
     assert not loaded_by("import headstart; headstart.open_cache") & {"torch", "transformers", "pyarrow"}
 
 
+def test_a_table_that_is_none_is_refused_before_torch_is_loaded() -> None:
+    code = "import sys; sys.argv = ['headstart', 'extract', 'x.csv', '--out', 'x.h5', '--encoder', 'x', '--quiet']\n"
+    loaded = loaded_by(code + "from headstart.__main__ import run\nassert run() == 2")
+    assert not loaded & {"torch", "transformers"}
+    assert not {"rich", "matplotlib"} & loaded  # what a quiet run has no use for
+
+
 def test_help_loads_nothing_heavy() -> None:
     code = "import sys; sys.argv = ['headstart', 'extract', '--help']\nfrom headstart.__main__ import run\nrun()"
     assert not loaded_by(code) & HEAVY

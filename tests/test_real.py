@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from headstart.cache.reader import open_cache
-from headstart.stages import extraction, pretrained
+from headstart.stages import pretrained, reopened
 from headstart.stages.batched import ADAM_EPSILON
 from headstart.stages.extract import extract
 from headstart.stages.fit import fit_head
@@ -93,7 +93,7 @@ def test_an_update_opens_the_real_encoder_without_transformers(
     whole = []
     for name, disabled in (("loaded", "reopen"), ("opened", "load_encoder")):
         with monkeypatch.context() as patch:
-            patch.setattr(extraction if disabled == "reopen" else pretrained, disabled, lambda *_, **__: None)
+            patch.setattr(reopened if disabled == "reopen" else pretrained, disabled, lambda *_, **__: None)
             made = extract(table, tmp_path / f"{name}.h5", settings, reuse=[first.path])
         whole.append(open_cache(made))
         known = {digest.tobytes() for digest in first.token_hashes}
