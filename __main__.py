@@ -11,7 +11,7 @@ from . import stopping
 
 _SELDOM = 300_000
 """New objects between two looks for cycles among them. Python's own 700 have it look through torch again and again
-while that is imported, a tenth of the time it takes; torch makes 200,000."""
+while that is imported; these are more than torch makes then."""
 
 
 def main() -> NoReturn:

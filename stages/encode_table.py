@@ -247,9 +247,7 @@ class _Pass:
         places = np.full(len(window), -1, np.int64)
         places[rows] = np.arange(len(rows))
         features = {n: np.empty((len(rows), width), np.float32) for n, width in self.layout.widths.items()}
-        position = np.full(len(window), -1, np.int64)
-        position[window.tokenized] = np.arange(len(window.tokenized))
-        sequences = [window.sequences[at] for at in position[rows]]
+        sequences = [window.sequences[at] for at in np.searchsorted(window.tokenized, rows)]
         lengths = np.array([len(sequence) for sequence in sequences], np.int64)
         padded = self.plan["path"] == EncoderPath.PADDED
         batches = compose_batches(lengths, self.plan["batch_tokens"], padded=padded)

@@ -35,9 +35,9 @@ class Rows:
         return len(self.texts)
 
     def __getitem__(self, some: slice) -> Rows:
-        """Some of them."""
+        """Some of them; none skipped."""
         pairs, labels = (None if values is None else values[some] for values in (self.pairs, self.labels))
-        return Rows(self.texts[some], pairs, labels, self.files[some], self.numbers[some], self.skipped)
+        return Rows(self.texts[some], pairs, labels, self.files[some], self.numbers[some], 0)
 
     def place(self, index: int) -> str:
         """Where a row stands, for a message."""
@@ -45,7 +45,8 @@ class Rows:
 
 
 def join_rows(parts: Sequence[Rows]) -> Rows:
-    """Consecutive rows as one; labels are left out."""
+    """Consecutive rows as one; labels, and how many were skipped, are left out."""
+    parts = [part for part in parts if len(part)]  # one without rows may not know of pairs
     in_pairs = all(part.pairs is not None for part in parts)
     return Rows(
         texts=[text for part in parts for text in part.texts],
@@ -53,7 +54,7 @@ def join_rows(parts: Sequence[Rows]) -> Rows:
         labels=None,
         files=[file for part in parts for file in part.files],
         numbers=[number for part in parts for number in part.numbers],
-        skipped=sum(part.skipped for part in parts),
+        skipped=0,
     )
 
 

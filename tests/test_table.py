@@ -206,6 +206,21 @@ def test_windows_hold_the_rows_in_order_with_their_places(
     assert found[1][1].place(5).endswith("1.csv, row 3")
 
 
+@pytest.mark.parametrize("most", [0, 10])
+def test_windows_of_pairs_stay_pairs_where_a_bad_row_comes_last(
+    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told of in a batch that has no rows."""
+    monkeypatch.setattr("headstart.stages.survey.TOP_ROWS", most)
+    (tmp_path / "t.csv").write_text("text,second\na,b\nc,d\ne,f,one too many\n")
+    table = open_table(
+        tmp_path / "t.csv", text_column="text", pair_column="second", label_column=None, skip_bad_rows=True
+    )
+    survey = survey_table(table, silent)
+    assert survey.skipped == 1
+    assert [(rows.texts, rows.pairs) for _, rows in windows(table, survey, 10)] == [(["a", "c"], ["b", "d"])]
+
+
 @pytest.mark.parametrize("limit", ["TOP_ROWS", "TOP_CHARACTERS"])
 def test_a_small_table_is_read_once_and_of_a_large_one_little_is_kept(
     limit: str, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
