@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from facts import cpu_name
-from headstart.stages.products import MklProduct, OneDnnProduct, Product
+from headstart.stages.products import MklProduct, OneDnnProduct, Product, SplitProduct
 
 ROUNDS = 5
 SECONDS = 0.25
@@ -24,7 +24,9 @@ KINDS: dict[str, Callable[[torch.Tensor, torch.Tensor, int], Product]] = {
     "plain": lambda weight, bias, rows: Product(weight, bias),
     "MKL, laid out": MklProduct,
     "oneDNN, laid out": OneDnnProduct,
+    "8-bit digits": SplitProduct,
 }
+FLOAT32_ALONE = (MklProduct, SplitProduct)
 
 
 def main() -> None:
@@ -46,7 +48,7 @@ def compared(rows: int, width: int, out: int, dtype: torch.dtype) -> list[float 
     """For each kind of product, its rate as a share of the reference; None where it has no such dtype."""
     left, right, found = torch.randn(2048, 768), torch.randn(768, 3072), torch.empty(2048, 3072)
     values, weight, bias = (torch.randn(size).to(dtype) for size in ((rows, width), (out, width), (out,)))
-    kinds = [k for name, k in KINDS.items() if dtype == torch.float32 or not name.startswith("MKL")]
+    kinds = [kind for kind in KINDS.values() if dtype == torch.float32 or kind not in FLOAT32_ALONE]
     products = {kind: kind(weight, bias, rows) for kind in kinds}
     ratios: dict[Any, list[float]] = {kind: [] for kind in kinds}
     for _ in range(ROUNDS):

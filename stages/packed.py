@@ -21,7 +21,7 @@ from torch.nn.functional import embedding, layer_norm
 
 from .attention import Group, attend, group_sequences
 from .features import Feature, Pooling
-from .products import Product, make_product, padded_rows
+from .products import SHAPE_ROWS, Product, make_product, padded_rows
 from .recipe import PackedShape
 
 Tensor = torch.Tensor
@@ -269,8 +269,8 @@ class _Maker:
         self._weights, self._shape, self._dtype, self._batch_tokens = weights, shape, dtype, batch_tokens
         self._names = _DISTILBERT if shape.model_type == "distilbert" else _BERT
 
-    def product(self, name: str) -> Product:
-        return self._made(self._weights[f"{name}.weight"], self._weights[f"{name}.bias"], CHUNK_ROWS)
+    def product(self, name: str, *, rows: int = CHUNK_ROWS) -> Product:
+        return self._made(self._weights[f"{name}.weight"], self._weights[f"{name}.bias"], rows)
 
     def norm(self, name: str) -> _Norm:
         return _Norm(self._weights[f"{name}.weight"], self._weights[f"{name}.bias"], self._shape.epsilon)
@@ -288,22 +288,22 @@ class _Maker:
         query, key, value = (prefix + name for name in self._names.query_key_value)
         keys, values = self._weights[f"{key}.weight"], self._weights[f"{value}.weight"]  # (width, width)
         return _FirstRowLayer(
-            query=self.product(query),
+            query=self.product(query, rows=SHAPE_ROWS),
             key=keys.view(heads, -1, keys.shape[1]),
             value=values.view(heads, -1, values.shape[1]).transpose(1, 2),
-            rest=self._rest(prefix),
+            rest=self._rest(prefix, rows=SHAPE_ROWS),
         )
 
-    def _rest(self, prefix: str) -> _Rest:
+    def _rest(self, prefix: str, *, rows: int = CHUNK_ROWS) -> _Rest:
         names = self._names
         weight, bias = (self._weights[f"{prefix}{names.attended}.{part}"] for part in ("weight", "bias"))
         value_bias = self._weights[f"{prefix}{names.query_key_value[2]}.bias"]
         return _Rest(
             dtype=self._dtype,
-            attended=self._made(weight, (bias.double() + weight.double() @ value_bias.double()).float(), CHUNK_ROWS),
+            attended=self._made(weight, (bias.double() + weight.double() @ value_bias.double()).float(), rows),
             norm=self.norm(prefix + names.norm),
-            up=self.product(prefix + names.up),
-            down=self.product(prefix + names.down),
+            up=self.product(prefix + names.up, rows=rows),
+            down=self.product(prefix + names.down, rows=rows),
             out_norm=self.norm(prefix + names.out_norm),
         )
 

@@ -12,7 +12,7 @@ import transformers as hf
 from headstart.cache.errors import SettingsError
 from headstart.cache.reader import open_cache
 from headstart.stages import packed as packed_module
-from headstart.stages import pretrained
+from headstart.stages import pretrained, products
 from headstart.stages.encoder import EncoderSettings
 from headstart.stages.encoder_files import find_encoder
 from headstart.stages.extract import extract
@@ -20,6 +20,7 @@ from headstart.stages.features import parse_features
 from headstart.stages.packed import PackedEncoder
 from headstart.stages.pretrained import load_encoder, packed_shape
 from headstart.stages.settings import ExtractSettings, Precision
+from processor import needs_digits
 from tiny import save_tiny_encoder, tiny_rows
 
 CLS = parse_features(["cls"], None)
@@ -88,6 +89,17 @@ def test_each_architecture_gives_its_own_numbers(name: str, lengths: list[int]) 
     with torch.inference_mode():
         ours = packed(model, CLS)(sequences(lengths))["cls"]
     torch.testing.assert_close(ours, stock(model, sequences(lengths)), atol=1e-5, rtol=0)
+
+
+@needs_digits
+@pytest.mark.parametrize("name", FAMILY)
+def test_each_gives_them_where_every_product_is_one_of_digits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_split_pays", lambda *_: True)
+    model, batch = made(FAMILY[name]), sequences([60, 60, 31, 31, 31, 5, 1])
+    with torch.inference_mode():
+        ours = packed(model, parse_features(["cls", "mean"], None))
+        torch.testing.assert_close(ours(batch)["cls"], stock(model, batch), atol=1e-5, rtol=0)
+    assert isinstance(ours._layers[0].rest.up if ours._layers else ours._last_layer.rest.up, products.SplitProduct)
 
 
 @pytest.mark.parametrize("name", ["BERT", "DistilBERT"])

@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 from headstart.stages import products
-from headstart.stages.products import SHAPE_ROWS, MklProduct, OneDnnProduct, Product, make_product, padded_rows
+from headstart.stages.products import (
+    SHAPE_ROWS,
+    SPLIT_ROWS,
+    MklProduct,
+    OneDnnProduct,
+    Product,
+    SplitProduct,
+    make_product,
+    padded_rows,
+)
+from processor import needs_digits
 
 ROWS = 128
 """What the weights are laid out for."""
@@ -17,11 +27,12 @@ KINDS = [
     pytest.param(MklProduct, torch.float32, marks=needs_mkl, id="mkl-float32"),
     pytest.param(OneDnnProduct, torch.float32, marks=needs_onednn, id="onednn-float32"),
     pytest.param(OneDnnProduct, torch.bfloat16, marks=needs_onednn, id="onednn-bfloat16"),
+    pytest.param(SplitProduct, torch.float32, marks=needs_digits, id="digits-float32"),
 ]
 
 
 def made(
-    kind: type[MklProduct | OneDnnProduct], width: int, out: int, rows: int, dtype: torch.dtype
+    kind: type[MklProduct | OneDnnProduct | SplitProduct], width: int, out: int, rows: int, dtype: torch.dtype
 ) -> tuple[Product, Product, torch.Tensor]:
     torch.manual_seed(width + out + rows)
     weight, bias = torch.randn(out, width) / width**0.5, torch.randn(out)
@@ -33,7 +44,7 @@ def made(
 @pytest.mark.parametrize("rows", [1, 3, 64, ROWS, 321])
 @pytest.mark.parametrize(("width", "out"), WIDTHS)
 def test_a_product_is_the_plain_one(
-    kind: type[MklProduct | OneDnnProduct], width: int, out: int, rows: int, dtype: torch.dtype
+    kind: type[MklProduct | OneDnnProduct | SplitProduct], width: int, out: int, rows: int, dtype: torch.dtype
 ) -> None:
     plain, ours, values = made(kind, width, out, rows, dtype)
     close = {"atol": TOLERANCE[dtype], "rtol": TOLERANCE[dtype]}
@@ -55,7 +66,7 @@ def test_a_product_is_the_plain_one(
 @pytest.mark.parametrize(("kind", "dtype"), KINDS)
 @pytest.mark.parametrize("rows", [64, ROWS])
 def test_a_short_bias_is_of_the_first_outputs(
-    kind: type[MklProduct | OneDnnProduct], rows: int, dtype: torch.dtype
+    kind: type[MklProduct | OneDnnProduct | SplitProduct], rows: int, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
     weight, bias, values = (torch.randn(size).to(dtype) for size in ((96, 48), (32,), (rows, 48)))
@@ -77,13 +88,65 @@ def test_gelu_is_the_same_within_the_product_and_after_it(intel: bool, monkeypat
 
 
 @pytest.mark.parametrize(("kind", "dtype"), KINDS[:2])
-def test_gelu_is_the_exact_one(kind: type[MklProduct | OneDnnProduct], dtype: torch.dtype) -> None:
+def test_gelu_is_the_exact_one(kind: type[MklProduct | OneDnnProduct | SplitProduct], dtype: torch.dtype) -> None:
     """By the error function in float64; the tanh approximation is 5e-4 away from it."""
     _, ours, values = made(kind, 48, 144, 64, dtype)
     with torch.inference_mode():
         rows = ours(values).double()
         exact = rows * 0.5 * (1 + torch.erf(rows / 2**0.5))
         torch.testing.assert_close(ours.gelu(values).double(), exact, atol=1e-6, rtol=0)
+
+
+DISTRIBUTIONS = {
+    "even": lambda values: values,
+    "heavy tails": lambda values: values**3,
+    "after a GELU": lambda values: torch.nn.functional.gelu(3 * values),
+    "three large columns": lambda values: values * torch.where(torch.arange(512) % 171 == 5, 40, 1),
+    "more large columns than are set apart": lambda values: values * torch.where(torch.arange(512) % 25 == 5, 30, 1),
+    "one large number a row": lambda values: values.scatter(1, torch.arange(len(values))[:, None] * 7 % 512, 30.0),
+    "rows of all sizes": lambda values: values * torch.logspace(-12, 12, len(values))[:, None],
+}
+
+
+@needs_digits
+@pytest.mark.parametrize("rows", [64, SPLIT_ROWS + 64])
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_digits_lose_no_more_than_float32_rounds_off(name: str, rows: int) -> None:
+    """By float64, for each number against the product of both vectors' lengths: float32 has 24 bits."""
+    torch.manual_seed(0)
+    values, weight = DISTRIBUTIONS[name](torch.randn(rows, 512)), 0.03 * torch.randn(1536, 512)
+    weight[7] *= 1000
+    weight[8] = 0
+    exact = values.double() @ weight.double().T
+    lengths = (values.double().norm(dim=1, keepdim=True) * weight.double().norm(dim=1)).clamp_min(1e-30)
+    bias = torch.zeros(1536)
+    errors = [((p(values) - exact) / lengths) for p in (SplitProduct(weight, bias, rows), Product(weight, bias))]
+    ours, plain = (error.pow(2).mean().sqrt() * 2**24 for error in errors)
+    assert ours < 1.5 and errors[0].abs().max() * 2**24 < 10
+    if "more" not in name and "a row" not in name and "tails" not in name:
+        assert ours < 2 * plain
+
+
+@needs_digits
+@pytest.mark.parametrize("wrong", [float("inf"), -float("inf"), float("nan")])
+@pytest.mark.parametrize("count", [1, 40])
+def test_digits_hide_nothing_that_is_not_finite(wrong: float, count: int) -> None:
+    """Nor do they carry it to another row, whether its column is set apart or not."""
+    torch.manual_seed(0)
+    values, weight, bias = torch.randn(8, 64), torch.randn(128, 64) / 8, torch.randn(128)
+    expected = Product(weight, bias)(values)
+    values[3, :count] = wrong
+    found = SplitProduct(weight, bias, 64)(values)
+    assert not found[3].isfinite().any()
+    kept = torch.arange(8) != 3
+    torch.testing.assert_close(found[kept], expected[kept], atol=1e-5, rtol=0)
+
+
+@needs_digits
+def test_digits_of_nothing_leave_the_bias() -> None:
+    bias = torch.randn(128)
+    found = SplitProduct(torch.zeros(128, 64), bias, 64)(torch.zeros(5, 64))
+    assert torch.equal(found, bias.expand(5, 128))
 
 
 def test_rows_are_rounded_up_to_few_numbers() -> None:
@@ -108,6 +171,25 @@ def test_the_processor_decides_which_library_multiplies(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name})
     assert type(make_product(torch.ones(4, 4, dtype=dtype), torch.zeros(4, dtype=dtype), rows=64)) is kind
+
+
+@needs_mkl
+@needs_onednn
+@pytest.mark.parametrize(
+    ("size", "rows", "kind"),
+    [
+        ((1024, 512), 256, SplitProduct),
+        ((1024, 512), 255, MklProduct),
+        ((1024, 513), 256, MklProduct),
+        ((1022, 511), 256, MklProduct),
+    ],
+)
+def test_amx_multiplies_digits_where_that_pays(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], rows: int, kind: type[Product]
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "Intel Xeon", "amx_int8": True})
+    assert type(make_product(torch.ones(size), torch.zeros(size[0]), rows=rows)) is kind
+    assert type(make_product(torch.ones(size).bfloat16(), torch.zeros(size[0]).bfloat16(), rows=rows)) is OneDnnProduct
 
 
 def test_where_a_library_is_missing_another_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:

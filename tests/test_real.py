@@ -11,13 +11,14 @@ import pytest
 import torch
 import transformers
 from headstart.cache.reader import open_cache
-from headstart.stages import pretrained, reopened
+from headstart.stages import pretrained, products, reopened
 from headstart.stages.batched import ADAM_EPSILON
 from headstart.stages.extract import extract
 from headstart.stages.fit import fit_head
 from headstart.stages.settings import ExtractSettings, Precision, TrainSettings
 from headstart.stages.train_head import train_head
 from headstart.stages.walk import Rows, training_batches
+from processor import needs_digits
 
 Texts = list[str]
 
@@ -56,7 +57,7 @@ def extracted(rows: list[dict[str, str]], out: Path, minilm: Path, precision: st
     return open_cache(extract(table, out, ExtractSettings(encoder=str(minilm), precision=precision)))
 
 
-@pytest.mark.parametrize("path", ["packed", "padded"])
+@pytest.mark.parametrize("path", ["packed", pytest.param("packed, by digits", marks=needs_digits), "padded"])
 def test_features_are_those_of_plain_transformers(
     minilm: Path,
     plain: PlainEncoder,
@@ -67,8 +68,10 @@ def test_features_are_those_of_plain_transformers(
 ) -> None:
     if path == "padded":
         monkeypatch.setattr(pretrained, "_try_packed", lambda *_: None)
+    if path == "packed, by digits":
+        monkeypatch.setattr(products, "_split_pays", lambda *_: True)
     cache = extracted(mixed, tmp_path / "c.h5", minilm, "float32")
-    assert cache.plan["path"] == path
+    assert cache.plan["path"] == path.partition(",")[0]
     expected = torch.cat([plain([row["text"]]) for row in mixed])
     assert cache.record["truncated_rows"] >= 1
     np.testing.assert_allclose(cache.features(), expected, atol=1e-5, rtol=0)
