@@ -102,6 +102,7 @@ DISTRIBUTIONS = {
     "heavy tails": lambda values: values**3,
     "after a GELU": lambda values: torch.nn.functional.gelu(3 * values),
     "three large columns": lambda values: values * torch.where(torch.arange(512) % 171 == 5, 40, 1),
+    "three columns far below zero": lambda values: values - torch.where(torch.arange(512) % 171 == 5, 40, 0),
     "more large columns than are set apart": lambda values: values * torch.where(torch.arange(512) % 25 == 5, 30, 1),
     "one large number a row": lambda values: values.scatter(1, torch.arange(len(values))[:, None] * 7 % 512, 30.0),
     "rows of all sizes": lambda values: values * torch.logspace(-12, 12, len(values))[:, None],
@@ -147,6 +148,8 @@ def test_digits_of_nothing_leave_the_bias() -> None:
     bias = torch.randn(128)
     found = SplitProduct(torch.zeros(128, 64), bias, 64)(torch.zeros(5, 64))
     assert torch.equal(found, bias.expand(5, 128))
+    digits, unit = products._split(torch.zeros(5, 64))
+    assert (digits == products.ZERO_DIGIT).all() and unit.isfinite().all()
 
 
 def test_rows_are_rounded_up_to_few_numbers() -> None:
