@@ -155,10 +155,10 @@ def _split(values: Tensor, apart: Tensor | None = None) -> tuple[Tensor, Tensor]
     digits, unit = torch.empty(count, 3 * width, dtype=torch.uint8), values.new_empty(count, 1)
     for start in range(0, count, SPLIT_ROWS):
         rows = slice(start, start + SPLIT_ROWS)
-        whole = values[rows].abs()
+        whole = values[rows].abs().contiguous()  # as its bytes are read below
         if apart is not None:
             whole.index_fill_(1, apart, 0)
-        largest = whole.amax(dim=1, keepdim=True).clamp_min_(1e-30)
+        largest = whole.amax(dim=1, keepdim=True).clamp_min_(1e-30)  # so that what it divides stays finite
         unit[rows] = largest * (2**16 / _LARGEST_WHOLE)
         torch.mul(values[rows], _LARGEST_WHOLE / largest, out=whole)
         if apart is not None:

@@ -144,6 +144,14 @@ def test_digits_hide_nothing_that_is_not_finite(wrong: float, count: int) -> Non
 
 
 @needs_digits
+def test_digits_are_of_the_numbers_wherever_they_lie() -> None:
+    torch.manual_seed(0)
+    values, weight = torch.randn(64, 80).T, torch.randn(64, 128).T / 8
+    product = SplitProduct(weight, torch.zeros(128), 64)
+    torch.testing.assert_close(product(values), values @ weight.T, atol=1e-5, rtol=0)
+
+
+@needs_digits
 def test_digits_of_nothing_leave_the_bias() -> None:
     bias = torch.randn(128)
     found = SplitProduct(torch.zeros(128, 64), bias, 64)(torch.zeros(5, 64))
