@@ -41,6 +41,21 @@ def main() -> None:
         for dtype in (torch.float32, torch.bfloat16):
             ratios = [f"{ratio:.2f}" if ratio else "" for ratio in compared(given.rows, *size, dtype)]
             print(f"| {size} | {str(dtype).removeprefix('torch.')} | {' | '.join(ratios)} |", flush=True)
+    weight, bias = torch.randn(4 * width, width), torch.randn(4 * width)
+    spent = [f"{name} {seconds(kind, weight, bias, given.rows) * 1000:.1f} ms" for name, kind in KINDS.items()]
+    print(f"\nto lay out a weight of {(width, 4 * width)} in float32: {', '.join(spent)}")
+
+
+@torch.inference_mode()
+def seconds(kind: Callable[[torch.Tensor, torch.Tensor, int], Product], *given: Any) -> float:
+    """What it takes to make a product; the median of `ROUNDS`, after one that is not timed."""
+    kind(*given)
+    taken = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        kind(*given)
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken)
 
 
 @torch.inference_mode()
