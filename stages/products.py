@@ -6,6 +6,8 @@ are missing, the plain ones do the same work.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch.nn.functional import linear, pad
 
@@ -92,7 +94,8 @@ class OneDnnProduct(Product):
 
 class SplitProduct(Product):
     """The same in float32 on a CPU with a unit for matrices of 8-bit integers (Intel's AMX): six products by it take
-    less time than one in float32, and together are of its accuracy (tests/test_products.py holds both to float64).
+    less time than one in float32, and together are about as exact. Where single numbers outweigh the rest of their row,
+    of values or of weights, errors are several times those of float32 (tests/test_products.py holds both to float64).
 
     Every number is split into three signed digits of 8 bits, x = unit * (high + middle / 2^8 + low / 2^16), with one
     unit for a row, of values as of weights. A product of digits is a sum of whole numbers, and exact. Of the nine, the
@@ -103,6 +106,7 @@ class SplitProduct(Product):
 
     Encoders have columns far larger than the others, which would leave those few digits. So the largest columns of the
     rows given are multiplied apart, in float32. (Dettmers et al., LLM.int8(), 2022, https://arxiv.org/abs/2208.07339.)
+    Which those are depends on all of the rows, and with them a row's last bits. A weight is held in 10 bytes a number.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, rows: int) -> None:
@@ -118,6 +122,8 @@ class SplitProduct(Product):
 
     def __call__(self, rows: Tensor) -> Tensor:
         width = rows.shape[1]
+        if not len(rows):
+            return rows.new_empty(0, len(self._units))
         sizes = torch.maximum(rows.amax(dim=0), -rows.amin(dim=0))
         apart = sizes.topk(min(COLUMNS_APART, width)).indices
         digits, unit = _split(rows, apart)
@@ -194,8 +200,20 @@ def _made_by_intel() -> bool:
 
 
 def _split_pays(out: int, width: int, rows: int) -> bool:
-    large = rows >= 256 and width >= 512 and out >= 2 * width
-    return large and bool(torch.cpu.get_capabilities().get("amx_int8")) and _has("mkldnn", "_linear_pointwise")
+    large = rows >= 256 and width >= 768 and out >= 3 * width
+    return large and bool(torch.cpu.get_capabilities().get("amx_int8")) and multiplies_octets()
+
+
+@functools.cache
+def multiplies_octets() -> bool:
+    """Whether 8-bit integers are multiplied here, and exactly: older instructions, to which oneDNN can be held by
+    ``ONEDNN_MAX_CPU_ISA``, cut a sum of two products at 16 bits."""
+    if not (_has("mkldnn", "_linear_pointwise") and hasattr(torch.ops.onednn, "qlinear_pointwise")):
+        return False
+    weight = torch.ops.onednn.qlinear_prepack(torch.full((64, 64), 127, dtype=torch.int8), [64, 64])
+    factors = (torch.full((64, 64), 255, dtype=torch.uint8), 1.0, 0, weight, torch.ones(64), torch.zeros(64).int())
+    found = torch.ops.onednn.qlinear_pointwise.default(*factors, None, 1.0, 0, torch.float32, "none", [], "")
+    return bool((found == 255 * 127 * 64).all())
 
 
 def _has(library: str, operator: str) -> bool:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from headstart.stages import products
@@ -87,7 +91,7 @@ def test_gelu_is_the_same_within_the_product_and_after_it(intel: bool, monkeypat
         torch.testing.assert_close(ours.gelu(values), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "dtype"), KINDS[:2])
+@pytest.mark.parametrize(("kind", "dtype"), [KINDS[0], KINDS[1], KINDS[3]])
 def test_gelu_is_the_exact_one(kind: type[MklProduct | OneDnnProduct | SplitProduct], dtype: torch.dtype) -> None:
     """By the error function in float64; the tanh approximation is 5e-4 away from it."""
     _, ours, values = made(kind, 48, 144, 64, dtype)
@@ -102,6 +106,7 @@ DISTRIBUTIONS = {
     "heavy tails": lambda values: values**3,
     "after a GELU": lambda values: torch.nn.functional.gelu(3 * values),
     "three large columns": lambda values: values * torch.where(torch.arange(512) % 171 == 5, 40, 1),
+    "as many large columns as are set apart": lambda values: values * torch.where(torch.arange(512) % 35 == 5, 30, 1),
     "three columns far below zero": lambda values: values - torch.where(torch.arange(512) % 171 == 5, 40, 0),
     "more large columns than are set apart": lambda values: values * torch.where(torch.arange(512) % 25 == 5, 30, 1),
     "one large number a row": lambda values: values.scatter(1, torch.arange(len(values))[:, None] * 7 % 512, 30.0),
@@ -112,18 +117,20 @@ DISTRIBUTIONS = {
 @needs_digits
 @pytest.mark.parametrize("rows", [64, SPLIT_ROWS + 64])
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_digits_lose_no_more_than_float32_rounds_off(name: str, rows: int) -> None:
-    """By float64, for each number against the product of both vectors' lengths: float32 has 24 bits."""
+def test_digits_lose_about_what_float32_rounds_off(name: str, rows: int) -> None:
+    """By float64, for each number against the product of both vectors' lengths: float32 has 24 bits. Where single
+    numbers outweigh the rest of their row they lose several times as much."""
     torch.manual_seed(0)
     values, weight = DISTRIBUTIONS[name](torch.randn(rows, 512)), 0.03 * torch.randn(1536, 512)
     weight[7] *= 1000
     weight[8] = 0
+    weight[9:13, 100] = 3  # outweighs the rest of its row
     exact = values.double() @ weight.double().T
     lengths = (values.double().norm(dim=1, keepdim=True) * weight.double().norm(dim=1)).clamp_min(1e-30)
     bias = torch.zeros(1536)
     errors = [((p(values) - exact) / lengths) for p in (SplitProduct(weight, bias, rows), Product(weight, bias))]
     ours, plain = (error.pow(2).mean().sqrt() * 2**24 for error in errors)
-    assert ours < 1.5 and errors[0].abs().max() * 2**24 < 10
+    assert ours < 2 and errors[0].abs().max() * 2**24 < 32
     if "more" not in name and "a row" not in name and "tails" not in name:
         assert ours < 2 * plain
 
@@ -154,7 +161,9 @@ def test_digits_are_of_the_numbers_wherever_they_lie() -> None:
 @needs_digits
 def test_digits_of_nothing_leave_the_bias() -> None:
     bias = torch.randn(128)
-    found = SplitProduct(torch.zeros(128, 64), bias, 64)(torch.zeros(5, 64))
+    product = SplitProduct(torch.zeros(128, 64), bias, 64)
+    assert product(torch.zeros(0, 64)).shape == (0, 128)
+    found = product(torch.zeros(5, 64))
     assert torch.equal(found, bias.expand(5, 128))
     digits, unit = products._split(torch.zeros(5, 64))
     assert (digits == products.ZERO_DIGIT).all() and unit.isfinite().all()
@@ -185,14 +194,14 @@ def test_the_processor_decides_which_library_multiplies(
 
 
 @needs_mkl
-@needs_onednn
+@needs_digits
 @pytest.mark.parametrize(
     ("size", "rows", "kind"),
     [
-        ((1024, 512), 256, SplitProduct),
-        ((1024, 512), 255, MklProduct),
-        ((1024, 513), 256, MklProduct),
-        ((1022, 511), 256, MklProduct),
+        ((2304, 768), 256, SplitProduct),
+        ((2304, 768), 255, MklProduct),
+        ((2303, 768), 256, MklProduct),
+        ((2301, 767), 256, MklProduct),
     ],
 )
 def test_amx_multiplies_digits_where_that_pays(
@@ -201,6 +210,15 @@ def test_amx_multiplies_digits_where_that_pays(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "Intel Xeon", "amx_int8": True})
     assert type(make_product(torch.ones(size), torch.zeros(size[0]), rows=rows)) is kind
     assert type(make_product(torch.ones(size).bfloat16(), torch.zeros(size[0]).bfloat16(), rows=rows)) is OneDnnProduct
+
+
+def test_digits_are_left_where_octets_are_not_multiplied_exactly() -> None:
+    """oneDNN is held to instructions of before VNNI, which cut sums at 16 bits."""
+    asked = "products.multiplies_octets(), products._split_pays(3072, 768, 512)"
+    program = f"from headstart.stages import products; print({asked})"
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["False", "False"]
 
 
 def test_where_a_library_is_missing_another_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
