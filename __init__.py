@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from .cache.errors import HeadstartError, UserError
     from .cache.identity import Identity
     from .cache.reader import Cache, open_cache
+    from .stages.baseline.rungs import SpeedupSettings
     from .stages.extract import extract, extract_tables
-    from .stages.head import Head, load_head
+    from .stages.heads.head import Head, load_head
     from .stages.predict import predict
-    from .stages.rungs import SpeedupSettings
     from .stages.settings import ExtractSettings, Precision, Storage, SweepSettings, TrainSettings
     from .stages.speedup import speedup
     from .stages.sweep import sweep
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 _HOMES = {
     "Cache": "cache.reader",
     "ExtractSettings": "stages.settings",
-    "Head": "stages.head",
+    "Head": "stages.heads.head",
     "HeadstartError": "cache.errors",
     "Identity": "cache.identity",
     "Labels": "stages.train_head",
     "Precision": "stages.settings",
-    "SpeedupSettings": "stages.rungs",
+    "SpeedupSettings": "stages.baseline.rungs",
     "Storage": "stages.settings",
     "SweepSettings": "stages.settings",
     "TrainSettings": "stages.settings",
     "UserError": "cache.errors",
     "extract": "stages.extract",
     "extract_tables": "stages.extract",
-    "load_head": "stages.head",
+    "load_head": "stages.heads.head",
     "open_cache": "cache.reader",
     "predict": "stages.predict",
     "speedup": "stages.speedup",

@@ -21,10 +21,10 @@ from typer.core import TyperGroup
 
 from . import stopping
 from .cache.errors import DamagedError, HeadstartError, SettingsError, UserError
-from .stages.accounting import EncoderPasses, passes_of_extraction
-from .stages.memory import is_memory_full
+from .stages.baseline.rungs import SpeedupSettings
+from .stages.encoders.memory import is_memory_full
 from .stages.progress import Report, silent
-from .stages.rungs import SpeedupSettings
+from .stages.runs.savings import EncoderPasses, passes_of_extraction
 from .stages.settings import (
     VERIFY_SAMPLE,
     ClassWeight,

@@ -11,9 +11,9 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .stages.accounting import EncoderPasses
+from .stages.baseline.report import measured_in, sections, title
 from .stages.progress import Note, Report, Step
-from .stages.speedup_report import measured_in, sections, title
+from .stages.runs.savings import EncoderPasses
 from .stages.units import duration, plain, size
 from .stopping import heeding
 
@@ -103,13 +103,13 @@ def show_cache(cache: Mapping[str, Any]) -> None:
     """Print what an inspected cache holds and how it came about."""
     record, identity, rows = cache["record"], cache["identity"], cache["rows"]
     columns = ", ".join(f"{name} ({rows:,} x {width})" for name, width in cache["features"].items())
-    texts, sequences, cut = record["distinct_texts"], record["distinct_sequences"], record["truncated_rows"]
+    texts, sequences, truncated = record["distinct_texts"], record["distinct_sequences"], record["truncated_rows"]
     facts = {
         "encoder": f"{record['encoder']['name']}, weights sha256 {identity['weights_sha256'][:12]}…",
         "rows": f"{rows:,}, {texts:,} distinct texts, {sequences:,} distinct to the encoder",
         "features": f"{columns}, stored as {cache['storage']}",
         "labels": "none",
-        "cut": f"{cut:,} texts ({cut / rows:.1%}) at {identity['max_length']} tokens",
+        "cut": f"{truncated:,} texts ({truncated / rows:.1%}) at {identity['max_length']} tokens",
         "precision": f"{identity['precision']}: {record['precision_reason']}",
         "tokens": f"{record['tokens']:,}, of which {record['tokens_encoded']:,} went through the encoder",
         "batches": f"{cache['plan']['path']}, about {cache['plan']['batch_tokens']:,} tokens each",

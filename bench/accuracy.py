@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from headstart.cache.reader import Cache, open_cache
 from headstart.stages.extract import extract
-from headstart.stages.parts import divide
 from headstart.stages.progress import silent
 from headstart.stages.settings import ExtractSettings, Precision, TrainSettings
+from headstart.stages.splits.divide import divide
 from headstart.stages.train_head import train_head
 from sklearn.linear_model import LogisticRegression
 

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 import transformers
 from headstart.cache.reader import open_cache
-from headstart.stages import pretrained
-from headstart.stages.batched import ADAM_EPSILON
+from headstart.stages.encoders import hf as pretrained
 from headstart.stages.extract import extract
-from headstart.stages.fit import fit_head
+from headstart.stages.heads.dataset import Dataset, training_batches
+from headstart.stages.heads.stacked import ADAM_EPSILON
+from headstart.stages.heads.trainer import fit_head
 from headstart.stages.settings import ExtractSettings, Precision, TrainSettings
-from headstart.stages.walk import Rows, training_batches
 
 DATA = Path(__file__).resolve().parent.parent / ".data"
 
@@ -70,7 +70,7 @@ def plain_features(texts: list[str]) -> np.ndarray:
 def head_difference(texts: list[str], labels: np.ndarray, cached: np.ndarray) -> float:
     settings = TrainSettings(epochs=5, batch_size=64)
     train, validation = np.arange(240), np.arange(240, 300)
-    parts = [Rows(features=cached, labels=labels, index=index) for index in (train, validation)]
+    parts = [Dataset(features=cached, labels=labels, index=index) for index in (train, validation)]
     fit = fit_head(*parts, classes=3, settings=settings, device=torch.device("cpu"))
     linear = torch.nn.Linear(384, 3)
     torch.nn.init.zeros_(linear.weight)

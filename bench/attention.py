@@ -3,7 +3,8 @@
     .venv/bin/python bench/attention.py [--dtype bfloat16] [--heads 12] [--per-head 64]
 
 Both ways take turns; shown are medians over rounds, for about 2,048 tokens in sequences of one length. A mask leaves
-the added keys out, so the result is the same. `headstart.stages.attention` adds keys where that takes less time.
+the added keys out, so the result is the same. `headstart.stages.encoders.packed.attention` adds keys
+where that takes less time.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import time
 
 import torch
 from facts import cpu_name
-from headstart.stages.allocator import freed_memory_kept
-from headstart.stages.attention import attend, group_sequences
+from headstart.stages.encoders.allocator import freed_memory_kept
+from headstart.stages.encoders.packed.attention import attend, group_sequences
 
 LENGTHS = (9, 15, 18, 20, 23, 27, 31, 32, 33, 37, 44, 50, 53, 61, 64, 66, 75, 90, 100, 127)
 TOKENS, ROUNDS, CALLS = 2048, 9, 3

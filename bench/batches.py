@@ -3,7 +3,7 @@
     .venv/bin/python bench/batches.py [--encoder .data/minilm] [--precision bfloat16] [--length 32] [--padded]
 
 Sizes take turns, each with the same tokens to encode, on all cores; shown is the median over rounds of the ratio to
-the default. `headstart.stages.devices` and `headstart.stages.packed` choose by what this prints.
+the default. `headstart.stages.devices` and `headstart.stages.encoders.packed.bert` choose by what this prints.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from facts import cpu_name
-from headstart.stages import packed, pretrained
-from headstart.stages.allocator import freed_memory_kept
 from headstart.stages.devices import default_batch_tokens
-from headstart.stages.encoder import Encoder, EncoderSettings
-from headstart.stages.encoder_files import find_encoder
-from headstart.stages.features import parse_features
-from headstart.stages.pretrained import load_encoder
-from headstart.stages.settings import EncoderPath, Precision
+from headstart.stages.encoders import hf as pretrained
+from headstart.stages.encoders.allocator import freed_memory_kept
+from headstart.stages.encoders.encoder import Encoder, EncoderSettings
+from headstart.stages.encoders.files import find_encoder
+from headstart.stages.encoders.hf import load_encoder
+from headstart.stages.encoders.packed import bert as packed
+from headstart.stages.encoders.pooling import parse_features
+from headstart.stages.settings import ForwardMode, Precision
 
 DATA = Path(__file__).resolve().parent.parent / ".data"
 CPU = torch.device("cpu")
@@ -41,7 +42,7 @@ def main() -> None:
     given = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     print(f"{cpu_name()}; {given.encoder.name}, {given.precision}, sequences of {given.length} tokens\n")
-    path = EncoderPath.PADDED if given.padded else EncoderPath.PACKED
+    path = ForwardMode.PADDED if given.padded else ForwardMode.PACKED
     usual = default_batch_tokens(CPU, path), packed.CHUNK_ROWS
     if given.padded:
         pretrained._try_packed = lambda *_: None

@@ -23,14 +23,14 @@ import numpy.typing as npt
 import torch
 import transformers
 from headstart.cache.hashing import hash_sequences
-from headstart.stages.allocator import freed_memory_kept
-from headstart.stages.batching import compose_batches
 from headstart.stages.devices import choose_precision
-from headstart.stages.encoder import EncoderSettings
-from headstart.stages.encoder_files import find_encoder
-from headstart.stages.features import parse_features
-from headstart.stages.pretrained import load_encoder
-from headstart.stages.settings import EncoderPath, Precision
+from headstart.stages.encoders.allocator import freed_memory_kept
+from headstart.stages.encoders.batching import compose_batches
+from headstart.stages.encoders.encoder import EncoderSettings
+from headstart.stages.encoders.files import find_encoder
+from headstart.stages.encoders.hf import load_encoder
+from headstart.stages.encoders.pooling import parse_features
+from headstart.stages.settings import ForwardMode, Precision
 
 Array = npt.NDArray[np.float32]
 Encode = Callable[[list[str]], Array]
@@ -150,7 +150,7 @@ class Headstart:
         distinct = [sequences[row] for row in first]
         features = np.empty((len(distinct), self._encoder.width), np.float32)
         lengths = np.array([len(sequence) for sequence in distinct], np.int64)
-        padded = self._encoder.path is EncoderPath.PADDED
+        padded = self._encoder.path is ForwardMode.PADDED
         batches = compose_batches(lengths, self._encoder.batch_tokens, padded=padded)
         encoded = self._encoder.encode_all([distinct[row] for row in batch] for batch in batches)
         for batch, found in zip(batches, encoded, strict=True):

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 import transformers
 from headstart.cache.hashing import hash_sequences
-from headstart.stages import batched, fit
+from headstart.stages.heads import stacked as batched
+from headstart.stages.heads import trainer as fit
+from headstart.stages.heads.dataset import Dataset
 from headstart.stages.settings import TrainSettings
-from headstart.stages.split import group_rows, hold_out
-from headstart.stages.walk import Rows
+from headstart.stages.splits.stratify import group_rows, hold_out
 
 DATA = Path(__file__).resolve().parent.parent / ".data"
 SEEDS = (0, 1)
@@ -71,7 +72,7 @@ def curves(features: Any, data: dict[str, Any], settings: TrainSettings, seed: i
     labels, groups = data["labels"], data["groups"]
     rest, _ = hold_out(everything, labels, groups, fraction=0.2, rng=rng)
     train, validation = hold_out(rest, labels, groups, fraction=0.1, rng=rng)
-    parts = [Rows(features=features, labels=labels, index=index) for index in (train, validation)]
+    parts = [Dataset(features=features, labels=labels, index=index) for index in (train, validation)]
     seeded = dataclasses.replace(settings, seed=seed)
     history = fit.fit_head(*parts, classes=3, settings=seeded, device=torch.device("cpu")).history
     return np.array([(epoch.validation_loss, epoch.validation_accuracy) for epoch in history])
@@ -113,8 +114,8 @@ def noise() -> None:
         settings = dataclasses.replace(BASE, epochs=20)
         fits = [
             fit.fit_head(
-                Rows(features=x, labels=data["labels"], index=rows[:17000]),
-                Rows(features=x, labels=data["labels"], index=rows[17000:19000]),
+                Dataset(features=x, labels=data["labels"], index=rows[:17000]),
+                Dataset(features=x, labels=data["labels"], index=rows[17000:19000]),
                 classes=3,
                 settings=settings,
                 device=torch.device("cpu"),

@@ -27,17 +27,17 @@ from headstart.cache.hashing import hash_texts
 from headstart.cache.identity import Identity
 from headstart.cache.reader import Cache, open_cache
 from headstart.cache.writer import CacheWriter, create_cache, partial_path
-from headstart.stages import walk
-from headstart.stages.exact import ExactSolver
 from headstart.stages.extract import extract
-from headstart.stages.fit import Trainer, fit_head
-from headstart.stages.lanes import open_lanes
-from headstart.stages.parts import divide
+from headstart.stages.heads import dataset as walk
+from headstart.stages.heads.dataset import Dataset
+from headstart.stages.heads.logistic import LogisticSolver
+from headstart.stages.heads.trainer import Trainer, fit_head
 from headstart.stages.progress import silent
 from headstart.stages.settings import ExtractSettings, SweepSettings, TrainSettings
+from headstart.stages.splits.divide import divide
 from headstart.stages.sweep import sweep
+from headstart.stages.threads import open_threads
 from headstart.stages.train_head import train_head
-from headstart.stages.walk import Rows
 from sklearn.linear_model import LogisticRegression, _logistic
 from sklearn.model_selection import GridSearchCV
 
@@ -51,18 +51,18 @@ def real_cache() -> Cache:
     return open_cache(extract(DATA / "vader.csv", DATA / "heads.h5", settings))
 
 
-def real_rows(feature: str) -> Rows:
+def real_rows(feature: str) -> Dataset:
     """The rows that are not tested on: 18,963 x 384."""
     parts = divide(real_cache(), validation=None, test=None, settings=TrainSettings(feature=feature), report=silent)
     index = np.sort(np.concatenate([parts.train.index, parts.validation.index]))
-    return Rows(features=parts.train.features, labels=parts.train.labels, index=index)
+    return Dataset(features=parts.train.features, labels=parts.train.labels, index=index)
 
 
-def random_rows(rows: int, width: int) -> Rows:
+def random_rows(rows: int, width: int) -> Dataset:
     rng = np.random.default_rng(0)
     labels = rng.integers(3, size=rows)
     features = rng.standard_normal((rows, width), np.float32) + 0.07 * rng.normal(size=(3, width))[labels]
-    return Rows(features=features.astype(np.float32), labels=labels, index=np.arange(rows))
+    return Dataset(features=features.astype(np.float32), labels=labels, index=np.arange(rows))
 
 
 # Epochs
@@ -104,7 +104,7 @@ def epochs() -> None:
             print(f"| {name} | {way} | {1000 * median:.0f} | {median / plain:.2f} |", flush=True)
 
 
-def naive(rows: Rows, threads: int) -> Callable[[], float]:
+def naive(rows: Dataset, threads: int) -> Callable[[], float]:
     """The usual loop over features in memory: a shuffled gather, nn.Dropout, nn.Linear, AdamW."""
     features, labels = torch.from_numpy(np.asarray(rows.features[rows.index])), torch.from_numpy(rows.targets)
     model = torch.nn.Sequential(torch.nn.Dropout(0.3), torch.nn.Linear(rows.width, 3))
@@ -126,7 +126,7 @@ def naive(rows: Rows, threads: int) -> Callable[[], float]:
     return epoch
 
 
-def modules(rows: Rows, pairs: list[tuple[float, float]], threads: int) -> Callable[[], float]:
+def modules(rows: Dataset, pairs: list[tuple[float, float]], threads: int) -> Callable[[], float]:
     """One nn.Linear for each setting, in a loop over the same batch (DINOv2, eval/linear.py)."""
     features, labels = torch.from_numpy(np.asarray(rows.features[rows.index])), torch.from_numpy(rows.targets)
     heads = [torch.nn.Linear(rows.width, 3) for _ in pairs]
@@ -152,16 +152,16 @@ def modules(rows: Rows, pairs: list[tuple[float, float]], threads: int) -> Calla
     return epoch
 
 
-def ours(rows: Rows, settings: list[TrainSettings], threads: int = 2) -> Callable[[], float]:
+def ours(rows: Dataset, settings: list[TrainSettings], threads: int = 2) -> Callable[[], float]:
     ordered = sorted(settings, key=lambda each: each.dropout)
-    few = Rows(features=rows.features, labels=rows.labels, index=rows.index[:10])
+    few = Dataset(features=rows.features, labels=rows.labels, index=rows.index[:10])
     count = itertools.count(1)
     trainers: list[Trainer] = []
 
     def epoch() -> float:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
-        with open_lanes() as lanes:
+        with open_threads() as lanes:
             if not trainers:
                 trainers.append(Trainer(rows, few, classes=3, settings=ordered, device=CPU, lanes=lanes))
             trainer = trainers[0]
@@ -179,7 +179,7 @@ def order() -> None:
     """A table sorted by class: single rows shuffled, runs of 32, and runs of 4,096. Validation accuracy by epoch."""
     parts = divide(real_cache(), validation=None, test=None, settings=TrainSettings(), report=silent)
     by_class = parts.train.index[np.argsort(parts.train.targets, kind="stable")]
-    train = Rows(features=parts.train.features, labels=parts.train.labels, index=by_class)
+    train = Dataset(features=parts.train.features, labels=parts.train.labels, index=by_class)
     kept = walk.RUN_ROWS, walk._RUNS_IN_A_BATCH
     print("| rows that stay together | accuracy over epochs 20 to 60: mean | lowest | highest |\n|---|---|---|---|")
     for run in (1, 32, 4096):
@@ -204,8 +204,8 @@ def exact() -> None:
         lines: list[tuple[str, float, float]] = []
         for _ in range(3):
             started = time.perf_counter()
-            with open_lanes() as lanes:
-                solver = ExactSolver(rows, classes=3, settings=TrainSettings(), lanes=lanes)
+            with open_threads() as lanes:
+                solver = LogisticSolver(rows, classes=3, settings=TrainSettings(), lanes=lanes)
                 parameters, certificate = solver.solve(1.0)
             took = time.perf_counter() - started
             lines.append(("ours", took, objective(wide, labels, parameters["weight"], parameters["bias"])))
@@ -422,7 +422,7 @@ def large_cache(path: Path, rows: int) -> int:
                 text_hashes=hashes[place],
                 token_hashes=hashes[place],
                 lengths=np.ones(place.stop - place.start, np.int32),
-                cut=np.zeros(place.stop - place.start, np.uint8),
+                truncated=np.zeros(place.stop - place.start, np.uint8),
             )
         writer.finish({**like.record, "rows": rows}, path)
     return rows
@@ -464,7 +464,7 @@ def same() -> None:
 def trace(parts: Any, settings: list[TrainSettings]) -> dict[Any, Any]:
     ordered = sorted(settings, key=lambda each: each.dropout)
     found = {}
-    with open_lanes() as lanes:
+    with open_threads() as lanes:
         trainer = Trainer(parts.train, parts.validation, classes=3, settings=ordered, device=CPU, lanes=lanes)
         for epoch in trainer.run():
             found.update({(ordered[head], epoch): values for head, values in trainer.parameters().items()})

@@ -19,13 +19,13 @@ from typing import Any
 import tokenizers
 import torch
 from facts import cpu_name
-from headstart.stages.allocator import freed_memory_kept
-from headstart.stages.encoder import EncoderSettings
-from headstart.stages.encoder_files import find_encoder
-from headstart.stages.features import parse_features
-from headstart.stages.pretrained import load_encoder
+from headstart.stages.encoders.allocator import freed_memory_kept
+from headstart.stages.encoders.encoder import EncoderSettings
+from headstart.stages.encoders.files import find_encoder
+from headstart.stages.encoders.hf import load_encoder
+from headstart.stages.encoders.pooling import parse_features
+from headstart.stages.encoders.tokenizer import Tokenizer
 from headstart.stages.settings import Precision
-from headstart.stages.tokenizing import Tokenizing
 
 DATA = Path(__file__).resolve().parent.parent / ".data"
 MAX_LENGTH, TEXTS, ROUNDS = 128, 256, 7
@@ -58,7 +58,7 @@ def main() -> None:
     tokenizer = tokenizers.Tokenizer.from_file(str(given.encoder / "tokenizer.json"))
     tokenizer.enable_truncation(MAX_LENGTH)
     tokenizer.no_padding()
-    tokenizing = Tokenizing(tokenizer)
+    tokenizing = Tokenizer(tokenizer)
     with (DATA / "vader.csv").open(encoding="utf-8", newline="") as file:
         rows = [row["text"] for row in csv.DictReader(file)]
     print(f"{cpu_name()}; {given.encoder.name}, cut at {MAX_LENGTH} tokens; microseconds a text\n")

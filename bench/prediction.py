@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from headstart.stages.rungs import Padding, Rung, RungSettings
+from headstart.stages.baseline.rungs import Padding, Rung, RungSettings
 from headstart.stages.settings import Precision
 
 DATA = Path(__file__).resolve().parent.parent / ".data"
@@ -83,8 +83,8 @@ def in_a_process(table: Path, settings: dict[str, Any]) -> float:
 def run(table: Path, settings: dict[str, Any]) -> float:
     """Seconds of the program itself: loaded, and trained for 3 epochs; without importing its libraries."""
     import torch
-    from headstart.stages.baseline import Program
-    from headstart.stages.encoder_files import find_encoder
+    from headstart.stages.baseline.program import Program
+    from headstart.stages.encoders.files import find_encoder
 
     with table.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -3,7 +3,7 @@
     .venv/bin/python bench/products.py [--rows 2048] [--width 768]
 
 Ways take turns; shown is the median over rounds of the ratio to torch.mm of (2048 x 768) by (768 x 3072) in float32,
-timed just before. `headstart.stages.products.make_product` chooses by what this prints.
+timed just before. `headstart.stages.encoders.packed.linear.make_product` chooses by what this prints.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any
 
 import torch
 from facts import cpu_name
-from headstart.stages.products import MklProduct, OneDnnProduct, Product, SplitProduct
+from headstart.stages.encoders.packed.linear import Int8SplitLinear, Linear, MklLinear, OneDnnLinear
 
 ROUNDS = 5
 SECONDS = 0.25
-KINDS: dict[str, Callable[[torch.Tensor, torch.Tensor, int], Product]] = {
-    "plain": lambda weight, bias, rows: Product(weight, bias),
-    "MKL, laid out": MklProduct,
-    "oneDNN, laid out": OneDnnProduct,
-    "8-bit digits": SplitProduct,
+KINDS: dict[str, Callable[[torch.Tensor, torch.Tensor, int], Linear]] = {
+    "plain": lambda weight, bias, rows: Linear(weight, bias),
+    "MKL, laid out": MklLinear,
+    "oneDNN, laid out": OneDnnLinear,
+    "8-bit digits": Int8SplitLinear,
 }
-FLOAT32_ALONE = (MklProduct, SplitProduct)
+FLOAT32_ALONE = (MklLinear, Int8SplitLinear)
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def seconds(kind: Callable[[torch.Tensor, torch.Tensor, int], Product], *given: Any) -> float:
+def seconds(kind: Callable[[torch.Tensor, torch.Tensor, int], Linear], *given: Any) -> float:
     """What it takes to make a product; the median of `ROUNDS`, after one that is not timed."""
     kind(*given)
     taken = []

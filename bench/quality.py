@@ -10,13 +10,13 @@ import math
 import tempfile
 from pathlib import Path
 
-from headstart.stages.encoder_files import find_encoder
+from headstart.stages.baseline.quality import AGREE, Training, compare_quality
+from headstart.stages.baseline.rungs import SpeedupSettings
+from headstart.stages.encoders.files import find_encoder
 from headstart.stages.progress import silent
-from headstart.stages.rungs import SpeedupSettings
 from headstart.stages.speedup import draw_rows
-from headstart.stages.speedup_quality import AGREE, Training, compare_quality
-from headstart.stages.survey import survey_table
-from headstart.stages.table import open_table
+from headstart.stages.tables.scan import scan_table
+from headstart.stages.tables.table import open_table
 
 DATA = Path(__file__).resolve().parent.parent / ".data"
 
@@ -26,12 +26,12 @@ def main() -> None:
 
     settings = SpeedupSettings(encoder=str(DATA / "minilm"), device="cpu")
     table = open_table(DATA / "vader.csv", text_column="text", label_column="label", skip_bad_rows=False)
-    survey = survey_table(table, silent)
-    _, draw = draw_rows(table, survey, settings)
+    scan = scan_table(table, silent)
+    _, draw = draw_rows(table, scan, settings)
     with tempfile.TemporaryDirectory() as scratch:
         found = compare_quality(
             draw,
-            survey.label_names or (),
+            scan.label_names or (),
             find_encoder(settings.encoder),
             settings,
             scratch=Path(scratch),

@@ -42,7 +42,7 @@ class IdentityError(UserError):
     """Two things that must come from the same encoder and settings do not."""
 
 
-class NotOursError(UserError):
+class FormatError(UserError):
     """A file or folder is not one of ours (a cache, a run), or is of a version that this release cannot read."""
 
 

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from .errors import DamagedError, NotOursError, StorageError
+from .errors import DamagedError, FormatError, StorageError
 from .hashing import HASH_BYTES
 from .seal import FORMAT, SEAL_BYTES, VERSION, Extent, Seal, read_seal, write_seal
 
@@ -30,7 +30,7 @@ DOCUMENTS = ("identity", "plan", "label_names", "record")
 STORAGE_DTYPES: dict[str, np.dtype[np.generic]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 MAX_DOCUMENT_BYTES = 1 << 26
 GROUPS = ("features", "hashes", "checksums")
-ROW_FACTS = {"text_hashes": "hashes/text", "token_hashes": "hashes/tokens", "lengths": "lengths", "cut": "cut"}
+ROW_METADATA = {"text_hashes": "hashes/text", "token_hashes": "hashes/tokens", "lengths": "lengths", "truncated": "cut"}
 """What a block holds of each row besides its features, in the order of its checksum: its name, and its dataset's."""
 _ALIGNMENT = 4096
 _FEATURE_NAME = re.compile(r"[a-z0-9.]{1,64}")
@@ -233,7 +233,7 @@ def _layout_of(file: h5py.File, path: Path, block_rows: int) -> tuple[Layout, di
 
 def _known_names(file: h5py.File, path: Path) -> list[str]:
     """The names that this version knows, of those in the file; others are left alone, as FORMAT.md asks."""
-    names = ["labels", *ROW_FACTS.values(), "checksums/blocks", "checksums/labels"]
+    names = ["labels", *ROW_METADATA.values(), "checksums/blocks", "checksums/labels"]
     names += [*DOCUMENTS, *(f"checksums/{name}" for name in DOCUMENTS)]
     for group in GROUPS:
         link = file.get(group, getlink=True)
@@ -264,16 +264,16 @@ def _span(file: h5py.File, name: str, path: Path) -> Span | None:
 
 def _sealed(path: Path) -> Seal:
     if path.is_dir():
-        raise NotOursError(f"{path} is a folder, not a headstart cache")
+        raise FormatError(f"{path} is a folder, not a headstart cache")
     if path.exists() and not path.is_file():  # to open a pipe is to wait for whoever writes into it
-        raise NotOursError(f"{path} is not a file, so it is not a headstart cache")
+        raise FormatError(f"{path} is not a file, so it is not a headstart cache")
     try:
         with storage_errors(f"cannot read {path}"):
             return read_seal(path)
     except StorageError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
-        raise NotOursError(f"{path} does not exist; make it with: headstart extract TABLE --out {path}") from None
+        raise FormatError(f"{path} does not exist; make it with: headstart extract TABLE --out {path}") from None
 
 
 @contextlib.contextmanager

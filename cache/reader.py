@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .documents import Kind, are_names, parse_json, require_fields, require_finite
-from .errors import DamagedError, HeadstartError, NotOursError, UserError
+from .errors import DamagedError, FormatError, HeadstartError, UserError
 from .hashing import Hashes, digest
 from .identity import Identity
-from .layout import ROW_FACTS, Layout, Span, read_layout, storage_errors
+from .layout import ROW_METADATA, Layout, Span, read_layout, storage_errors
 
 ENCODER_FIELDS: dict[str, Kind] = {"name": (str,), "folder": (str,), "revision": (str, NoneType)}
 PLAN_FIELDS: dict[str, Kind] = {
@@ -89,7 +89,7 @@ class Cache:
     text_hashes: Hashes
     token_hashes: Hashes
     lengths: npt.NDArray[np.int32]
-    cut: npt.NDArray[np.uint8]
+    truncated: npt.NDArray[np.uint8]
     block_checksums: Hashes
     label_checksums: Hashes | None
     _features: Mapping[str, Features]
@@ -112,12 +112,12 @@ class Cache:
     def block_holds(self, block: int) -> bool:
         """Whether a block's features and hashes are the ones that its checksum was taken of."""
         rows = self.layout.block_slice(block)
-        arrays = [*(self._features[name] for name in sorted(self._features)), *(getattr(self, n) for n in ROW_FACTS)]
+        arrays = [*(self._features[name] for name in sorted(self._features)), *(getattr(self, n) for n in ROW_METADATA)]
         return self._holds(rows, arrays, self.block_checksums[block])
 
-    def facts(self, rows: slice) -> dict[str, npt.NDArray[Any]]:
+    def row_metadata(self, rows: slice) -> dict[str, npt.NDArray[Any]]:
         """Everything but their features that a block holds of these rows, by name."""
-        return {name: getattr(self, name)[rows] for name in ROW_FACTS}
+        return {name: getattr(self, name)[rows] for name in ROW_METADATA}
 
     def whole_blocks(self, on_block: Callable[[int], None] = lambda block: None) -> npt.NDArray[np.bool_]:
         """(blocks,) bool: whose features and hashes hold. Reads every row once.
@@ -206,7 +206,7 @@ def open_cache(path: str | Path) -> Cache:
     """
     cache = _open(Path(path), finished=True)
     if not cache.record:
-        raise NotOursError(f"{path} is not finished; run the same headstart extract again to carry on with it")
+        raise FormatError(f"{path} is not finished; run the same headstart extract again to carry on with it")
     return cache
 
 
@@ -261,7 +261,7 @@ def _read(path: Path, *, finished: bool) -> Cache:
         )
     fields: dict[str, Any] = {
         "labels": arrays.get("labels"),
-        **{name: arrays[dataset] for name, dataset in ROW_FACTS.items()},
+        **{name: arrays[dataset] for name, dataset in ROW_METADATA.items()},
         "block_checksums": arrays["checksums/blocks"],
         "label_checksums": arrays.get("checksums/labels"),
         "_features": {name: arrays[f"features/{name}"] for name in layout.widths},

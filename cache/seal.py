@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
-from .errors import DamagedError, NotOursError
+from .errors import DamagedError, FormatError
 from .hashing import HASH_BYTES, digest
 
 FORMAT = "headstart-cache"
@@ -67,7 +67,7 @@ def read_seal(path: Path) -> Seal:
     with path.open("rb") as file:
         first = file.read(SEAL_BYTES)
         if not first.startswith(_BEGINNING):
-            raise NotOursError(f"{path} is not a headstart cache (it does not begin as one)")
+            raise FormatError(f"{path} is not a headstart cache (it does not begin as one)")
         content, size = first[:_CONTENT_BYTES], os.fstat(file.fileno()).st_size
         if len(first) < SEAL_BYTES or digest(content) != first[_CONTENT_BYTES:]:
             raise DamagedError(f"{path}: its seal is damaged (bytes 1 to {SEAL_BYTES:,}), or it is cut short")
@@ -88,7 +88,7 @@ def _parse(content: bytes, path: Path) -> tuple[Seal, str]:
         fields = json.loads(content.rstrip(b"\0"))
         version = fields["version"]
         if type(version) is int and version > VERSION:
-            raise NotOursError(
+            raise FormatError(
                 f"{path} is a cache of version {version}; this headstart reads version {VERSION}: upgrade it"
             )
         extents = tuple((start, stop) for start, stop in fields["datasets"])

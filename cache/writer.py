@@ -16,7 +16,7 @@ import numpy.typing as npt
 from .errors import HeadstartError, StorageError
 from .hashing import Hashes, digest
 from .identity import Identity
-from .layout import RECORD_BYTES, ROW_FACTS, Layout, create_file, read_layout, storage_errors
+from .layout import RECORD_BYTES, ROW_METADATA, Layout, create_file, read_layout, storage_errors
 from .reader import Cache, Labels, block_checksum
 
 
@@ -46,7 +46,9 @@ class CacheWriter:
         with storage_errors(f"cannot write {path}"):
             self._file = path.open("rb+", buffering=0)
 
-    def write_block(self, block: int, *, features: Mapping[str, npt.NDArray[Any]], **facts: npt.NDArray[Any]) -> None:
+    def write_block(
+        self, block: int, *, features: Mapping[str, npt.NDArray[Any]], **row_metadata: npt.NDArray[Any]
+    ) -> None:
         """Write one block's rows and their checksum.
 
         Args:
@@ -57,16 +59,16 @@ class CacheWriter:
         """
         rows = self.layout.block_slice(block)
         stored = {f"features/{n}": features[n].astype(self._spans[f"features/{n}"].dtype) for n in sorted(features)}
-        stored |= {dataset: facts[name] for name, dataset in ROW_FACTS.items()}
+        stored |= {dataset: row_metadata[name] for name, dataset in ROW_METADATA.items()}
         for name, array in stored.items():
             self._write(name, rows.start, array)
         checksum = block_checksum(rows, list(stored.values()))
         self._write("checksums/blocks", block, np.frombuffer(checksum, np.uint8))
 
-    def write_facts(self, row: int, **facts: npt.NDArray[Any]) -> None:
+    def write_row_metadata(self, row: int, **row_metadata: npt.NDArray[Any]) -> None:
         """Write facts, as for `write_block`, of the rows from this one on. They count when their block is written."""
-        for name, array in facts.items():
-            self._write(ROW_FACTS[name], row, array)
+        for name, array in row_metadata.items():
+            self._write(ROW_METADATA[name], row, array)
 
     def finish(self, record: Mapping[str, Any], path: Path) -> None:
         """Write the record of the run, make every byte durable, and give the file its final name in one step."""
@@ -202,7 +204,7 @@ def copy_with_labels(
             writer.write_block(
                 block,
                 features={name: source.features(name)[rows] for name in layout.widths},
-                **source.facts(rows),
+                **source.row_metadata(rows),
             )
         writer.sync()
     return left_out

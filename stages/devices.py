@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..cache.errors import SettingsError
-from .settings import EncoderPath, Precision
+from .settings import ForwardMode, Precision
 
 DTYPES = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT16: torch.float16}
 _GPU_TOKENS = 32768
@@ -62,11 +62,11 @@ def choose_precision(wanted: Precision, device: torch.device) -> tuple[Precision
     return Precision.FLOAT32, f"half precision was never tried on {device.type}"
 
 
-def default_batch_tokens(device: torch.device, path: EncoderPath) -> int:
+def default_batch_tokens(device: torch.device, path: ForwardMode) -> int:
     """Tokens in a batch that suit this kind of device, and how the encoder runs on it."""
     if device.type == "cuda":
         return _GPU_TOKENS
-    return _OWN_TOKENS if device.type == "cpu" and path is EncoderPath.PACKED else _SHARED_TOKENS
+    return _OWN_TOKENS if device.type == "cpu" and path is ForwardMode.PACKED else _SHARED_TOKENS
 
 
 def describe(device: torch.device) -> str:

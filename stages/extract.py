@@ -8,10 +8,10 @@ from typing import Any
 
 from ..cache.errors import OutputExistsError
 from ..cache.layout import storage_errors
-from .extraction import Extraction
-from .formats import table_name
+from .extraction.extraction import Extraction
 from .progress import Report, silent
 from .settings import ExtractSettings
+from .tables.formats import table_name
 
 
 def extract(

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..cache.reader import open_cache
-from .run import RUN, read_run
-from .speedup_report import SPEEDUP
-from .sweep_folder import SWEEP, read_sweep
+from .baseline.report import SPEEDUP
+from .runs.run import RUN, read_run
+from .runs.sweep_folder import SWEEP, read_sweep
 
 
 def inspect_path(path: str | Path) -> dict[str, Any]:

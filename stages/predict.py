@@ -18,18 +18,18 @@ from ..cache.hashing import hash_keys, hash_sequences
 from ..cache.identity import differences
 from ..cache.layout import storage_errors
 from ..cache.lock import hold
-from .batching import compose_batches
 from .devices import choose_device
-from .encoder import EncoderSettings
-from .encoder_files import EncoderFiles, find_encoder, recorded_encoder
-from .features import parse_features
-from .formats import COMPRESSIONS, file_format
-from .head import Head, load_head
-from .pretrained import load_encoder
+from .encoders.batching import compose_batches
+from .encoders.encoder import EncoderSettings
+from .encoders.files import EncoderFiles, find_encoder, recorded_encoder
+from .encoders.hf import load_encoder
+from .encoders.pooling import parse_features
+from .heads.head import Head, load_head
 from .progress import Note, Report, Step, silent
-from .run import read_run
-from .settings import EncoderPath, Precision
-from .table import open_table
+from .runs.run import read_run
+from .settings import ForwardMode, Precision
+from .tables.formats import COMPRESSIONS, file_format
+from .tables.table import open_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ def predict(
     features = np.empty((len(distinct), loaded.width), np.float32)
     (name,) = head.identity.features
     lengths, done = np.array([len(s) for s in distinct], np.int64), 0
-    batches = compose_batches(lengths, loaded.batch_tokens, padded=loaded.path is EncoderPath.PADDED)
+    batches = compose_batches(lengths, loaded.batch_tokens, padded=loaded.path is ForwardMode.PADDED)
     encoded = loaded.encode_all([distinct[row] for row in batch] for batch in batches)
     for batch, found in zip(batches, encoded, strict=True):
         features[batch] = found[name]

@@ -14,12 +14,12 @@ from ..cache.identity import differences
 from ..cache.lock import hold
 from ..cache.reader import Cache, open_any, open_cache
 from ..cache.writer import CacheWriter, copy_with_labels
-from .donors import Donors
-from .encoder_files import recorded_encoder
-from .extraction import Extraction
+from .encoders.files import recorded_encoder
+from .extraction.extraction import Extraction
+from .extraction.reuse import ReusableCaches
 from .progress import Note, Report, Step, silent
 from .settings import ExtractSettings, Precision, Storage
-from .survey import Survey, survey_table
+from .tables.scan import TableScan, scan_table
 
 _DEFAULTS = ExtractSettings()
 
@@ -115,13 +115,13 @@ def _repair(path: Path, table: Any, *, encoder: str | None, settings: ExtractSet
         report,
     )
     source = extraction.check(table, path)
-    survey = survey_table(source, report)
-    mended = dataclasses.replace(found, text_hashes=survey.text_hashes, labels=survey.labels)
-    if _blocks_to_encode(found, mended, survey, source.source):
+    scan = scan_table(source, report)
+    mended = dataclasses.replace(found, text_hashes=scan.text_hashes, labels=scan.labels)
+    if _blocks_to_encode(found, mended, scan, source.source):
         _require_same_encoder(found, extraction, report)
     scratch = path.with_name(path.name + ".repaired")
     try:
-        damaged = copy_with_labels(mended, scratch, labels=survey.labels, label_names=survey.label_names)
+        damaged = copy_with_labels(mended, scratch, labels=scan.labels, label_names=scan.label_names)
         if not damaged:
             report(
                 Note(f"{path}: its labels or its texts' hashes were damaged, and are the table's; nothing to encode")
@@ -134,10 +134,10 @@ def _repair(path: Path, table: Any, *, encoder: str | None, settings: ExtractSet
             scratch,
             path,
             source,
-            survey.in_file(open_any(scratch)),
+            scan.in_file(open_any(scratch)),
             plan=found.plan,
             kept=set(range(found.layout.blocks)) - set(damaged),
-            donors=Donors((), report),
+            donors=ReusableCaches((), report),
             started=started,
         )
     finally:
@@ -152,7 +152,7 @@ def _open(path: Path) -> Cache:
         raise DamagedError(f"this is beyond repair, so extract the table again with --overwrite: {error}") from None
 
 
-def _blocks_to_encode(found: Cache, mended: Cache, survey: Survey, table: str) -> list[int]:
+def _blocks_to_encode(found: Cache, mended: Cache, scan: TableScan, table: str) -> list[int]:
     """The blocks that are not whole even with the table's text hashes in the place of their own.
 
     What the checksums were taken of tells damage from another table: a block that holds with the table's hashes has
@@ -169,9 +169,9 @@ def _blocks_to_encode(found: Cache, mended: Cache, survey: Survey, table: str) -
         TableError: the table is not the one that the cache was made from.
     """
     wrong = f"{table} is not the table that {found.path} was made from"
-    if survey.rows != found.rows:
-        raise TableError(f"{wrong}: it has {survey.rows:,} rows, the cache {found.rows:,}")
-    if survey.label_names != found.label_names:
+    if scan.rows != found.rows:
+        raise TableError(f"{wrong}: it has {scan.rows:,} rows, the cache {found.rows:,}")
+    if scan.label_names != found.label_names:
         raise TableError(f"{wrong}: it has other labels; check --label-column")
     to_encode = []
     for block in range(found.layout.blocks):

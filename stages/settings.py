@@ -39,7 +39,7 @@ class Storage(enum.StrEnum):
     """Two bytes a number: half the file, 11 bits of precision."""
 
 
-class EncoderPath(enum.StrEnum):
+class ForwardMode(enum.StrEnum):
     """How the encoder runs over a batch; chosen by the architecture and the device, and recorded."""
 
     PACKED = "packed"

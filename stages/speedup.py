@@ -25,22 +25,22 @@ import torch
 from ..cache.errors import TableError
 from ..cache.hashing import hash_keys
 from ..cache.layout import storage_errors
-from .baseline import Program
+from .baseline.extrapolate import Spread, paid_off_after, total
+from .baseline.ladder import Ladder, RungResult
+from .baseline.picture import draw
+from .baseline.process import program_process
+from .baseline.program import Program
+from .baseline.quality import QualityResult, compare_quality
+from .baseline.report import SPEEDUP, markdown
+from .baseline.rungs import Rung, SpeedupSettings
+from .baseline.stages import Draw, StagesResult, measure_stages
 from .devices import choose_device, choose_precision, machine
-from .encoder import VERSIONS
-from .encoder_files import EncoderFiles, find_encoder
+from .encoders.encoder import VERSIONS
+from .encoders.files import EncoderFiles, find_encoder
 from .progress import Note, Report, Step, silent
-from .projection import Spread, paid_off_after, total
-from .rungs import Rung, SpeedupSettings
 from .settings import Precision
-from .speedup_ladder import Ladder, RungResult
-from .speedup_picture import draw
-from .speedup_process import program_process
-from .speedup_quality import QualityResult, compare_quality
-from .speedup_report import SPEEDUP, markdown
-from .speedup_stages import Draw, StagesResult, measure_stages
-from .survey import Survey, survey_table, windows
-from .table import Table, open_table
+from .tables.scan import TableScan, read_windows, scan_table
+from .tables.table import Table, open_table
 
 MARKDOWN_FILE, PICTURE_FILE = "speedup.md", "speedup.png"
 _STAGES_SHARE, _LADDER_SHARE = 0.25, 0.4
@@ -95,17 +95,17 @@ def speedup(
         files = find_encoder(
             settings.encoder, revision=settings.revision, allow_pickled_weights=settings.allow_pickled_weights
         )
-        survey = survey_table(source, report)
+        scan = scan_table(source, report)
         measuring = _Measuring(settings, files, device, started=started, report=report)
         with SPEEDUP.new(out, overwrite=overwrite) as folder, storage_errors("cannot write what is measured"):
             with tempfile.TemporaryDirectory(prefix="headstart-") as scratch:
-                found = measuring.measure(source, survey, Path(scratch))
+                found = measuring.measure(source, scan, Path(scratch))
             fields = {
                 "headstart": version("headstart"),
                 "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "settings": dataclasses.asdict(settings),
                 "encoder": {"name": files.name, "revision": files.revision},
-                "table": {"source": source.source, "rows": survey.rows, "distinct_texts": survey.distinct_texts},
+                "table": {"source": source.source, "rows": scan.rows, "distinct_texts": scan.distinct_texts},
                 **found,
                 "machine": machine(device),
                 "versions": VERSIONS,
@@ -128,14 +128,14 @@ class _Measuring:
         self._deadline = started + settings.budget
         self._detail = ""
 
-    def measure(self, source: Table, survey: Survey, scratch: Path) -> dict[str, Any]:
+    def measure(self, source: Table, scan: TableScan, scratch: Path) -> dict[str, Any]:
         """Measure everything: what `speedup` writes of it."""
         settings = self._settings
-        pool, draw = draw_rows(source, survey, settings)
+        pool, draw = draw_rows(source, scan, settings)
         self._step("the two stages")
         share = min(_STAGES_SHARE * settings.budget, self._deadline - time.perf_counter())
         stages = measure_stages(draw, settings, scratch, share=share, report=self._relay)
-        names = survey.label_names or ()
+        names = scan.label_names or ()
         self._step("loading the program")
         make = functools.partial(
             Program,
@@ -153,7 +153,7 @@ class _Measuring:
             torch.cuda.empty_cache()  # other processes need it now
         with contextlib.suppress(MemoryError), program_process(make, modules, lambda: self._step(self._detail)):
             pass  # the first of these processes takes seconds, which are no rung's; if it cannot be, each rung says so
-        rungs = self._climb(make, modules, survey.rows)
+        rungs = self._climb(make, modules, scan.rows)
         quality = self._compare(draw, names, scratch)
         return {
             "precision": dict(zip(("chosen", "reason"), choose_precision(Precision.AUTO, self._device), strict=True)),
@@ -205,44 +205,44 @@ class _Measuring:
         self._report(Step("measuring", seconds, round(self._settings.budget), "seconds of the budget", detail=detail))
 
 
-def draw_rows(source: Table, survey: Survey, settings: SpeedupSettings) -> tuple[dict[str, list[str]], Draw]:
+def draw_rows(source: Table, scan: TableScan, settings: SpeedupSettings) -> tuple[dict[str, list[str]], Draw]:
     """Draw rows at random for the program, and distinct texts for the two stages.
 
     Raises:
         TableError: a label has no text of its own, or there are too many, or the table changed since it was surveyed.
     """
-    assert survey.labels is not None and survey.label_names is not None
+    assert scan.labels is not None and scan.label_names is not None
     rng = np.random.default_rng(settings.sample)
-    pool = rng.permutation(survey.rows)[:_POOL_ROWS]
-    _, first = np.unique(hash_keys(survey.text_hashes), return_index=True)
-    if lost := set(range(len(survey.label_names))) - set(survey.labels[first].tolist()):
+    pool = rng.permutation(scan.rows)[:_POOL_ROWS]
+    _, first = np.unique(hash_keys(scan.text_hashes), return_index=True)
+    if lost := set(range(len(scan.label_names))) - set(scan.labels[first].tolist()):
         raise TableError(
-            f"{source.source}: each text of the label {survey.label_names[min(lost)]!r} stands before with another "
+            f"{source.source}: each text of the label {scan.label_names[min(lost)]!r} stands before with another "
             "label; mend those rows to measure on this table"
         )
-    distinct, few = _classes_first(rng.permutation(first), survey.labels)
+    distinct, few = _classes_first(rng.permutation(first), scan.labels)
     distinct = distinct[:_POOL_ROWS]
     if few > len(distinct):
-        raise TableError(f"{source.source} has {len(survey.label_names):,} labels: too many to measure on a sample")
+        raise TableError(f"{source.source} has {len(scan.label_names):,} labels: too many to measure on a sample")
     wanted = np.unique(np.concatenate([pool, distinct]))
     texts: dict[int, str] = {}
-    for place, rows in windows(source, survey, 4096):
+    for place, rows in read_windows(source, scan, 4096):
         for row in wanted[np.searchsorted(wanted, place.start) : np.searchsorted(wanted, place.stop)].tolist():
             texts[row] = rows.texts[row - place.start]
 
     def columns(rows: Indices) -> dict[str, list[str]]:
-        assert survey.labels is not None and survey.label_names is not None
+        assert scan.labels is not None and scan.label_names is not None
         return {
             settings.text_column: [texts[row] for row in rows.tolist()],
-            settings.label_column: [survey.label_names[label] for label in survey.labels[rows]],
+            settings.label_column: [scan.label_names[label] for label in scan.labels[rows]],
         }
 
     drawn = Draw(
         table=source.source,
         columns=columns(distinct),
         few=max(few, _FEW_ROWS),
-        table_rows=survey.rows,
-        table_texts=survey.distinct_texts,
+        table_rows=scan.rows,
+        table_texts=scan.distinct_texts,
     )
     return columns(pool), drawn
 

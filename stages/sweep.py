@@ -16,19 +16,19 @@ import torch
 from ..cache.errors import SettingsError
 from ..cache.hashing import digest
 from ..cache.reader import Cache
-from .accounting import passes_of_cached
 from .devices import machine
-from .exact import ExactSolver
-from .fit import OWN, Fit, Trainer, fit_heads
-from .head import Head
-from .lanes import open_lanes
-from .metrics import evaluate
-from .parts import Parts, divide
+from .heads.head import Head
+from .heads.logistic import LogisticSolver
+from .heads.metrics import evaluate
+from .heads.ranking import rank, table_columns
+from .heads.trainer import OWN, Fit, Trainer, fit_heads
 from .progress import Note, Report, Step, silent
-from .ranking import rank, table_columns
-from .run import read_run
+from .runs.run import read_run
+from .runs.savings import passes_of_cached
+from .runs.sweep_folder import SWEEP, WINNER, SweepFolder, open_folder
 from .settings import HeadKind, Solver, SweepSettings, TrainSettings
-from .sweep_folder import SWEEP, WINNER, SweepFolder, open_folder
+from .splits.divide import Splits, divide
+from .threads import open_threads
 from .train_head import Labels, head_device, make_head, open_checked, require_one_way, train_head
 
 _MOST_COLUMNS = 1536
@@ -87,7 +87,7 @@ def sweep(
         train_cache, validation_cache, test_cache = caches
         assert train_cache is not None
 
-        def parts_of(each: TrainSettings) -> Parts:  # says nothing: what there is to say, the winner's training says
+        def parts_of(each: TrainSettings) -> Splits:  # says nothing: what there is to say, the winner's training says
             return divide(train_cache, validation=validation_cache, test=test_cache, settings=each, report=silent)
 
         classes = len(train_cache.label_names or ())
@@ -169,7 +169,7 @@ def _train_groups(
     groups: Sequence[Sequence[Cell]],
     folder: SweepFolder,
     *,
-    parts_of: Callable[[TrainSettings], Parts],
+    parts_of: Callable[[TrainSettings], Splits],
     cache: Cache,
     device: torch.device,
     report: Report,
@@ -235,7 +235,7 @@ class _Progress:
 
 
 def _train_group(
-    group: Sequence[Cell], parts: Parts, classes: int, device: torch.device, progress: _Progress
+    group: Sequence[Cell], parts: Splits, classes: int, device: torch.device, progress: _Progress
 ) -> list[dict[str, Any]]:
     fits = fit_heads(
         parts.train,
@@ -261,13 +261,13 @@ def _result(number: int, settings: TrainSettings, fit: Fit) -> dict[str, Any]:
     }
 
 
-def _solve_group(group: Sequence[Cell], parts: Parts, cache: Cache, progress: _Progress) -> list[dict[str, Any]]:
+def _solve_group(group: Sequence[Cell], parts: Splits, cache: Cache, progress: _Progress) -> list[dict[str, Any]]:
     """Solve along a path from the largest penalty to the smallest."""
     results = []
     rows = len(parts.train)
-    with open_lanes() as lanes:
+    with open_threads() as lanes:
         classes = len(cache.label_names or ())
-        solver = ExactSolver(parts.train, classes=classes, settings=group[0][1], lanes=lanes)
+        solver = LogisticSolver(parts.train, classes=classes, settings=group[0][1], lanes=lanes)
         for number, each in sorted(group, key=lambda cell: -cell[1].l2):
             parameters, certificate = solver.solve(each.l2)
             scores = _scores(make_head(parameters, cache, each), parts)
@@ -292,7 +292,7 @@ def _solve_group(group: Sequence[Cell], parts: Parts, cache: Cache, progress: _P
     return results
 
 
-def _scores(head: Head, parts: Parts) -> dict[str, float]:
+def _scores(head: Head, parts: Splits) -> dict[str, float]:
     said = np.concatenate([head.log_probabilities(chunk) for chunk in parts.validation.chunks()])
     found = evaluate(parts.validation.targets, said, parts.validation_groups, names=head.label_names, resamples=1)
     return {

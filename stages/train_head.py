@@ -14,21 +14,21 @@ import torch
 
 from ..cache.errors import SettingsError
 from ..cache.reader import Cache, open_cache
-from .accounting import passes_of_cached
-from .calibration import fit_temperature
 from .devices import choose_device, machine
-from .exact import Certificate, ExactSolver
-from .fit import Epoch, fit_head
-from .head import Head
-from .lanes import open_lanes
-from .metrics import evaluate
-from .parts import Indices, Parts, divide
+from .heads.calibration import fit_temperature
+from .heads.dataset import Dataset
+from .heads.head import Head
+from .heads.logistic import ConvergenceReport, LogisticSolver
+from .heads.metrics import evaluate
+from .heads.scaler import Parameters
+from .heads.trainer import Epoch, fit_head
 from .progress import Note, Report, Step, silent
-from .relabel import relabel
-from .run import RUN
-from .scaling import Parameters
+from .runs.run import RUN
+from .runs.savings import passes_of_cached
 from .settings import Solver, TrainSettings
-from .walk import Rows
+from .splits.divide import Indices, Splits, divide
+from .splits.relabel import relabel
+from .threads import open_threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,19 +165,19 @@ class Found:
     parameters: Parameters
     history: tuple[Epoch, ...] = ()
     best_epoch: int | None = None
-    certificate: Certificate | None = None
+    certificate: ConvergenceReport | None = None
     seconds: float
 
 
-def find_head(parts: Parts, *, classes: int, settings: TrainSettings, device: torch.device, report: Report) -> Found:
+def find_head(parts: Splits, *, classes: int, settings: TrainSettings, device: torch.device, report: Report) -> Found:
     """Train or solve for one head, as the settings say."""
     if settings.solver is Solver.SGD:
         fit = fit_head(parts.train, parts.validation, classes=classes, settings=settings, device=device, report=report)
         return Found(parameters=fit.parameters, history=fit.history, best_epoch=fit.best_epoch, seconds=fit.seconds)
     started = time.perf_counter()
     report(Step("solving", 0, 0, "iterations"))
-    with open_lanes() as lanes:
-        solver = ExactSolver(parts.train, classes=classes, settings=settings, lanes=lanes)
+    with open_threads() as lanes:
+        solver = LogisticSolver(parts.train, classes=classes, settings=settings, lanes=lanes)
         parameters, certificate = solver.solve(
             settings.l2, lambda iteration: report(Step("solving", iteration, 0, "iterations"))
         )
@@ -198,7 +198,7 @@ def make_head(parameters: Parameters, cache: Cache, settings: TrainSettings) -> 
     )
 
 
-def score(head: Head, rows: Rows, groups: Indices) -> dict[str, Any]:
+def score(head: Head, rows: Dataset, groups: Indices) -> dict[str, Any]:
     """A head's metrics on some rows."""
     said = np.concatenate([head.log_probabilities(chunk) for chunk in rows.chunks()])
     return evaluate(rows.targets, said, groups, names=head.label_names)
@@ -209,7 +209,7 @@ def _check(cache: Cache, report: Report) -> None:
 
 
 def _fields(
-    cache: Cache, head: Head, settings: TrainSettings, parts: Parts, found: Found, device: torch.device
+    cache: Cache, head: Head, settings: TrainSettings, parts: Splits, found: Found, device: torch.device
 ) -> dict[str, Any]:
     """What ``run.json`` says of the training."""
     # Without a cache every epoch encodes the rows that it trains on and is chosen by, and the test its own. A solver

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..cache.errors import DamagedError, IdentityError, TableError
 from ..cache.identity import differences
 from ..cache.reader import Cache, open_cache
-from .agreement import bound_of, distance
+from .extraction.tolerance import relative_difference, tolerance_of
 from .progress import Report, Step, silent
 from .settings import VERIFY_SAMPLE, ExtractSettings, Precision, Storage
 
@@ -101,7 +101,7 @@ def verify(
         rows = np.sort(np.random.default_rng(seed).permutation(found.rows)[:sample])
         differing = _encode_again(found, table, chosen, rows, report)
         encoded, largest = len(differing), float(differing.max(initial=0))
-        bound = bound_of(found)
+        bound = tolerance_of(found)
         findings += [
             Finding(
                 f"row {row + 1:,}",
@@ -156,8 +156,10 @@ def _encode_again(
     cache: Cache, table: Any, settings: ExtractSettings, rows: npt.NDArray[np.int64], report: Report
 ) -> npt.NDArray[np.float64]:
     """How far these rows are off what the encoder gives: (rows,) float64."""
-    from .extraction import Extraction  # which loads torch and transformers: without an encoder, it takes neither
-    from .survey import survey_table, windows
+    from .extraction.extraction import (
+        Extraction,  # which loads torch and transformers: without an encoder, it takes neither
+    )
+    from .tables.scan import read_windows, scan_table
 
     identity = cache.identity
     extraction = Extraction(
@@ -179,11 +181,11 @@ def _encode_again(
             f"{cache.path} was made from {cache.record['table']}, which is not here; give the table with --table"
         )
     source = extraction.open(cache.record["table"] if table is None else table)
-    survey = survey_table(source, report)
-    if survey.rows != cache.rows or not np.array_equal(survey.text_hashes, cache.text_hashes):
+    scan = scan_table(source, report)
+    if scan.rows != cache.rows or not np.array_equal(scan.text_hashes, cache.text_hashes):
         raise TableError(f"{source.source} is not the table that {cache.path} was made from: its texts are others")
     largest = np.zeros(len(rows))
-    for place, given in windows(source, survey, cache.plan["window_rows"]):
+    for place, given in read_windows(source, scan, cache.plan["window_rows"]):
         inside = np.flatnonzero((rows >= place.start) & (rows < place.stop))
         if not len(inside):
             continue
@@ -192,5 +194,7 @@ def _encode_again(
         sequences, _ = extraction.encoder.tokenize([given.texts[row] for row in at], pairs)
         for number, sequence in zip(inside, sequences, strict=True):
             encoded = extraction.encoder.encode([sequence])
-            largest[number] = distance({name: values[0] for name, values in encoded.items()}, cache, rows[number])
+            largest[number] = relative_difference(
+                {name: values[0] for name, values in encoded.items()}, cache, rows[number]
+            )
     return largest

@@ -178,7 +178,7 @@ def tensors(name: str, make: Callable[[dict[str, Any]], dict[str, Any]]) -> Call
     return harm
 
 
-def cut(name: str = "") -> Callable[[Path], None]:
+def truncated(name: str = "") -> Callable[[Path], None]:
     """Cut a file to its half."""
 
     def harm(path: Path) -> None:
@@ -379,9 +379,9 @@ ENCODERS = [
     Case("no config.json", encoder(lambda f: (f / "config.json").unlink())),
     Case("no tokenizer", encoder(lambda f: [p.unlink() for p in f.glob("tokenizer*")])),
     Case("no weights", encoder(lambda f: (f / "model.safetensors").unlink())),
-    Case("weights that are cut short", encoder(cut("model.safetensors"))),
-    Case("a config.json that is cut short", encoder(cut("config.json"))),
-    Case("a tokenizer.json that is cut short", encoder(cut("tokenizer.json"))),
+    Case("weights that are cut short", encoder(truncated("model.safetensors"))),
+    Case("a config.json that is cut short", encoder(truncated("config.json"))),
+    Case("a tokenizer.json that is cut short", encoder(truncated("tokenizer.json"))),
     Case("weights of another width", encoder(change("config.json", hidden_size=64))),
     Case("weights of another architecture", encoder(change("config.json", model_type="distilbert"))),
     Case("an architecture that nobody knows", encoder(change("config.json", model_type="no-such-model"))),
@@ -407,7 +407,7 @@ ENCODERS = [
     Case("an empty folder", encoder(lambda f: [p.unlink() for p in f.iterdir()])),
 ]
 FILES = [
-    Case("a cache that is cut short", cache(cut(), sealed=False)),
+    Case("a cache that is cut short", cache(truncated(), sealed=False)),
     Case(
         "a cache with a flipped bit",
         cache(lambda p: p.write_bytes((c := bytearray(p.read_bytes())) and c[:-1] + bytes([c[-1] ^ 1])), sealed=False),
@@ -430,7 +430,7 @@ FILES = [
     Case("a text file as a cache", cache(lambda p: p.write_bytes(b"features"), sealed=False)),
     Case("a folder as a cache", cache(lambda p: (p.unlink(), p.mkdir()), sealed=False)),
     Case("a pipe as a cache", cache(lambda p: (p.unlink(), os.mkfifo(p)), sealed=False)),
-    Case("a head that is cut short", run(cut("head.safetensors"))),
+    Case("a head that is cut short", run(truncated("head.safetensors"))),
     Case("a head whose header says 2^60 bytes", run(header_of_terabytes)),
     Case(
         "a head of another width",
@@ -519,12 +519,12 @@ def done(folder: Path) -> str:
         return "done"
     found = open_cache(folder / "out.h5")
     assert np.isfinite(found.features()).all()
-    facts = {
+    row_metadata = {
         "rows encoded": found.rows,
         "left out": found.record["skipped_rows"],
         "text with conflicting labels": found.record["conflicting_texts"],
     }
-    return ", ".join(f"{count:,} {what}" for what, count in facts.items() if count)
+    return ", ".join(f"{count:,} {what}" for what, count in row_metadata.items() if count)
 
 
 @contextlib.contextmanager

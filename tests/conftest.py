@@ -63,7 +63,7 @@ def write_csv(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 8 rows in windows of 2, so that small tables have several."""
-    from headstart.stages import extraction
+    from headstart.stages.extraction import extraction
 
     monkeypatch.setattr(extraction, "BLOCK_ROWS", 8)
     monkeypatch.setattr(extraction, "WINDOW_BLOCKS", 2)
@@ -72,13 +72,13 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def large_table(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables count as too large to be kept from their first reading: they are read again."""
-    monkeypatch.setattr("headstart.stages.survey.TOP_ROWS", 0)
+    monkeypatch.setattr("headstart.stages.tables.scan.TOP_ROWS", 0)
 
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
     """Every sequence that the encoder is asked for, in order; its own trials when it is loaded are not counted."""
-    from headstart.stages.encoder import Encoder
+    from headstart.stages.encoders.encoder import Encoder
 
     sequences: list[list[int]] = []
     original = Encoder.encode

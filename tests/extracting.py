@@ -16,7 +16,7 @@ from headstart.cache.layout import read_layout
 from headstart.cache.reader import Cache, open_any, open_cache
 from headstart.cache.seal import SEAL_BYTES, write_seal
 from headstart.cache.writer import partial_path
-from headstart.stages.encoder import Encoder
+from headstart.stages.encoders.encoder import Encoder
 from headstart.stages.extract import extract
 from headstart.stages.progress import Note, Step
 from headstart.stages.settings import ExtractSettings

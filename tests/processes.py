@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 
 SERVER = multiprocessing.get_context("forkserver")
 LOADED = "headstart.__main__ headstart.cli headstart.terminal headstart.stages.extract headstart.stages.inspect"
-LOADED += " headstart.stages.repair headstart.stages.pretrained transformers.models.bert.modeling_bert"
+LOADED += " headstart.stages.repair headstart.stages.encoders.hf transformers.models.bert.modeling_bert"
 LOADED += " pyarrow.csv pyarrow.compute"
 SERVER.set_forkserver_preload(LOADED.split())
 PATIENCE_SECONDS = 300.0
@@ -92,7 +92,7 @@ def print_errors_to(log: Path) -> None:
 
 def blocks_of(rows: int) -> None:
     """Make blocks of so many rows, in windows of two."""
-    from headstart.stages import extraction
+    from headstart.stages.extraction import extraction
 
     extraction.BLOCK_ROWS, extraction.WINDOW_BLOCKS = rows, 2
 
@@ -182,7 +182,7 @@ def lose_an_interrupt(how: str) -> None:
         how: ``callback``: a weak reference's, where Python prints the exception and goes on. ``error``: the exception
             becomes another, as in h5py.
     """
-    from headstart.stages.encoder import Encoder
+    from headstart.stages.encoders.encoder import Encoder
 
     original, calls = Encoder.encode, 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from headstart.stages.products import multiplies_octets
+from headstart.stages.encoders.packed.linear import multiplies_octets
 
 needs_digits = pytest.mark.skipif(
     not multiplies_octets(), reason="this processor does not add up products of 8-bit integers exactly"

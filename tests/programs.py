@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from headstart.stages.baseline import Program, ProgramEpoch
-from headstart.stages.encoder_files import find_encoder
-from headstart.stages.rungs import RungSettings
+from headstart.stages.baseline.program import Program, ProgramEpoch
+from headstart.stages.baseline.rungs import RungSettings
+from headstart.stages.encoders.files import find_encoder
 from tiny import tiny_rows
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from headstart.stages.ahead import Behind, ahead, begun
-from headstart.stages.allocator import freed_memory_kept
+from headstart.stages.encoders.allocator import freed_memory_kept
+from headstart.stages.prefetch import BackgroundThread, in_background, prefetch
 
 
 @pytest.fixture(autouse=True)
@@ -31,16 +31,16 @@ def test_what_was_begun_goes_on_beside_and_gives_its_result_or_its_error_when_as
         assert going_on.wait(10)
         return 42
 
-    with begun(answer) as found:
+    with in_background(answer) as found:
         going_on.set()  # were it not beside us, we should never come here
         assert (found(), found()) == (42, 42)
-    with begun(lambda: 1 // 0) as found, pytest.raises(ZeroDivisionError):
+    with in_background(lambda: 1 // 0) as found, pytest.raises(ZeroDivisionError):
         found()
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 50])
 def test_items_come_in_order_and_end(count: int) -> None:
-    assert list(ahead(iter(range(count)))) == list(range(count))
+    assert list(prefetch(iter(range(count)))) == list(range(count))
 
 
 def test_one_item_is_made_while_the_last_is_worked_on_and_no_more() -> None:
@@ -51,7 +51,7 @@ def test_one_item_is_made_while_the_last_is_worked_on_and_no_more() -> None:
             made.append(number)
             yield number
 
-    for item in ahead(items()):
+    for item in prefetch(items()):
         deadline = time.monotonic() + 10
         while len(made) < min(item + 2, 5) and time.monotonic() < deadline:  # made without being asked for
             time.sleep(0.001)
@@ -63,20 +63,20 @@ def test_one_item_is_made_while_the_last_is_worked_on_and_no_more() -> None:
 def test_an_error_comes_in_its_turn(error: BaseException) -> None:
     got: list[int] = []
     with pytest.raises(type(error)):
-        for item in ahead(failing(3, error)):
+        for item in prefetch(failing(3, error)):
             got.append(item)
     assert got == [0, 1, 2]
 
 
 def test_a_caller_that_stops_early_leaves_nothing_running() -> None:
-    coming = ahead(iter(range(100)))
+    coming = prefetch(iter(range(100)))
     assert next(coming) == 0
     coming.close()  # type: ignore[attr-defined]
 
 
 def test_calls_run_one_by_one_in_order() -> None:
     done: list[int] = []
-    with Behind() as behind:
+    with BackgroundThread() as behind:
         for number in range(20):
             behind.run(lambda number=number: (time.sleep(0.001), done.append(number))[1])
         behind.wait()
@@ -90,18 +90,18 @@ def fail() -> None:
 
 
 def test_what_a_call_raises_is_raised_at_the_next_wait_or_at_the_end() -> None:
-    with Behind() as behind:
+    with BackgroundThread() as behind:
         behind.run(fail)
         with pytest.raises(OSError, match="No space"):
             behind.wait()
         behind.wait()  # said once
-    with pytest.raises(OSError, match="No space"), Behind() as behind:
+    with pytest.raises(OSError, match="No space"), BackgroundThread() as behind:
         behind.run(fail)
 
 
 def test_what_was_handed_over_is_done_even_where_the_caller_fails_and_its_error_stands() -> None:
     done: list[int] = []
-    with pytest.raises(KeyboardInterrupt), Behind() as behind:
+    with pytest.raises(KeyboardInterrupt), BackgroundThread() as behind:
         behind.run(fail)
         behind.run(lambda: (time.sleep(0.02), done.append(1))[1])
         raise KeyboardInterrupt

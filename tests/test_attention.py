@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from headstart.stages.attention import attend, group_sequences
-from headstart.stages.products import padded_rows
+from headstart.stages.encoders.packed.attention import attend, group_sequences
+from headstart.stages.encoders.packed.linear import padded_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention

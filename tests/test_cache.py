@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from extracting import seal_again
-from headstart.cache.errors import DamagedError, NotOursError
+from headstart.cache.errors import DamagedError, FormatError
 from headstart.cache.hashing import digest, hash_texts
 from headstart.cache.identity import Identity, differences
 from headstart.cache.layout import read_layout
@@ -126,8 +126,8 @@ def test_plain_h5py_reads_it_as_the_format_page_says(tmp_path: Path) -> None:
         ]
         assert json.loads(file["identity"][()])["weights_sha256"] == "a" * 64
         for block, (start, stop) in enumerate([(0, 4), (4, 8), (8, 10)]):
-            facts = ("hashes/text", "hashes/tokens", "lengths", "cut")
-            parts = [features[start:stop], *(file[name][start:stop] for name in facts)]
+            row_metadata = ("hashes/text", "hashes/tokens", "lengths", "cut")
+            parts = [features[start:stop], *(file[name][start:stop] for name in row_metadata)]
             content = np.array([start, stop], "<u8").tobytes() + b"".join(part.tobytes() for part in parts)
             assert file["checksums/blocks"][block].tobytes() == digest(content)
 
@@ -147,8 +147,8 @@ def test_writing_rows_leaves_the_structure_byte_for_byte(tmp_path: Path) -> None
     before = outside_datasets(path)
     make = CacheWriter(path)
     zeros = np.zeros((4, 16), np.uint8)
-    facts = {"lengths": np.ones(4, np.int32), "cut": np.zeros(4, np.uint8)}
-    make.write_block(0, features={"cls": np.ones((4, 3))}, text_hashes=zeros, token_hashes=zeros, **facts)
+    row_metadata = {"lengths": np.ones(4, np.int32), "cut": np.zeros(4, np.uint8)}
+    make.write_block(0, features={"cls": np.ones((4, 3))}, text_hashes=zeros, token_hashes=zeros, **row_metadata)
     make.finish(RECORD, tmp_path / "cache.h5")
     assert outside_datasets(tmp_path / "cache.h5") == before
 
@@ -171,7 +171,7 @@ def test_a_record_that_lacks_what_is_shown_is_refused(tmp_path: Path) -> None:
 def test_an_unfinished_cache_is_refused_and_knows_its_whole_blocks(tmp_path: Path) -> None:
     path = tmp_path / "cache.h5"
     wrote = make_cache(path, finish=False, blocks=[0, 2])
-    with pytest.raises(NotOursError, match="not finished"):
+    with pytest.raises(FormatError, match="not finished"):
         open_cache(partial_path(path))
     cache = open_any(partial_path(path))
     assert [cache.block_holds(block) for block in range(3)] == [True, False, True]
@@ -210,23 +210,23 @@ def flip(path: Path, offset: int) -> None:
 
 def test_a_file_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "cache.h5"
-    with pytest.raises(NotOursError, match="does not exist"):
+    with pytest.raises(FormatError, match="does not exist"):
         open_cache(path)
     path.write_text("text,label\n")
-    with pytest.raises(NotOursError, match="not a headstart cache"):
+    with pytest.raises(FormatError, match="not a headstart cache"):
         open_cache(path)
     with h5py.File(path, "w") as file:
         file["features/cls"] = np.zeros((3, 2))
-    with pytest.raises(NotOursError, match="not a headstart cache"):
+    with pytest.raises(FormatError, match="not a headstart cache"):
         open_cache(path)
-    with pytest.raises(NotOursError, match="is a folder"):
+    with pytest.raises(FormatError, match="is a folder"):
         open_cache(tmp_path)
 
 
 def test_a_newer_version_is_refused(tmp_path: Path) -> None:
     make_cache(tmp_path / "cache.h5")
     seal_again(tmp_path / "cache.h5", version=2)
-    with pytest.raises(NotOursError, match="version 2; this headstart reads version 1"):
+    with pytest.raises(FormatError, match="version 2; this headstart reads version 1"):
         open_cache(tmp_path / "cache.h5")
 
 
@@ -236,7 +236,7 @@ def test_every_cut_is_refused(tmp_path: Path) -> None:
     content = path.read_bytes()
     for length in np.random.default_rng(0).integers(len(content), size=100):
         path.write_bytes(content[:length])
-        with pytest.raises((DamagedError, NotOursError)):
+        with pytest.raises((DamagedError, FormatError)):
             open_cache(path)
 
 

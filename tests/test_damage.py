@@ -14,7 +14,7 @@ from damage import KINDS, cut_at_random, flip_in, fuzz_structure, places
 from extracting import flip_a_byte, run, seal_again
 from headstart import cli
 from headstart.cache import reader
-from headstart.cache.errors import IdentityError, NotOursError, TableError
+from headstart.cache.errors import FormatError, IdentityError, TableError
 from headstart.cache.hashing import digest
 from headstart.cache.layout import read_layout
 from headstart.cache.writer import CacheWriter
@@ -87,7 +87,7 @@ def test_features_that_are_not_finite_and_labels_out_of_range_are_named(whole: P
         cache = verified_cache(path)
         values = np.array(cache.features()[:1024])
         values[17, 3] = np.nan
-        writer.write_block(0, features={"cls": values}, **cache.facts(slice(0, 1024)))
+        writer.write_block(0, features={"cls": values}, **cache.row_metadata(slice(0, 1024)))
         labels = np.array(cache.labels)
         labels[5] = 2
         writer._write("labels", 0, labels)
@@ -110,7 +110,7 @@ def test_rows_are_encoded_again_where_there_are_an_encoder_and_a_table(
     assert found.largest_difference is not None and found.largest_difference < 1e-5
     with CacheWriter(out) as writer:  # features of other texts, with a checksum that holds
         wrong = np.roll(np.array(cache.features()), 1, axis=0)
-        writer.write_block(0, features={"cls": wrong}, **cache.facts(slice(0, 200)))
+        writer.write_block(0, features={"cls": wrong}, **cache.row_metadata(slice(0, 200)))
     assert verify(out).findings == ()
     assert len(verify(out, encoder=str(tiny)).findings) > 50  # with the table that the cache names
     assert len(verify(out, encoder=str(tiny), table=table).findings) > 50
@@ -137,7 +137,7 @@ def test_rows_that_the_disk_cannot_give_are_damaged(whole: Path, monkeypatch: py
 
 
 def test_what_is_no_cache_is_not_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(NotOursError):
+    with pytest.raises(FormatError):
         verify(tmp_path / "missing.h5")
     assert command(["verify", str(tmp_path / "missing.h5")], capsys)[0] == 2
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from headstart.stages.exact import Certificate, ExactSolver
-from headstart.stages.lanes import open_lanes
+from headstart.stages.heads.dataset import Dataset
+from headstart.stages.heads.logistic import ConvergenceReport, LogisticSolver
 from headstart.stages.settings import ClassWeight, TrainSettings
-from headstart.stages.walk import Rows
+from headstart.stages.threads import open_threads
 from sklearn.linear_model import LogisticRegression
 
 
@@ -24,10 +24,10 @@ def objective(features: Any, labels: Any, weight: Any, bias: Any, l2: float, wei
     return float((losses * weights).sum() + l2 / 2 * (weight.astype(np.float64) ** 2).sum())
 
 
-def solve(features: Any, labels: Any, *l2s: float, **settings: Any) -> list[tuple[dict[str, Any], Certificate]]:
-    rows = Rows(features=features, labels=labels, index=np.arange(len(labels)))
-    with open_lanes() as lanes:
-        solver = ExactSolver(rows, classes=int(labels.max()) + 1, settings=TrainSettings(**settings), lanes=lanes)
+def solve(features: Any, labels: Any, *l2s: float, **settings: Any) -> list[tuple[dict[str, Any], ConvergenceReport]]:
+    rows = Dataset(features=features, labels=labels, index=np.arange(len(labels)))
+    with open_threads() as lanes:
+        solver = LogisticSolver(rows, classes=int(labels.max()) + 1, settings=TrainSettings(**settings), lanes=lanes)
         return [solver.solve(l2) for l2 in l2s]
 
 
@@ -154,7 +154,7 @@ def test_the_certificate_holds_in_float64() -> None:
 def test_without_preconditioner_it_would_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = hard("badly conditioned")
     ((_, fast),) = solve(features, labels, 1e-2)
-    monkeypatch.setattr(ExactSolver, "_preconditioner", lambda self, covariance, l2: lambda gradient: gradient)
+    monkeypatch.setattr(LogisticSolver, "_preconditioner", lambda self, covariance, l2: lambda gradient: gradient)
     ((_, slow),) = solve(features, labels, 1e-2)
     assert slow.passes > 5 * fast.passes
 
@@ -182,7 +182,7 @@ def test_standardized_columns_are_penalised_in_their_own_scale() -> None:
 
 def test_a_run_holds_the_certificate(tiny: Path, tmp_path: Path) -> None:
     from headstart.stages.extract import extract
-    from headstart.stages.head import load_head
+    from headstart.stages.heads.head import load_head
     from headstart.stages.settings import ExtractSettings
     from headstart.stages.train_head import train_head
     from tiny import tiny_rows

@@ -23,7 +23,7 @@ from headstart.cache.errors import (
 )
 from headstart.cache.reader import open_any
 from headstart.cache.writer import CacheWriter, partial_path
-from headstart.stages.encoder import Encoder
+from headstart.stages.encoders.encoder import Encoder
 from headstart.stages.extract import extract
 from headstart.stages.predict import predict
 from headstart.stages.progress import Step

@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from headstart.stages.batched import ADAM_EPSILON, Heads, Loss, class_weights, schedule_factor
-from headstart.stages.calibration import fit_temperature
-from headstart.stages.exact import ExactSolver
-from headstart.stages.fit import Fit, Trainer, fit_head, fit_heads
-from headstart.stages.lanes import open_lanes
-from headstart.stages.settings import ClassWeight, HeadKind, Schedule, TrainSettings
-from headstart.stages.walk import (
-    Rows,
+from headstart.stages.heads.calibration import fit_temperature
+from headstart.stages.heads.dataset import (
+    Dataset,
     drop_level,
     epoch_order,
     keep_scale,
     random_bits,
     training_batches,
 )
+from headstart.stages.heads.logistic import LogisticSolver
+from headstart.stages.heads.stacked import ADAM_EPSILON, Loss, StackedHeads, class_weights, schedule_factor
+from headstart.stages.heads.trainer import Fit, Trainer, fit_head, fit_heads
+from headstart.stages.settings import ClassWeight, HeadKind, Schedule, TrainSettings
+from headstart.stages.threads import open_threads
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
@@ -32,16 +32,16 @@ from sklearn.utils.class_weight import compute_class_weight
 CPU = torch.device("cpu")
 
 
-def problem(rows: int = 400, width: int = 12, classes: int = 3, seed: int = 0) -> tuple[Rows, Rows]:
+def problem(rows: int = 400, width: int = 12, classes: int = 3, seed: int = 0) -> tuple[Dataset, Dataset]:
     """Features of classes that overlap a little and are not equally common; three quarters to train on."""
     rng = np.random.default_rng(seed)
     labels = rng.choice(classes, size=rows, p=np.arange(1, classes + 1) / np.arange(1, classes + 1).sum())
     features = (rng.normal(size=(classes, width))[labels] + rng.normal(size=(rows, width)) + 2).astype(np.float32)
     index = np.arange(rows)
-    cut = rows * 3 // 4
+    truncated = rows * 3 // 4
     return (
-        Rows(features=features, labels=labels, index=index[:cut]),
-        Rows(features=features, labels=labels, index=index[cut:]),
+        Dataset(features=features, labels=labels, index=index[:truncated]),
+        Dataset(features=features, labels=labels, index=index[truncated:]),
     )
 
 
@@ -116,7 +116,7 @@ def test_masks_of_several_rates_are_nested() -> None:
     assert ((high > 0) <= (low > 0)).all()
 
 
-def plain_torch(train: Rows, validation: Rows, settings: TrainSettings) -> tuple[list[Any], list[float]]:
+def plain_torch(train: Dataset, validation: Dataset, settings: TrainSettings) -> tuple[list[Any], list[float]]:
     """The same head by torch.nn and torch.optim: its parameters after each epoch, and its validation losses."""
     features, labels = torch.from_numpy(train.features), torch.from_numpy(train.labels)
     width, classes = train.width, int(labels.max()) + 1
@@ -128,7 +128,7 @@ def plain_torch(train: Rows, validation: Rows, settings: TrainSettings) -> tuple
     if settings.head is HeadKind.MLP:
         last = torch.nn.Linear(settings.hidden, classes)
         first = torch.nn.Linear(width, settings.hidden)
-        start = Heads([settings], width=width, classes=classes, device=CPU).parameters["hidden.weight"][0]
+        start = StackedHeads([settings], width=width, classes=classes, device=CPU).parameters["hidden.weight"][0]
         first.weight.data.copy_(start)
         torch.nn.init.zeros_(first.bias)
         layers = [first, torch.nn.ReLU(), last]
@@ -251,11 +251,11 @@ MANY = [
 ]
 
 
-def trace(train: Rows, validation: Rows, settings: list[TrainSettings]) -> tuple[dict[Any, Any], list[Fit]]:
+def trace(train: Dataset, validation: Dataset, settings: list[TrainSettings]) -> tuple[dict[Any, Any], list[Fit]]:
     """Every head's parameters after every epoch that it trained."""
     ordered = sorted(settings, key=lambda each: each.dropout)
     found = {}
-    with open_lanes() as lanes:
+    with open_threads() as lanes:
         trainer = Trainer(train, validation, classes=3, settings=ordered, device=CPU, lanes=lanes)
         before = list(trainer.active)
         for epoch in trainer.run():
@@ -335,8 +335,8 @@ def test_streamed_rows_train_the_same_head(kind: str) -> None:
     labels = np.sort(rng.integers(3, size=6000))
     features = (rng.normal(size=(3, 600))[labels] + 3 * rng.normal(size=(6000, 600))).astype(kind)
     index = np.sort(rng.permutation(6000)[:5000])
-    train = Rows(features=features, labels=labels, index=index)
-    validation = Rows(features=features, labels=labels, index=np.setdiff1d(np.arange(6000), index))
+    train = Dataset(features=features, labels=labels, index=index)
+    validation = Dataset(features=features, labels=labels, index=np.setdiff1d(np.arange(6000), index))
     settings = TrainSettings(epochs=2, batch_size=1024, standardize=True)
     assert 4 * features.size > 1 << 23
     fits = [
@@ -362,7 +362,9 @@ def test_streaming_keeps_to_its_bound(solver: str, tmp_path: Path) -> None:
     features[:] = rng.standard_normal((rows, width), np.float32)
     labels = rng.integers(3, size=rows)
     index = np.arange(rows)
-    train, validation = (Rows(features=features, labels=labels, index=each) for each in (index[:18000], index[18000:]))
+    train, validation = (
+        Dataset(features=features, labels=labels, index=each) for each in (index[:18000], index[18000:])
+    )
 
     def peak(memory: int | None) -> int:
         settings = TrainSettings(epochs=1, memory=memory)
@@ -370,8 +372,8 @@ def test_streaming_keeps_to_its_bound(solver: str, tmp_path: Path) -> None:
         tracemalloc.start()
         try:
             if solver == "exact":
-                with open_lanes() as lanes:
-                    ExactSolver(train, classes=3, settings=settings, lanes=lanes).solve(1.0)
+                with open_threads() as lanes:
+                    LogisticSolver(train, classes=3, settings=settings, lanes=lanes).solve(1.0)
             else:
                 each = many if solver == "many heads" else [settings]
                 fit_heads(train, validation, classes=3, settings=each, device=CPU)
@@ -390,7 +392,7 @@ def test_a_column_without_spread_is_not_divided_by_it() -> None:
     features[:, 1] = 0.25 + 1e-9 * rng.normal(size=500)
     features[:, 4] = 3
     features[:, 5] = 1e-9 * rng.normal(size=500)
-    rows = Rows(features=features.astype(np.float32), labels=np.zeros(500, np.int64), index=np.arange(500))
+    rows = Dataset(features=features.astype(np.float32), labels=np.zeros(500, np.int64), index=np.arange(500))
     columns = rows.measure(center=True, standardize=True)
     assert columns.scale[[1, 4, 5]].tolist() == [1, 1, 1]
     spread = ((rows.features - columns.center) * columns.scale).std(0)
@@ -432,7 +434,7 @@ def test_a_table_sorted_by_class_trains_like_a_shuffled_one() -> None:
     settings = TrainSettings(epochs=30, batch_size=512)
     curves = []
     for index in (train, by_class):
-        parts = [Rows(features=features, labels=labels, index=each) for each in (index, held)]
+        parts = [Dataset(features=features, labels=labels, index=each) for each in (index, held)]
         fit = fit_head(*parts, classes=3, settings=settings, device=CPU)
         curves.append([epoch.validation_accuracy for epoch in fit.history[10:]])
     shuffled, ordered = np.array(curves)

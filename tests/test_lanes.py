@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from headstart.stages.lanes import MOST_AT_ONCE, in_turn
+from headstart.stages.threads import MOST_AT_ONCE, ordered_map
 
 
 @pytest.fixture(params=[1, 2, 3, MOST_AT_ONCE + 1])
@@ -26,15 +26,15 @@ def test_results_come_in_the_order_of_the_items(threads: int) -> None:
         time.sleep(0.001 * (20 - number))
         return number * number
 
-    assert list(in_turn(slower_at_first, range(20))) == [number * number for number in range(20)]
-    assert list(in_turn(slower_at_first, [])) == []
+    assert list(ordered_map(slower_at_first, range(20))) == [number * number for number in range(20)]
+    assert list(ordered_map(slower_at_first, [])) == []
 
 
 def test_torchs_threads_are_dealt_out_and_given_back(threads: int) -> None:
     each = 1 if threads <= MOST_AT_ONCE else 2
-    assert set(in_turn(lambda _: torch.get_num_threads(), range(6))) == {each if threads > 1 else 1}
+    assert set(ordered_map(lambda _: torch.get_num_threads(), range(6))) == {each if threads > 1 else 1}
     assert torch.get_num_threads() == threads
-    assert list(in_turn(lambda _: torch.get_num_threads(), [0])) == [threads]  # a single item has them all
+    assert list(ordered_map(lambda _: torch.get_num_threads(), [0])) == [threads]  # a single item has them all
 
 
 def test_as_many_items_are_worked_on_at_once_as_there_are_threads() -> None:
@@ -42,7 +42,7 @@ def test_as_many_items_are_worked_on_at_once_as_there_are_threads() -> None:
     torch.set_num_threads(3)
     together = threading.Barrier(3, timeout=30)
     try:
-        list(in_turn(lambda _: together.wait(), range(6)))  # else the barrier breaks
+        list(ordered_map(lambda _: together.wait(), range(6)))  # else the barrier breaks
     finally:
         torch.set_num_threads(before)
 
@@ -58,7 +58,7 @@ def test_an_error_is_raised_in_its_turn_and_ends_the_work(threads: int) -> None:
 
     found = []
     with pytest.raises(ValueError, match="the third"):
-        for result in in_turn(work, range(1000)):
+        for result in ordered_map(work, range(1000)):
             found.append(result)
     assert found == [0, 1]
     assert len(begun) < 20
@@ -67,7 +67,7 @@ def test_an_error_is_raised_in_its_turn_and_ends_the_work(threads: int) -> None:
 
 def test_an_iterator_that_is_closed_begins_nothing_more(threads: int) -> None:
     begun: list[int] = []
-    results = in_turn(begun.append, range(1000))
+    results = ordered_map(begun.append, range(1000))
     next(results)
     results.close()
     after = len(begun)
@@ -90,7 +90,7 @@ def test_ctrl_c_begins_nothing_more() -> None:
 
     try:
         with pytest.raises(KeyboardInterrupt):
-            list(in_turn(work, range(3)))
+            list(ordered_map(work, range(3)))
         assert sorted(begun) == [0, 1]
         assert torch.get_num_threads() == 2
     finally:

@@ -8,9 +8,9 @@ from collections import defaultdict
 import numpy as np
 import pytest
 from headstart.cache.hashing import hash_texts
-from headstart.stages import survey
-from headstart.stages.lookup import FirstRows, RowLookup
-from headstart.stages.survey import count_texts
+from headstart.stages.extraction.row_index import FirstOccurrences, RowIndex
+from headstart.stages.tables import scan
+from headstart.stages.tables.scan import count_texts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,8 +19,8 @@ PIECES = st.lists(st.lists(st.integers(0, 40), max_size=12), max_size=30)
 """Rows of a table by their texts, as they come piece by piece."""
 
 
-def entered(values: list[int], pieces: Pieces, hashes: np.ndarray) -> RowLookup:
-    lookup, start = RowLookup(hashes), 0
+def entered(values: list[int], pieces: Pieces, hashes: np.ndarray) -> RowIndex:
+    lookup, start = RowIndex(hashes), 0
     for piece in pieces:
         lookup.add(np.arange(start, start + len(piece)))
         start += len(piece)
@@ -59,7 +59,7 @@ def test_hashes_that_share_eight_bytes_are_never_taken_for_each_other(pieces: Pi
 def test_first_rows_lead_to_a_row_with_the_same_hash_even_then(pieces: Pieces) -> None:
     values = [value for piece in pieces for value in piece]
     hashes, start = clashing(values), 0
-    first_rows = FirstRows(hashes)
+    first_rows = FirstOccurrences(hashes)
     for piece in pieces:
         sources = first_rows.add(slice(start, start + len(piece)))
         for row, source in enumerate(sources.tolist(), start):
@@ -70,7 +70,7 @@ def test_first_rows_lead_to_a_row_with_the_same_hash_even_then(pieces: Pieces) -
 
 def test_entries_that_come_one_by_one_stay_in_few_levels() -> None:
     hashes = hash_texts(map(str, range(3000)))
-    lookup = RowLookup(hashes)
+    lookup = RowIndex(hashes)
     for row in range(len(hashes)):
         lookup.add(np.array([row]))
         assert len(lookup._levels) <= math.log(row + 1, 4) + 1
@@ -87,5 +87,5 @@ def test_texts_are_counted_as_a_dictionary_would(chunk: int, rows: list[tuple[in
     labels = np.array([label for _, label in rows] * 2, np.int64) if labelled else None
     conflicting = sum(len(found) > 1 for found in seen.values()) if labelled else 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(survey, "_CHUNK", chunk)
+        patch.setattr(scan, "_CHUNK", chunk)
         assert count_texts(hashes, labels) == (2 * len(seen), 2 * conflicting)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from extracting import run
 from headstart.cache.errors import StorageError
-from headstart.stages.memory import MemoryFullError, halving, is_memory_full
-from headstart.stages.packed import PackedEncoder
+from headstart.stages.encoders.memory import MemoryFullError, halving, is_memory_full
+from headstart.stages.encoders.packed.bert import PackedEncoder
 from tiny import tiny_rows
 
 

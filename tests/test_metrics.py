@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from headstart.stages.metrics import bootstrap, bootstrap_means, calibration_gaps, evaluate
+from headstart.stages.heads.metrics import bootstrap, bootstrap_means, calibration_gaps, evaluate
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk

@@ -11,14 +11,15 @@ import torch
 import transformers as hf
 from headstart.cache.errors import SettingsError
 from headstart.cache.reader import open_cache
-from headstart.stages import packed as packed_module
-from headstart.stages import pretrained, products
-from headstart.stages.encoder import EncoderSettings
-from headstart.stages.encoder_files import find_encoder
+from headstart.stages.encoders import hf as pretrained
+from headstart.stages.encoders.encoder import EncoderSettings
+from headstart.stages.encoders.files import find_encoder
+from headstart.stages.encoders.hf import load_encoder, packed_shape
+from headstart.stages.encoders.packed import bert as packed_module
+from headstart.stages.encoders.packed import linear as products
+from headstart.stages.encoders.packed.bert import PackedEncoder
+from headstart.stages.encoders.pooling import parse_features
 from headstart.stages.extract import extract
-from headstart.stages.features import parse_features
-from headstart.stages.packed import PackedEncoder
-from headstart.stages.pretrained import load_encoder, packed_shape
 from headstart.stages.settings import ExtractSettings, Precision
 from processor import needs_digits
 from tiny import save_tiny_encoder, tiny_rows

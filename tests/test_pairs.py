@@ -18,7 +18,7 @@ import transformers as hf
 from extracting import datasets, interrupted_after, run
 from headstart.cache.errors import IdentityError, OutputExistsError, SettingsError, TableError
 from headstart.cache.hashing import hash_texts
-from headstart.stages import pretrained
+from headstart.stages.encoders import hf as pretrained
 from headstart.stages.predict import predict, predict_table
 from headstart.stages.settings import TrainSettings
 from headstart.stages.train_head import train_head
@@ -69,7 +69,7 @@ def test_a_pair_is_read_as_transformers_reads_it(
     assert cache.plan["path"] == path
     tokenizer = hf.AutoTokenizer.from_pretrained(folder)
     model = hf.AutoModel.from_pretrained(folder).eval()
-    cut = 0
+    truncated = 0
     for row, (text, pair) in enumerate(zip(table["text"], table["hypothesis"], strict=True)):
         inputs = tokenizer(text, pair, truncation=True, max_length=max_length, return_tensors="pt")
         assert ("token_type_ids" in inputs) == (kind in SEGMENTED)
@@ -82,9 +82,9 @@ def test_a_pair_is_read_as_transformers_reads_it(
         for name in names:
             np.testing.assert_allclose(cache.features(name)[row], expected[name].numpy(), atol=1e-5, rtol=0)
         whole = len(tokenizer(text, pair)["input_ids"])
-        assert (cache.lengths[row], cache.cut[row]) == (inputs["input_ids"].shape[1], whole > max_length)
-        cut += whole > max_length
-    assert cache.record["truncated_rows"] == cut and (cut > 0) == (max_length == 12)
+        assert (cache.lengths[row], cache.truncated[row]) == (inputs["input_ids"].shape[1], whole > max_length)
+        truncated += whole > max_length
+    assert cache.record["truncated_rows"] == truncated and (truncated > 0) == (max_length == 12)
     assert cache.identity.pairs
 
 

@@ -8,15 +8,15 @@ import sys
 
 import pytest
 import torch
-from headstart.stages import products
-from headstart.stages.products import (
+from headstart.stages.encoders.packed import linear as products
+from headstart.stages.encoders.packed.linear import (
     SHAPE_ROWS,
     SPLIT_ROWS,
-    MklProduct,
-    OneDnnProduct,
-    Product,
-    SplitProduct,
-    make_product,
+    Int8SplitLinear,
+    Linear,
+    MklLinear,
+    OneDnnLinear,
+    make_linear,
     padded_rows,
 )
 from processor import needs_digits
@@ -28,19 +28,19 @@ WIDTHS = [(48, 48), (48, 144), (144, 48), (33, 7)]
 needs_mkl = pytest.mark.skipif(not products._has("mkl", "_mkl_linear"), reason="this torch has no MKL")
 needs_onednn = pytest.mark.skipif(not products._has("mkldnn", "_linear_pointwise"), reason="this torch has no oneDNN")
 KINDS = [
-    pytest.param(MklProduct, torch.float32, marks=needs_mkl, id="mkl-float32"),
-    pytest.param(OneDnnProduct, torch.float32, marks=needs_onednn, id="onednn-float32"),
-    pytest.param(SplitProduct, torch.float32, marks=needs_digits, id="digits-float32"),
-    pytest.param(OneDnnProduct, torch.bfloat16, marks=needs_onednn, id="onednn-bfloat16"),
+    pytest.param(MklLinear, torch.float32, marks=needs_mkl, id="mkl-float32"),
+    pytest.param(OneDnnLinear, torch.float32, marks=needs_onednn, id="onednn-float32"),
+    pytest.param(Int8SplitLinear, torch.float32, marks=needs_digits, id="digits-float32"),
+    pytest.param(OneDnnLinear, torch.bfloat16, marks=needs_onednn, id="onednn-bfloat16"),
 ]
-Kind = type[MklProduct | OneDnnProduct | SplitProduct]
+Kind = type[MklLinear | OneDnnLinear | Int8SplitLinear]
 
 
-def made(kind: Kind, width: int, out: int, rows: int, dtype: torch.dtype) -> tuple[Product, Product, torch.Tensor]:
+def made(kind: Kind, width: int, out: int, rows: int, dtype: torch.dtype) -> tuple[Linear, Linear, torch.Tensor]:
     torch.manual_seed(width + out + rows)
     weight, bias = torch.randn(out, width) / width**0.5, torch.randn(out)
     weight, bias = weight.to(dtype), bias.to(dtype)
-    return Product(weight, bias), kind(weight, bias, ROWS), torch.randn(rows, width).to(dtype)
+    return Linear(weight, bias), kind(weight, bias, ROWS), torch.randn(rows, width).to(dtype)
 
 
 @pytest.mark.parametrize(("kind", "dtype"), KINDS)
@@ -73,14 +73,14 @@ def test_a_short_bias_is_of_the_first_outputs(kind: Kind, rows: int, dtype: torc
     close = {"atol": 8 * TOLERANCE[dtype], "rtol": TOLERANCE[dtype]}
     with torch.inference_mode():
         torch.testing.assert_close(kind(weight, bias, ROWS)(values), expected, **close)
-        torch.testing.assert_close(Product(weight, bias)(values), expected, **close)
+        torch.testing.assert_close(Linear(weight, bias)(values), expected, **close)
 
 
 @needs_onednn
 @pytest.mark.parametrize("intel", [True, False])
 def test_gelu_is_the_same_within_the_product_and_after_it(intel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "_made_by_intel", lambda: intel)
-    plain, ours, values = made(OneDnnProduct, 48, 144, 64, torch.float32)
+    plain, ours, values = made(OneDnnLinear, 48, 144, 64, torch.float32)
     with torch.inference_mode():
         expected = torch.nn.functional.gelu(torch.nn.functional.linear(values, plain._weight, plain._bias))
         torch.testing.assert_close(ours.gelu(values), expected, atol=1e-5, rtol=1e-5)
@@ -126,7 +126,7 @@ def test_digits_lose_about_what_float32_rounds_off(name: str, rows: int) -> None
     exact = values.double() @ weight.double().T
     lengths = (values.double().norm(dim=1, keepdim=True) * weight.double().norm(dim=1)).clamp_min(1e-30)
     bias = torch.zeros(1536)
-    errors = [((p(values) - exact) / lengths) for p in (SplitProduct(weight, bias, rows), Product(weight, bias))]
+    errors = [((p(values) - exact) / lengths) for p in (Int8SplitLinear(weight, bias, rows), Linear(weight, bias))]
     ours, plain = (error.pow(2).mean().sqrt() * 2**24 for error in errors)
     assert ours < 2 and errors[0].abs().max() * 2**24 < 32
     if name in EVEN:
@@ -140,9 +140,9 @@ def test_digits_hide_nothing_that_is_not_finite(wrong: float, count: int) -> Non
     """Nor do they carry it to another row, whether its column is set apart or not."""
     torch.manual_seed(0)
     values, weight, bias = torch.randn(8, 64), torch.randn(128, 64) / 8, torch.randn(128)
-    expected = Product(weight, bias)(values)
+    expected = Linear(weight, bias)(values)
     values[3, :count] = wrong
-    found = SplitProduct(weight, bias, 64)(values)
+    found = Int8SplitLinear(weight, bias, 64)(values)
     assert not found[3].isfinite().any()
     kept = torch.arange(8) != 3
     torch.testing.assert_close(found[kept], expected[kept], atol=1e-5, rtol=0)
@@ -152,14 +152,14 @@ def test_digits_hide_nothing_that_is_not_finite(wrong: float, count: int) -> Non
 def test_digits_are_of_the_numbers_wherever_they_lie() -> None:
     torch.manual_seed(0)
     values, weight = torch.randn(64, 80).T, torch.randn(64, 128).T / 8
-    product = SplitProduct(weight, torch.zeros(128), 64)
+    product = Int8SplitLinear(weight, torch.zeros(128), 64)
     torch.testing.assert_close(product(values), values @ weight.T, atol=1e-5, rtol=0)
 
 
 @needs_digits
 def test_digits_of_nothing_leave_the_bias() -> None:
     bias = torch.randn(128)
-    product = SplitProduct(torch.zeros(128, 64), bias, 64)
+    product = Int8SplitLinear(torch.zeros(128, 64), bias, 64)
     assert product(torch.zeros(0, 64)).shape == (0, 128)
     found = product(torch.zeros(5, 64))
     assert torch.equal(found, bias.expand(5, 128))
@@ -178,17 +178,17 @@ def test_rows_are_rounded_up_to_few_numbers() -> None:
 @pytest.mark.parametrize(
     ("name", "dtype", "kind"),
     [
-        ("Intel Xeon", torch.float32, MklProduct),
-        ("AMD EPYC", torch.float32, OneDnnProduct),
-        ("", torch.float32, OneDnnProduct),
-        ("Intel Xeon", torch.bfloat16, OneDnnProduct),
+        ("Intel Xeon", torch.float32, MklLinear),
+        ("AMD EPYC", torch.float32, OneDnnLinear),
+        ("", torch.float32, OneDnnLinear),
+        ("Intel Xeon", torch.bfloat16, OneDnnLinear),
     ],
 )
 def test_the_processor_decides_which_library_multiplies(
-    monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype, kind: type[Product]
+    monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype, kind: type[Linear]
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name})
-    assert type(make_product(torch.ones(4, 4, dtype=dtype), torch.zeros(4, dtype=dtype), rows=64)) is kind
+    assert type(make_linear(torch.ones(4, 4, dtype=dtype), torch.zeros(4, dtype=dtype), rows=64)) is kind
 
 
 @needs_mkl
@@ -196,18 +196,18 @@ def test_the_processor_decides_which_library_multiplies(
 @pytest.mark.parametrize(
     ("size", "rows", "kind"),
     [
-        ((2304, 768), 256, SplitProduct),
-        ((2304, 768), 255, MklProduct),
-        ((2303, 768), 256, MklProduct),
-        ((2301, 767), 256, MklProduct),
+        ((2304, 768), 256, Int8SplitLinear),
+        ((2304, 768), 255, MklLinear),
+        ((2303, 768), 256, MklLinear),
+        ((2301, 767), 256, MklLinear),
     ],
 )
 def test_amx_multiplies_digits_where_that_pays(
-    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], rows: int, kind: type[Product]
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], rows: int, kind: type[Linear]
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "Intel Xeon", "amx_int8": True})
-    assert type(make_product(torch.ones(size), torch.zeros(size[0]), rows=rows)) is kind
-    assert type(make_product(torch.ones(size).bfloat16(), torch.zeros(size[0]).bfloat16(), rows=rows)) is OneDnnProduct
+    assert type(make_linear(torch.ones(size), torch.zeros(size[0]), rows=rows)) is kind
+    assert type(make_linear(torch.ones(size).bfloat16(), torch.zeros(size[0]).bfloat16(), rows=rows)) is OneDnnLinear
 
 
 def test_digits_are_left_where_octets_are_not_multiplied_exactly() -> None:
@@ -221,9 +221,9 @@ def test_digits_are_left_where_octets_are_not_multiplied_exactly() -> None:
 
 def test_where_a_library_is_missing_another_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
-    ours = make_product(torch.ones(4, 4), torch.zeros(4), rows=64)
-    assert type(ours) in (OneDnnProduct, Product)
+    ours = make_linear(torch.ones(4, 4), torch.zeros(4), rows=64)
+    assert type(ours) in (OneDnnLinear, Linear)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    plain = make_product(torch.ones(4, 4), torch.zeros(4), rows=64)
-    assert type(plain) is Product
+    plain = make_linear(torch.ones(4, 4), torch.zeros(4), rows=64)
+    assert type(plain) is Linear
     assert torch.equal(ours(torch.ones(3, 4)), plain(torch.ones(3, 4)))

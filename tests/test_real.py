@@ -11,13 +11,15 @@ import pytest
 import torch
 import transformers
 from headstart.cache.reader import open_cache
-from headstart.stages import pretrained, products, reopened
-from headstart.stages.batched import ADAM_EPSILON
+from headstart.stages.encoders import fast_load as reopened
+from headstart.stages.encoders import hf as pretrained
+from headstart.stages.encoders.packed import linear as products
 from headstart.stages.extract import extract
-from headstart.stages.fit import fit_head
+from headstart.stages.heads.dataset import Dataset, training_batches
+from headstart.stages.heads.stacked import ADAM_EPSILON
+from headstart.stages.heads.trainer import fit_head
 from headstart.stages.settings import ExtractSettings, Precision, TrainSettings
 from headstart.stages.train_head import train_head
-from headstart.stages.walk import Rows, training_batches
 from processor import needs_digits
 
 Texts = list[str]
@@ -114,8 +116,8 @@ def test_a_head_from_the_cache_is_the_head_from_the_encoder_in_the_loop(
     texts, labels = [row["text"] for row in mixed], cache.labels
     train, validation = np.arange(240), np.arange(240, 300)
     fit = fit_head(
-        Rows(features=cache.features(), labels=labels, index=train),
-        Rows(features=cache.features(), labels=labels, index=validation),
+        Dataset(features=cache.features(), labels=labels, index=train),
+        Dataset(features=cache.features(), labels=labels, index=validation),
         classes=3,
         settings=settings,
         device=torch.device("cpu"),

@@ -12,8 +12,8 @@ from headstart.cache.errors import TableError
 from headstart.cache.hashing import hash_texts
 from headstart.stages.extract import extract
 from headstart.stages.progress import Note
-from headstart.stages.relabel import match
 from headstart.stages.settings import ExtractSettings, TrainSettings
+from headstart.stages.splits.relabel import match
 from headstart.stages.train_head import Labels, train_head
 from hypothesis import given
 from hypothesis import strategies as st

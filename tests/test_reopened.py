@@ -19,10 +19,11 @@ from extracting import datasets, flip_a_byte, run
 from headstart.cache.errors import EncoderError, TableError
 from headstart.cache.reader import Cache, open_cache
 from headstart.cache.writer import CacheWriter, copy_with_labels
-from headstart.stages import pretrained, reopened
-from headstart.stages.encoder import Encoder
+from headstart.stages.encoders import fast_load as reopened
+from headstart.stages.encoders import hf as pretrained
+from headstart.stages.encoders.config import Recipe, tokenizer_sha256
+from headstart.stages.encoders.encoder import Encoder
 from headstart.stages.extract import extract, extract_tables
-from headstart.stages.recipe import Recipe, tokenizer_sha256
 from headstart.stages.settings import ExtractSettings
 from tiny import save_tiny_encoder, tiny_rows
 
@@ -55,7 +56,7 @@ def forge(path: Path, change: Change = lambda record: None, features: Callable[[
         for block in range(cache.layout.blocks):
             rows = cache.layout.block_slice(block)
             changed = {name: features(cache.features(name)[rows]) for name in cache.layout.widths}
-            writer.write_block(block, features=changed, **cache.facts(rows))
+            writer.write_block(block, features=changed, **cache.row_metadata(rows))
         writer.finish(record, path)
 
 
@@ -215,7 +216,7 @@ def test_a_long_text_is_cut_where_the_encoder_says_whatever_the_cache_does(
         cache, _ = run(grown, tmp_path / "c.h5", encoder, max_length=40, update=True)
         assert len(loads) == forged
         fresh, _ = run(grown, tmp_path / "fresh.h5", encoder, max_length=40, overwrite=True)
-        assert cache.cut[len(OLD)]
+        assert cache.truncated[len(OLD)]
         np.testing.assert_array_equal(cache.token_hashes, fresh.token_hashes)
 
 
@@ -245,8 +246,8 @@ def test_tokens_that_the_tokenizer_does_not_make_prove_nothing(
     original = Encoder.tokenize
 
     def tokenize(self: Encoder, texts: Any, pairs: Any = None) -> Any:
-        sequences, cut = original(self, texts, pairs)
-        return ([ids[::-1] for ids in sequences] if not loads else sequences), cut
+        sequences, truncated = original(self, texts, pairs)
+        return ([ids[::-1] for ids in sequences] if not loads else sequences), truncated
 
     monkeypatch.setattr(Encoder, "tokenize", tokenize)
     cache, _ = run(GROWN, tmp_path / "c.h5", tiny, update=True)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from extracting import Notes, datasets, flip_a_byte, noting, run
-from headstart.cache.errors import DamagedError, EncoderError, IdentityError, NotOursError, TableError
+from headstart.cache.errors import DamagedError, EncoderError, FormatError, IdentityError, TableError
 from headstart.cache.reader import open_cache
-from headstart.stages.extraction import Extraction
+from headstart.stages.extraction.extraction import Extraction
 from headstart.stages.repair import repair
 from processes import blocks_of, fault_at, finish
 from tiny import save_tiny_encoder, tiny_rows
@@ -137,9 +137,9 @@ def test_documents_are_beyond_repair(cache: Path, table: Path, document: str) ->
 
 
 def test_what_is_no_cache_is_refused_and_nothing_is_put_beside_it(table: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotOursError, match="does not exist"):
+    with pytest.raises(FormatError, match="does not exist"):
         repair(tmp_path / "nowhere" / "c.h5", table)
-    with pytest.raises(NotOursError, match="not a headstart cache"):
+    with pytest.raises(FormatError, match="not a headstart cache"):
         repair(table, table)
     assert sorted(tmp_path.iterdir()) == [table]
 

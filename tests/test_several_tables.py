@@ -13,7 +13,7 @@ import pytest
 from extracting import Notes, datasets, interrupted_after, noting, run, settings
 from headstart.cache.errors import OutputExistsError, SettingsError, TableError
 from headstart.cache.reader import Cache, open_cache
-from headstart.stages.encoder import Encoder
+from headstart.stages.encoders.encoder import Encoder
 from headstart.stages.extract import extract_tables
 from processes import command
 from tiny import tiny_rows

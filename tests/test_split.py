@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from headstart.cache.errors import TableError
 from headstart.cache.hashing import hash_texts
-from headstart.stages.split import assign_folds, group_rows, hold_out, require_trainable
+from headstart.stages.splits.stratify import assign_folds, group_rows, hold_out, require_trainable
 from hypothesis import given
 from hypothesis import strategies as st
 

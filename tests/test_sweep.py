@@ -15,14 +15,14 @@ from headstart.cache.errors import OutputExistsError, SettingsError
 from headstart.cache.reader import open_cache
 from headstart.stages import sweep as sweeping
 from headstart.stages.extract import extract
-from headstart.stages.fit import OWN
-from headstart.stages.head import load_head
+from headstart.stages.heads.head import load_head
+from headstart.stages.heads.trainer import OWN
 from headstart.stages.inspect import inspect_path
-from headstart.stages.parts import divide
 from headstart.stages.progress import Note, Step, silent
+from headstart.stages.runs.sweep_folder import SweepFolder
 from headstart.stages.settings import ExtractSettings, SweepSettings, TrainSettings
+from headstart.stages.splits.divide import divide
 from headstart.stages.sweep import group_cells, sweep
-from headstart.stages.sweep_folder import SweepFolder
 from headstart.stages.train_head import Labels, train_head
 from tiny import tiny_rows
 

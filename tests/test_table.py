@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from headstart.cache.errors import SettingsError, StorageError, TableError
-from headstart.stages import formats
 from headstart.stages.progress import silent
-from headstart.stages.survey import Survey, survey_table, windows
-from headstart.stages.table import Table, open_table
+from headstart.stages.tables import formats
+from headstart.stages.tables.scan import TableScan, read_windows, scan_table
+from headstart.stages.tables.table import Table, open_table
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -104,7 +104,7 @@ def test_a_bad_csv_is_refused_with_its_place(tmp_path: Path, case: str) -> None:
     content, message = BAD[case]
     (tmp_path / "a.csv").write_text(content)
     with pytest.raises(TableError, match=message):
-        survey_table(opened(tmp_path / "a.csv"), silent)
+        scan_table(opened(tmp_path / "a.csv"), silent)
 
 
 def test_a_byte_that_is_not_utf8_is_refused_with_its_row(tmp_path: Path) -> None:
@@ -168,26 +168,26 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
 def test_bad_rows_are_skipped_and_counted_where_told(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\na,x\n,x\nb,y,z\nc,\nd,y\n")
     table = opened(tmp_path / "a.csv", skip_bad_rows=True)
-    survey = survey_table(table, silent)
-    assert (survey.rows, survey.skipped) == (2, 3)
+    scan = scan_table(table, silent)
+    assert (scan.rows, scan.skipped) == (2, 3)
     assert [t for b in table.batches() for t in b.texts] == ["a", "d"]
 
 
-def surveyed(rows: list[tuple[str, Any]]) -> Survey:
-    return survey_table(opened({"text": [t for t, _ in rows], "label": [label for _, label in rows]}), silent)
+def scanned(rows: list[tuple[str, Any]]) -> TableScan:
+    return scan_table(opened({"text": [t for t, _ in rows], "label": [label for _, label in rows]}), silent)
 
 
 def test_whole_numbers_are_classes_in_the_order_of_their_value() -> None:
-    survey = surveyed([("a", "10"), ("b", "9"), ("c", "-1"), ("d", "10")])
-    assert survey.label_names == ("-1", "9", "10")
-    assert survey.labels is not None
-    assert survey.labels.tolist() == [2, 1, 0, 2]
-    assert surveyed([("a", "b"), ("b", "10"), ("c", "9")]).label_names == ("10", "9", "b")
+    scan = scanned([("a", "10"), ("b", "9"), ("c", "-1"), ("d", "10")])
+    assert scan.label_names == ("-1", "9", "10")
+    assert scan.labels is not None
+    assert scan.labels.tolist() == [2, 1, 0, 2]
+    assert scanned([("a", "b"), ("b", "10"), ("c", "9")]).label_names == ("10", "9", "b")
 
 
 def test_texts_are_counted_distinct_and_conflicting() -> None:
-    survey = surveyed([("a", "x"), ("a", "y"), ("b", "x"), ("b", "x"), ("c", "y")])
-    assert (survey.distinct_texts, survey.conflicting_texts) == (3, 1)
+    scan = scanned([("a", "x"), ("a", "y"), ("b", "x"), ("b", "x"), ("c", "y")])
+    assert (scan.distinct_texts, scan.conflicting_texts) == (3, 1)
 
 
 @pytest.mark.parametrize("most", [0, 29, 30])
@@ -195,12 +195,12 @@ def test_windows_hold_the_rows_in_order_with_their_places(
     most: int, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether the table is read again or was small enough to be kept."""
-    monkeypatch.setattr("headstart.stages.survey.TOP_ROWS", most)
+    monkeypatch.setattr("headstart.stages.tables.scan.TOP_ROWS", most)
     (tmp_path / "parts").mkdir()
     for part in range(3):
         write_csv([(f"text {part} {i}", "x") for i in range(10)], name=f"parts/{part}.csv")
     table = opened(tmp_path / "parts")
-    found = list(windows(table, survey_table(table, silent), 7))
+    found = list(read_windows(table, scan_table(table, silent), 7))
     assert [(p.start, p.stop) for p, _ in found] == [(0, 7), (7, 14), (14, 21), (21, 28), (28, 30)]
     assert found[1][1].texts[3:] == [f"text 1 {i}" for i in range(4)]
     assert found[1][1].place(5).endswith("1.csv, row 3")
@@ -211,14 +211,14 @@ def test_windows_of_pairs_stay_pairs_where_a_bad_row_comes_last(
     most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told of in a batch that has no rows."""
-    monkeypatch.setattr("headstart.stages.survey.TOP_ROWS", most)
+    monkeypatch.setattr("headstart.stages.tables.scan.TOP_ROWS", most)
     (tmp_path / "t.csv").write_text("text,second\na,b\nc,d\ne,f,one too many\n")
     table = open_table(
         tmp_path / "t.csv", text_column="text", pair_column="second", label_column=None, skip_bad_rows=True
     )
-    survey = survey_table(table, silent)
-    assert survey.skipped == 1
-    assert [(rows.texts, rows.pairs) for _, rows in windows(table, survey, 10)] == [(["a", "c"], ["b", "d"])]
+    scan = scan_table(table, silent)
+    assert scan.skipped == 1
+    assert [(rows.texts, rows.pairs) for _, rows in read_windows(table, scan, 10)] == [(["a", "c"], ["b", "d"])]
 
 
 @pytest.mark.parametrize("limit", ["TOP_ROWS", "TOP_CHARACTERS"])
@@ -227,37 +227,39 @@ def test_a_small_table_is_read_once_and_of_a_large_one_little_is_kept(
 ) -> None:
     path = write_csv([(f"text {number:05}", "x") for number in range(20_000)])
     table = opened(path)
-    small = survey_table(table, silent)
-    monkeypatch.setattr(f"headstart.stages.survey.{limit}", 10)
-    large = survey_table(table, silent)
+    small = scan_table(table, silent)
+    monkeypatch.setattr(f"headstart.stages.tables.scan.{limit}", 10)
+    large = scan_table(table, silent)
     assert len(small.top) == 20_000
     assert len(large.top) <= (10 if limit == "TOP_ROWS" else 19_999)
     path.unlink()
-    assert [text for _, rows in windows(table, small, 4096) for text in rows.texts][::5000] == small.top.texts[::5000]
+    assert [text for _, rows in read_windows(table, small, 4096) for text in rows.texts][::5000] == small.top.texts[
+        ::5000
+    ]
     with pytest.raises((StorageError, TableError)):
-        list(windows(table, large, 4096))
+        list(read_windows(table, large, 4096))
 
 
 @pytest.mark.usefixtures("large_table")
 def test_a_table_that_changes_while_it_is_read_is_refused(write_csv: Callable[..., Path]) -> None:
     path = write_csv([("aaa", "x"), ("bbb", "y")])
     table = opened(path)
-    survey = survey_table(table, silent)
+    scan = scan_table(table, silent)
     write_csv([("aaa", "x"), ("bbc", "y")])
     with pytest.raises(TableError, match="changed while it was read"):
-        list(windows(table, survey, 10))
+        list(read_windows(table, scan, 10))
 
 
 @pytest.mark.usefixtures("large_table")
 def test_a_change_that_the_file_system_does_not_show_is_found_by_the_texts(write_csv: Callable[..., Path]) -> None:
     path = write_csv([("aaa", "x"), ("bbb", "y")])
     table, stat = opened(path), path.stat()
-    survey = survey_table(table, silent)
+    scan = scan_table(table, silent)
     write_csv([("aaa", "x"), ("bbc", "y")])
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert table.state() == survey.state
+    assert table.state() == scan.state
     with pytest.raises(TableError, match="changed while it was read"):
-        list(windows(table, survey, 10))
+        list(read_windows(table, scan, 10))
 
 
 def test_arrays_and_series_are_sequences_of_texts() -> None:
@@ -280,7 +282,7 @@ def test_a_table_that_changes_in_its_first_reading_is_refused(tmp_path: Path) ->
         path.write_text("text,label\nanother,one\n")
 
     with pytest.raises(TableError, match="changed while it was read"):
-        survey_table(opened(path), meddle)
+        scan_table(opened(path), meddle)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +298,7 @@ def test_a_table_that_changes_in_its_first_reading_is_refused(tmp_path: Path) ->
 def test_odd_encodings_and_numbers_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(TableError, match=message):
-        survey_table(opened(tmp_path / name), silent)
+        scan_table(opened(tmp_path / name), silent)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
@@ -361,15 +363,15 @@ def test_bytes_that_are_not_utf8_in_memory_are_refused() -> None:
 
 
 def test_signed_and_padded_whole_numbers_are_classes() -> None:
-    assert surveyed([("a", "+1"), ("b", "-1")]).label_names == ("+1", "-1")
-    assert surveyed([("a", "02"), ("b", "01"), ("c", "9" * 5000)]).label_names == ("01", "02", "9" * 5000)
+    assert scanned([("a", "+1"), ("b", "-1")]).label_names == ("+1", "-1")
+    assert scanned([("a", "02"), ("b", "01"), ("c", "9" * 5000)]).label_names == ("01", "02", "9" * 5000)
 
 
 def test_ragged_rows_do_not_shift_the_numbers_of_others(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\na,1,extra\nb,2\nc\nd,4\ne,f,g\n")
     table = opened(tmp_path / "a.csv", skip_bad_rows=True)
     assert [(t, n) for b in table.batches() for t, n in zip(b.texts, b.numbers, strict=True)] == [("b", 2), ("d", 4)]
-    assert survey_table(table, silent).skipped == 3
+    assert scan_table(table, silent).skipped == 3
     (tmp_path / "b.csv").write_text("text,label\na,1,extra\n")
     with pytest.raises(TableError, match=r"has no rows \(all 1 are bad\)"):
-        survey_table(opened(tmp_path / "b.csv", skip_bad_rows=True), silent)
+        scan_table(opened(tmp_path / "b.csv", skip_bad_rows=True), silent)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import tokenizers
-from headstart.stages.tokenizing import CHARACTERS_PER_TOKEN, Tokenizing
+from headstart.stages.encoders.tokenizer import CHARACTERS_PER_TOKEN, Tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_rows
@@ -90,7 +90,7 @@ PIECES += ["[SEP]", "[UNK]", "<mask>", " <mask>", "<ma", "👩\u200d💻", "\u20
 def test_the_tokens_of_a_long_text_are_those_of_all_of_it(kind: str, texts: list[str], times: int) -> None:
     texts = [text * times for text in texts]
     expected = KINDS[kind].encode_batch(texts)
-    found = Tokenizing(KINDS[kind]).encode(texts)
+    found = Tokenizer(KINDS[kind]).encode(texts)
     assert [encoding.ids for encoding in found] == [encoding.ids for encoding in expected]
     assert [bool(encoding.overflowing) for encoding in found] == [bool(encoding.overflowing) for encoding in expected]
 
@@ -99,9 +99,9 @@ def test_the_tokens_of_a_long_text_are_those_of_all_of_it(kind: str, texts: list
 def test_no_more_of_a_long_text_is_tokenized_than_is_needed(kind: str) -> None:
     watched = Watched(KINDS[kind])
     texts = [("good film " * 100_000), "good film", "g" * 10_000, f"{WORD} " * 3 + WORD, f"{WORD} " * 400]
-    Tokenizing(watched).encode(texts[:1])  # type: ignore[arg-type]
+    Tokenizer(watched).encode(texts[:1])  # type: ignore[arg-type]
     assert watched.characters <= CHARACTERS_PER_TOKEN * LONGEST
-    found = Tokenizing(watched).encode(texts)  # type: ignore[arg-type]
+    found = Tokenizer(watched).encode(texts)  # type: ignore[arg-type]
     assert [encoding.ids for encoding in found] == [encoding.ids for encoding in KINDS[kind].encode_batch(texts)]
 
 
@@ -150,6 +150,6 @@ def test_all_of_a_text_is_tokenized_where_what_follows_may_matter(change: Any) -
     tokenizer = byte_level()
     change(tokenizer)
     watched, texts = Watched(tokenizer), ["a good film " * 100 + "not"]
-    found = Tokenizing(watched).encode(texts)  # type: ignore[arg-type]
+    found = Tokenizer(watched).encode(texts)  # type: ignore[arg-type]
     assert watched.characters == len(texts[0])
     assert found[0].ids == tokenizer.encode(texts[0]).ids

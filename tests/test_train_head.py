@@ -12,8 +12,8 @@ import pytest
 import torch
 from headstart.cache.errors import (
     DamagedError,
+    FormatError,
     IdentityError,
-    NotOursError,
     OutputExistsError,
     SettingsError,
     TableError,
@@ -22,13 +22,13 @@ from headstart.cache.errors import (
 from headstart.cache.layout import read_layout
 from headstart.cache.reader import open_cache
 from headstart.stages.extract import extract
-from headstart.stages.fit import fit_head
-from headstart.stages.head import load_head
+from headstart.stages.heads.dataset import Dataset
+from headstart.stages.heads.head import load_head
+from headstart.stages.heads.trainer import fit_head
 from headstart.stages.predict import predict
 from headstart.stages.progress import Note
 from headstart.stages.settings import ExtractSettings, TrainSettings
 from headstart.stages.train_head import train_head
-from headstart.stages.walk import Rows
 from safetensors.numpy import load_file, save_file
 from tiny import tiny_rows
 
@@ -43,12 +43,12 @@ def problem(rows: int = 300, width: int = 12, classes: int = 3, seed: int = 0) -
     return (centres[labels] + rng.normal(size=(rows, width))).astype(np.float32), labels
 
 
-def parts(rows: int = 300, **options: Any) -> tuple[Rows, Rows]:
+def parts(rows: int = 300, **options: Any) -> tuple[Dataset, Dataset]:
     features, labels = problem(rows, **options)
     index = np.arange(rows)
     return (
-        Rows(features=features, labels=labels, index=index[: rows * 3 // 4]),
-        Rows(features=features, labels=labels, index=index[rows * 3 // 4 :]),
+        Dataset(features=features, labels=labels, index=index[: rows * 3 // 4]),
+        Dataset(features=features, labels=labels, index=index[rows * 3 // 4 :]),
     )
 
 
@@ -58,8 +58,8 @@ def test_a_float16_cache_trains_as_its_values_in_float32() -> None:
     settings = TrainSettings(epochs=3)
     fits = [
         fit_head(
-            Rows(features=features, labels=train.labels, index=train.index),
-            Rows(features=features, labels=train.labels, index=validation.index),
+            Dataset(features=features, labels=train.labels, index=train.index),
+            Dataset(features=features, labels=train.labels, index=validation.index),
             classes=3,
             settings=settings,
             device=CPU,
@@ -312,8 +312,8 @@ def test_a_run_that_was_tampered_with_is_refused(cache: Path, tmp_path: Path) ->
         ({"label_names": ["a"]}, DamagedError),
         ({"label_names": "abc"}, DamagedError),
         ({"identity": {"max_length": 5}}, DamagedError),
-        ({"version": 2}, NotOursError),
-        ({"format": "zip"}, NotOursError),
+        ({"version": 2}, FormatError),
+        ({"format": "zip"}, FormatError),
     ]:
         (run / "run.json").write_text(json.dumps({**good, **harm}))
         with pytest.raises(kind):
@@ -338,7 +338,7 @@ def test_a_run_that_was_tampered_with_is_refused(cache: Path, tmp_path: Path) ->
     (run / "head.safetensors").write_bytes(b"\x80\x04pickle")
     with pytest.raises(DamagedError, match="cannot be read"):
         load_head(run)
-    with pytest.raises(NotOursError, match="is not a run"):
+    with pytest.raises(FormatError, match="is not a run"):
         load_head(tmp_path)
 
 

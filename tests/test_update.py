@@ -16,16 +16,16 @@ from extracting import datasets, flip_a_byte, interrupted_after, run
 from headstart.cache.errors import (
     DamagedError,
     EncoderError,
+    FormatError,
     IdentityError,
-    NotOursError,
     OutputExistsError,
     SettingsError,
     StorageError,
 )
 from headstart.cache.reader import Cache, open_any
 from headstart.cache.writer import CacheWriter, partial_path
-from headstart.stages.encoder import Encoder
-from headstart.stages.wanted import earlier_paths
+from headstart.stages.encoders.encoder import Encoder
+from headstart.stages.extraction.resume import superseded_paths
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import save_tiny_encoder, tiny_rows
@@ -151,7 +151,7 @@ def test_the_few_new_texts_of_many_windows_are_encoded_together(
         return original(self, batches)
 
     monkeypatch.setattr(Encoder, "encode_all", encode_all)
-    monkeypatch.setattr("headstart.stages.window._JOINED_BYTES", most_bytes)
+    monkeypatch.setattr("headstart.stages.extraction.windows._JOINED_BYTES", most_bytes)
     cache, _ = run(grown, tmp_path / "c.h5", tiny, update=True)
     assert (len(together), sum(together)) == (passes, 7)
     fresh, _ = run(grown, tmp_path / "fresh.h5", tiny)
@@ -225,7 +225,7 @@ KILLED = """
 import os, signal, sys
 from headstart.__main__ import main
 from headstart.stages import extraction
-from headstart.stages.encoder import Encoder
+from headstart.stages.encoders.encoder import Encoder
 
 extraction.BLOCK_ROWS, extraction.WINDOW_BLOCKS = 8, 2
 left, original = int(sys.argv.pop(1)), Encoder.encode
@@ -279,7 +279,7 @@ def test_unfinished_work_on_other_rows_is_not_lost(
     encoded.clear()
     with interrupted_after(1), pytest.raises(KeyboardInterrupt):
         run(table, out, tiny, update=True)
-    assert len(earlier_paths(out)) == 1 and not out.exists()
+    assert len(superseded_paths(out)) == 1 and not out.exists()
     cache, _ = run(table, out, tiny, update=True)
     assert cache.record["reused_rows"] <= done
     assert len({tuple(sequence) for sequence in encoded}) == 63 - done
@@ -566,11 +566,11 @@ def test_a_donor_that_is_nowhere_or_unfinished_is_refused(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]
 ) -> None:
     table, out = write_csv(numbered(60)), tmp_path / "c.h5"
-    with pytest.raises(NotOursError, match="does not exist"):
+    with pytest.raises(FormatError, match="does not exist"):
         run(table, out, tiny, reuse=[tmp_path / "nowhere.h5"])
     with interrupted_after(5), pytest.raises(KeyboardInterrupt):
         run(table, tmp_path / "a.h5", tiny)
-    with pytest.raises(NotOursError, match="is not finished"):
+    with pytest.raises(FormatError, match="is not finished"):
         run(table, out, tiny, reuse=[partial_path(tmp_path / "a.h5")])
     assert list(tmp_path.glob("c.h5*")) == []
 

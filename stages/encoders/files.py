@@ -1,0 +1,221 @@
+"""Finding an encoder's files, in a folder or on the hub, and telling which encoder they are by their hashes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...cache.errors import DamagedError, EncoderError, StorageError
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+PICKLED_WEIGHTS = "pytorch_model.bin"
+TOKENIZER_FILES = (
+    "added_tokens.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+_ELSEWHERE = {
+    CONFIG: ("transformers_weights",),
+    "tokenizer_config.json": ("fast_tokenizer_files",),
+}
+"""Fields by which a folder's JSON files make transformers read files that are not hashed."""
+_ADAPTER = "adapter_config.json"
+_PIECE_BYTES = 8 << 20
+_PICKLE_ADVICE = "use --allow-pickled-weights if you trust its author: reading a pickle can run code"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderFiles:
+    """The files of one encoder, all in one local folder.
+
+    Attributes:
+        name: As the user gave it.
+        folder: Where the files are.
+        revision: The commit that a hub id resolved to; None for a folder.
+        weights: Files of the weights: safetensors, or one pickle where that was allowed.
+        tokenizer: Files of the tokenizer.
+    """
+
+    name: str
+    folder: Path
+    revision: str | None
+    weights: tuple[Path, ...]
+    tokenizer: tuple[Path, ...]
+
+    @property
+    def pickled(self) -> bool:
+        return self.weights[0].name == PICKLED_WEIGHTS
+
+    def layers(self) -> int | None:
+        """How many layers its configuration names; None where it does not say.
+
+        Raises:
+            EncoderError: the configuration is not JSON.
+        """
+        try:
+            config = json.loads((self.folder / CONFIG).read_bytes())
+            counts = [config[name] for name in ("num_hidden_layers", "n_layers", "num_layers") if name in config]
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise EncoderError(f"encoder {self.name}: its {CONFIG} cannot be read: {error}") from None
+        return counts[0] if counts and isinstance(counts[0], int) else None
+
+    def hashes(self) -> dict[str, str]:
+        """The three hashes of an identity (FORMAT.md says how many files make one hash).
+
+        Raises:
+            StorageError: a file cannot be read.
+        """
+        return {
+            "weights_sha256": hash_files(self.weights),
+            "config_sha256": hash_files([self.folder / CONFIG]),
+            "tokenizer_sha256": hash_files(self.tokenizer),
+        }
+
+
+def find_encoder(name: str, *, revision: str | None = None, allow_pickled_weights: bool = False) -> EncoderFiles:
+    """Find an encoder's files, downloading them where ``name`` is a hub id that is not here yet.
+
+    Raises:
+        EncoderError: there is no such encoder, it may not be read, a file is missing, or its weights are
+            pickled and that was not allowed.
+    """
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError as error:  # a home that there is not
+        raise EncoderError(f"--encoder {name} is not a folder: {error}") from None
+    if folder.is_dir():
+        if revision is not None:
+            raise EncoderError(f"{name} is a folder, so it has no --revision; leave that out")
+        return _files(name, folder.resolve(), revision=None, allow_pickled_weights=allow_pickled_weights)
+    if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise EncoderError(f"--encoder {name} is not a folder; give a folder that holds config.json, or a hub id")
+    snapshot = _download(name, revision, allow_pickled_weights)
+    return _files(name, snapshot, revision=snapshot.name, allow_pickled_weights=allow_pickled_weights)
+
+
+def recorded_encoder(record: Mapping[str, Any], where: Path) -> tuple[str, str | None]:
+    """How to name an encoder again: the folder that a cache's or a run's record gives, else its name and revision.
+
+    Args:
+        record: ``encoder`` in it holds ``name``, ``folder`` and ``revision``.
+        where: Whose record it is.
+
+    Raises:
+        DamagedError: the record does not say.
+    """
+    found = record["encoder"]
+    name, folder, revision = (found.get(field) for field in ("name", "folder", "revision"))
+    if not (isinstance(name, str) and isinstance(folder, str) and isinstance(revision, str | None)):
+        raise DamagedError(f"{where} does not say which encoder it is of; pass the encoder with --encoder")
+    return (folder, None) if Path(folder).is_dir() else (name, revision)
+
+
+def hash_files(files: Sequence[Path]) -> str:
+    """sha256 of one file; of several, the sha256 of what ``sha256sum`` prints of them, in order of their names."""
+    lines = []
+    for file in sorted(files, key=lambda path: path.name):
+        try:
+            lines.append(f"{_sha256(file)}  {file.name}\n")
+        except OSError as error:
+            raise StorageError(f"cannot read {file}: {error.strerror}") from None
+    if len(lines) == 1:
+        return lines[0].split()[0]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    """Of one file; in large pieces, so that a thread which does this seldom waits for its turn to run Python."""
+    digest, piece = hashlib.sha256(), memoryview(bytearray(_PIECE_BYTES))
+    with file.open("rb", buffering=0) as stream:
+        while size := stream.readinto(piece):
+            digest.update(piece[:size])
+    return digest.hexdigest()
+
+
+def _files(name: str, folder: Path, *, revision: str | None, allow_pickled_weights: bool) -> EncoderFiles:
+    if not (folder / CONFIG).is_file():
+        raise EncoderError(f"encoder {name}: {folder} holds no {CONFIG}; give the folder of a transformers model")
+    _require_plain(name, folder)
+    tokenizer = tuple(folder / file for file in TOKENIZER_FILES if (folder / file).is_file())
+    if not tokenizer:
+        raise EncoderError(f"encoder {name}: {folder} holds no tokenizer (such as tokenizer.json)")
+    weights = _weights(name, folder, allow_pickled_weights)
+    return EncoderFiles(name=name, folder=folder, revision=revision, weights=weights, tokenizer=tokenizer)
+
+
+def _require_plain(name: str, folder: Path) -> None:
+    """Refuse a folder that would have transformers read more than the files whose hashes name the encoder."""
+    if (folder / _ADAPTER).exists():
+        raise EncoderError(f"encoder {name}: {folder} holds an adapter ({_ADAPTER}); merge it into the weights first")
+    for file, fields in _ELSEWHERE.items():
+        with contextlib.suppress(OSError, ValueError, RecursionError):  # what cannot be read is said when it is needed
+            found = json.loads((folder / file).read_bytes())
+            if present := [field for field in fields if isinstance(found, dict) and found.get(field)]:
+                raise EncoderError(
+                    f"encoder {name}: its {file} names other files to read ({present[0]!r}), which is not followed; "
+                    "take that out, and put the files under their usual names"
+                )
+
+
+def _weights(name: str, folder: Path, allow_pickled_weights: bool) -> tuple[Path, ...]:
+    if (folder / WEIGHTS).is_file():
+        return (folder / WEIGHTS,)
+    if (folder / WEIGHTS_INDEX).is_file():
+        try:
+            index = json.loads((folder / WEIGHTS_INDEX).read_bytes())
+            shards = sorted({str(shard) for shard in index["weight_map"].values()})
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise EncoderError(f"encoder {name}: {folder / WEIGHTS_INDEX} is not an index of weights") from None
+        odd = [shard for shard in shards if Path(shard).name != shard or not shard.endswith(".safetensors")]
+        if odd:
+            raise EncoderError(
+                f"encoder {name}: {WEIGHTS_INDEX} names {odd[0]!r}, which is no safetensors file beside it"
+            )
+        absent = [shard for shard in shards if not (folder / shard).is_file()]
+        if absent or not shards:
+            raise EncoderError(f"encoder {name}: {folder} lacks the weights {', '.join(absent) or 'of its index'}")
+        return (folder / WEIGHTS_INDEX, *(folder / shard for shard in shards))
+    if (folder / PICKLED_WEIGHTS).is_file():
+        if allow_pickled_weights:
+            return (folder / PICKLED_WEIGHTS,)
+        raise EncoderError(f"encoder {name} has only pickled weights ({PICKLED_WEIGHTS}); {_PICKLE_ADVICE}")
+    raise EncoderError(f"encoder {name}: {folder} holds no weights ({WEIGHTS})")
+
+
+def _download(name: str, revision: str | None, allow_pickled_weights: bool) -> Path:
+    import huggingface_hub  # slow to load, and not needed for a folder
+    from huggingface_hub import errors
+
+    instead = "or download it elsewhere and pass its folder: --encoder FOLDER"
+    patterns = [CONFIG, WEIGHTS, WEIGHTS_INDEX, "model-*-of-*.safetensors", *TOKENIZER_FILES]
+    patterns += [PICKLED_WEIGHTS] if allow_pickled_weights else []
+    try:
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except errors.GatedRepoError:
+        problem = f"is gated: ask for access on its page and log in with `hf auth login`, {instead}"
+    except errors.RepositoryNotFoundError:
+        problem = f"is not on the hub (or is private: `hf auth login`); check the name, {instead}"
+    except errors.RevisionNotFoundError:
+        problem = f"has no revision {revision!r} on the hub; check --revision"
+    except errors.HFValidationError:
+        problem = "is neither a folder nor the form of a hub id (NAME or OWNER/NAME)"
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        problem = f"is not on this machine, and the hub cannot be reached; connect to the network, {instead}"
+    except Exception as error:  # the hub's client lets errors of its transport through, of many kinds
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        problem = f"could not be fetched from the hub ({reason}); check the network, {instead}"
+    raise EncoderError(f"encoder {name} {problem}")

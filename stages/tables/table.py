@@ -1,0 +1,206 @@
+"""Tables of texts, read a batch at a time: a file, a folder of files of one kind, or arrays in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ...cache.errors import SettingsError, StorageError, TableError
+from .columns import ColumnNames, bad_rows, read_labels, read_texts
+from .formats import BATCH_ROWS, FORMATS, file_format, read_file, readable
+
+
+@dataclasses.dataclass(frozen=True)
+class TableRows:
+    """Some consecutive good rows of a table."""
+
+    texts: list[str]
+    pairs: list[str] | None
+    """The second text of each row, where there are two."""
+    labels: list[str] | None
+    files: list[str]
+    """The file that each row stands in."""
+    numbers: list[int]
+    """Each row's number in that file, from 1, a header not counted."""
+    skipped: int
+    """Bad rows left out among them."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, some: slice) -> TableRows:
+        """Some of them; none skipped."""
+        pairs, labels = (None if values is None else values[some] for values in (self.pairs, self.labels))
+        return TableRows(self.texts[some], pairs, labels, self.files[some], self.numbers[some], 0)
+
+    def place(self, index: int) -> str:
+        """Where a row stands, for a message."""
+        return f"{self.files[index]}, row {self.numbers[index]:,}"
+
+
+def join_rows(parts: Sequence[TableRows]) -> TableRows:
+    """Consecutive rows as one; labels, and how many were skipped, are left out."""
+    parts = [part for part in parts if len(part)]  # one without rows may not know of pairs
+    in_pairs = all(part.pairs is not None for part in parts)
+    return TableRows(
+        texts=[text for part in parts for text in part.texts],
+        pairs=[pair for part in parts for pair in part.pairs or ()] if in_pairs else None,
+        labels=None,
+        files=[file for part in parts for file in part.files],
+        numbers=[number for part in parts for number in part.numbers],
+        skipped=0,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table that can be read again and again, the same each time.
+
+    Attributes:
+        source: What to call it in a message.
+        files: The files, in reading order; empty for a table in memory.
+        memory: The table in memory, or None.
+        columns: Those of its columns that are read.
+        skip_bad_rows: Leave out rows without text or label instead of raising.
+    """
+
+    source: str
+    files: tuple[Path, ...]
+    memory: pa.Table | None
+    columns: ColumnNames
+    skip_bad_rows: bool
+
+    def batches(self) -> Iterator[TableRows]:
+        """Read the rows in order.
+
+        Raises:
+            TableError: a file cannot be parsed, a column is missing or of the wrong kind, or a row is bad.
+            StorageError: a file cannot be read.
+        """
+        if self.memory is not None:
+            try:
+                yield from self._good_rows(self.memory.to_batches(BATCH_ROWS), self.source, set())
+            except UnicodeError as error:
+                raise TableError(f"{self.source}: a text or a label is not UTF-8: {error}") from None
+        for file in self.files:
+            ragged: set[int] = set()
+            with readable(file, self.columns):
+                batches = read_file(file, self.columns, ragged=ragged, skip_ragged=self.skip_bad_rows)
+                yield from self._good_rows(batches, str(file), ragged)
+
+    def state(self) -> tuple[tuple[int, int, int], ...]:
+        """What the file system says of the files: it changes when they do."""
+        try:
+            stats = [file.stat() for file in self.files]
+        except OSError as error:
+            raise StorageError(f"cannot read {error.filename}: {error.strerror}") from None
+        return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
+
+    def _good_rows(
+        self, batches: Iterator[pa.RecordBatch] | Sequence[pa.RecordBatch], where: str, ragged: set[int]
+    ) -> Iterator[TableRows]:
+        """Check each row. Rows in ``ragged`` are in no batch: the numbers of those that are leave them out."""
+        last, columns = 0, self.columns
+        # A block of a CSV file is one batch, of more rows than should be Python strings at once.
+        for batch in (b.slice(at, BATCH_ROWS) for b in batches for at in range(0, max(len(b), 1), BATCH_ROWS)):
+            columns.require(batch.schema.names, where)
+            numbers = list(itertools.islice((n for n in itertools.count(last + 1) if n not in ragged), len(batch)))
+            texts = read_texts(batch.column(columns.text), columns.text, where, numbers)
+            pairs = labels = None
+            if columns.pair is not None:
+                pairs = read_texts(batch.column(columns.pair), columns.pair, where, numbers)
+            if columns.label is not None:
+                labels = read_labels(batch.column(columns.label), columns.label, where, numbers)
+            bad = bad_rows({columns.text: texts, columns.pair: pairs}, columns.label, labels)
+            if bad and not self.skip_bad_rows:
+                index = min(bad)
+                raise TableError(f"{where}, row {numbers[index]:,}: {bad[index]}; mend it, or use --skip-bad-rows")
+            good = [i for i in range(len(texts)) if i not in bad]
+            before, last = last, numbers[-1] if numbers else last
+            yield TableRows(
+                texts=[texts[i] or "" for i in good],
+                pairs=None if pairs is None else [pairs[i] or "" for i in good],
+                labels=None if labels is None else [labels[i] or "" for i in good],
+                files=[where] * len(good),
+                numbers=[numbers[i] for i in good],
+                skipped=len(bad) + sum(before < number < last for number in ragged),
+            )
+        if trailing := sum(number > last for number in ragged):
+            yield TableRows(texts=[], pairs=None, labels=None, files=[], numbers=[], skipped=trailing)
+
+
+def open_table(
+    table: Any,
+    *,
+    labels: Sequence[str | int] | None = None,
+    text_column: str,
+    pair_column: str | None = None,
+    label_column: str | None,
+    skip_bad_rows: bool,
+) -> Table:
+    """Find out what kind of table this is, without reading it.
+
+    Args:
+        table: A file or folder; or in memory a sequence of texts, a mapping of columns, an Arrow table, or a
+            DataFrame of any library that speaks Arrow.
+        labels: One label per text, where ``table`` is a sequence of texts.
+        text_column: Column of the texts.
+        pair_column: Column of the second texts, or None.
+        label_column: Column of the labels, or None.
+        skip_bad_rows: Leave out rows without text or label instead of raising.
+
+    Raises:
+        TableError: there is no such file, its kind is unknown, or a folder mixes kinds.
+    """
+    columns = ColumnNames(text_column, pair_column, label_column)
+    named = columns.names()
+    if len(set(named)) < len(named):
+        twice = next(column for column in named if named.count(column) > 1)
+        raise SettingsError(f"the column {twice!r} is named for two things (texts, second texts, labels); name others")
+    table, labels = _as_list(table), _as_list(labels)
+    if labels is not None and (isinstance(table, (str, os.PathLike)) or not isinstance(table, Sequence)):
+        raise SettingsError("labels go with a sequence of texts; a table brings its own, in its label column")
+    if isinstance(table, (str, os.PathLike)):
+        files = _files(Path(table))
+        return Table(source=str(table), files=files, memory=None, columns=columns, skip_bad_rows=skip_bad_rows)
+    source = "the table in memory"
+    try:
+        if isinstance(table, Sequence) and pair_column is not None:
+            raise SettingsError("second texts go with a table that has a column of them, not with a sequence of texts")
+        if isinstance(table, Sequence):
+            columns = ColumnNames(text_column, None, None if labels is None else label_column or "label")
+            memory = pa.table({name: list(v) for name, v in zip(columns.names(), (table, labels), strict=False)})
+        else:
+            memory = pa.table(dict(table) if isinstance(table, Mapping) else table)
+    except (pa.ArrowException, TypeError, ValueError, UnicodeError) as error:
+        raise TableError(f"{source} cannot be read as columns of texts and labels: {error}") from None
+    return Table(source=source, files=(), memory=memory, columns=columns, skip_bad_rows=skip_bad_rows)
+
+
+def _as_list(values: Any) -> Any:
+    """A one-dimensional array or a Series as a list; anything else as it is."""
+    return values.tolist() if getattr(values, "ndim", None) == 1 and hasattr(values, "tolist") else values
+
+
+def _files(path: Path) -> tuple[Path, ...]:
+    known = ", ".join(sorted(FORMATS))
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith((".", "_")))
+        kinds = {file_format(p) for p in files}
+        if len(kinds) != 1 or None in kinds:
+            names = ", ".join(p.name for p in files[:4]) or "nothing"
+            raise TableError(f"{path} must hold table files of one kind ({known}); it holds {names}")
+        return tuple(files)
+    if not path.exists():
+        raise TableError(f"{path} does not exist; give a table ({known}) or a folder of them")
+    if not path.is_file():  # a pipe, say: a table is read more than once
+        raise TableError(f"{path} is not a file; write the table to one, and give that")
+    if file_format(path) is None:
+        raise TableError(f"{path} is not a table by its name; it must end in one of {known}")
+    return (path,)
