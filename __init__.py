@@ -18,11 +18,10 @@ if TYPE_CHECKING:
     from .cache.errors import HeadstartError, UserError
     from .cache.identity import Identity
     from .cache.reader import Cache, open_cache
-    from .stages.baseline.rungs import SpeedupSettings
     from .stages.extract import extract, extract_tables
     from .stages.heads.head import Head, load_head
     from .stages.predict import predict
-    from .stages.settings import ExtractSettings, Precision, Storage, SweepSettings, TrainSettings
+    from .stages.settings import ExtractSettings, Precision, SpeedupSettings, Storage, SweepSettings, TrainSettings
     from .stages.speedup import speedup
     from .stages.sweep import sweep
     from .stages.train_head import Labels, train_head
@@ -35,7 +34,7 @@ _HOMES = {
     "Identity": "cache.identity",
     "Labels": "stages.train_head",
     "Precision": "stages.settings",
-    "SpeedupSettings": "stages.baseline.rungs",
+    "SpeedupSettings": "stages.settings",
     "Storage": "stages.settings",
     "SweepSettings": "stages.settings",
     "TrainSettings": "stages.settings",

@@ -20,8 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import stopping
-from .cache.errors import DamagedError, HeadstartError, SettingsError, UserError
-from .stages.baseline.rungs import SpeedupSettings
+from .cache.errors import DamagedError, HeadstartError, SettingsError, UserError, spell_settings
 from .stages.encoders.memory import is_memory_full
 from .stages.progress import Report, silent
 from .stages.runs.savings import EncoderPasses, passes_of_extraction
@@ -34,6 +33,7 @@ from .stages.settings import (
     Ranking,
     Schedule,
     Solver,
+    SpeedupSettings,
     Storage,
     SweepSettings,
     TrainSettings,
@@ -43,7 +43,7 @@ from .stages.settings import (
 from .stages.units import plain
 
 OUT_OF_MEMORY = "the memory is full; try a smaller --batch-tokens or --batch-size, or --memory"
-OPTIONS = {"feature": "--features", "learning_rate": "--lr"}
+OPTIONS = {"feature": "features", "learning_rate": "lr"}
 """Options whose names are not those of their settings."""
 BY_BATCHES = (
     *("epochs", "batch_size", "lr", "schedule", "warmup", "weight_decay"),
@@ -86,13 +86,8 @@ def _in_one_line(call: Callable[[], Any], command: Callable[[], str | None]) -> 
 def _explained(error: BaseException, command: str | None) -> tuple[str, int] | None:
     """What to say of an error, and the exit code; None of one that should not have happened."""
     match error:
-        case SettingsError():
-            message = str(error)
-            if error.field is not None:  # the option's name, for the setting's in Python
-                message = OPTIONS.get(error.field, "--" + error.field.replace("_", "-")) + message[len(error.field) :]
-            return message, 2
         case HeadstartError():
-            return str(error), 2 if isinstance(error, UserError) else 1
+            return spell_settings(str(error), _as_option), 2 if isinstance(error, UserError) else 1
         case OSError():
             return f"{error.filename or 'the system'}: {error.strerror or error}", 1
         case KeyboardInterrupt():
@@ -106,6 +101,14 @@ def _explained(error: BaseException, command: str | None) -> tuple[str, int] | N
         case RuntimeError() if is_memory_full(error):
             return OUT_OF_MEMORY, 1
     return None
+
+
+def _as_option(setting: str, value: str | None) -> str:
+    """How the command line spells a setting, with the value that a message gives it."""
+    if (setting, value) == ("label_column", "None"):
+        return "--no-labels"
+    option = "--" + OPTIONS.get(setting, setting).replace("_", "-")
+    return option if value in (None, "True") else f"{option} {value}"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .stages.baseline.report import measured_in, sections, title
-from .stages.progress import Note, Report, Step
+from .stages.progress import Event, Note, Report, Step
 from .stages.runs.savings import EncoderPasses
 from .stages.units import duration, plain, size
 from .stopping import heeding
@@ -46,9 +46,10 @@ class _Bars:
         self._progress = progress
         self._phases: dict[str, tuple[Any, float]] = {}
 
-    def __call__(self, event: Note | Step) -> None:
+    def __call__(self, event: Event) -> None:
         if isinstance(event, Note):
             self._progress.console.print(plain(event.text), markup=False)
+        if not isinstance(event, Step):
             return
         if event.phase not in self._phases:
             task = self._progress.add_task(event.phase, total=event.total or None, count="")
@@ -68,10 +69,12 @@ class _Lines:
     def __init__(self) -> None:
         self._phase, self._started, self._printed, self._found = "", 0.0, 0.0, 0
 
-    def __call__(self, event: Note | Step) -> None:
+    def __call__(self, event: Event) -> None:
         now = time.monotonic()
         if isinstance(event, Note):
             errors.print(plain(event.text), markup=False)
+        elif not isinstance(event, Step):
+            return
         elif event.phase != self._phase:
             self._phase, self._started, self._printed = event.phase, now, now
             self._found = event.done  # what was there already was not done in this time

@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 
 from headstart.stages.baseline.quality import AGREE, Training, compare_quality
-from headstart.stages.baseline.rungs import SpeedupSettings
 from headstart.stages.encoders.files import find_encoder
 from headstart.stages.progress import silent
+from headstart.stages.settings import SpeedupSettings
 from headstart.stages.speedup import draw_rows
 from headstart.stages.tables.scan import scan_table
 from headstart.stages.tables.table import open_table

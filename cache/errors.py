@@ -5,9 +5,33 @@ Every message is one line that says what is wrong, where, and what to do about i
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
+_SETTING = re.compile(r"`([a-z][a-z0-9_]*)(?:=([\w.]+))?`")
+
 
 class HeadstartError(Exception):
-    """Anything that can be foreseen to go wrong. On the command line: one line, exit code 1."""
+    """Anything that can be foreseen to go wrong. On the command line: one line, exit code 1.
+
+    A message names settings as Python does, in backticks: `out`, or `overwrite=True`. The command line spells them as
+    its options.
+    """
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The settings that the message names, in its order."""
+        return tuple(match[1] for match in _SETTING.finditer(str(self)))
+
+
+def spell_settings(message: str, spell: Callable[[str, str | None], str]) -> str:
+    """Replace the settings that a message names.
+
+    Args:
+        message: An error's or a note's.
+        spell: Is given a setting's name, and the value that the message gives it or None; returns what to print.
+    """
+    return _SETTING.sub(lambda match: spell(match[1], match[2]), message)
 
 
 class UserError(HeadstartError):
@@ -15,15 +39,7 @@ class UserError(HeadstartError):
 
 
 class SettingsError(UserError):
-    """A setting is out of its range, or two settings contradict each other.
-
-    Attributes:
-        field: The setting's name in Python, with which the message begins; None where it begins otherwise.
-    """
-
-    def __init__(self, message: str, *, field: str | None = None) -> None:
-        super().__init__(message)
-        self.field = field
+    """A setting is out of its range, or two settings contradict each other."""
 
 
 class TableError(UserError):

@@ -96,7 +96,7 @@ def hold(output: Path, *, wait: bool = False, note: Callable[[str], None] = lamb
             continue
         if not wait:
             raise BusyError(
-                f"another run is writing {output}: {holder}; wait for it with --wait, or choose another --out"
+                f"another run is writing {output}: {holder}; wait for it with `wait=True`, or choose another `out`"
             )
         if not told:
             note(f"waiting for another run that is writing {output}: {holder}")

@@ -150,7 +150,7 @@ class Cache:
             rows = self.layout.block_slice(damaged[0])
             raise DamagedError(
                 f"{self.path}: {len(damaged)} of {self.layout.blocks} blocks are damaged, the first at rows "
-                f"{rows.start + 1:,} to {rows.stop:,}; extract again with --overwrite"
+                f"{rows.start + 1:,} to {rows.stop:,}; extract again with `overwrite=True`"
             )
         self.label_counts()
 
@@ -314,7 +314,7 @@ def _read_document(path: Path, name: str, spans: Mapping[str, Span], *, finished
         if name == "record" and not finished:
             return {}
         raise DamagedError(
-            f"{path}: its {name} is damaged (the checksum does not hold); extract again with --overwrite"
+            f"{path}: its {name} is damaged (the checksum does not hold); extract again with `overwrite=True`"
         )
     return parse_json(content.rstrip(b"\0"), f"{path}: its {name}")
 

@@ -36,7 +36,7 @@ def choose_device(name: str) -> torch.device:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # events and questions about the hardware are of the current one
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise SettingsError(f"device {name!r} cannot be used here: there is none; try --device auto") from None
+        raise SettingsError(f"device {name!r} cannot be used here: there is none; try `device=auto`") from None
     return device
 
 

@@ -96,7 +96,7 @@ def extract_tables(
     if twice := next((out for out in outs if outs.count(out) > 1), None):
         raise OutputExistsError(f"two tables would both be written to {twice}; rename one of them")
     if folder.exists() and not folder.is_dir():
-        raise OutputExistsError(f"{folder} is a file; several tables go into a folder: choose another --out")
+        raise OutputExistsError(f"{folder} is a file; several tables go into a folder: choose another `out`")
     with storage_errors(f"cannot make the folder {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
     extraction, made = Extraction(settings or ExtractSettings(), report), list(reuse)

@@ -80,7 +80,7 @@ def predict(
     """
     head = load_head(run)
     if head.identity.pairs != (pairs is not None):
-        wanted = "pairs of texts: give a table with --text-pair-column" if pairs is None else "single texts"
+        wanted = "pairs of texts: give a table with `text_pair_column`" if pairs is None else "single texts"
         raise SettingsError(f"{run} was trained on {wanted}")
     if pairs is not None and len(pairs) != len(texts):
         raise SettingsError(f"there are {len(texts):,} texts and {len(pairs):,} second texts; give one for each")
@@ -151,14 +151,14 @@ def predict_table(
     if kind is None or out.suffix.lower() in COMPRESSIONS:
         raise OutputExistsError(f"{out} must end in .csv, .tsv, .jsonl or .parquet")
     if not out.parent.is_dir() or out.is_dir():
-        raise OutputExistsError(f"{out} cannot be a file: make its folder first, or choose another --out")
+        raise OutputExistsError(f"{out} cannot be a file: make its folder first, or choose another `out`")
     if out.exists() and not overwrite:
-        raise OutputExistsError(f"{out} exists already; choose another --out, or --overwrite it")
+        raise OutputExistsError(f"{out} exists already; choose another `out`, or pass `overwrite=True`")
     source = open_table(
         table, text_column=text_column, pair_column=text_pair_column, label_column=None, skip_bad_rows=False
     )
     if out.resolve() in [file.resolve() for file in source.files]:
-        raise OutputExistsError(f"{out} is the table that is read; choose another --out")
+        raise OutputExistsError(f"{out} is the table that is read; choose another `out`")
     texts: list[str] = []
     pairs: list[str] = []
     for rows in source.batches():
@@ -201,7 +201,7 @@ def _require_same(head: Head, files: EncoderFiles, run: Path) -> None:
     if clauses := differences(ours, head.identity, our_name=files.name, their_name=str(run)):
         raise IdentityError(
             f"encoder {files.name} is not the one that {run} was trained on: they differ in {'; '.join(clauses)}; "
-            "pass the right one with --encoder"
+            "pass the right one with `encoder`"
         )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import enum
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +32,40 @@ class Step:
     """What else is worth a look, in a few words."""
 
 
-Report = Callable[[Note | Step], None]
-"""Where a stage sends its notes and steps."""
+class Action(enum.StrEnum):
+    """What a command did to an output."""
+
+    MADE = "made"
+    """It was written, in whole or from what an earlier run had left."""
+    CURRENT = "current"
+    """It was there already, and nothing was done."""
+    RELABELLED = "relabelled"
+    """Its labels changed, and no feature."""
+    REPAIRED = "repaired"
+    """Damaged parts were written again."""
 
 
-def silent(event: Note | Step) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a command did to one output. It is the last event of that output, and is sent once.
+
+    Attributes:
+        command: The command, such as ``extract``.
+        output: What was written, or found.
+        action: What was done to it.
+        counts: Numbers of interest to a log, such as ``rows`` or ``sequences_encoded``; of this run alone.
+    """
+
+    command: str
+    output: Path
+    action: Action
+    counts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+Event = Note | Step | Outcome
+Report = Callable[[Event], None]
+"""Where a stage sends its events."""
+
+
+def silent(event: Event) -> None:
     """Listen to nothing."""

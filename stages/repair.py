@@ -149,7 +149,9 @@ def _open(path: Path) -> Cache:
     try:
         return open_cache(path)
     except DamagedError as error:
-        raise DamagedError(f"this is beyond repair, so extract the table again with --overwrite: {error}") from None
+        raise DamagedError(
+            f"this is beyond repair, so extract the table again with `overwrite=True`: {error}"
+        ) from None
 
 
 def _blocks_to_encode(found: Cache, mended: Cache, scan: TableScan, table: str) -> list[int]:
@@ -172,7 +174,7 @@ def _blocks_to_encode(found: Cache, mended: Cache, scan: TableScan, table: str) 
     if scan.rows != found.rows:
         raise TableError(f"{wrong}: it has {scan.rows:,} rows, the cache {found.rows:,}")
     if scan.label_names != found.label_names:
-        raise TableError(f"{wrong}: it has other labels; check --label-column")
+        raise TableError(f"{wrong}: it has other labels; check `label_column`")
     to_encode = []
     for block in range(found.layout.blocks):
         rows = found.layout.block_slice(block)
@@ -184,7 +186,7 @@ def _blocks_to_encode(found: Cache, mended: Cache, scan: TableScan, table: str) 
             if not known and ours is not None and theirs is not None and not np.array_equal(ours[rows], theirs[rows]):
                 raise TableError(
                     f"{wrong}, or its damage cannot be told from other {what}, in rows {rows.start + 1:,} to "
-                    f"{rows.stop:,}; headstart extract --update keeps what holds"
+                    f"{rows.stop:,}; extracting with `update=True` keeps what holds"
                 )
         if not whole:
             to_encode.append(block)
@@ -195,9 +197,11 @@ def _require_same_encoder(cache: Cache, extraction: Extraction, report: Report) 
     if found := differences(cache.identity, extraction.identity, our_name=cache.path.name, their_name="this repair"):
         raise IdentityError(
             f"{cache.path} was made otherwise: they differ in {'; '.join(found)}; pass the right encoder with "
-            "--encoder, and --text-pair-column where the cache is of pairs"
+            "`encoder`, and `text_pair_column` where the cache is of pairs"
         )
     if cache.plan["window_rows"] < 1 or cache.plan["window_rows"] % cache.layout.block_rows:
-        raise DamagedError(f"{cache.path}: its windows are not made of whole blocks; extract again with --overwrite")
+        raise DamagedError(
+            f"{cache.path}: its windows are not made of whole blocks; extract again with `overwrite=True`"
+        )
     if cache.plan["device"] != extraction.device.type:
         report(Note(f"{cache.path} was made on {cache.plan['device']}: what is repaired agrees to rounding (1e-5)"))

@@ -32,13 +32,13 @@ from .baseline.process import program_process
 from .baseline.program import Program
 from .baseline.quality import QualityResult, compare_quality
 from .baseline.report import SPEEDUP, markdown
-from .baseline.rungs import Rung, SpeedupSettings
+from .baseline.rungs import Rung
 from .baseline.stages import Draw, StagesResult, measure_stages
 from .devices import choose_device, choose_precision, machine
 from .encoders.encoder import VERSIONS
 from .encoders.files import EncoderFiles, find_encoder
-from .progress import Note, Report, Step, silent
-from .settings import Precision
+from .progress import Event, Note, Report, Step, silent
+from .settings import Precision, SpeedupSettings
 from .tables.scan import TableScan, read_windows, scan_table
 from .tables.table import Table, open_table
 
@@ -193,7 +193,7 @@ class _Measuring:
         ours = time.perf_counter() + _LADDER_SHARE * settings.budget
         return ladder.climb(list(Rung), min(ours, self._deadline) if settings.quality else self._deadline)
 
-    def _relay(self, event: Note | Step) -> None:
+    def _relay(self, event: Event) -> None:
         """Pass a stage's own steps on as details of ours; its notes are of scratch files."""
         if isinstance(event, Step):
             of = f" of {event.total:,}" if event.total else ""

@@ -121,7 +121,7 @@ def require_one_way(settings: TrainSettings, validation: str | Path | None) -> N
         SettingsError: there are folds and a validation cache.
     """
     if settings.folds and validation is not None:
-        raise SettingsError("--folds and --validation both say which rows to choose by; choose one of them")
+        raise SettingsError("`folds` and `validation` both say which rows to choose by; choose one of them")
 
 
 def head_device(name: str) -> torch.device:
@@ -134,7 +134,7 @@ def head_device(name: str) -> torch.device:
     if device.type != "mps":
         return device
     if name != "auto":
-        raise SettingsError(f"device {name!r} has no float64, which heads are summed in; try --device cpu")
+        raise SettingsError(f"device {name!r} has no float64, which heads are summed in; try `device=cpu`")
     return torch.device("cpu")
 
 

@@ -178,7 +178,7 @@ def _encode_again(
         raise IdentityError(f"{cache.path} was not made with this encoder: they differ in {'; '.join(different)}")
     if table is None and not Path(cache.record["table"]).exists():
         raise TableError(
-            f"{cache.path} was made from {cache.record['table']}, which is not here; give the table with --table"
+            f"{cache.path} was made from {cache.record['table']}, which is not here; give the table with `table`"
         )
     source = extraction.open(cache.record["table"] if table is None else table)
     scan = scan_table(source, report)

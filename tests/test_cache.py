@@ -147,7 +147,7 @@ def test_writing_rows_leaves_the_structure_byte_for_byte(tmp_path: Path) -> None
     before = outside_datasets(path)
     make = CacheWriter(path)
     zeros = np.zeros((4, 16), np.uint8)
-    row_metadata = {"lengths": np.ones(4, np.int32), "cut": np.zeros(4, np.uint8)}
+    row_metadata = {"lengths": np.ones(4, np.int32), "truncated": np.zeros(4, np.uint8)}
     make.write_block(0, features={"cls": np.ones((4, 3))}, text_hashes=zeros, token_hashes=zeros, **row_metadata)
     make.finish(RECORD, tmp_path / "cache.h5")
     assert outside_datasets(tmp_path / "cache.h5") == before

@@ -566,7 +566,7 @@ def test_a_damaged_unfinished_cache_is_thrown_away_only_where_told(
 ) -> None:
     table, partial = write_csv(tiny_rows(10)), partial_path(tmp_path / "c.h5")
     partial.write_text("hello")
-    with pytest.raises(OutputExistsError, match="remove it, or --overwrite"):
+    with pytest.raises(OutputExistsError, match="remove it, or pass `overwrite=True`"):
         run(table, tmp_path / "c.h5", tiny)
     assert partial.read_text() == "hello"
     run(table, tmp_path / "c.h5", tiny, overwrite=True)[0].check()

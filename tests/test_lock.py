@@ -52,7 +52,7 @@ def test_the_second_leaves_at_once_and_says_who_holds_it(tmp_path: Path) -> None
     with another_process(out) as process, pytest.raises(BusyError) as raised, hold(out):
         pass
     message = str(raised.value)
-    assert f"process {process.pid} on {socket.gethostname()}, since 20" in message and "--wait" in message
+    assert f"process {process.pid} on {socket.gethostname()}, since 20" in message and "wait=True" in message
 
 
 def test_a_lock_of_a_dead_process_holds_nobody_up(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_pairs_are_classified_by_their_features(heads: Path, tmp_path: Path) -> 
 
 
 def test_a_head_is_given_what_it_was_trained_on(heads: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="was trained on pairs of texts: give a table with --text-pair-column"):
+    with pytest.raises(SettingsError, match="was trained on pairs of texts: give a table with `text_pair_column`"):
         predict(heads / "pairs", ["good film"])
     with pytest.raises(SettingsError, match="was trained on single texts"):
         predict(heads / "single", ["good film"], pairs=["bad"])

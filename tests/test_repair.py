@@ -107,7 +107,7 @@ def test_another_table_is_refused(cache: Path, tiny: Path, write_csv: Callable[.
     other = {"class0": "class1", "class1": "class0"}
     with pytest.raises(TableError, match="other labels, in rows 1 to 8"):
         repair(cache, write_csv([(rows[0][0], other[rows[0][1]]), *rows[1:]]))
-    with pytest.raises(TableError, match="has other labels; check --label-column"):
+    with pytest.raises(TableError, match="has other labels; check `label_column`"):
         repair(cache, write_csv([(text, f"{label}!") for text, label in rows]))
     with pytest.raises(TableError, match="it has 59 rows, the cache 60"):
         repair(cache, write_csv(rows[:59]))

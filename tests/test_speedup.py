@@ -34,14 +34,14 @@ from headstart.stages.baseline.process import ProcessKilledError, program_proces
 from headstart.stages.baseline.program import Program, ProgramEpoch, SentimentClassifier
 from headstart.stages.baseline.quality import AGREE, Training, compare_quality
 from headstart.stages.baseline.report import sections
-from headstart.stages.baseline.rungs import Padding, Rung, RungSettings, SpeedupSettings
+from headstart.stages.baseline.rungs import Padding, Rung, RungSettings
 from headstart.stages.baseline.stages import Draw
 from headstart.stages.encoders.files import find_encoder
 from headstart.stages.extract import extract
 from headstart.stages.inspect import inspect_path
 from headstart.stages.progress import Note
 from headstart.stages.runs.savings import passes_of_cached, passes_of_extraction
-from headstart.stages.settings import Precision, parse_duration
+from headstart.stages.settings import Precision, SpeedupSettings, parse_duration
 from headstart.stages.speedup import speedup
 from hypothesis import given
 from hypothesis import strategies as st
@@ -366,7 +366,7 @@ def test_a_script_without_a_guard_may_call_it(tiny: Path, table: Path, tmp_path:
     """Processes that are started anew run the script of whoever starts them again, unless they are kept from it."""
     script = tmp_path / "script.py"
     script.write_text(
-        "from headstart.stages.baseline.rungs import SpeedupSettings\nfrom headstart.stages.speedup import speedup\n"
+        "from headstart.stages.settings import SpeedupSettings\nfrom headstart.stages.speedup import speedup\n"
         f"options = dict(encoder={str(tiny)!r}, budget=15, quality=False, repeats=1, max_length=32)\n"
         f"print(speedup({str(table)!r}, {str(tmp_path / 'out')!r}, SpeedupSettings(**options)))\n"
     )

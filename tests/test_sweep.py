@@ -316,7 +316,7 @@ def test_contradictions_are_refused(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"dropout is 1\.5"):
         SweepSettings(values={"dropout": (0.1, 1.5)})
     folds = SweepSettings(base=TrainSettings(folds=2))
-    with pytest.raises(SettingsError, match="--folds and --validation"):
+    with pytest.raises(SettingsError, match="`folds` and `validation`"):
         sweep(cache, tmp_path / "runs", folds, validation=cache)
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").touch()

@@ -346,7 +346,7 @@ def test_rows_that_choose_the_epoch_do_not_test_it(tiny: Path, tmp_path: Path) -
     rows = tiny_rows(200, classes=2)
     train = make_cache(tiny, tmp_path / "train.h5", rows)
     test = make_cache(tiny, tmp_path / "test.h5", tiny_rows(60, seed=8))
-    with pytest.raises(TableError, match="leaves no rows for --validation"):
+    with pytest.raises(TableError, match="leaves no rows for `validation`"):
         train_head(train, tmp_path / "run", QUICK, test=test, validation=test)
     validation = make_cache(tiny, tmp_path / "v.h5", [*tiny_rows(60, seed=8)[:20], *tiny_rows(50, seed=9)])
     notes: list[str] = []

@@ -194,7 +194,7 @@ def test_without_update_other_rows_are_refused_and_the_option_is_named(
 ) -> None:
     run(write_csv(numbered(20)), tmp_path / "c.h5", tiny)
     before = (tmp_path / "c.h5").read_bytes()
-    with pytest.raises(OutputExistsError, match="to encode what it lacks, --update"):
+    with pytest.raises(OutputExistsError, match="to encode what it lacks, pass `update=True`"):
         run(write_csv(numbered(30)), tmp_path / "c.h5", tiny)
     assert (tmp_path / "c.h5").read_bytes() == before
 
@@ -274,7 +274,7 @@ def test_unfinished_work_on_other_rows_is_not_lost(
     done = int(np.repeat(partial.whole_blocks(), 8)[:60].sum())
     assert 0 < done < 60
     table = write_csv([*numbered(3, 500), *rows])
-    with pytest.raises(OutputExistsError, match="to take its rows over, --update"):
+    with pytest.raises(OutputExistsError, match="to take its rows over, `update=True`"):
         run(table, out, tiny)
     encoded.clear()
     with interrupted_after(1), pytest.raises(KeyboardInterrupt):
@@ -325,7 +325,7 @@ def test_unfinished_work_of_another_plan_gives_its_rows_to_an_update(
         run(write_csv(numbered(60)), tmp_path / "c.h5", tiny)
     done = int(open_any(partial_path(tmp_path / "c.h5")).whole_blocks().sum()) * 8
     encoded.clear()
-    with pytest.raises(OutputExistsError, match=r"batch_tokens .*; to take its rows over, --update"):
+    with pytest.raises(OutputExistsError, match=r"batch_tokens .*; to take its rows over, `update=True`"):
         run(write_csv(numbered(60)), tmp_path / "c.h5", tiny, batch_tokens=32)
     run(write_csv(numbered(60)), tmp_path / "c.h5", tiny, batch_tokens=32, update=True)
     assert done > 0 and len(encoded) == 60 - done

@@ -20,13 +20,12 @@ from ..heads.head import load_head
 from ..heads.metrics import evaluate
 from ..inspect import inspect_path
 from ..progress import silent
-from ..settings import TrainSettings
+from ..settings import SpeedupSettings, TrainSettings
 from ..splits.divide import Splits, divide
 from ..train_head import train_head
 from ..units import duration
 from .loop import BATCH, FrozenLoop, Weights
 from .program import DROPOUT, Program
-from .rungs import SpeedupSettings
 from .stages import Draw, extract_settings, head_settings
 
 AGREE = 1e-4

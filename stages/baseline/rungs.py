@@ -7,7 +7,6 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
-from ...cache.errors import SettingsError
 from ..settings import Precision
 
 
@@ -75,61 +74,3 @@ def advice(rung: Rung, half: Precision) -> Mapping[str, Any]:
         Rung.SORTED: {"padding": Padding.BATCH, "noisy": False},
     }
     return changes[rung]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SpeedupSettings:
-    """Settings of the measurement.
-
-    Attributes:
-        encoder: A hub id, or a folder that holds a model's files.
-        revision: Branch, tag or commit of a hub id.
-        text_column: Column of the texts.
-        label_column: Column of the labels.
-        max_length: Longest token sequence, and what the program pads every text to.
-        epochs: Epochs of an experiment.
-        experiments: Experiments, each a training run of its own.
-        budget: Seconds that all measurements together may take.
-        repeats: How often each rung is measured, where the budget lets it.
-        quality: Compare accuracy as well; without, the rungs get its share of the budget.
-        quality_train: Rows to train on where accuracy is compared.
-        quality_test: Rows to test on there.
-        quality_length: Longest token sequence there, and what the program pads to.
-        seeds: Of order and masks there; a seed that does not fit the budget is left out.
-        sample: Fixes which rows are drawn.
-        device: ``auto``, or a torch device.
-        skip_bad_rows: Leave out rows that have no text or no label.
-        allow_pickled_weights: Read a ``pytorch_model.bin`` where an encoder has no safetensors.
-    """
-
-    encoder: str = "bert-base-chinese"
-    revision: str | None = None
-    text_column: str = "text"
-    label_column: str = "label"
-    max_length: int = 128
-    epochs: int = 5
-    experiments: int = 10
-    budget: float = 120.0
-    repeats: int = 3
-    quality: bool = True
-    quality_train: int = 1000
-    quality_test: int = 2000
-    quality_length: int = 64
-    seeds: tuple[int, ...] = (0, 1, 2)
-    sample: int = 0
-    device: str = "auto"
-    skip_bad_rows: bool = False
-    allow_pickled_weights: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("max_length", "epochs", "experiments", "repeats", "quality_train", "quality_test"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} is {getattr(self, name)}; it must be at least 1", field=name)
-        if (
-            not self.seeds
-            or len(set(self.seeds)) < len(self.seeds)
-            or not 0 <= min(self.seeds) <= max(self.seeds) < 2**63
-        ):
-            raise SettingsError(f"seeds are {','.join(map(str, self.seeds))}; give distinct numbers of at least 0")
-        if not 0 < self.budget < float("inf"):
-            raise SettingsError(f"budget is {self.budget:g} s; it must be above 0", field="budget")

@@ -11,11 +11,10 @@ from ...cache.reader import open_cache
 from ..extract import extract
 from ..inspect import inspect_path
 from ..progress import Report, silent
-from ..settings import ExtractSettings, TrainSettings
+from ..settings import ExtractSettings, SpeedupSettings, TrainSettings
 from ..train_head import train_head
 from ..units import duration
 from .extrapolate import Spread, scale
-from .rungs import SpeedupSettings
 
 _LEAST_FACTOR = 4
 """A sample has so many times the rows of the few that tell the start from the rest, at least."""

@@ -35,7 +35,7 @@ _ELSEWHERE = {
 """Fields by which a folder's JSON files make transformers read files that are not hashed."""
 _ADAPTER = "adapter_config.json"
 _PIECE_BYTES = 8 << 20
-_PICKLE_ADVICE = "use --allow-pickled-weights if you trust its author: reading a pickle can run code"
+_PICKLE_ADVICE = "use `allow_pickled_weights=True` if you trust its author: reading a pickle can run code"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,13 +96,13 @@ def find_encoder(name: str, *, revision: str | None = None, allow_pickled_weight
     try:
         folder = Path(name).expanduser()
     except RuntimeError as error:  # a home that there is not
-        raise EncoderError(f"--encoder {name} is not a folder: {error}") from None
+        raise EncoderError(f"`encoder` {name} is not a folder: {error}") from None
     if folder.is_dir():
         if revision is not None:
-            raise EncoderError(f"{name} is a folder, so it has no --revision; leave that out")
+            raise EncoderError(f"{name} is a folder, so it has no `revision`; leave that out")
         return _files(name, folder.resolve(), revision=None, allow_pickled_weights=allow_pickled_weights)
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise EncoderError(f"--encoder {name} is not a folder; give a folder that holds config.json, or a hub id")
+        raise EncoderError(f"`encoder` {name} is not a folder; give a folder that holds config.json, or a hub id")
     snapshot = _download(name, revision, allow_pickled_weights)
     return _files(name, snapshot, revision=snapshot.name, allow_pickled_weights=allow_pickled_weights)
 
@@ -120,7 +120,7 @@ def recorded_encoder(record: Mapping[str, Any], where: Path) -> tuple[str, str |
     found = record["encoder"]
     name, folder, revision = (found.get(field) for field in ("name", "folder", "revision"))
     if not (isinstance(name, str) and isinstance(folder, str) and isinstance(revision, str | None)):
-        raise DamagedError(f"{where} does not say which encoder it is of; pass the encoder with --encoder")
+        raise DamagedError(f"{where} does not say which encoder it is of; pass the encoder with `encoder`")
     return (folder, None) if Path(folder).is_dir() else (name, revision)
 
 
@@ -200,7 +200,7 @@ def _download(name: str, revision: str | None, allow_pickled_weights: bool) -> P
     import huggingface_hub  # slow to load, and not needed for a folder
     from huggingface_hub import errors
 
-    instead = "or download it elsewhere and pass its folder: --encoder FOLDER"
+    instead = "or download it elsewhere and pass its folder: `encoder`"
     patterns = [CONFIG, WEIGHTS, WEIGHTS_INDEX, "model-*-of-*.safetensors", *TOKENIZER_FILES]
     patterns += [PICKLED_WEIGHTS] if allow_pickled_weights else []
     try:
@@ -210,7 +210,7 @@ def _download(name: str, revision: str | None, allow_pickled_weights: bool) -> P
     except errors.RepositoryNotFoundError:
         problem = f"is not on the hub (or is private: `hf auth login`); check the name, {instead}"
     except errors.RevisionNotFoundError:
-        problem = f"has no revision {revision!r} on the hub; check --revision"
+        problem = f"has no revision {revision!r} on the hub; check `revision`"
     except errors.HFValidationError:
         problem = "is neither a folder nor the form of a hub id (NAME or OWNER/NAME)"
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):

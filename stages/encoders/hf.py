@@ -169,14 +169,10 @@ def _check_fit(name: str, tokenizer: Any, model: Any, settings: EncoderSettings)
     positions = min(_positions(model), tokenizer.model_max_length)
     special = tokenizer.num_special_tokens_to_add(pair=settings.pairs)
     if settings.max_length > positions:
-        raise SettingsError(
-            f"max_length is {settings.max_length}; encoder {name} reads at most {positions} tokens",
-            field="max_length",
-        )
+        raise SettingsError(f"`max_length` is {settings.max_length}; encoder {name} reads at most {positions} tokens")
     if settings.max_length <= special:
         raise SettingsError(
-            f"max_length is {settings.max_length}, of which special tokens take {special}: no room for text",
-            field="max_length",
+            f"`max_length` is {settings.max_length}, of which special tokens take {special}: no room for text"
         )
     with torch.inference_mode():
         states = [model(input_ids=torch.tensor([[1, token]], device=settings.device)) for token in (2, 3)]
@@ -214,7 +210,7 @@ def _load_model(files: EncoderFiles, features: tuple[Feature, ...]) -> Any:
     # A pooler that was never saved is made up by transformers, which matters only where a feature reads it.
     pooled = any(feature.pooling is Pooling.POOLER for feature in features)
     if pooled and getattr(model, "pooler", None) is None:
-        raise EncoderError(f"encoder {files.name} ({model.config.model_type}) has no pooler; choose other --features")
+        raise EncoderError(f"encoder {files.name} ({model.config.model_type}) has no pooler; choose other `features`")
     made_up = sorted(key for key in loading["missing_keys"] if pooled or not key.startswith("pooler."))
     wrong = made_up or sorted(map(str, loading["mismatched_keys"])) or loading["error_msgs"]
     if wrong:

@@ -263,7 +263,7 @@ class _Pass:
                 row = rows[batch[error.sequence]]
                 raise StorageError(
                     f"{window.rows.place(int(row))}: the memory is full with this text alone, of "
-                    f"{lengths[batch[error.sequence]]:,} tokens; free some, or lower --max-length"
+                    f"{lengths[batch[error.sequence]]:,} tokens; free some, or lower `max_length`"
                 ) from error
             self.counts.encode_seconds += time.perf_counter() - started
             self.counts.tokens_encoded += int(lengths[batch].sum())
@@ -285,5 +285,5 @@ def _require_storable(name: str, values: Features, batch: Indices, rows: TableRo
     if storage == "float16" and largest.max() > _FLOAT16_MAX:
         place = rows.place(int(batch[np.argmax(largest)]))
         raise EncoderError(
-            f"{place}: the feature {name!r} has {largest.max():.6g}, too large for float16; use --storage float32"
+            f"{place}: the feature {name!r} has {largest.max():.6g}, too large for float16; use `storage=float32`"
         )

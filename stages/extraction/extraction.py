@@ -62,7 +62,7 @@ class Extraction:
     ) -> Path:
         """Do for one table what `extract` says."""
         if update and overwrite:
-            raise SettingsError("--update keeps what is there and --overwrite does not; choose one of them")
+            raise SettingsError("`update=True` keeps what is there and `overwrite=True` does not; choose one of them")
         source = self.check(table, out, labels)
         with hold(out, wait=wait, note=lambda text: self._report(Note(text))):
             return self._run(source, out, update=update, reuse=reuse, overwrite=overwrite)
@@ -202,7 +202,9 @@ class Extraction:
         """Unfinished work on earlier rows, to take rows from as well."""
         caches = [open_any(path) for path in superseded_paths(out)]
         for cache in caches:
-            require_reusable(cache, self.identity, self._settings.storage.value, advice="remove it, or --overwrite")
+            require_reusable(
+                cache, self.identity, self._settings.storage.value, advice="remove it, or pass `overwrite=True`"
+            )
         return caches
 
     @functools.cached_property
@@ -274,17 +276,17 @@ class Extraction:
 def _require_writable(out: Path, folder_files: Sequence[Path]) -> None:
     """Refuse, before any work, an output that could not be written, or that would replace something precious."""
     if not out.name:
-        raise OutputExistsError(f"{str(out)!r} is no name for a cache; choose a file with --out")
+        raise OutputExistsError(f"{str(out)!r} is no name for a cache; choose a file with `out`")
     if out.resolve().parent in (file.resolve().parent for file in folder_files):
         raise OutputExistsError(
-            f"{out} lies in the table's own folder, and would be taken for a part of it; choose another --out"
+            f"{out} lies in the table's own folder, and would be taken for a part of it; choose another `out`"
         )
     if not out.parent.is_dir():
-        raise OutputExistsError(f"{out.parent} is not a folder; make it first, or choose another --out")
+        raise OutputExistsError(f"{out.parent} is not a folder; make it first, or choose another `out`")
     if out.exists():
         try:
             read_layout(out)
         except FormatError as error:
-            raise OutputExistsError(f"{error}; it is never overwritten, so choose another --out") from None
+            raise OutputExistsError(f"{error}; it is never overwritten, so choose another `out`") from None
         except DamagedError:
-            return  # ours, and what --overwrite is for
+            return  # ours, and what `overwrite` is for

@@ -54,14 +54,14 @@ class CacheRequest:
         cache = open_cache(self.out)
         if found := self._differences(cache):
             raise OutputExistsError(
-                f"{self.out} holds something else: {'; '.join(found)}; choose another --out, or --overwrite it"
+                f"{self.out} holds something else: {'; '.join(found)}; choose another `out`, or pass `overwrite=True`"
             )
         if found := self._different_rows(cache):
             if update:
                 return False
             raise OutputExistsError(
-                f"{self.out} holds something else: {'; '.join(found)}; to encode what it lacks, --update; to encode "
-                "all, --overwrite; or choose another --out"
+                f"{self.out} holds something else: {'; '.join(found)}; to encode what it lacks, "
+                "pass `update=True`; to encode all of it, `overwrite=True`; or choose another `out`"
             )
         if cache.label_names == self.scan.label_names and _equal(cache.labels, self.scan.labels):
             report(Note(f"{self.out} is current: the same rows, encoder and settings; nothing to encode"))
@@ -76,7 +76,9 @@ class CacheRequest:
         scratch = relabelled_path(self.out)
         try:
             if left_out := self._copy(cache, scratch):
-                raise DamagedError(f"{self.out}: {len(left_out)} blocks are damaged; extract again with --overwrite")
+                raise DamagedError(
+                    f"{self.out}: {len(left_out)} blocks are damaged; extract again with `overwrite=True`"
+                )
             with CacheWriter(scratch) as writer:
                 changed = {
                     "table": self.table,
@@ -134,7 +136,7 @@ class CacheRequest:
             if overwrite and partial.is_file():
                 return None
             raise OutputExistsError(
-                f"{error}; it stands where unfinished work belongs: remove it, or --overwrite"
+                f"{error}; it stands where unfinished work belongs: remove it, or pass `overwrite=True`"
             ) from None
         found = self._differences(cache)
         other_work = [
@@ -156,7 +158,7 @@ class CacheRequest:
         if found or other_work:
             raise OutputExistsError(
                 f"{partial} is unfinished work on something else: {'; '.join(found + other_work)}; to throw it away, "
-                "--overwrite" + ("" if found else "; to take its rows over, --update")
+                "`overwrite=True`" + ("" if found else "; to take its rows over, `update=True`")
             )
         if cache.label_names != self.scan.label_names or not _equal(cache.labels, self.scan.labels):
             scratch = relabelled_path(self.out)

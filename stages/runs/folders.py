@@ -76,22 +76,22 @@ class FolderKind:
         """
         if not folder.name:
             raise OutputExistsError(
-                f"{str(folder)!r} is no name for a {self.name}; choose a folder that is to be made with --out"
+                f"{str(folder)!r} is no name for a {self.name}; choose a folder that is to be made with `out`"
             )
         if folder.exists() and not folder.is_dir():
-            raise OutputExistsError(f"{folder} is a file; choose another --out for the {self.name}'s folder")
+            raise OutputExistsError(f"{folder} is a file; choose another `out` for the {self.name}'s folder")
         if not folder.exists() or not any(folder.iterdir()):
             return
         if not overwrite:
-            raise OutputExistsError(f"{folder} exists already; choose another --out, or --overwrite it")
+            raise OutputExistsError(f"{folder} exists already; choose another `out`, or pass `overwrite=True`")
         try:
             self.read(folder)
         except FormatError:
             raise OutputExistsError(
-                f"{folder} is not a {self.name}, so it is not overwritten; choose another --out"
+                f"{folder} is not a {self.name}, so it is not overwritten; choose another `out`"
             ) from None
         except DamagedError:
-            return  # ours, and what --overwrite is for
+            return  # ours, and what `overwrite` is for
 
     @contextlib.contextmanager
     def held(self, folder: Path, *, overwrite: bool, wait: bool, report: Report) -> Iterator[None]:

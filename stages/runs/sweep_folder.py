@@ -118,11 +118,11 @@ def open_folder(folder: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Sw
             started = any((scratch / _GROUPS).glob("*.json"))
             strange = any(path.name not in (_GROUPS, _PLAN_FILE + _NEW) for path in scratch.iterdir())
             if (found is None and strange) or (found is not None and not _is_plan(found)):
-                raise OutputExistsError(f"{scratch} is in the way and is no sweep; remove it, or choose another --out")
+                raise OutputExistsError(f"{scratch} is in the way and is no sweep; remove it, or choose another `out`")
             if started and not overwrite:
                 raise OutputExistsError(
                     f"{scratch} holds an unfinished sweep of other settings, rows or labels; remove it, "
-                    "--overwrite it, or choose another --out"
+                    "pass `overwrite=True`, or choose another `out`"
                 )
             shutil.rmtree(scratch)
         (scratch / _GROUPS).mkdir(parents=True)

@@ -50,7 +50,7 @@ def divide(
     names = _label_names(cache)
     labels = _labels(cache, names)
     groups = group_rows(cache.token_hashes)
-    rows = np.flatnonzero(labels >= 0)  # a row that --labels does not name has none
+    rows = np.flatnonzero(labels >= 0)  # a row that `labels` does not name has none
     require_trainable(labels[rows], groups[rows], names, str(cache.path), divided=validation is None or test is None)
     shared = _shared_with(cache, [other for other in (validation, test) if other is not None])
     if shared.any():
@@ -90,9 +90,11 @@ def divide(
     absent = np.flatnonzero(np.bincount(labels[rows], minlength=len(names)) == 0)
     if not len(rows) or len(absent):
         name = f" of the label {names[int(absent[0])]!r}" if len(rows) else ""
-        why = "the rest is tested or validated on; --keep-shared keeps it" if shared.any() else "bring more of them"
+        why = (
+            "the rest is tested or validated on; `keep_shared=True` keeps it" if shared.any() else "bring more of them"
+        )
         raise TableError(f"{cache.path}: no rows{name} are left to train on: {why}")
-    for part, option in ((parts.validation, "--validation"), (parts.test, "--test")):
+    for part, option in ((parts.validation, "`validation`"), (parts.test, "`test`")):
         if not len(part):
             raise TableError(f"{cache.path} leaves no rows for {option}; bring others as a cache with {option}")
     return parts

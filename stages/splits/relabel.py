@@ -38,7 +38,7 @@ def relabel(
         TableError: the table cannot be read, or none of its texts is in the cache.
     """
     if cache.identity.pairs != (text_pair_column is not None):
-        what = "pairs of texts: name --text-pair-column" if text_pair_column is None else "single texts"
+        what = "pairs of texts: name `text_pair_column`" if text_pair_column is None else "single texts"
         raise SettingsError(f"{cache.path} is of {what}")
     from ..tables.scan import scan_table  # these load pyarrow, which stage two does without otherwise
     from ..tables.table import open_table
@@ -55,7 +55,7 @@ def relabel(
     labels = match(cache.text_hashes, scan.text_hashes, scan.labels)
     missing = int((labels == UNLABELLED).sum())
     if missing == len(labels):
-        raise TableError(f"{table} has none of the texts of {cache.path}; choose another table, or --text-column")
+        raise TableError(f"{table} has none of the texts of {cache.path}; choose another table, or `text_column`")
     if missing:
         report(Note(f"{missing:,} of {len(labels):,} rows of {cache.path} have texts that {table} has not: left out"))
     borne = np.unique(labels[labels != UNLABELLED])  # the table may have classes that no cached row bears

@@ -67,13 +67,13 @@ def assign_folds(rows: Indices, labels: Indices, groups: Indices, *, folds: int,
     """
     inverse, sizes, group_class = _class_of_groups(rows, labels, groups)
     if len(sizes) < folds:
-        raise TableError(f"{len(sizes)} distinct texts cannot be divided into {folds} folds; use fewer --folds")
+        raise TableError(f"{len(sizes)} distinct texts cannot be divided into {folds} folds; use fewer `folds`")
     fold = np.zeros(len(sizes), np.int64)
     total = np.zeros(folds, np.int64)
     for label in np.unique(group_class):
         members = rng.permutation(np.flatnonzero(group_class == label))
         if len(members) == 1:
-            raise TableError("a class has a single distinct text that is not tested on; --folds need two")
+            raise TableError("a class has a single distinct text that is not tested on; `folds` need two")
         filled = np.zeros(folds, np.int64)
         for member in members:
             chosen = int(np.lexsort((total, filled))[0])  # the emptiest of this class, then of all
@@ -122,5 +122,5 @@ def require_trainable(
         shown = ", ".join(map(repr, lonely[:5])) + (" and others" if len(lonely) > 5 else "")
         raise TableError(
             f"{where}: the label {shown} has one distinct text only, which cannot be both trained on and tested; "
-            "give it more rows, remove it, or bring the parts as files with --test and --validation"
+            "give it more rows, remove it, or bring the parts as files with `test` and `validation`"
         )

@@ -38,12 +38,12 @@ class ColumnNames:
         Raises:
             TableError: it does.
         """
-        options = ("--text-column", "--text-pair-column", "--label-column")
+        options = ("`text_column`", "`text_pair_column`", "`label_column`")
         for column, option in zip((self.text, self.pair, self.label), options, strict=True):
             if column is None or list(names).count(column) == 1:
                 continue
             problem = "has two columns" if column in names else "has no column"
-            without = " (or --no-labels)" if option == "--label-column" else ""
+            without = " (or `label_column=None`)" if option == "`label_column`" else ""
             found = ", ".join(map(repr, names))
             separated = len(names) == 1 and any(mark in names[0] for mark in ";\t|,")
             advice = "; cells stand between commas in a .csv, between tabs in a .tsv" if separated else ""
@@ -86,7 +86,7 @@ def read_labels(column: pa.Array, name: str, where: str, numbers: Sequence[int])
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         column = column.cast(pa.string())
     elif pa.types.is_temporal(kind):
-        raise TableError(f"{where}: the column {name!r} holds {kind}, not labels; choose with --label-column")
+        raise TableError(f"{where}: the column {name!r} holds {kind}, not labels; choose with `label_column`")
     return read_texts(column, name, where, numbers)
 
 

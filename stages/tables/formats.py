@@ -166,7 +166,7 @@ def _read_delimited(
         cells, mark = "cells" if row.actual_columns > 1 else "cell", "comma" if delimiter == "," else "tab"
         problem = (
             f"{file}, row {number:,}: it has {row.actual_columns} {cells} where the header has {row.expected_columns}; "
-            f"put a text that holds a {mark} in quotation marks and close them, or use --skip-bad-rows"
+            f"put a text that holds a {mark} in quotation marks and close them, or use `skip_bad_rows=True`"
         )
         return "skip" if skip_ragged else "error"
 

@@ -120,7 +120,7 @@ class Table:
             bad = bad_rows({columns.text: texts, columns.pair: pairs}, columns.label, labels)
             if bad and not self.skip_bad_rows:
                 index = min(bad)
-                raise TableError(f"{where}, row {numbers[index]:,}: {bad[index]}; mend it, or use --skip-bad-rows")
+                raise TableError(f"{where}, row {numbers[index]:,}: {bad[index]}; mend it, or use `skip_bad_rows=True`")
             good = [i for i in range(len(texts)) if i not in bad]
             before, last = last, numbers[-1] if numbers else last
             yield TableRows(

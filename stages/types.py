@@ -1,0 +1,16 @@
+"""Names for the arrays that the rooms hand to each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Features = npt.NDArray[np.float32]
+"""Features in memory, (rows, width) float32. Those of a cache may be float16: see `StoredFeatures` in the cache."""
+Indices = npt.NDArray[np.int64]
+"""Row numbers, class numbers or group numbers, (n,) int64."""
+Mask = npt.NDArray[np.bool_]
+"""Which of some rows, (rows,) bool."""
+TokenIds = npt.NDArray[np.int32]
+"""One token sequence, (tokens,) int32. Of a pair of texts, where the encoder tells segments apart, it is (tokens, 2):
+the ids, and the segment of each."""
