@@ -30,7 +30,7 @@ IDENTITY = Identity(
     features=("cls",),
 )
 PLAN = {"batch_tokens": 7, "window_rows": 8, "device": "cpu", "path": "padded"}
-FACTS = ("text_hashes", "token_hashes", "lengths", "cut")
+FACTS = ("text_hashes", "token_hashes", "lengths", "truncated")
 RECORD = {
     **{name: kinds[0]() for name, kinds in RECORD_FIELDS.items() if isinstance(kinds, tuple)},
     "created": "2026-11-24T12:00:00+00:00",
@@ -59,7 +59,7 @@ def make_cache(
         "text_hashes": hash_texts(f"text {i}" for i in range(rows)),
         "token_hashes": hash_texts(f"tokens {i}" for i in range(rows)),
         "lengths": rng.integers(1, 128, size=rows).astype(np.int32),
-        "cut": rng.integers(2, size=rows).astype(np.uint8),
+        "truncated": rng.integers(2, size=rows).astype(np.uint8),
         "labels": rng.integers(len(names), size=rows) if labelled else None,
         "label_names": names if labelled else None,
     }

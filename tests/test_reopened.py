@@ -67,7 +67,7 @@ def assert_new_rows_are_right(cache: Cache, encoder: Path, folder: Path, **optio
     cache.check()
     for name in cache.identity.features:
         np.testing.assert_allclose(cache.features(name)[new], fresh.features(name)[new], atol=1e-5, rtol=0)
-    for fact in ("token_hashes", "lengths", "cut"):
+    for fact in ("token_hashes", "lengths", "truncated"):
         np.testing.assert_array_equal(getattr(cache, fact), getattr(fresh, fact))
 
 

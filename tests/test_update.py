@@ -68,7 +68,7 @@ def assert_is_update_of(cache: Cache, old: dict[str, Any], fresh: Cache, table: 
     cache.check()
     for name in cache.identity.features:
         np.testing.assert_allclose(cache.features(name), fresh.features(name), atol=1e-5, rtol=0)
-    for fact in ("text_hashes", "token_hashes", "lengths", "cut"):
+    for fact in ("text_hashes", "token_hashes", "lengths", "truncated"):
         np.testing.assert_array_equal(getattr(cache, fact), getattr(fresh, fact))
     assert (cache.labels is None) == (fresh.labels is None)
     assert cache.label_names == fresh.label_names == tuple(sorted({label for _, label in table}))
