@@ -195,7 +195,7 @@ def _encode_again(
         pairs = None if given.pairs is None else [given.pairs[row] for row in at]
         sequences, _ = extraction.session.encoder.tokenize([given.texts[row] for row in at], pairs)
         for number, sequence in zip(inside, sequences, strict=True):
-            encoded = extraction.session.encoder.encode([sequence])
+            encoded = extraction.session.encoder.backend.encode([sequence])
             largest[number] = relative_difference(
                 {name: values[0] for name, values in encoded.items()}, cache, rows[number]
             )

@@ -19,7 +19,7 @@ from ...cache.layout import read_layout
 from ...cache.lock import hold
 from ...cache.reader import Cache, open_any, open_cache
 from ...cache.writer import CacheWriter, partial_path
-from ..encoders.allocator import freed_memory_kept
+from ..encoders.memory import freed_memory_kept
 from ..encoders.session import EncoderSession
 from ..progress import Note, Report, Step
 from ..settings import ExtractSettings
@@ -77,11 +77,10 @@ class Extraction:
             return out
         caches = self._donors(out, update, reuse)  # refused, where they are of no use, before anything is written
         if caches and not self.session.is_loaded:
-            from ..encoders.fast_load import reopen
+            from .reopen import reopen
 
             report(Step("loading the encoder", 0, 0, "files"))
-            if opened := reopen(self.session.files, self.session.encoder_settings, caches, scan):
-                self.session.use(opened)
+            reopen(self.session, caches, scan)
         plan = {
             "batch_tokens": self.session.encoder.batch_tokens,
             "window_rows": WINDOW_BLOCKS * BLOCK_ROWS,
