@@ -1,6 +1,6 @@
 """Who imports whom, as rooms: ``python tests/imports.py [ROOT]`` prints the arrows, the circles and the floors.
 
-It reads any checkout of the project, an old one too. A room is a folder of ``stages/`` with everything in it, the whole of
+It reads any checkout of the project, an old one too. A room is a folder of ``stages/`` with everything in it, all of
 ``cache``, or a single module beside them. Imports inside functions count; imports for the type checker alone do not.
 """
 
