@@ -34,7 +34,7 @@ class Fields:
         help: Help texts that replace the fields' own.
     """
 
-    of: type[Any]
+    of: Any
     only: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     lists: tuple[str, ...] = ()
