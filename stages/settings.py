@@ -68,6 +68,9 @@ class ExtractSettings:
         device: ``auto``, or a torch device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         skip_bad_rows: Leave out rows that have no text or no label, and count them, instead of stopping.
         allow_pickled_weights: Read a ``pytorch_model.bin`` where an encoder has no safetensors.
+        block_rows: Rows that share a checksum: they are encoded again where one of their bytes is lost.
+        window_rows: Rows that are batched together by length; a multiple of ``block_rows``. A larger window has fuller
+            batches, and a crash loses more.
     """
 
     encoder: str = "bert-base-chinese"
@@ -84,12 +87,17 @@ class ExtractSettings:
     device: str = "auto"
     skip_bad_rows: bool = False
     allow_pickled_weights: bool = False
+    block_rows: int = 1024
+    window_rows: int = 4096
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", _choice(Precision, self.precision, "precision"))
         object.__setattr__(self, "storage", _choice(Storage, self.storage, "storage"))
         _require(self.max_length >= 1, "max_length", self.max_length, "at least 1")
         _require(self.batch_tokens is None or self.batch_tokens >= 1, "batch_tokens", self.batch_tokens, "at least 1")
+        _require(self.block_rows >= 1, "block_rows", self.block_rows, "at least 1")
+        whole_blocks = self.window_rows >= 1 and self.window_rows % self.block_rows == 0
+        _require(whole_blocks, "window_rows", self.window_rows, f"a multiple of {self.block_rows} (`block_rows`)")
         _require(is_text(self.prefix), "prefix", ascii(self.prefix), "UTF-8")
         _require(len(self.prefix) <= 1024, "prefix", f"{len(self.prefix)} characters", "at most 1024 characters")
 
