@@ -221,7 +221,7 @@ def extract_command(
     ctx: typer.Context,
     tables: Annotated[list[Path], typer.Argument(help=_TABLES.format("files", "folders"))],
     out: Annotated[Path, typer.Option(help="Cache to write; with several tables, the folder for their caches.")],
-    settings: Annotated[ExtractSettings, Fields(ExtractSettings)],
+    settings: Annotated[ExtractSettings, Fields(ExtractSettings, without=("block_rows", "window_rows"))],
     no_labels: Annotated[bool, typer.Option("--no-labels", help="The table has no labels.")] = False,
     update: Annotated[
         bool, typer.Option("--update", help="Update the cache to the table's current rows; encode only new texts.")

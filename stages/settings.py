@@ -195,6 +195,20 @@ class ExtractSettings(_Settings):
     device: str = setting("auto", _DEVICE)
     skip_bad_rows: bool = setting(False, _SKIP_BAD_ROWS)
     allow_pickled_weights: bool = setting(False, _PICKLED)
+    block_rows: int = setting(
+        1024, "Number of rows that share a checksum. Damage to one costs the whole block.", _COUNT
+    )
+    window_rows: int = setting(
+        4096,
+        "Number of rows that are sorted by length and batched together, a multiple of `block_rows`. A larger window has "
+        "fuller batches, and a crash loses more of it.",
+        _COUNT,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_blocks = self.window_rows % self.block_rows == 0
+        _require(whole_blocks, "window_rows", self.window_rows, f"a multiple of {self.block_rows} (`block_rows`)")
 
 
 class HeadKind(enum.StrEnum):
