@@ -22,6 +22,8 @@ from headstart.stages.progress import Note, Step
 from headstart.stages.settings import ExtractSettings
 
 Notes = list[str]
+SMALL_BLOCKS = {"block_rows": 8, "window_rows": 16}
+"""Settings by which a small table has several blocks and windows."""
 
 
 def settings(encoder: Path, **options: Any) -> ExtractSettings:
