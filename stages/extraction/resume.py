@@ -222,9 +222,7 @@ def decide_unfinished(request: CacheRequest, cache: Cache, plan: Mapping[str, An
     )
 
 
-def open_unfinished(
-    request: CacheRequest, *, width: int, plan: Mapping[str, Any], report: Report
-) -> UnfinishedCache:
+def open_unfinished(request: CacheRequest, *, width: int, plan: Mapping[str, Any], report: Report) -> UnfinishedCache:
     """Open the unfinished cache to write into: the one that is there, where it serves, or a new one.
 
     Args:
