@@ -4,7 +4,8 @@
 
     cache = headstart.extract("reviews.csv", "reviews.h5", headstart.ExtractSettings(encoder="bert-base-chinese"))
     run = headstart.train_head(cache, "run")
-    head = headstart.load_head(run)
+    model = headstart.load(run)
+    model.predict(["a lovely surprise", "never again"])
 
 Names load what they need when they are first used, so importing this package loads nothing heavy.
 """
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from .cache.reader import Cache, open_cache
     from .stages.extract import extract, extract_tables
     from .stages.heads.head import Head, load_head
-    from .stages.predict import predict
+    from .stages.model import TextClassifier, load
+    from .stages.predict import Predictions, predict
     from .stages.settings import ExtractSettings, Precision, SpeedupSettings, Storage, SweepSettings, TrainSettings
     from .stages.speedup import speedup
     from .stages.sweep import sweep
@@ -34,13 +36,16 @@ _HOMES = {
     "Identity": "cache.identity",
     "Labels": "stages.train_head",
     "Precision": "stages.settings",
+    "Predictions": "stages.predict",
     "SpeedupSettings": "stages.settings",
     "Storage": "stages.settings",
     "SweepSettings": "stages.settings",
+    "TextClassifier": "stages.model",
     "TrainSettings": "stages.settings",
     "UserError": "cache.errors",
     "extract": "stages.extract",
     "extract_tables": "stages.extract",
+    "load": "stages.model",
     "load_head": "stages.heads.head",
     "open_cache": "cache.reader",
     "predict": "stages.predict",
@@ -57,13 +62,16 @@ __all__ = [
     "Identity",
     "Labels",
     "Precision",
+    "Predictions",
     "SpeedupSettings",
     "Storage",
     "SweepSettings",
+    "TextClassifier",
     "TrainSettings",
     "UserError",
     "extract",
     "extract_tables",
+    "load",
     "load_head",
     "open_cache",
     "predict",

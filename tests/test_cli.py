@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet
 import pytest
 from headstart.cache.reader import open_cache
 from headstart.cache.writer import partial_path
@@ -59,51 +58,6 @@ def test_quiet_says_nothing(made: dict[str, Any], tiny: Path, tmp_path: Path) ->
     first = command("extract", made["table"], "--encoder", tiny, "--out", tmp_path / "c.h5", "--quiet")
     second = command("train-head", tmp_path / "c.h5", "--out", tmp_path / "run", "--epochs", 2, "--quiet")
     assert [(c.returncode, c.stdout, c.stderr) for c in (first, second)] == [(0, "", "")] * 2
-
-
-def test_texts_are_classified(made: dict[str, Any]) -> None:
-    found = command("predict", made["run"], "good film", "bad phone")
-    lines = found.stdout.splitlines()
-    assert found.returncode == 0 and len(lines) == 2
-    for line in lines:
-        label, probabilities, _ = line.split("\t")
-        values = {n: float(p) for n, p in (part.split() for part in probabilities.split("  "))}
-        assert label == max(values, key=lambda name: values[name])
-        assert sum(values.values()) == pytest.approx(1, abs=2e-3)
-
-
-@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
-def test_a_table_is_classified_into_a_file(made: dict[str, Any], tmp_path: Path, suffix: str) -> None:
-    out = tmp_path / f"out.{suffix}"
-    done = command("predict", made["run"], "--input", made["table"], "--out", out)
-    assert done.returncode == 0, done.stderr
-    if suffix == "parquet":
-        rows = pyarrow.parquet.read_table(out).to_pylist()
-    elif suffix == "jsonl":
-        rows = [json.loads(line) for line in out.read_text().splitlines()]
-    else:
-        separator = "\t" if suffix == "tsv" else ","
-        header, *lines = (line.split(separator) for line in out.read_text().splitlines())
-        rows = [dict(zip(header, line, strict=True)) for line in lines]
-    texts = [json.loads(line)["text"] for line in made["table"].read_text().splitlines()]
-    assert [row["text"] for row in rows] == texts
-    assert set(rows[0]) == {"text", "label", "probability_class0", "probability_class1"}
-    assert command("predict", made["run"], "--input", made["table"], "--out", out).returncode == 2
-
-
-def test_predictions_are_those_of_the_cached_features(made: dict[str, Any]) -> None:
-    import headstart as package
-
-    texts = [json.loads(line)["text"] for line in made["table"].read_text().splitlines()]
-    found = package.predict(made["run"], texts)
-    head = package.load_head(made["run"])
-    expected = head.probabilities(package.open_cache(made["cache"]).features())
-    assert abs(found.probabilities - expected).max() < 1e-5
-
-
-def test_an_encoder_of_another_identity_is_refused(made: dict[str, Any], minilm: Path) -> None:
-    found = command("predict", made["run"], "good film", "--encoder", minilm)
-    assert_one_line(found, 2, "is not the one that .* was trained on: they differ in weights_sha256")
 
 
 def test_inspect_shows_caches_and_runs(made: dict[str, Any]) -> None:
@@ -292,15 +246,6 @@ def test_damaged_labels_are_not_counted(made: dict[str, Any], tmp_path: Path) ->
     content[read_layout(made["cache"])[1]["labels"].offset + 5] = 1
     path.write_bytes(content)
     assert_one_line(command("inspect", path), 1, "its labels are damaged")
-
-
-def test_predictions_overwrite_nothing_of_value(made: dict[str, Any], tmp_path: Path) -> None:
-    before = made["table"].read_bytes()
-    same = command("predict", made["run"], "--input", made["table"], "--out", made["table"], "--overwrite")
-    assert_one_line(same, 2, "is the table that is read")
-    assert made["table"].read_bytes() == before
-    nowhere = command("predict", made["run"], "--input", made["table"], "--out", tmp_path / "no" / "x.csv")
-    assert_one_line(nowhere, 2, "make its folder first")
 
 
 def test_a_sweep_prints_its_ranking_and_its_winner_predicts(made: dict[str, Any], tmp_path: Path) -> None:

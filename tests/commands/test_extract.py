@@ -26,10 +26,8 @@ from headstart.cache.reader import open_any
 from headstart.cache.writer import CacheWriter, partial_path
 from headstart.stages.encoders.encoder import Encoder
 from headstart.stages.extract import extract
-from headstart.stages.predict import predict
 from headstart.stages.progress import Action, Event, Outcome, Step
-from headstart.stages.settings import ExtractSettings, TrainSettings
-from headstart.stages.train_head import train_head
+from headstart.stages.settings import ExtractSettings
 from tiny import save_tiny_encoder, tiny_rows
 
 
@@ -326,10 +324,6 @@ def test_a_text_of_no_tokens_is_named(tiny: Path, tmp_path: Path, write_csv: Cal
     rows = [*tiny_rows(40), ("\u200b", "class0")]
     with pytest.raises(EncoderError, match=r"table.csv, row 41: the encoder's tokenizer makes no tokens of this text"):
         run(write_csv(rows), tmp_path / "c.h5", folder)
-    run(write_csv(rows[:40]), tmp_path / "d.h5", folder)
-    head = train_head(tmp_path / "d.h5", tmp_path / "run", TrainSettings(epochs=1))
-    with pytest.raises(EncoderError, match="text 2: the encoder's tokenizer makes no tokens of it"):
-        predict(head, ["good film", "\u200b"])
 
 
 def test_a_disk_that_fails_is_told_by_the_thread_that_writes(
