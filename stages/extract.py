@@ -217,11 +217,10 @@ def _prepare(
     paths += [Path(path) for path in reuse if Path(path).resolve() != out.resolve()]
     caches = open_reusable(paths, session.identity, settings.storage)  # refused before anything is written
     if caches and not session.is_loaded:
-        from .encoders.fast_load import reopen
+        from .extraction.reopen import reopen
 
         report(Step("loading the encoder", 0, 0, "files"))
-        if encoder := reopen(session.files, session.encoder_settings, caches, scan):
-            session.use(encoder)
+        reopen(session, caches, scan)
     encoder = session.encoder
     plan = {
         "batch_tokens": encoder.batch_tokens,
