@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from headstart.stages.extract import extract
 from headstart.stages.predict import predict
 from headstart.stages.progress import Action, Event, Outcome, Step
 from headstart.stages.settings import ExtractSettings, TrainSettings
+from headstart.stages.tables.scan import TableScan, scan_table
 from headstart.stages.train_head import train_head
 from tiny import save_tiny_encoder, tiny_rows
 
@@ -427,6 +429,33 @@ def test_each_run_ends_with_one_outcome_that_counts_what_it_did(
     assert outcome(relabelled) == (Action.RELABELLED, {"rows": 60})
     updated = {"rows": 61, "reused_rows": 60, "sequences_encoded": 1, "tokens_encoded": 3}
     assert outcome([*relabelled, ("bad", "y")], update=True) == (Action.MADE, updated)
+
+
+def test_what_the_scan_holds_in_memory_is_gone_when_rows_are_encoded(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its arrays are in the file by then; of a table of many millions of rows they would fill the memory."""
+    scanned: list[weakref.ref[Any]] = []
+    at_work: list[bool] = []
+
+    def scan(*arguments: Any) -> TableScan:
+        found = scan_table(*arguments)
+        scanned[:] = [weakref.ref(found.text_hashes), weakref.ref(found.labels)]
+        return found
+
+    def encode(self: Backend, batch: Any) -> Any:
+        if partial_path(tmp_path / "c.h5").exists():  # else a sample is encoded, to prove the encoder before an update
+            at_work.extend(reference() is not None for reference in scanned)
+        return original(self, batch)
+
+    original = Backend.encode
+    monkeypatch.setattr("headstart.stages.extract.scan_table", scan)
+    monkeypatch.setattr(Backend, "encode", encode)
+    with interrupted_after(3), pytest.raises(KeyboardInterrupt):
+        run(write_csv(tiny_rows(40)), tmp_path / "c.h5", tiny)
+    for rows, options in ((40, {}), (50, {"update": True}), (60, {"overwrite": True})):
+        run(write_csv(tiny_rows(rows)), tmp_path / "c.h5", tiny, **options)
+    assert at_work and not any(at_work)
 
 
 def remove(name: str) -> Callable[[Path], Any]:
