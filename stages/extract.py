@@ -217,11 +217,10 @@ def _prepare(
     paths += [Path(path) for path in reuse if Path(path).resolve() != out.resolve()]
     caches = open_reusable(paths, session.identity, settings.storage)  # refused before anything is written
     if caches and not session.is_loaded:
-        from .encoders.fast_load import reopen
+        from .extraction.reopen import reopen
 
         report(Step("loading the encoder", 0, 0, "files"))
-        if encoder := reopen(session.files, session.encoder_settings, caches, scan):
-            session.use(encoder)
+        reopen(session, caches, scan)
     encoder = session.encoder
     plan = {
         "batch_tokens": encoder.batch_tokens,
@@ -235,15 +234,14 @@ def _prepare(
 def _use_finished(request: CacheRequest, report: Report) -> Outcome | None:
     """Use the finished cache at the output, with the table's labels; None where it has to be replaced."""
     cache = open_cache(request.out)
-    decision = decide_finished(request, cache)
-    decision.require_allowed()
-    if decision.verdict is Verdict.REPLACE:
+    verdict = decide_finished(request, cache)
+    if verdict is Verdict.REPLACE:
         return None
-    if decision.verdict is Verdict.RELABEL:
+    if verdict is Verdict.RELABEL:
         relabel(request, cache)
         changed = "were removed" if request.scan.labels is None else "changed, and were written anew"
-        note, action = f"the labels {changed}; nothing to encode", Action.RELABELLED
-        report(Note(f"{request.out}: {note}"))
+        action = Action.RELABELLED
+        report(Note(f"{request.out}: the labels {changed}; nothing to encode"))
     else:
         action = Action.CURRENT
         report(Note(f"{request.out} is current: the same rows, encoder and settings; nothing to encode"))

@@ -16,8 +16,8 @@ from ..cache.writer import CacheWriter
 from .encoders.session import EncoderSession
 from .extraction.fill import fill_cache, outcome_counts
 from .extraction.resume import UnfinishedCache, labelled_copy, require_pair_column, require_writable
-from .extraction.reuse import ReusableCaches
-from .progress import Action, Note, Outcome, Report, Step, silent
+from .extraction.reuse import ReusableCaches, reporting_blocks
+from .progress import Action, Note, Outcome, Report, silent
 from .settings import ExtractSettings
 from .tables.scan import TableScan, scan_table
 from .tables.table import open_table
@@ -73,7 +73,7 @@ def repair(
     _open(path)  # a file that is no cache is refused before a lock is put beside it
     with hold(path, wait=wait, note=lambda text: report(Note(text))):
         started, opened = time.perf_counter(), _open(path)
-        if not opened.damaged_blocks(lambda block: report(Step("checking", block + 1, opened.layout.blocks, "blocks"))):
+        if not opened.damaged_blocks(reporting_blocks(opened, report)):
             report(Note(f"{path} is whole: all {opened.layout.blocks} blocks hold; nothing to repair"))
             counts = outcome_counts(opened.record, filled=False)
             report(Outcome(command="repair", output=path, action=Action.CURRENT, counts=counts))

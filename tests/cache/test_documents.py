@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any, TypedDict
 
 import pytest
-
 from headstart.cache.documents import checked, parse_json
 from headstart.cache.errors import DamagedError
 
