@@ -158,7 +158,7 @@ class ForwardMode(enum.StrEnum):
 
 
 _DEVICE = "Device to compute on: auto, cpu, cuda, cuda:1 or mps."
-_ENCODER = "Hub id of the encoder, or a folder that holds its files."
+_ENCODER = "Hub id of the encoder, or folder of its files."
 _REVISION = "Branch, tag or commit of a hub id."
 _SKIP_BAD_ROWS = "Leave out rows without text or label, and count them, instead of stopping at the first one."
 _PICKLED = (
