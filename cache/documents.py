@@ -1,4 +1,4 @@
-"""JSON documents that may come from anyone: parsed, and held against what they must hold, before they are used."""
+"""JSON documents that may come from anyone. They are parsed and checked before they are used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from .errors import DamagedError
 
 MAX_FILE_BYTES = 1 << 28
-"""A document of ours has some thousand bytes, and a sweep's some hundred for each head. A larger file is not read."""
+"""Larger files are not read. A document of headstart has some thousand bytes, plus some hundred for each head."""
 
 _Document = TypeVar("_Document")
 
@@ -24,7 +24,7 @@ def parse_json(content: bytes, where: str) -> Any:
     """Parse a document.
 
     Raises:
-        DamagedError: it is not JSON, or too deep to be read.
+        DamagedError: the document is not JSON, or is nested too deep.
     """
     try:
         return json.loads(content)
@@ -35,20 +35,20 @@ def parse_json(content: bytes, where: str) -> Any:
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is a string that can be written down: JSON may hold halves of surrogate pairs, UTF-8 may not."""
+    """Return whether a value is a string that UTF-8 can encode. JSON may hold lone surrogates, UTF-8 may not."""
     return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def are_names(values: Any) -> bool:
-    """Whether this is a list of distinct texts, at least one."""
+    """Return whether this is a list of distinct texts, at least one."""
     return isinstance(values, list) and all(map(is_text, values)) and 0 < len(values) == len(set(values))
 
 
 def require_finite(document: Mapping[str, Any], where: str) -> None:
-    """Refuse an object with a number that is negative, or none.
+    """Refuse an object with a number that is negative, infinite or NaN.
 
     Raises:
-        DamagedError: it has one.
+        DamagedError: the object has one.
     """
     for name, value in document.items():
         if isinstance(value, int | float) and not 0 <= value < float("inf"):
@@ -59,8 +59,8 @@ def read_json_file(path: Path) -> Any:
     """Read and parse a file.
 
     Raises:
-        DamagedError: it is not a file (but a pipe, say), is too large, or not JSON.
-        OSError: it cannot be read.
+        DamagedError: the path is not a file (but a pipe, for example), or the file is too large or not JSON.
+        OSError: the file cannot be read.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
@@ -69,16 +69,18 @@ def read_json_file(path: Path) -> Any:
 
 
 def checked(document: Any, kind: type[_Document], where: str) -> _Document:
-    """Return a parsed document as what it must be. It MAY hold more fields.
+    """Check the fields of a parsed document. It may hold more fields than are checked.
 
     Args:
         document: The document.
-        kind: A `TypedDict`: the document itself is returned, with all its fields. Or a dataclass: it is made of the
-            fields that it has.
-        where: What an error calls the document.
+        kind: A `TypedDict` or a dataclass that declares the fields.
+        where: The name of the document in an error.
+
+    Returns:
+        The document itself, with all its fields, if ``kind`` is a `TypedDict`; else an object of the dataclass.
 
     Raises:
-        DamagedError: it is not an object, lacks a field, or a field has a value of another type.
+        DamagedError: the document is not an object, lacks a field, or a field has a value of another type.
     """
     if not isinstance(document, dict):
         raise DamagedError(f"{where} is not a JSON object")
@@ -95,9 +97,9 @@ def checked(document: Any, kind: type[_Document], where: str) -> _Document:
 
 @functools.cache
 def _fields(kind: Any) -> list[tuple[str, type | tuple[type, ...]]]:
-    """Each field: its name, and another `TypedDict` or dataclass, or the types that its value may have.
+    """Return the name of each field, with its `TypedDict` or dataclass, or with the tuple of its allowed types.
 
-    JSON writes some floats without a point, so a float may be an int.
+    A float may be an int, because JSON may write it without a point.
     """
     fields = []
     for name, hint in typing.get_type_hints(kind).items():

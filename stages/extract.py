@@ -13,7 +13,7 @@ from ..cache.errors import OutputExistsError, SettingsError
 from ..cache.layout import storage_errors
 from ..cache.lock import hold
 from ..cache.reader import Cache, open_cache
-from ..cache.writer import partial_path
+from ..cache.siblings import partial_path
 from .encoders.session import EncoderSession
 from .extraction.fill import fill_cache, outcome_counts
 from .extraction.resume import (

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from headstart.cache.reader import open_cache
-from headstart.cache.writer import partial_path
+from headstart.cache.siblings import partial_path
 from headstart.stages.settings import ExtractSettings, TrainSettings, parse_memory
 from headstart.stages.units import plain
 from processes import Command, command, fresh_command

@@ -23,7 +23,8 @@ from headstart.cache.errors import (
     StorageError,
 )
 from headstart.cache.reader import Cache, open_any
-from headstart.cache.writer import CacheWriter, partial_path
+from headstart.cache.siblings import partial_path
+from headstart.cache.writer import CacheWriter
 from headstart.stages.encoders.encoder import Encoder
 from headstart.stages.extraction.resume import superseded_paths
 from hypothesis import HealthCheck, given, settings
