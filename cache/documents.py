@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import stat
@@ -69,42 +68,38 @@ def read_json_file(path: Path) -> Any:
 
 
 def checked(document: Any, kind: type[_Document], where: str) -> _Document:
-    """Check the fields of a parsed document. It may hold more fields than are checked.
+    """Check the fields of a parsed document. It may hold more fields; they stay in it.
 
     Args:
         document: The document.
-        kind: A `TypedDict` or a dataclass that declares the fields.
+        kind: A `TypedDict` that declares the fields.
         where: The name of the document in an error.
 
     Returns:
-        The document itself, with all its fields, if ``kind`` is a `TypedDict`; else an object of the dataclass.
+        The document itself.
 
     Raises:
         DamagedError: the document is not an object, lacks a field, or a field has a value of another type.
     """
     if not isinstance(document, dict):
         raise DamagedError(f"{where} is not a JSON object")
-    values = {}
-    for name, allowed in _fields(typing.cast(Any, kind)):
-        value = document.get(name)
+    for name, allowed in _fields(typing.cast(Any, kind)).items():
         if isinstance(allowed, type):
-            value = checked(value, allowed, f"{where}: its {name!r}")
-        elif name not in document or not isinstance(value, allowed):
+            checked(document.get(name), allowed, f"{where}: its {name!r}")
+        elif name not in document or not isinstance(document[name], allowed):
             raise DamagedError(f"{where} lacks {name!r}, or it is of the wrong kind")
-        values[name] = value
-    return kind(**values) if dataclasses.is_dataclass(kind) else typing.cast(_Document, document)
+    return typing.cast(_Document, document)
 
 
 @functools.cache
-def _fields(kind: Any) -> list[tuple[str, type | tuple[type, ...]]]:
-    """Return the name of each field, with its `TypedDict` or dataclass, or with the tuple of its allowed types.
+def _fields(kind: Any) -> dict[str, type | tuple[type, ...]]:
+    """Return the type of each field: another `TypedDict`, or a tuple of the types that are allowed.
 
     A float may be an int, because JSON may write it without a point.
     """
-    fields = []
+    fields = {}
     for name, hint in typing.get_type_hints(kind).items():
         options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         plain = {typing.get_origin(option) or option for option in options}
-        nested = typing.is_typeddict(hint) or dataclasses.is_dataclass(hint)
-        fields.append((name, hint if nested else tuple(plain | {int} if float in plain else plain)))
+        fields[name] = hint if typing.is_typeddict(hint) else tuple(plain | {int} if float in plain else plain)
     return fields

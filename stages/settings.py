@@ -200,8 +200,8 @@ class ExtractSettings(_Settings):
     )
     window_rows: int = setting(
         4096,
-        "Number of rows that are sorted by length and batched together, a multiple of `block_rows`. A larger window has "
-        "fuller batches, and a crash loses more of it.",
+        "Number of rows that are sorted by length and batched together: a multiple of `block_rows`. A larger window "
+        "has fuller batches, and a crash loses more.",
         _COUNT,
     )
 

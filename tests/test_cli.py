@@ -39,7 +39,12 @@ def made(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
 def test_the_main_job_end_to_end(made: dict[str, Any]) -> None:
     extracted, trained = made["extracted"], made["trained"]
     assert re.search(r"rows +200, with \d+ distinct texts and \d+ distinct token sequences", extracted)
-    for fact in ("features +cls \\(200 x 32\\)", "labels +class0", "truncated +0 texts", "precision +float32: as asked for"):
+    for fact in (
+        "features +cls \\(200 x 32\\)",
+        "labels +class0",
+        "truncated +0 texts",
+        "precision +float32: as asked for",
+    ):
         assert re.search(fact, extracted), fact
     assert re.search(r"speed +[\d,]+ tokens/s", extracted) and re.search(r"file +\S+ [kM]B", extracted)
     assert re.search(r"accuracy +\d\.\d{4} on the test rows \(95%: ", trained)
@@ -148,8 +153,14 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(made: dict[str, Any], tiny:
             ("train-head", made["cache"], *out, "--test", made["cache"], "--test-fraction", 0.5),
             "--test-fraction has no effect with --test",
         ),
-        (("extract", made["table"], *out, *encoder, "--no-labels", "--label-column", "x"), "--label-column has no effect with --no-labels"),
-        (("speedup", made["table"], *out, *encoder, "--no-quality", "--seed", 1), "--seed has no effect with --no-quality"),
+        (
+            ("extract", made["table"], *out, *encoder, "--no-labels", "--label-column", "x"),
+            "--label-column has no effect with --no-labels",
+        ),
+        (
+            ("speedup", made["table"], *out, *encoder, "--no-quality", "--seed", 1),
+            "--seed has no effect with --no-quality",
+        ),
         (("verify", made["cache"], "--sample", 9), "--sample has no effect without --encoder"),
         (
             (
@@ -349,9 +360,18 @@ def test_mistakes_of_stage_two_are_one_line(made: dict[str, Any], tmp_path: Path
         (("train-head", made["cache"], *out, "--solver", "exact", "--head", "mlp"), "linear for the exact solver"),
         (("train-head", made["cache"], *out, "--l2", 2), "--l2 has no effect without --solver exact"),
         (("train-head", made["cache"], *out, "--hidden", 64), "--hidden has no effect without --head mlp"),
-        (("train-head", made["cache"], *out, "--solver", "exact", "--epochs", 9), "--epochs has no effect with --solver exact"),
-        (("sweep", made["cache"], *out, "--solver", "exact", "--no-center"), "--center/--no-center has no effect with --solver exact"),
-        (("train-head", made["cache"], *out, "--folds", 3, "--validation-fraction", 0.5), "--validation-fraction has no effect with --folds"),
+        (
+            ("train-head", made["cache"], *out, "--solver", "exact", "--epochs", 9),
+            "--epochs has no effect with --solver exact",
+        ),
+        (
+            ("sweep", made["cache"], *out, "--solver", "exact", "--no-center"),
+            "--center/--no-center has no effect with --solver exact",
+        ),
+        (
+            ("train-head", made["cache"], *out, "--folds", 3, "--validation-fraction", 0.5),
+            "--validation-fraction has no effect with --folds",
+        ),
         (
             ("train-head", made["cache"], *out, "--keep-shared"),
             "--keep-shared has no effect without --test or --validation",

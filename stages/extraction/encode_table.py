@@ -225,9 +225,7 @@ class _Pass:
             self.background.run(functools.partial(self.writer.write_block, block, features=features, **metadata))
             self.written[block] = True
 
-    def _gather(
-        self, name: str, inside: Indices, window: Window, work: _WindowWork, encoded: Features
-    ) -> Features:
+    def _gather(self, name: str, inside: Indices, window: Window, work: _WindowWork, encoded: Features) -> Features:
         """Collect one feature of some rows of a window from the file, other caches and the encoder's result.
 
         Returns:

@@ -89,9 +89,7 @@ def tokenized_windows(
                 raise EncoderError(
                     f"{place}: the encoder's tokenizer makes no tokens of this text; change the text, or remove the row"
                 )
-        yield Window(
-            span=span, rows=rows, reused=reused, tokenized=lacking, sequences=sequences, truncated=truncated
-        )
+        yield Window(span=span, rows=rows, reused=reused, tokenized=lacking, sequences=sequences, truncated=truncated)
 
 
 def _joined(parts: Iterator[_Part], window_rows: int, most_rows: int) -> Iterator[_Part]:
