@@ -22,13 +22,14 @@ from typer.core import TyperGroup
 from . import stopping
 from .cache.errors import DamagedError, HeadstartError, SettingsError, UserError, spell_settings
 from .stages.encoders.memory import is_memory_full
-from .stages.progress import Report, silent
+from .stages.progress import Event, Outcome, Report, silent
 from .stages.runs.savings import EncoderPasses, passes_of_extraction
 from .stages.settings import (
     VERIFY_SAMPLE,
     ClassWeight,
     ExtractSettings,
     HeadKind,
+    Labels,
     Precision,
     Ranking,
     Schedule,
@@ -240,12 +241,19 @@ def extract_command(
         from .stages.inspect import inspect_path
 
         started = time.time()
+        outcomes: list[Outcome] = []
+
+        def listen(event: Event) -> None:
+            if isinstance(event, Outcome):
+                outcomes.append(event)
+            report(event)
+
         options: dict[str, Any] = {
             "update": update,
             "reuse": reuse or (),
             "overwrite": overwrite,
             "wait": wait,
-            "report": report,
+            "report": listen,
         }
         if len(tables) == 1:
             paths = [extract(tables[0], out, settings, **options)]
@@ -259,7 +267,7 @@ def extract_command(
     for path, found in zip(paths, caches, strict=True):
         if path.stat().st_mtime > started:  # a cache that was current has been noted already
             terminal.show_cache(found)
-    terminal.show_passes(passes_of_extraction([found["record"] for found in caches], since=started))
+    terminal.show_passes(passes_of_extraction([found["record"] for found in caches], outcomes))
 
 
 @app.command("repair")
@@ -410,7 +418,7 @@ def train_head_command(
     )
     with _reporting(quiet) as report:
         from .stages.inspect import inspect_path
-        from .stages.train_head import Labels, train_head
+        from .stages.train_head import train_head
 
         given = None if labels is None else Labels(labels, text_column, text_pair_column, label_column)
         run = train_head(
@@ -528,7 +536,6 @@ def sweep_command(
     with _reporting(quiet) as report:
         from .stages.inspect import inspect_path
         from .stages.sweep import sweep
-        from .stages.train_head import Labels
 
         relabelled = None if labels is None else Labels(labels, text_column, text_pair_column, label_column)
         folder = sweep(

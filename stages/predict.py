@@ -24,9 +24,9 @@ from .encoders.encoder import EncoderSettings
 from .encoders.files import EncoderFiles, find_encoder, recorded_encoder
 from .encoders.hf import load_encoder
 from .encoders.pooling import parse_features
-from .heads.head import Head, load_head
+from .heads.head import Head
 from .progress import Note, Report, Step, silent
-from .runs.run import read_run
+from .runs.run import load_head, read_run
 from .settings import ForwardMode, Precision
 from .tables.formats import COMPRESSIONS, file_format
 from .tables.table import open_table

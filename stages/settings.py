@@ -7,6 +7,7 @@ import enum
 import itertools
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ..cache.documents import is_text
@@ -218,6 +219,23 @@ class TrainSettings:
         if self.solver is Solver.EXACT:
             _require(self.head is HeadKind.LINEAR, "head", self.head, "linear for the exact solver")
             _require(self.label_smoothing == 0, "label_smoothing", self.label_smoothing, "0 for the exact solver")
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """A table whose labels replace the labels of the caches. Rows are matched by their texts.
+
+    Attributes:
+        table: The table, with texts and labels.
+        text_column: Column of the texts.
+        text_pair_column: Column of the second texts, if the caches hold pairs of texts.
+        label_column: Column of the labels.
+    """
+
+    table: str | Path
+    text_column: str = "text"
+    text_pair_column: str | None = None
+    label_column: str = "label"
 
 
 class Ranking(enum.StrEnum):
