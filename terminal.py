@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from .stages.baseline.report import measured_in, sections, title
 from .stages.progress import Event, Note, Report, Step
 from .stages.runs.savings import EncoderPasses
 from .stages.units import duration, plain, size
-from .stopping import heeding
 
 if TYPE_CHECKING:
     from .stages.verify import Verified
@@ -29,26 +28,30 @@ MOST_SETTINGS_SHOWN = 10
 
 
 @contextmanager
-def reporting() -> Iterator[Report]:
-    """A listener for a stage: a progress bar on a terminal, a line now and then elsewhere."""
+def reporting(spell: Callable[[str], str]) -> Iterator[Report]:
+    """Give a listener that shows notes, and steps as progress bars on a terminal or as lines elsewhere.
+
+    Args:
+        spell: Returns a note with its settings spelled as options.
+    """
     if errors.is_terminal:
         columns = [TextColumn("{task.description:<9}"), BarColumn(), TextColumn("{task.fields[count]}")]
         with Progress(*columns, TimeRemainingColumn(), console=errors, transient=True) as progress:
-            yield heeding(_Bars(progress))
+            yield _Bars(progress, spell)
     else:
-        yield heeding(_Lines())
+        yield _Lines(spell)
 
 
 class _Bars:
     """Shows one bar for each phase."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, progress: Progress, spell: Callable[[str], str]) -> None:
+        self._progress, self._spell = progress, spell
         self._phases: dict[str, tuple[Any, float]] = {}
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Note):
-            self._progress.console.print(plain(event.text), markup=False)
+            self._progress.console.print(plain(self._spell(event.text)), markup=False)
         if not isinstance(event, Step):
             return
         if event.phase not in self._phases:
@@ -64,15 +67,16 @@ class _Bars:
 
 
 class _Lines:
-    """Prints a line for a phase that goes on, every ten seconds."""
+    """Prints a line every ten seconds, for a phase that takes longer."""
 
-    def __init__(self) -> None:
+    def __init__(self, spell: Callable[[str], str]) -> None:
+        self._spell = spell
         self._phase, self._started, self._printed, self._found = "", 0.0, 0.0, 0
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
         if isinstance(event, Note):
-            errors.print(plain(event.text), markup=False)
+            errors.print(plain(self._spell(event.text)), markup=False)
         elif not isinstance(event, Step):
             return
         elif event.phase != self._phase:

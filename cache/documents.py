@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import stat
+import types
+import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import DamagedError
 
 MAX_FILE_BYTES = 1 << 28
 """A document of ours has some thousand bytes, and a sweep's some hundred for each head. A larger file is not read."""
 
-Kind = tuple[type, ...] | Mapping[str, Any]
-"""What a value may be: one of some types, or an object with fields that are of such kinds themselves."""
+_Document = TypeVar("_Document")
 
 
 def parse_json(content: bytes, where: str) -> Any:
@@ -65,16 +68,41 @@ def read_json_file(path: Path) -> Any:
     return parse_json(path.read_bytes(), str(path))
 
 
-def require_fields(document: Any, fields: Mapping[str, Kind], where: str) -> None:
-    """Refuse an object that lacks one of these fields, or has a value of another kind there; it may hold more.
+def checked(document: Any, kind: type[_Document], where: str) -> _Document:
+    """Return a parsed document as what it must be. It MAY hold more fields.
+
+    Args:
+        document: The document.
+        kind: A `TypedDict`: the document itself is returned, with all its fields. Or a dataclass: it is made of the
+            fields that it has.
+        where: What an error calls the document.
 
     Raises:
-        DamagedError: it does.
+        DamagedError: it is not an object, lacks a field, or a field has a value of another type.
     """
     if not isinstance(document, dict):
         raise DamagedError(f"{where} is not a JSON object")
-    for name, kind in fields.items():
-        if isinstance(kind, Mapping):
-            require_fields(document.get(name), kind, f"{where}: its {name!r}")
-        elif name not in document or not isinstance(document[name], kind):
+    values = {}
+    for name, allowed in _fields(typing.cast(Any, kind)):
+        value = document.get(name)
+        if isinstance(allowed, type):
+            value = checked(value, allowed, f"{where}: its {name!r}")
+        elif name not in document or not isinstance(value, allowed):
             raise DamagedError(f"{where} lacks {name!r}, or it is of the wrong kind")
+        values[name] = value
+    return kind(**values) if dataclasses.is_dataclass(kind) else typing.cast(_Document, document)
+
+
+@functools.cache
+def _fields(kind: Any) -> list[tuple[str, type | tuple[type, ...]]]:
+    """Each field: its name, and another `TypedDict` or dataclass, or the types that its value may have.
+
+    JSON writes some floats without a point, so a float may be an int.
+    """
+    fields = []
+    for name, hint in typing.get_type_hints(kind).items():
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        plain = {typing.get_origin(option) or option for option in options}
+        nested = typing.is_typeddict(hint) or dataclasses.is_dataclass(hint)
+        fields.append((name, hint if nested else tuple(plain | {int} if float in plain else plain)))
+    return fields

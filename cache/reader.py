@@ -3,56 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import math
 import mmap
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .documents import Kind, are_names, parse_json, require_fields, require_finite
+from .documents import are_names, checked, parse_json
 from .errors import DamagedError, FormatError, HeadstartError, UserError
 from .hashing import Hashes, digest
 from .identity import Identity
 from .layout import ROW_METADATA, Layout, Span, read_layout, storage_errors
+from .record import Plan, Record, checked_record
 
-ENCODER_FIELDS: dict[str, Kind] = {"name": (str,), "folder": (str,), "revision": (str, NoneType)}
-PLAN_FIELDS: dict[str, Kind] = {
-    "batch_tokens": (int,),
-    "window_rows": (int,),
-    "device": (str,),
-    "path": (str,),
-}
-RECORD_FIELDS: dict[str, Kind] = {
-    "created": (str,),
-    "table": (str,),
-    "rows": (int,),
-    "skipped_rows": (int,),
-    "distinct_texts": (int,),
-    "distinct_sequences": (int,),
-    "conflicting_texts": (int,),
-    "truncated_rows": (int,),
-    "tokens": (int,),
-    "tokens_encoded": (int,),
-    "sequences_encoded": (int,),
-    "kept_blocks": (int,),
-    "reused_rows": (int,),
-    "halved_batches": (int,),
-    "encode_seconds": (int, float),
-    "tokens_per_second": (int, float, NoneType),
-    "measured_tokens": (int,),
-    "measured_seconds": (int, float),
-    "seconds": (int, float),
-    "precision_reason": (str,),
-    "encoder": ENCODER_FIELDS,
-    "machine": {"device": (str,)},
-}
-"""What every plan and record holds, with the kinds of value that it may be; they MAY hold more."""
 _TESTING_THREADS = 4
 """Each holds a block in memory. More than 2 cores: not tried."""
 Features = npt.NDArray[np.floating[Any]]
@@ -82,8 +49,8 @@ class Cache:
     path: Path
     layout: Layout
     identity: Identity
-    plan: Mapping[str, Any]
-    record: Mapping[str, Any]
+    plan: Plan
+    record: Record
     label_names: tuple[str, ...] | None
     labels: Labels | None
     text_hashes: Hashes
@@ -251,9 +218,9 @@ def _read(path: Path, *, finished: bool) -> Cache:
     names = documents.get("label_names")
     if layout.labelled != (names is not None) or not (names is None or are_names(names)):
         raise DamagedError(f"{path}: its label names are not a list of distinct names, one list for its labels")
-    require_fields(documents["plan"], PLAN_FIELDS, f"{path}: its plan")
+    plan = checked(documents["plan"], Plan, f"{path}: its plan")
     if documents["record"] != {}:
-        _require_record(documents["record"], layout.rows, f"{path}: its record")
+        checked_record(documents["record"], layout.rows, f"{path}: its record")
     identity = Identity.from_dict(documents["identity"], str(path))
     if set(identity.features) != set(layout.widths):
         raise DamagedError(
@@ -270,22 +237,11 @@ def _read(path: Path, *, finished: bool) -> Cache:
         path=path,
         layout=layout,
         identity=identity,
-        plan=documents["plan"],
+        plan=plan,
         record=documents["record"],
         label_names=None if names is None else tuple(names),
         **fields,
     )
-
-
-def _require_record(record: Any, rows: int, where: str) -> None:
-    require_fields(record, RECORD_FIELDS, where)
-    require_finite(record, where)
-    if record["rows"] != rows:
-        raise DamagedError(f"{where}: it is of {record['rows']:,} rows, and the file has {rows:,}")
-    try:
-        datetime.datetime.fromisoformat(record["created"])
-    except ValueError as error:
-        raise DamagedError(f"{where}: {error}") from None
 
 
 def _rows_of(array: npt.NDArray[Any], rows: slice) -> npt.NDArray[Any]:

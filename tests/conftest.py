@@ -61,15 +61,6 @@ def write_csv(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of 8 rows in windows of 2, so that small tables have several."""
-    from headstart.stages.extraction import extraction
-
-    monkeypatch.setattr(extraction, "BLOCK_ROWS", 8)
-    monkeypatch.setattr(extraction, "WINDOW_BLOCKS", 2)
-
-
-@pytest.fixture
 def large_table(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables count as too large to be kept from their first reading: they are read again."""
     monkeypatch.setattr("headstart.stages.tables.scan.TOP_ROWS", 0)

@@ -5,29 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from types import NoneType
 from typing import Any
 
 import tokenizers
 
-from ...cache.documents import Kind, require_fields
+from ...cache.documents import checked
 from ...cache.errors import DamagedError
 from ...cache.identity import SHA256
 
 FAMILY = {"bert", "roberta", "xlm-roberta", "electra", "distilbert"}
 """Kinds of encoder that can be run without padding."""
-_FIELDS: dict[str, Kind] = {
-    "shape": {
-        "model_type": (str,),
-        "heads": (int,),
-        "layers": (int,),
-        "epsilon": (float,),
-        "position_padding": (int, NoneType),
-    },
-    "width": (int,),
-    "segments": (bool,),
-    "tokenizer_sha256": (str,),
-}
 _LARGEST = 1 << 20
 
 
@@ -70,13 +57,11 @@ class Recipe:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Recipe | None:
         """The recipe in a cache's record, which may come from anyone; None where there is none, or an odd one."""
-        found = record["encoder"].get("packed")
         try:
-            require_fields(found, _FIELDS, "packed")
+            recipe = checked(record["encoder"].get("packed"), cls, "packed")
         except DamagedError:
             return None
-        shape = PackedShape(**{field.name: found["shape"][field.name] for field in dataclasses.fields(PackedShape)})
-        recipe = cls(shape=shape, **{name: found[name] for name in _FIELDS if name != "shape"})
+        shape = recipe.shape
         numbers = (recipe.width, shape.heads, shape.layers)
         padding = shape.position_padding
         possible = (

@@ -5,28 +5,27 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tokenizers
 import torch
 
+from ...cache.hashing import hash_keys, hash_sequences
 from ..devices import default_batch_tokens
 from ..settings import ForwardMode, Precision
 from ..threads import ordered_map
+from ..types import Features, Indices, Mask, TokenIds
+from .batching import compose_batches
 from .config import Recipe
 from .memory import MemoryFullError, halving
 from .packed.bert import PackedEncoder
 from .pooling import Feature
 from .tokenizer import Tokenizer
 
-TokenIds = npt.NDArray[np.int32]
-"""One token sequence, (tokens,) int32. Of a pair of texts, where the encoder tells segments apart, it is (tokens, 2):
-the ids, and the segment of each."""
-Features = npt.NDArray[np.float32]
 Run = Callable[[Sequence[TokenIds]], dict[str, torch.Tensor]]
 """Token sequences to features by their names, (sequences, width) each, on the device."""
 
@@ -65,6 +64,7 @@ class Encoder:
     """A pretrained encoder that is never trained: in ``eval()``, under ``inference_mode``.
 
     Attributes:
+        features: The names of the features that it gives.
         width: Numbers in each feature.
         path: How it runs over a batch.
         batch_tokens: How many tokens a batch should have.
@@ -95,14 +95,13 @@ class Encoder:
             copies: On CUDA, the stream of the copies.
         """
         self._prefix, self._device = settings.prefix, settings.device
+        self.features = tuple(feature.name for feature in settings.features)
         self._tokenizing, self._run, self._segments, self._copies = Tokenizer(tokenizer), run, segments, copies
         self.path = ForwardMode.PACKED if isinstance(run, PackedEncoder) else ForwardMode.PADDED
         self.width, self.batch_tokens, self.recipe = width, settings.chosen_batch_tokens(self.path), recipe
         self.halved_batches, self._counting = 0, threading.Lock()
 
-    def tokenize(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None
-    ) -> tuple[list[TokenIds], npt.NDArray[np.bool_]]:
+    def tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> tuple[list[TokenIds], Mask]:
         """Turn texts, or pairs of texts, into token ids, special tokens included.
 
         Returns:
@@ -119,7 +118,7 @@ class Encoder:
             sequences = [np.array(encoding.ids, np.int32) for encoding in encodings]
         return sequences, np.array([bool(encoding.overflowing) for encoding in encodings], bool)
 
-    def encode_all(self, batches: Iterable[Sequence[TokenIds]]) -> Iterator[dict[str, Features]]:
+    def encode_all(self, batches: Iterable[Sequence[TokenIds]]) -> Generator[dict[str, Features], None, None]:
         """Encode batches, and yield their features in the batches' order.
 
         On CUDA one batch is copied and computed while the last is fetched. On a CPU the packed pass takes a batch on
@@ -224,3 +223,91 @@ class _Fetched:
         """Wait until they are here: (sequences, width) float32 each."""
         self._done.synchronize()
         return {name: feature.numpy() for name, feature in self._host.items()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchReport:
+    """One batch that `encode_sequences` has encoded.
+
+    Attributes:
+        sequences: (batch,) int64, their numbers among the sequences that were given.
+        features: By name, (batch, width) float32.
+        tokens: Tokens in the batch.
+        seconds: Time that the caller waited for the encoder.
+        number: The batch's number, from 1.
+        batches: How many batches there are.
+    """
+
+    sequences: Indices
+    features: dict[str, Features]
+    tokens: int
+    seconds: float
+    number: int
+    batches: int
+
+
+def encode_sequences(
+    encoder: Encoder,
+    sequences: Sequence[TokenIds],
+    *,
+    distinct: bool = False,
+    needed: Mask | None = None,
+    batch_tokens: int | None = None,
+    path: ForwardMode | None = None,
+    on_batch: Callable[[BatchReport], None] | None = None,
+) -> dict[str, Features]:
+    """Encode token sequences: equal ones once, in batches of similar length.
+
+    The batches depend on the sequences, ``batch_tokens`` and ``path`` alone, not on ``needed``: a run that needs only
+    some of the features encodes the same batches as a run that needs all, and gets the same bits.
+
+    Args:
+        encoder: The encoder.
+        sequences: The token sequences, none of them empty.
+        distinct: No two sequences are equal: they are not compared.
+        needed: (sequences,) bool, which features are needed. A batch in which none is needed is left out. None for all.
+        batch_tokens: Most tokens in a batch; None for the encoder's own choice.
+        path: How tokens are counted, with padding or without; None for the way that the encoder runs.
+        on_batch: Called with each batch, in order. What it raises ends the work.
+
+    Returns:
+        By the features' names: (sequences, width) float32 each, in the order of the sequences. Rows of batches that
+        were left out hold arbitrary values.
+
+    Raises:
+        MemoryFullError: there is no memory for one sequence alone; ``sequence`` is its number.
+    """
+    first, inverse = np.arange(len(sequences)), None
+    if not distinct:
+        _, first, inverse = np.unique(hash_keys(hash_sequences(sequences)), return_index=True, return_inverse=True)
+        sequences = [sequences[int(number)] for number in first]
+    lengths = np.array([len(sequence) for sequence in sequences], np.int64)
+    padded = (path or encoder.path) is ForwardMode.PADDED
+    batches = compose_batches(lengths, batch_tokens or encoder.batch_tokens, padded=padded)
+    if needed is not None:
+        kept = needed if inverse is None else np.bincount(inverse, needed) > 0
+        batches = [batch for batch in batches if kept[batch].any()]
+    features = {name: np.empty((len(sequences), encoder.width), np.float32) for name in encoder.features}
+    encoded = encoder.encode_all([sequences[place] for place in batch] for batch in batches)
+    with contextlib.closing(encoded):
+        for number, batch in enumerate(batches, 1):
+            started = time.perf_counter()
+            try:
+                values = next(encoded)
+            except MemoryFullError as error:
+                raise MemoryFullError(int(first[batch[error.sequence]])) from error
+            seconds = time.perf_counter() - started
+            for name, array in features.items():
+                array[batch] = values[name]
+            if on_batch is not None:
+                on_batch(
+                    BatchReport(
+                        sequences=first[batch],
+                        features=values,
+                        tokens=int(lengths[batch].sum()),
+                        seconds=seconds,
+                        number=number,
+                        batches=len(batches),
+                    )
+                )
+    return features if inverse is None else {name: values[inverse] for name, values in features.items()}

@@ -21,11 +21,12 @@ import torch
 from ...cache.hashing import hash_sequences
 from ...cache.reader import Cache
 from ..devices import DTYPES
-from ..extraction.row_index import Indices, RowIndex
+from ..extraction.row_index import RowIndex
 from ..extraction.tolerance import relative_difference, tolerance_of
 from ..settings import ForwardMode, Precision
 from ..tables.scan import TableScan
 from ..tables.table import TableRows
+from ..types import Indices
 from .config import PackedShape, Recipe, fits, tokenizer_sha256
 from .encoder import VERSIONS, Encoder, EncoderSettings
 from .files import CONFIG, EncoderFiles

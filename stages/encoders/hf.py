@@ -20,8 +20,9 @@ import transformers
 from ...cache.errors import EncoderError, SettingsError
 from ..devices import DTYPES
 from ..settings import ForwardMode, Precision
+from ..types import TokenIds
 from .config import PackedShape, Recipe, fits, tokenizer_sha256
-from .encoder import Encoder, EncoderSettings, TokenIds
+from .encoder import Encoder, EncoderSettings
 from .files import EncoderFiles
 from .packed.bert import PackedEncoder
 from .pooling import Feature, Pooling

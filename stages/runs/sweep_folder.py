@@ -12,10 +12,9 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import NoneType
-from typing import Any
+from typing import Any, TypedDict
 
-from ...cache.documents import Kind, read_json_file, require_fields
+from ...cache.documents import checked, read_json_file
 from ...cache.errors import DamagedError, OutputExistsError
 from ...cache.layout import storage_errors
 from ...cache.writer import replace_durably
@@ -25,25 +24,26 @@ from .folders import FolderKind, replace_folder, sync_file
 TABLE_FILE = "sweep.parquet"
 WINNER = "winner"
 SWEEP = FolderKind(name="sweep", file="sweep.json", format="headstart-sweep", version=1, command="headstart sweep")
-_FIELDS: dict[str, Kind] = {
-    "ranking": (list,),
-    "settings": {"base": (dict,), "values": (dict,), "seeds": (list,), "rank_by": (str,)},
-    "heads": (int,),
-    "diverged": (int,),
-    "kept_heads": (int,),
-    "seconds": (int, float),
-}
-_RESULT_FIELDS: dict[str, Kind] = {
-    "setting": (int,),
-    "seed": (int,),
-    "fold": (int,),
-    "diverged": (bool,),
-    "best_epoch": (int,),
-    "history": {"epoch": (list,)},
-    "certificate": (dict, NoneType),
-}
 _PLAN_FILE = "plan.json"
 _GROUPS, _NEW = "groups", ".new"
+
+
+class _SettingsRecord(TypedDict):
+    base: dict[str, Any]
+    values: dict[str, Any]
+    seeds: list[int]
+    rank_by: str
+
+
+class _SweepRecord(TypedDict):
+    """Fields that every ``sweep.json`` holds; it MAY hold more."""
+
+    ranking: list[Any]
+    settings: _SettingsRecord
+    heads: int
+    diverged: int
+    kept_heads: int
+    seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,24 +61,16 @@ class SweepFolder:
                 return None
             try:
                 documents = read_json_file(path)
-                for document in documents if isinstance(documents, list) else [None]:
-                    require_fields(document, _RESULT_FIELDS, str(path))
+                heads = documents if isinstance(documents, list) else [None]
+                return [checked(head, HeadResult, str(path)) for head in heads]
             except DamagedError:
                 return None
-        fields = [name for name in _RESULT_FIELDS if name != "certificate"]
-        return [
-            HeadResult(convergence=document["certificate"], **{name: document[name] for name in fields})
-            for document in documents
-        ]
 
     def keep(self, group: int, results: Sequence[HeadResult]) -> None:
         """Keep the results of a group of heads. After a crash, the file is there in full or not at all."""
-        documents = [dataclasses.asdict(result) for result in results]
-        for document in documents:
-            document["certificate"] = document.pop("convergence")
         path = self._group(group)
         with storage_errors(f"cannot write {path}"):
-            _write(path, documents)
+            _write(path, [dataclasses.asdict(result) for result in results])
 
     def write_table(self, columns: Mapping[str, list[Any]]) -> None:
         """Write ``sweep.parquet``."""
@@ -149,7 +141,7 @@ def read_sweep(folder: Path) -> dict[str, Any]:
         StorageError: the file cannot be read.
     """
     fields, path = SWEEP.read(folder), folder / SWEEP.file
-    require_fields(fields, _FIELDS, str(path))
+    checked(fields, _SweepRecord, str(path))
     return fields
 
 

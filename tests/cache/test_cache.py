@@ -14,7 +14,8 @@ from headstart.cache.errors import DamagedError, FormatError
 from headstart.cache.hashing import digest, hash_texts
 from headstart.cache.identity import Identity, differences
 from headstart.cache.layout import read_layout
-from headstart.cache.reader import RECORD_FIELDS, Cache, open_any, open_cache
+from headstart.cache.reader import Cache, open_any, open_cache
+from headstart.cache.record import Record
 from headstart.cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks, partial_path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -32,7 +33,9 @@ IDENTITY = Identity(
 PLAN = {"batch_tokens": 7, "window_rows": 8, "device": "cpu", "path": "padded"}
 FACTS = ("text_hashes", "token_hashes", "lengths", "truncated")
 RECORD = {
-    **{name: kinds[0]() for name, kinds in RECORD_FIELDS.items() if isinstance(kinds, tuple)},
+    **dict.fromkeys(Record.__annotations__, 0),
+    "table": "table.csv",
+    "precision_reason": "",
     "created": "2026-11-24T12:00:00+00:00",
     "rows": 10,
     "encoder": {"name": "bert", "folder": "bert", "revision": None},
