@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,7 +57,7 @@ def choose_precision(wanted: Precision, device: torch.device) -> tuple[Precision
             return Precision.FLOAT16, "this GPU has float16 units, and none for bfloat16"
         return Precision.FLOAT32, "this GPU has no units for half precision"
     if device.type == "cpu":
-        units = [unit for unit in ("amx_bf16", "avx512_bf16", "bf16") if torch.cpu.get_capabilities().get(unit)]
+        units = [unit for unit in ("amx_bf16", "avx512_bf16", "bf16") if cpu_capabilities().get(unit)]
         if units:
             return Precision.BFLOAT16, f"this CPU has bfloat16 units ({units[0]})"
         return Precision.FLOAT32, "this CPU has no bfloat16 units"
@@ -73,7 +75,32 @@ def describe(device: torch.device) -> str:
     """The device's own name, for the record."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine())
+    return str(cpu_capabilities().get("cpu_name") or platform.processor() or platform.machine())
+
+
+def cpu_capabilities() -> dict[str, Any]:
+    """Return the CPU's ``cpu_name``, and whether it has the instruction sets that torch knows, by their names.
+
+    The keys are those of ``torch.cpu.get_capabilities``. Older versions of torch lack that function. There Linux's list
+    is read, which has the same names; on other systems the result is empty.
+    """
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities: dict[str, Any] = torch.cpu.get_capabilities()
+        return capabilities
+    return read_cpuinfo()
+
+
+@functools.cache
+def read_cpuinfo(path: str = "/proc/cpuinfo") -> dict[str, Any]:
+    """Return the first core's name and instruction sets, as Linux lists them; empty where there is no such file."""
+    try:
+        text = Path(path).read_text()
+    except OSError:
+        return {}
+    pairs = [line.partition(":") for line in text.splitlines()]
+    fields = {name.strip(): value.strip() for name, _, value in reversed(pairs)}
+    flags = fields.get("flags") or fields.get("Features") or ""  # x86; Arm
+    return {"cpu_name": fields.get("model name"), **dict.fromkeys(flags.split(), True)}
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from headstart.stages import devices
 from headstart.stages.encoders.packed import linear as products
 from headstart.stages.encoders.packed.linear import (
     SHAPE_ROWS,
@@ -27,11 +28,14 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.05}
 WIDTHS = [(48, 48), (48, 144), (144, 48), (33, 7)]
 needs_mkl = pytest.mark.skipif(not products._has("mkl", "_mkl_linear"), reason="this torch has no MKL")
 needs_onednn = pytest.mark.skipif(not products._has("mkldnn", "_linear_pointwise"), reason="this torch has no oneDNN")
+needs_bfloat16 = pytest.mark.skipif(
+    not products._onednn_takes(torch.bfloat16), reason="oneDNN lays out no bfloat16 weights on this CPU"
+)
 KINDS = [
     pytest.param(MklLinear, torch.float32, marks=needs_mkl, id="mkl-float32"),
     pytest.param(OneDnnLinear, torch.float32, marks=needs_onednn, id="onednn-float32"),
     pytest.param(Int8SplitLinear, torch.float32, marks=needs_digits, id="digits-float32"),
-    pytest.param(OneDnnLinear, torch.bfloat16, marks=needs_onednn, id="onednn-bfloat16"),
+    pytest.param(OneDnnLinear, torch.bfloat16, marks=needs_bfloat16, id="onednn-bfloat16"),
 ]
 Kind = type[MklLinear | OneDnnLinear | Int8SplitLinear]
 
@@ -181,13 +185,13 @@ def test_rows_are_rounded_up_to_few_numbers() -> None:
         ("Intel Xeon", torch.float32, MklLinear),
         ("AMD EPYC", torch.float32, OneDnnLinear),
         ("", torch.float32, OneDnnLinear),
-        ("Intel Xeon", torch.bfloat16, OneDnnLinear),
+        pytest.param("Intel Xeon", torch.bfloat16, OneDnnLinear, marks=needs_bfloat16),
     ],
 )
 def test_the_processor_decides_which_library_multiplies(
     monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype, kind: type[Linear]
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name})
+    monkeypatch.setattr(devices, "cpu_capabilities", lambda: {"cpu_name": name})
     assert type(make_linear(torch.ones(4, 4, dtype=dtype), torch.zeros(4, dtype=dtype), rows=64)) is kind
 
 
@@ -205,7 +209,7 @@ def test_the_processor_decides_which_library_multiplies(
 def test_amx_multiplies_digits_where_that_pays(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], rows: int, kind: type[Linear]
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "Intel Xeon", "amx_int8": True})
+    monkeypatch.setattr(devices, "cpu_capabilities", lambda: {"cpu_name": "Intel Xeon", "amx_int8": True})
     assert type(make_linear(torch.ones(size), torch.zeros(size[0]), rows=rows)) is kind
     assert type(make_linear(torch.ones(size).bfloat16(), torch.zeros(size[0]).bfloat16(), rows=rows)) is OneDnnLinear
 
@@ -213,10 +217,19 @@ def test_amx_multiplies_digits_where_that_pays(
 def test_digits_are_left_where_octets_are_not_multiplied_exactly() -> None:
     """oneDNN is held to instructions of before VNNI, which cut sums at 16 bits."""
     asked = "products.multiplies_octets(), products._split_pays(3072, 768, 512)"
-    program = f"from headstart.stages import products; print({asked})"
+    program = f"from headstart.stages.encoders.packed import linear as products; print({asked})"
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
     ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["False", "False"]
+
+
+@needs_onednn
+@pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_half_precision_is_multiplied_plainly_where_onednn_lays_out_no_such_weights(
+    monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", lambda: False)
+    assert type(make_linear(torch.ones(4, 4, dtype=dtype), torch.zeros(4, dtype=dtype), rows=64)) is Linear
 
 
 def test_where_a_library_is_missing_another_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:

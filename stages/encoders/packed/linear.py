@@ -11,6 +11,8 @@ import functools
 import torch
 from torch.nn.functional import linear, pad
 
+from ... import devices
+
 Tensor = torch.Tensor
 
 SHAPE_ROWS = 64
@@ -190,18 +192,27 @@ def make_linear(weight: Tensor, bias: Tensor, *, rows: int) -> Linear:
         return Int8SplitLinear(weight, bias, rows)
     if on_cpu and weight.dtype == torch.float32 and _made_by_intel() and _has("mkl", "_mkl_linear"):
         return MklLinear(weight, bias, rows)
-    if on_cpu and _has("mkldnn", "_linear_pointwise"):
+    if on_cpu and _onednn_takes(weight.dtype):
         return OneDnnLinear(weight, bias, rows)
     return Linear(weight, bias)
 
 
+def _onednn_takes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN lays out weights of ``dtype`` here: half precision needs instructions that not every CPU has."""
+    if not _has("mkldnn", "_linear_pointwise"):
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+
+
 def _made_by_intel() -> bool:
-    return "Intel" in str(torch.cpu.get_capabilities().get("cpu_name"))
+    return "Intel" in str(devices.cpu_capabilities().get("cpu_name"))
 
 
 def _split_pays(out: int, width: int, rows: int) -> bool:
     large = rows >= 256 and width >= 768 and out >= 3 * width
-    return large and bool(torch.cpu.get_capabilities().get("amx_int8")) and multiplies_octets()
+    return large and bool(devices.cpu_capabilities().get("amx_int8")) and multiplies_octets()
 
 
 @functools.cache
