@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .stages.sweep import sweep
     from .stages.train_head import Labels, train_head
 
+    __version__: str
+
 _HOMES = {
     "Cache": "cache.reader",
     "ExtractSettings": "stages.settings",
@@ -62,6 +64,7 @@ __all__ = [
     "SweepSettings",
     "TrainSettings",
     "UserError",
+    "__version__",
     "extract",
     "extract_tables",
     "load_head",
@@ -74,6 +77,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # takes as long to load as the rest of `import headstart`
+
+        return version(__name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
