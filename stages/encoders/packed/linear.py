@@ -97,7 +97,7 @@ class OneDnnLinear(Linear):
 class Int8SplitLinear(Linear):
     """The same in float32 on a CPU with a unit for matrices of 8-bit integers (Intel's AMX): six products by it take
     less time than one in float32, and together are about as exact. Where single numbers outweigh the rest of their row,
-    of values or of weights, errors are several times those of float32 (tests/encoders/test_linear.py holds both to float64).
+    of values or of weights, errors are several times those of float32 (tests/encoders/test_linear.py holds both).
 
     Every number is split into three signed digits of 8 bits, x = unit * (high + middle / 2^8 + low / 2^16), with one
     unit for a row, of values as of weights. A product of digits is a sum of whole numbers, and exact. Of the nine, the
