@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,22 @@ def choose_precision(wanted: Precision, device: torch.device) -> tuple[Precision
     return Precision.FLOAT32, f"half precision was never tried on {device.type}"
 
 
+def cpu_capabilities() -> Mapping[str, Any]:
+    """What the processor has: ``cpu_name``, and units such as ``amx_int8`` by their names.
+
+    torch says it by `torch.cpu.get_capabilities`, which older versions lack. There Linux says it, under the same names.
+    """
+    if hasattr(torch.cpu, "get_capabilities"):
+        return torch.cpu.get_capabilities()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return {}
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    units = f"{fields.get('flags', '')} {fields.get('Features', '')}".split()
+    return {"cpu_name": fields.get("model name"), **dict.fromkeys(units, True)}
+
+
 def default_batch_tokens(device: torch.device, path: ForwardMode) -> int:
     """Tokens in a batch that suit this kind of device, and how the encoder runs on it."""
     if device.type == "cuda":
@@ -76,31 +92,6 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return str(cpu_capabilities().get("cpu_name") or platform.processor() or platform.machine())
-
-
-def cpu_capabilities() -> dict[str, Any]:
-    """Return the CPU's ``cpu_name``, and whether it has the instruction sets that torch knows, by their names.
-
-    The keys are those of ``torch.cpu.get_capabilities``. Older versions of torch lack that function. There Linux's list
-    is read, which has the same names; on other systems the result is empty.
-    """
-    if hasattr(torch.cpu, "get_capabilities"):
-        capabilities: dict[str, Any] = torch.cpu.get_capabilities()
-        return capabilities
-    return read_cpuinfo()
-
-
-@functools.cache
-def read_cpuinfo(path: str = "/proc/cpuinfo") -> dict[str, Any]:
-    """Return the first core's name and instruction sets, as Linux lists them; empty where there is no such file."""
-    try:
-        text = Path(path).read_text()
-    except OSError:
-        return {}
-    pairs = [line.partition(":") for line in text.splitlines()]
-    fields = {name.strip(): value.strip() for name, _, value in reversed(pairs)}
-    flags = fields.get("flags") or fields.get("Features") or ""  # x86; Arm
-    return {"cpu_name": fields.get("model name"), **dict.fromkeys(flags.split(), True)}
 
 
 def machine(device: torch.device) -> dict[str, Any]:

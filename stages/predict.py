@@ -14,20 +14,18 @@ import numpy.typing as npt
 
 from ..cache.documents import is_text
 from ..cache.errors import EncoderError, IdentityError, OutputExistsError, SettingsError, TableError
-from ..cache.hashing import hash_keys, hash_sequences
 from ..cache.identity import differences
 from ..cache.layout import storage_errors
 from ..cache.lock import hold
 from .devices import choose_device
-from .encoders.batching import compose_batches
-from .encoders.encoder import EncoderSettings
+from .encoders.encoder import BatchReport, EncoderSettings, encode_sequences
 from .encoders.files import EncoderFiles, find_encoder, recorded_encoder
 from .encoders.hf import load_encoder
 from .encoders.pooling import parse_features
 from .heads.head import Head, load_head
 from .progress import Note, Report, Step, silent
 from .runs.run import read_run
-from .settings import ForwardMode, Precision
+from .settings import Precision
 from .tables.formats import COMPRESSIONS, file_format
 from .tables.table import open_table
 
@@ -106,18 +104,15 @@ def predict(
     sequences, _ = loaded.tokenize(texts, pairs)
     if empty := [number for number, sequence in enumerate(sequences, 1) if not len(sequence)]:
         raise EncoderError(f"text {empty[0]}: the encoder's tokenizer makes no tokens of it; mend it")
-    _, first, copies = np.unique(hash_keys(hash_sequences(sequences)), return_index=True, return_inverse=True)
-    distinct = [sequences[row] for row in first]
-    features = np.empty((len(distinct), loaded.width), np.float32)
-    (name,) = head.identity.features
-    lengths, done = np.array([len(s) for s in distinct], np.int64), 0
-    batches = compose_batches(lengths, loaded.batch_tokens, padded=loaded.path is ForwardMode.PADDED)
-    encoded = loaded.encode_all([distinct[row] for row in batch] for batch in batches)
-    for batch, found in zip(batches, encoded, strict=True):
-        features[batch] = found[name]
-        done += len(batch)
-        report(Step("encoding", done, len(distinct), "texts"))
-    probabilities = head.probabilities(features)[copies.reshape(-1)]
+    done = 0
+
+    def count(batch: BatchReport) -> None:
+        nonlocal done
+        done += len(batch.sequences)
+        report(Step("encoding", done, len(sequences), "texts"))
+
+    (features,) = encode_sequences(loaded, sequences, on_batch=count).values()
+    probabilities = head.probabilities(features)
     labels = [head.label_names[number] for number in probabilities.argmax(axis=1)]
     return Predictions(list(texts), None if pairs is None else list(pairs), labels, probabilities, head.label_names)
 
@@ -191,7 +186,7 @@ def _write_table(
 
 
 def _find(run: Path, encoder: str | None, allow_pickled_weights: bool) -> EncoderFiles:
-    name, revision = (encoder, None) if encoder is not None else recorded_encoder(read_run(run), run)
+    name, revision = (encoder, None) if encoder is not None else recorded_encoder(read_run(run)["encoder"], run)
     return find_encoder(name, revision=revision, allow_pickled_weights=allow_pickled_weights)
 
 

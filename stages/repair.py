@@ -97,7 +97,7 @@ def _repair(path: Path, table: Any, *, encoder: str | None, settings: ExtractSet
     if not found.damaged_blocks(checking):
         report(Note(f"{path} is whole: all {found.layout.blocks} blocks hold; nothing to repair"))
         return path
-    name, revision = (encoder, None) if encoder is not None else recorded_encoder(found.record, path)
+    name, revision = (encoder, None) if encoder is not None else recorded_encoder(found.record["encoder"], path)
     identity = found.identity
     extraction = Extraction(
         dataclasses.replace(
@@ -194,7 +194,9 @@ def _blocks_to_encode(found: Cache, mended: Cache, scan: TableScan, table: str) 
 
 
 def _require_same_encoder(cache: Cache, extraction: Extraction, report: Report) -> None:
-    if found := differences(cache.identity, extraction.identity, our_name=cache.path.name, their_name="this repair"):
+    if found := differences(
+        cache.identity, extraction.session.identity, our_name=cache.path.name, their_name="this repair"
+    ):
         raise IdentityError(
             f"{cache.path} was made otherwise: they differ in {'; '.join(found)}; pass the right encoder with "
             "`encoder`, and `text_pair_column` where the cache is of pairs"
@@ -203,5 +205,5 @@ def _require_same_encoder(cache: Cache, extraction: Extraction, report: Report) 
         raise DamagedError(
             f"{cache.path}: its windows are not made of whole blocks; extract again with `overwrite=True`"
         )
-    if cache.plan["device"] != extraction.device.type:
+    if cache.plan["device"] != extraction.session.device.type:
         report(Note(f"{cache.path} was made on {cache.plan['device']}: what is repaired agrees to rounding (1e-5)"))

@@ -174,7 +174,9 @@ def _encode_again(
         ),
         report,
     )
-    if different := differences(identity, extraction.identity, our_name=cache.path.name, their_name="this encoder"):
+    if different := differences(
+        identity, extraction.session.identity, our_name=cache.path.name, their_name="this encoder"
+    ):
         raise IdentityError(f"{cache.path} was not made with this encoder: they differ in {'; '.join(different)}")
     if table is None and not Path(cache.record["table"]).exists():
         raise TableError(
@@ -191,9 +193,9 @@ def _encode_again(
             continue
         at = (rows[inside] - place.start).tolist()
         pairs = None if given.pairs is None else [given.pairs[row] for row in at]
-        sequences, _ = extraction.encoder.tokenize([given.texts[row] for row in at], pairs)
+        sequences, _ = extraction.session.encoder.tokenize([given.texts[row] for row in at], pairs)
         for number, sequence in zip(inside, sequences, strict=True):
-            encoded = extraction.encoder.encode([sequence])
+            encoded = extraction.session.encoder.backend.encode([sequence])
             largest[number] = relative_difference(
                 {name: values[0] for name, values in encoded.items()}, cache, rows[number]
             )

@@ -78,14 +78,14 @@ def large_table(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
     """Every sequence that the encoder is asked for, in order; its own trials when it is loaded are not counted."""
-    from headstart.stages.encoders.encoder import Encoder
+    from headstart.stages.encoders.backend import Backend
 
     sequences: list[list[int]] = []
-    original = Encoder.encode
+    original = Backend.encode
 
-    def encode(self: Encoder, batch: Any) -> Any:
+    def encode(self: Backend, batch: Any) -> Any:
         sequences.extend(sequence.tolist() for sequence in batch)
         return original(self, batch)
 
-    monkeypatch.setattr(Encoder, "encode", encode)
+    monkeypatch.setattr(Backend, "encode", encode)
     yield sequences

@@ -16,7 +16,7 @@ from headstart.cache.layout import read_layout
 from headstart.cache.reader import Cache, open_any, open_cache
 from headstart.cache.seal import SEAL_BYTES, write_seal
 from headstart.cache.writer import partial_path
-from headstart.stages.encoders.encoder import Encoder
+from headstart.stages.encoders.backend import Backend
 from headstart.stages.extract import extract
 from headstart.stages.progress import Note, Step
 from headstart.stages.settings import ExtractSettings
@@ -87,9 +87,9 @@ def flip_a_byte(path: Path, dataset: str, row: int) -> None:
 @contextlib.contextmanager
 def interrupted_after(batches: int) -> Iterator[None]:
     """Press Ctrl-C in the middle of the encoder's pass."""
-    original, left = Encoder.encode, batches
+    original, left = Backend.encode, batches
 
-    def encode(self: Encoder, batch: Any) -> Any:
+    def encode(self: Backend, batch: Any) -> Any:
         nonlocal left
         left -= 1
         if left < 0:
@@ -97,5 +97,5 @@ def interrupted_after(batches: int) -> Iterator[None]:
         return original(self, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Encoder, "encode", encode)
+        patch.setattr(Backend, "encode", encode)
         yield

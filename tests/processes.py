@@ -182,9 +182,9 @@ def lose_an_interrupt(how: str) -> None:
         how: ``callback``: a weak reference's, where Python prints the exception and goes on. ``error``: the exception
             becomes another, as in h5py.
     """
-    from headstart.stages.encoders.encoder import Encoder
+    from headstart.stages.encoders.backend import Backend
 
-    original, calls = Encoder.encode, 0
+    original, calls = Backend.encode, 0
 
     def encode(self: Any, *arguments: Any, **options: Any) -> Any:
         nonlocal calls
@@ -200,7 +200,7 @@ def lose_an_interrupt(how: str) -> None:
                 raise TypeError("Operation not defined for data type class") from None
         return original(self, *arguments, **options)
 
-    Encoder.encode = encode  # type: ignore[method-assign]
+    Backend.encode = encode  # type: ignore[method-assign]
 
 
 class Stuttering(io.FileIO):

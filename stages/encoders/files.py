@@ -107,18 +107,17 @@ def find_encoder(name: str, *, revision: str | None = None, allow_pickled_weight
     return _files(name, snapshot, revision=snapshot.name, allow_pickled_weights=allow_pickled_weights)
 
 
-def recorded_encoder(record: Mapping[str, Any], where: Path) -> tuple[str, str | None]:
-    """How to name an encoder again: the folder that a cache's or a run's record gives, else its name and revision.
+def recorded_encoder(record_encoder: Mapping[str, Any], where: Path) -> tuple[str, str | None]:
+    """The name and revision by which `find_encoder` finds a recorded encoder: its folder, where that is still there.
 
     Args:
-        record: ``encoder`` in it holds ``name``, ``folder`` and ``revision``.
-        where: Whose record it is.
+        record_encoder: ``encoder`` of a cache's or a run's record: ``name``, ``folder`` and ``revision``.
+        where: The cache or the run.
 
     Raises:
         DamagedError: the record does not say.
     """
-    found = record["encoder"]
-    name, folder, revision = (found.get(field) for field in ("name", "folder", "revision"))
+    name, folder, revision = (record_encoder.get(field) for field in ("name", "folder", "revision"))
     if not (isinstance(name, str) and isinstance(folder, str) and isinstance(revision, str | None)):
         raise DamagedError(f"{where} does not say which encoder it is of; pass the encoder with `encoder`")
     return (folder, None) if Path(folder).is_dir() else (name, revision)

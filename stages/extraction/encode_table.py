@@ -7,40 +7,29 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...cache.errors import EncoderError, StorageError
 from ...cache.hashing import hash_sequences
 from ...cache.reader import Cache, open_any
 from ...cache.writer import CacheWriter
-from ..encoders.batching import compose_batches
+from ..encoders.encoder import BatchReport, Encoder, encode_sequences
 from ..encoders.memory import MemoryFullError
 from ..prefetch import BackgroundThread, prefetch
 from ..progress import Report, Step
 from ..settings import ForwardMode
 from ..tables.scan import TableScan
 from ..tables.table import Table, TableRows
+from ..types import Features, Indices, Mask
 from .reuse import ReusableCaches
-from .row_index import FirstOccurrences, Indices
-from .windows import TokenIds, Tokenizes, Window, tokenized_windows
+from .row_index import FirstOccurrences
+from .windows import Window, tokenized_windows
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 _COUNT_ROWS = 1 << 20
-Features = npt.NDArray[np.float32]
-
-
-class TextEncoder(Tokenizes, Protocol):
-    """What the pass needs of an encoder; `headstart.stages.encoders.encoder.Encoder` is one."""
-
-    def encode_all(self, batches: Iterable[Sequence[TokenIds]]) -> Iterator[dict[str, Features]]: ...
-
-    @property
-    def halved_batches(self) -> int: ...
 
 
 @dataclasses.dataclass
@@ -92,14 +81,14 @@ class _Homes:
     """
 
     sources: Indices
-    in_file: npt.NDArray[np.bool_]
+    in_file: Mask
     start: int
 
 
 def encode_table(
     table: Table,
     scan: TableScan,
-    encoder: TextEncoder,
+    encoder: Encoder,
     writer: CacheWriter,
     *,
     donors: ReusableCaches,
@@ -153,7 +142,7 @@ class _Pass:
 
     def __init__(
         self,
-        encoder: TextEncoder,
+        encoder: Encoder,
         writer: CacheWriter,
         donors: ReusableCaches,
         kept: set[int],
@@ -244,35 +233,36 @@ class _Pass:
                 truncated=truncated[inside],
             )
 
-    def _encoded(self, window: Window, rows: Indices, needed: npt.NDArray[np.bool_]) -> _Encoded:
+    def _encoded(self, window: Window, rows: Indices, needed: Mask) -> _Encoded:
         """Encode rows of a window, in batches that depend on the rows alone; those with nothing needed are left out."""
         places = np.full(len(window), -1, np.int64)
         places[rows] = np.arange(len(rows))
-        features = {n: np.empty((len(rows), width), np.float32) for n, width in self.layout.widths.items()}
         sequences = [window.sequences[at] for at in np.searchsorted(window.tokenized, rows)]
-        lengths = np.array([len(sequence) for sequence in sequences], np.int64)
-        padded = self.plan["path"] == ForwardMode.PADDED
-        batches = compose_batches(lengths, self.plan["batch_tokens"], padded=padded)
-        batches = [batch for batch in batches if needed[rows[batch]].any()]
-        encoded = self.encoder.encode_all([sequences[at] for at in batch] for batch in batches)
-        for number, batch in enumerate(batches, 1):
-            started = time.perf_counter()
-            try:
-                found = next(encoded)
-            except MemoryFullError as error:
-                row = rows[batch[error.sequence]]
-                raise StorageError(
-                    f"{window.rows.place(int(row))}: the memory is full with this text alone, of "
-                    f"{lengths[batch[error.sequence]]:,} tokens; free some, or lower `max_length`"
-                ) from error
-            self.counts.encode_seconds += time.perf_counter() - started
-            self.counts.tokens_encoded += int(lengths[batch].sum())
-            self.counts.sequences_encoded += len(batch)
-            for name, values in found.items():
-                _require_storable(name, values, rows[batch], window.rows, self.layout.storage)
-                features[name][batch] = values
-            done = window.place.start + len(window) * number // len(batches)
+
+        def take(batch: BatchReport) -> None:
+            self.counts.encode_seconds += batch.seconds
+            self.counts.tokens_encoded += batch.tokens
+            self.counts.sequences_encoded += len(batch.sequences)
+            for name, values in batch.features.items():
+                _require_storable(name, values, rows[batch.sequences], window.rows, self.layout.storage)
+            done = window.place.start + len(window) * batch.number // batch.batches
             self.report(Step("encoding", done, self.layout.rows, "rows", self.counts.tokens_encoded))
+
+        try:
+            features = encode_sequences(
+                self.encoder,
+                sequences,
+                distinct=True,
+                needed=needed[rows],
+                batch_tokens=self.plan["batch_tokens"],
+                path=ForwardMode(self.plan["path"]),
+                on_batch=take,
+            )
+        except MemoryFullError as error:
+            raise StorageError(
+                f"{window.rows.place(int(rows[error.sequence]))}: the memory is full with this text alone, of "
+                f"{len(sequences[error.sequence]):,} tokens; free some, or lower `max_length`"
+            ) from error
         return _Encoded(features, places)
 
 

@@ -8,33 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import functools
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...cache.errors import DamagedError, FormatError, OutputExistsError, SettingsError
-from ...cache.identity import Identity
 from ...cache.layout import read_layout
 from ...cache.lock import hold
 from ...cache.reader import Cache, open_any, open_cache
 from ...cache.writer import CacheWriter, partial_path
-from ..encoders.allocator import freed_memory_kept
-from ..encoders.files import EncoderFiles, find_encoder
-from ..encoders.pooling import parse_features
-from ..prefetch import in_background
+from ..encoders.memory import freed_memory_kept
+from ..encoders.session import EncoderSession
 from ..progress import Note, Report, Step
 from ..settings import ExtractSettings
 from ..tables.scan import TableScan, scan_table
 from ..tables.table import Table, open_table
-from .encode_table import encode_table
 from .resume import CacheRequest, remove_superseded, superseded_paths
 from .reuse import ReusableCaches, require_reusable
-
-if TYPE_CHECKING:
-    from ..encoders.encoder import Encoder, EncoderSettings
 
 BLOCK_ROWS = 1024
 """Rows that share a checksum: what is encoded again where one byte is lost."""
@@ -47,7 +39,7 @@ class Extraction:
 
     def __init__(self, settings: ExtractSettings, report: Report) -> None:
         self._settings, self._report = settings, report
-        self._encoder: Encoder | None = None
+        self.session = EncoderSession(settings, report)
 
     def run(
         self,
@@ -75,7 +67,7 @@ class Extraction:
             out=out,
             table=source.source,
             scan=scan,
-            identity=self.identity,
+            identity=self.session.identity,
             storage=settings.storage.value,
             block_rows=BLOCK_ROWS,
         )
@@ -84,18 +76,20 @@ class Extraction:
                 remove_superseded(out)
             return out
         caches = self._donors(out, update, reuse)  # refused, where they are of no use, before anything is written
-        if self._encoder is None and caches:
-            from ..encoders.fast_load import reopen
+        if caches and not self.session.is_loaded:
+            from .reopen import reopen
 
             report(Step("loading the encoder", 0, 0, "files"))
-            self._encoder = reopen(self._files, self._encoder_settings, caches, scan)
+            reopen(self.session, caches, scan)
         plan = {
-            "batch_tokens": self.encoder.batch_tokens,
+            "batch_tokens": self.session.encoder.batch_tokens,
             "window_rows": WINDOW_BLOCKS * BLOCK_ROWS,
-            "device": self.device.type,
-            "path": self.encoder.path.value,
+            "device": self.session.device.type,
+            "path": self.session.encoder.path.value,
         }
-        kept = wanted.prepare_partial(self.encoder.width, plan, overwrite=overwrite, update=update, report=report)
+        kept = wanted.prepare_partial(
+            self.session.encoder.width, plan, overwrite=overwrite, update=update, report=report
+        )
         del wanted  # and with it the only other hold on the survey's arrays
         scan = scan.in_file(open_any(partial_path(out)))
         donors = ReusableCaches(caches + self._earlier(out), report)
@@ -129,12 +123,13 @@ class Extraction:
         """
         from ..devices import machine
         from ..encoders.encoder import VERSIONS
+        from .encode_table import encode_table
 
         with CacheWriter(unfinished) as writer, freed_memory_kept():
             counts = encode_table(
                 source,
                 scan,
-                self.encoder,
+                self.session.encoder,
                 writer,
                 donors=donors,
                 kept=kept,
@@ -156,14 +151,8 @@ class Extraction:
                 "measured_seconds": counts.encode_seconds + sum(r.get("measured_seconds", 0) for r in earlier),
                 "tokens_per_second": counts.tokens_per_second,
                 "seconds": time.perf_counter() - started,
-                "precision_reason": self._precision[1],
-                "encoder": {
-                    "name": self._files.name,
-                    "folder": str(self._files.folder),
-                    "revision": self._files.revision,
-                    **self._packed_record(),
-                },
-                "machine": machine(self.device),
+                **self.session.record(),
+                "machine": machine(self.session.device),
                 "versions": VERSIONS,
             }
             writer.finish(record, out)
@@ -194,7 +183,7 @@ class Extraction:
             caches.insert(0, open_cache(out))
         for cache in caches:
             require_reusable(
-                cache, self.identity, self._settings.storage.value, advice="leave it out, or extract it again"
+                cache, self.session.identity, self._settings.storage.value, advice="leave it out, or extract it again"
             )
         return caches
 
@@ -203,74 +192,9 @@ class Extraction:
         caches = [open_any(path) for path in superseded_paths(out)]
         for cache in caches:
             require_reusable(
-                cache, self.identity, self._settings.storage.value, advice="remove it, or pass `overwrite=True`"
+                cache, self.session.identity, self._settings.storage.value, advice="remove it, or pass `overwrite=True`"
             )
         return caches
-
-    @functools.cached_property
-    def _files(self) -> EncoderFiles:
-        settings = self._settings
-        self._report(Step("finding the encoder", 0, 0, "files"))
-        return find_encoder(
-            settings.encoder, revision=settings.revision, allow_pickled_weights=settings.allow_pickled_weights
-        )
-
-    @functools.cached_property
-    def identity(self) -> Identity:
-        """What features of this encoder with these settings are of."""
-        features = parse_features(self._settings.features, self._files.layers())
-        with in_background(self._files.hashes) as hashes:  # a second for each GB, and torch takes one to load
-            precision = self._precision[0].value
-            return Identity(
-                **hashes(),
-                prefix=self._settings.prefix,
-                pairs=self._settings.text_pair_column is not None,
-                max_length=self._settings.max_length,
-                precision=precision,
-                features=tuple(feature.name for feature in features),
-            )
-
-    @functools.cached_property
-    def device(self) -> Any:
-        """Where it runs."""
-        from ..devices import choose_device
-
-        return choose_device(self._settings.device)
-
-    @functools.cached_property
-    def _precision(self) -> Any:
-        from ..devices import choose_precision
-
-        return choose_precision(self._settings.precision, self.device)
-
-    @functools.cached_property
-    def _encoder_settings(self) -> EncoderSettings:
-        from ..encoders.encoder import EncoderSettings
-
-        settings = self._settings
-        return EncoderSettings(
-            features=parse_features(settings.features, self._files.layers()),
-            device=self.device,
-            precision=self._precision[0],
-            prefix=settings.prefix,
-            max_length=settings.max_length,
-            pairs=settings.text_pair_column is not None,
-            batch_tokens=settings.batch_tokens,
-        )
-
-    @property
-    def encoder(self) -> Encoder:
-        """Loaded by transformers, unless it is there already."""
-        if self._encoder is None:
-            from ..encoders.hf import load_encoder  # which loads transformers: that takes seconds
-
-            self._report(Step("loading the encoder", 0, 0, "files"))
-            self._encoder = load_encoder(self._files, self._encoder_settings)
-        return self._encoder
-
-    def _packed_record(self) -> dict[str, Any]:
-        recipe = self.encoder.recipe
-        return {} if recipe is None else {"packed": dataclasses.asdict(recipe)}
 
 
 def _require_writable(out: Path, folder_files: Sequence[Path]) -> None:

@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from ...cache.errors import EncoderError
 from ...cache.layout import Layout
+from ..encoders.encoder import Encoder
 from ..tables.scan import TableScan, read_windows
 from ..tables.table import Table, TableRows, join_rows
+from ..types import Indices, Mask, TokenIds
 from .reuse import ReusableCaches, RowLocations, join_locations
-from .row_index import Indices
 
-TokenIds = npt.NDArray[np.int32]
 _JOINED_BYTES = 64 << 20
 """What the features of windows that are joined take in memory, at most."""
-
-
-class Tokenizes(Protocol):
-    """What is needed of an encoder; `headstart.stages.encoders.encoder.Encoder` does it."""
-
-    def tokenize(
-        self, texts: Sequence[str], pairs: Sequence[str] | None
-    ) -> tuple[list[TokenIds], npt.NDArray[np.bool_]]: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +37,7 @@ class Window:
     donated: RowLocations
     tokenized: Indices
     sequences: list[TokenIds]
-    truncated: npt.NDArray[np.bool_]
+    truncated: Mask
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -56,19 +46,19 @@ class Window:
 def tokenized_windows(
     table: Table,
     scan: TableScan,
-    encoder: Tokenizes,
+    encoder: Encoder,
     donors: ReusableCaches,
     *,
     layout: Layout,
     window_rows: int,
-    kept: npt.NDArray[np.bool_],
+    kept: Mask,
 ) -> Iterator[Window]:
     """Read a table's rows, look them up by their texts, and tokenize those that are lacking.
 
     Args:
         table: The rows.
         survey: What its first reading found.
-        encoder: Tokenizes.
+        encoder: Encoder.
         donors: Caches that may have the rows.
         layout: Of the file that is written.
         window_rows: How many rows are read at a time.

@@ -23,6 +23,7 @@ from headstart.cache.errors import (
 )
 from headstart.cache.reader import open_any
 from headstart.cache.writer import CacheWriter, partial_path
+from headstart.stages.encoders.backend import Backend
 from headstart.stages.encoders.encoder import Encoder
 from headstart.stages.extract import extract
 from headstart.stages.predict import predict
@@ -122,13 +123,13 @@ def test_a_run_that_carries_on_encodes_the_batches_of_an_undisturbed_one(
 ) -> None:
     """Whole, though a part of a batch alone is missing: the bits of a product may depend on what is beside a row."""
     batches: list[list[list[int]]] = []
-    original = Encoder.encode
+    original = Backend.encode
 
-    def encode(self: Encoder, batch: Any) -> Any:
+    def encode(self: Backend, batch: Any) -> Any:
         batches.append([sequence.tolist() for sequence in batch])
         return original(self, batch)
 
-    monkeypatch.setattr(Encoder, "encode", encode)
+    monkeypatch.setattr(Backend, "encode", encode)
     table = write_csv(tiny_rows(60))
     run(table, tmp_path / "c.h5", tiny)
     undisturbed = list(batches)
@@ -305,14 +306,14 @@ def test_a_table_that_changes_while_it_is_encoded_is_refused(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found by the thread that reads ahead; the windows before it are kept."""
-    table, original = write_csv(tiny_rows(200)), Encoder.encode
+    table, original = write_csv(tiny_rows(200)), Backend.encode
 
-    def encode(self: Encoder, batch: Any) -> Any:
+    def encode(self: Backend, batch: Any) -> Any:
         os.utime(table, ns=(1, 1))
         return original(self, batch)
 
     with monkeypatch.context() as patch, pytest.raises(TableError, match="changed while it was read"):
-        patch.setattr(Encoder, "encode", encode)
+        patch.setattr(Backend, "encode", encode)
         run(table, tmp_path / "c.h5", tiny)
     assert not (tmp_path / "c.h5").exists()
     assert run(table, tmp_path / "c.h5", tiny)[0].record["kept_blocks"] > 0
@@ -361,16 +362,16 @@ def test_a_feature_that_cannot_be_kept_names_its_row(
     value: float,
     storage: str,
 ) -> None:
-    original = Encoder.encode
+    original = Backend.encode
 
-    def encode(self: Encoder, batch: Any) -> Any:
+    def encode(self: Backend, batch: Any) -> Any:
         features = original(self, batch)["cls"]
         for row, sequence in enumerate(batch):
             if len(sequence) == 9:
                 features[row, 3] = value
         return {"cls": features}
 
-    monkeypatch.setattr(Encoder, "encode", encode)
+    monkeypatch.setattr(Backend, "encode", encode)
     rows = [("good film", "x")] * 20 + [("the a good bad film phone very", "y")] + [("plot", "x")] * 5
     with pytest.raises(EncoderError, match=r"table.csv, row 21: .*feature"):
         run(write_csv(rows), tmp_path / "c.h5", tiny, storage=storage)

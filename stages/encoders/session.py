@@ -1,0 +1,183 @@
+"""An encoder that is found, identified and loaded once, each step when it is first needed.
+
+Torch takes a second to load, and transformers several. Both are imported where they are first used: torch while the
+encoder's files are hashed, transformers only where nothing else can load the encoder.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...cache.errors import IdentityError
+from ...cache.identity import Identity, differences
+from ..prefetch import in_background
+from ..progress import Report, Step, silent
+from ..settings import ExtractSettings, Precision
+from .files import EncoderFiles, find_encoder, recorded_encoder
+from .pooling import parse_features
+
+if TYPE_CHECKING:
+    import torch
+
+    from .encoder import Encoder, EncoderSettings
+
+
+class EncoderSession:
+    """One encoder with its settings. Every property is computed at its first use, and kept."""
+
+    def __init__(self, settings: ExtractSettings, report: Report = silent) -> None:
+        """Take the settings; nothing is read yet."""
+        self._settings, self._report = settings, report
+        self._pairs = settings.text_pair_column is not None
+        self._encoder: Encoder | None = None
+
+    @classmethod
+    def from_identity(
+        cls,
+        identity: Identity,
+        record_encoder: Mapping[str, Any],
+        *,
+        where: Path,
+        encoder: str | None = None,
+        device: str = "auto",
+        batch_tokens: int | None = None,
+        allow_pickled_weights: bool = False,
+        report: Report = silent,
+    ) -> EncoderSession:
+        """Find the encoder of a cache or a run again, and check that it is the same one.
+
+        Args:
+            identity: The identity of the features.
+            record_encoder: What the record says of its encoder: ``name``, ``folder`` and ``revision``.
+            where: The cache or run that the record stands in.
+            encoder: A folder or hub id, where the encoder is no longer where the record says.
+            device: ``auto``, or a torch device.
+            batch_tokens: Most tokens in a batch; None for what suits the device.
+            allow_pickled_weights: Read a ``pytorch_model.bin`` where the encoder has no safetensors.
+            report: Receives progress.
+
+        Raises:
+            IdentityError: the encoder is not the one of the identity.
+            EncoderError: the encoder cannot be found.
+            DamagedError: the record does not say which encoder it is.
+        """
+        name, revision = (encoder, None) if encoder is not None else recorded_encoder(record_encoder, where)
+        settings = ExtractSettings(
+            encoder=name,
+            revision=revision,
+            features=identity.features,
+            prefix=identity.prefix,
+            max_length=identity.max_length,
+            precision=Precision(identity.precision),
+            batch_tokens=batch_tokens,
+            device=device,
+            allow_pickled_weights=allow_pickled_weights,
+        )
+        session = cls(settings, report)
+        session._pairs = identity.pairs
+        if clauses := differences(session.identity, identity, our_name=session.files.name, their_name=str(where)):
+            raise IdentityError(
+                f"encoder {session.files.name} is not the one that {where} was made with: they differ in "
+                f"{'; '.join(clauses)}; pass the right one with `encoder`"
+            )
+        return session
+
+    @functools.cached_property
+    def files(self) -> EncoderFiles:
+        """The encoder's files, which may have to be downloaded."""
+        settings = self._settings
+        self._report(Step("finding the encoder", 0, 0, "files"))
+        return find_encoder(
+            settings.encoder, revision=settings.revision, allow_pickled_weights=settings.allow_pickled_weights
+        )
+
+    @functools.cached_property
+    def identity(self) -> Identity:
+        """The identity of the features that this encoder gives with these settings."""
+        features = parse_features(self._settings.features, self.files.layers())
+        with in_background(self.files.hashes) as hashes:  # a second for each GB, and torch takes one to load
+            precision = self.precision.value
+            return Identity(
+                **hashes(),
+                prefix=self._settings.prefix,
+                pairs=self._pairs,
+                max_length=self._settings.max_length,
+                precision=precision,
+                features=tuple(feature.name for feature in features),
+            )
+
+    @functools.cached_property
+    def device(self) -> torch.device:
+        """Where the encoder runs."""
+        from ..devices import choose_device
+
+        return choose_device(self._settings.device)
+
+    @property
+    def precision(self) -> Precision:
+        """What the encoder computes in."""
+        return self._precision[0]
+
+    @functools.cached_property
+    def _precision(self) -> tuple[Precision, str]:
+        """The precision, and why."""
+        from ..devices import choose_precision
+
+        return choose_precision(self._settings.precision, self.device)
+
+    @functools.cached_property
+    def encoder_settings(self) -> EncoderSettings:
+        """How the encoder runs."""
+        from .encoder import EncoderSettings
+
+        settings = self._settings
+        return EncoderSettings(
+            features=parse_features(settings.features, self.files.layers()),
+            device=self.device,
+            precision=self.precision,
+            prefix=settings.prefix,
+            max_length=settings.max_length,
+            pairs=self._pairs,
+            batch_tokens=settings.batch_tokens,
+        )
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder, loaded by transformers unless it is loaded already."""
+        if self._encoder is None:
+            from .hf import load_encoder  # which loads transformers
+
+            self._report(Step("loading the encoder", 0, 0, "files"))
+            self._encoder = load_encoder(self.files, self.encoder_settings)
+        return self._encoder
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the encoder is in memory."""
+        return self._encoder is not None
+
+    @property
+    def width(self) -> int:
+        """Numbers in each feature; the encoder is loaded for it."""
+        return self.encoder.width
+
+    def use(self, encoder: Encoder) -> None:
+        """Take an encoder that was loaded from these files with these settings in another way."""
+        self._encoder = encoder
+
+    def record(self) -> dict[str, Any]:
+        """What a cache's record says of the encoder: ``precision_reason``, and ``encoder`` with its name, its folder,
+        its revision, and what it takes to load it without transformers."""
+        config = self.encoder.config
+        return {
+            "precision_reason": self._precision[1],
+            "encoder": {
+                "name": self.files.name,
+                "folder": str(self.files.folder),
+                "revision": self.files.revision,
+                **({} if config is None else {"packed": config.to_record()}),
+            },
+        }
