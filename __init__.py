@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from .stages.sweep import sweep
     from .stages.train_head import train_head
 
+    __version__: str
+
 _HOMES = {
     "Cache": "cache.reader",
     "ExtractSettings": "stages.settings",
@@ -78,6 +80,7 @@ __all__ = [
     "TextClassifier",
     "TrainSettings",
     "UserError",
+    "__version__",
     "extract",
     "extract_tables",
     "load",
@@ -91,6 +94,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # takes as long to load as the rest of `import headstart`
+
+        return version(__name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
