@@ -163,8 +163,15 @@ class EncoderSession:
         """Numbers in each feature; the encoder is loaded for it."""
         return self.encoder.width
 
+    def load_packed(self, packed: Any) -> Encoder | None:
+        """Load the encoder without transformers: see `fast_load.load_packed`. It is unproven, so `use` it after a
+        proof."""
+        from .fast_load import load_packed
+
+        return load_packed(self.files, self.encoder_settings, packed)
+
     def use(self, encoder: Encoder) -> None:
-        """Take an encoder that was loaded from these files with these settings in another way."""
+        """Take this as the session's encoder from now on."""
         self._encoder = encoder
 
     def record(self) -> dict[str, Any]:

@@ -15,7 +15,6 @@ import numpy as np
 from ...cache.hashing import hash_sequences
 from ...cache.reader import Cache
 from ..encoders.encoder import VERSIONS, Encoder, encode_sequences
-from ..encoders.fast_load import load_packed
 from ..encoders.session import EncoderSession
 from ..settings import ForwardMode, Precision
 from ..tables.scan import TableScan
@@ -55,7 +54,7 @@ def reopen(session: EncoderSession, caches: Sequence[Cache], scan: TableScan) ->
     texts = [rows.texts[row] for row in sample]
     pairs = None if rows.pairs is None else [rows.pairs[row] for row in sample]
     try:
-        encoder = load_packed(session.files, session.encoder_settings, cache.record["encoder"].get("packed"))
+        encoder = session.load_packed(cache.record["encoder"].get("packed"))
         if encoder is not None and _is_proven(encoder, texts, pairs, cache, places[sample]):
             session.use(encoder)
     except Exception:  # of any kind, by what is odd; where something is wrong, transformers says so
