@@ -13,7 +13,7 @@ from ..cache.errors import OutputExistsError, SettingsError
 from ..cache.layout import storage_errors
 from ..cache.lock import hold
 from ..cache.reader import Cache, open_cache
-from ..cache.writer import partial_path
+from ..cache.siblings import partial_path, superseded_paths
 from .encoders.session import EncoderSession
 from .extraction.fill import fill_cache, outcome_counts
 from .extraction.resume import (
@@ -25,7 +25,6 @@ from .extraction.resume import (
     relabel,
     remove_superseded,
     require_writable,
-    superseded_paths,
 )
 from .extraction.reuse import ReusableCaches, open_reusable
 from .progress import Action, Note, Outcome, Report, Step, silent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from ..cache.errors import DamagedError, TableError
 from ..cache.lock import hold
 from ..cache.reader import Cache, open_any, open_cache
+from ..cache.siblings import repaired_path
 from ..cache.writer import CacheWriter
 from .encoders.session import EncoderSession
 from .extraction.fill import fill_cache, outcome_counts
@@ -87,11 +89,12 @@ def repair(
             skip_bad_rows=skip_bad_rows,
         )
         require_writable(path, source)
-        scan, record = scan_table(source, report), opened.record
+        scan = scan_table(source, report)
+        record: Mapping[str, Any] = opened.record
         restored = dataclasses.replace(opened, text_hashes=scan.text_hashes, labels=scan.labels)
         damaged = _blocks_to_encode(opened, restored, scan, source.source)
         session = _find_encoder(opened, encoder, device, allow_pickled_weights, report) if damaged else None
-        with labelled_copy(restored, path.with_name(path.name + ".repaired"), scan) as (scratch, _):
+        with labelled_copy(restored, repaired_path(path), scan) as (scratch, _):
             if session is not None:
                 report(
                     Note(f"{path}: {len(damaged)} of {opened.layout.blocks} blocks are damaged, and are encoded again")

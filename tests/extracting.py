@@ -15,7 +15,7 @@ from headstart.cache.hashing import HASH_BYTES, digest
 from headstart.cache.layout import read_layout
 from headstart.cache.reader import Cache, open_any, open_cache
 from headstart.cache.seal import SEAL_BYTES, write_seal
-from headstart.cache.writer import partial_path
+from headstart.cache.siblings import partial_path
 from headstart.stages.encoders.backend import Backend
 from headstart.stages.extract import extract
 from headstart.stages.progress import Event, Note

@@ -55,7 +55,7 @@ def reopen(session: EncoderSession, caches: Sequence[Cache], scan: TableScan) ->
     texts = [rows.texts[row] for row in sample]
     pairs = None if rows.pairs is None else [rows.pairs[row] for row in sample]
     try:
-        encoder = load_packed(session.files, session.encoder_settings, cache.record["encoder"]["packed"])
+        encoder = load_packed(session.files, session.encoder_settings, cache.record["encoder"].get("packed"))
         if encoder is not None and _is_proven(encoder, texts, pairs, cache, places[sample]):
             session.use(encoder)
     except Exception:  # any kind, from files that are odd; where they are wrong, transformers says so

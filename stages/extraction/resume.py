@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
-import itertools
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from ...cache.errors import DamagedError, FormatError, IdentityError, OutputExis
 from ...cache.identity import Identity, differences
 from ...cache.layout import read_layout
 from ...cache.reader import Cache, open_any
-from ...cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks, partial_path, replace_durably
+from ...cache.siblings import partial_path, relabelled_path, superseded_path, superseded_paths
+from ...cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks, replace_durably
 from ..progress import Note, Report
 from ..tables.scan import TableScan
 from ..tables.table import Table
@@ -232,7 +232,7 @@ def open_unfinished(request: CacheRequest, *, width: int, plan: Mapping[str, Any
     cache = _open_partial(partial, overwrite=request.overwrite)
     decision = Decision(Verdict.REPLACE) if cache is None else decide_unfinished(request, cache, plan)
     if decision.verdict is Verdict.SUPERSEDE:
-        replace_durably(partial, _superseded_path(request.out, len(superseded_paths(request.out)) + 1))
+        replace_durably(partial, superseded_path(request.out, len(superseded_paths(request.out)) + 1))
     if cache is None or decision.verdict in (Verdict.REPLACE, Verdict.SUPERSEDE):
         create_cache(
             partial,
@@ -275,28 +275,11 @@ def labelled_copy(cache: Cache, scratch: Path, scan: TableScan) -> Iterator[tupl
         scratch.unlink(missing_ok=True)
 
 
-def relabelled_path(path: Path) -> Path:
-    """The name of a copy with other labels, until it takes the place of the file that was copied."""
-    return path.with_name(path.name + ".relabelled")
-
-
-def superseded_paths(path: Path) -> list[Path]:
-    """List the unfinished caches of previous table versions, the oldest first; their rows are reused.
-
-    There are several where the table changed more than once before an update was complete.
-    """
-    numbered = (_superseded_path(path, number) for number in itertools.count(1))
-    return list(itertools.takewhile(Path.exists, numbered))
-
-
 def remove_superseded(path: Path) -> None:
-    """Remove these caches, the newest first: a crash must leave no gap in their numbers."""
+    """Remove the unfinished caches of previous table versions, the newest first: a crash must leave no gap in their
+    numbers."""
     for superseded in reversed(superseded_paths(path)):
         superseded.unlink()
-
-
-def _superseded_path(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.name}.earlier{number}")
 
 
 def _open_partial(partial: Path, *, overwrite: bool) -> Cache | None:

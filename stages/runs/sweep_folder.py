@@ -12,10 +12,9 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from types import NoneType
-from typing import Any
+from typing import Any, TypedDict
 
-from ...cache.documents import Kind, read_json_file, require_fields
+from ...cache.documents import checked, read_json_file
 from ...cache.errors import DamagedError, OutputExistsError
 from ...cache.layout import storage_errors
 from ...cache.writer import replace_durably
@@ -24,25 +23,42 @@ from .folders import FolderKind, replace_folder, sync_file
 TABLE_FILE = "sweep.parquet"
 WINNER = "winner"
 SWEEP = FolderKind(name="sweep", file="sweep.json", format="headstart-sweep", version=1, command="headstart sweep")
-_FIELDS: dict[str, Kind] = {
-    "ranking": (list,),
-    "settings": {"base": (dict,), "values": (dict,), "seeds": (list,), "rank_by": (str,)},
-    "heads": (int,),
-    "diverged": (int,),
-    "kept_heads": (int,),
-    "seconds": (int, float),
-}
-_RESULT_FIELDS: dict[str, Kind] = {
-    "setting": (int,),
-    "seed": (int,),
-    "fold": (int,),
-    "diverged": (bool,),
-    "best_epoch": (int,),
-    "history": {"epoch": (list,)},
-    "certificate": (dict, NoneType),
-}
 _PLAN_FILE = "plan.json"
 _GROUPS, _NEW = "groups", ".new"
+
+
+class _Settings(TypedDict):
+    base: dict[str, Any]
+    values: dict[str, Any]
+    seeds: list[int]
+    rank_by: str
+
+
+class _SweepRecord(TypedDict):
+    """What every ``sweep.json`` holds; it may hold more."""
+
+    ranking: list[Any]
+    settings: _Settings
+    heads: int
+    diverged: int
+    kept_heads: int
+    seconds: float
+
+
+class _History(TypedDict):
+    epoch: list[int]
+
+
+class _HeadResult(TypedDict):
+    """What a finished group says of one head, at least."""
+
+    setting: int
+    seed: int
+    fold: int
+    diverged: bool
+    best_epoch: int
+    history: _History
+    certificate: dict[str, Any] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +77,7 @@ class SweepFolder:
             try:
                 results = read_json_file(path)
                 for result in results if isinstance(results, list) else [None]:
-                    require_fields(result, _RESULT_FIELDS, str(path))
+                    checked(result, _HeadResult, str(path))
             except DamagedError:
                 return None
         return results
@@ -139,7 +155,7 @@ def read_sweep(folder: Path) -> dict[str, Any]:
         StorageError: it cannot be read.
     """
     fields, path = SWEEP.read(folder), folder / SWEEP.file
-    require_fields(fields, _FIELDS, str(path))
+    checked(fields, _SweepRecord, str(path))
     return fields
 
 

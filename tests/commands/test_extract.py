@@ -24,7 +24,8 @@ from headstart.cache.errors import (
     TableError,
 )
 from headstart.cache.reader import open_any
-from headstart.cache.writer import CacheWriter, partial_path
+from headstart.cache.siblings import partial_path
+from headstart.cache.writer import CacheWriter
 from headstart.stages.encoders.backend import Backend
 from headstart.stages.encoders.encoder import Encoder
 from headstart.stages.extract import extract

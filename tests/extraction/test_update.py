@@ -23,10 +23,10 @@ from headstart.cache.errors import (
     StorageError,
 )
 from headstart.cache.reader import Cache, open_any
-from headstart.cache.writer import CacheWriter, partial_path
+from headstart.cache.siblings import partial_path, superseded_paths
+from headstart.cache.writer import CacheWriter
 from headstart.stages.encoders.backend import Backend
 from headstart.stages.encoders.packed.backend import PackedCpuBackend
-from headstart.stages.extraction.resume import superseded_paths
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import blocks_of, finish, kill_at_batch
