@@ -4,7 +4,8 @@
 
     cache = headstart.extract("reviews.csv", "reviews.h5", headstart.ExtractSettings(encoder="bert-base-chinese"))
     run = headstart.train_head(cache, "run")
-    head = headstart.load_head(run)
+    model = headstart.load(run)
+    model.predict(["a lovely surprise", "never again"])
 
 Names load what they need when they are first used, so importing this package loads nothing heavy.
 """
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from .cache.reader import Cache, open_cache
     from .stages.extract import extract, extract_tables
     from .stages.heads.head import Head
-    from .stages.predict import predict
+    from .stages.model import TextClassifier, load
+    from .stages.predict import Predictions, predict
     from .stages.runs.run import load_head
     from .stages.settings import (
         ExtractSettings,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from .stages.sweep import sweep
     from .stages.train_head import train_head
 
+    __version__: str
+
 _HOMES = {
     "Cache": "cache.reader",
     "ExtractSettings": "stages.settings",
@@ -43,13 +47,16 @@ _HOMES = {
     "Identity": "cache.identity",
     "Labels": "stages.settings",
     "Precision": "stages.settings",
+    "Predictions": "stages.predict",
     "SpeedupSettings": "stages.settings",
     "Storage": "stages.settings",
     "SweepSettings": "stages.settings",
+    "TextClassifier": "stages.model",
     "TrainSettings": "stages.settings",
     "UserError": "cache.errors",
     "extract": "stages.extract",
     "extract_tables": "stages.extract",
+    "load": "stages.model",
     "load_head": "stages.runs.run",
     "open_cache": "cache.reader",
     "predict": "stages.predict",
@@ -66,13 +73,17 @@ __all__ = [
     "Identity",
     "Labels",
     "Precision",
+    "Predictions",
     "SpeedupSettings",
     "Storage",
     "SweepSettings",
+    "TextClassifier",
     "TrainSettings",
     "UserError",
+    "__version__",
     "extract",
     "extract_tables",
+    "load",
     "load_head",
     "open_cache",
     "predict",
@@ -83,6 +94,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # takes as long to load as the rest of `import headstart`
+
+        return version(__name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

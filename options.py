@@ -98,7 +98,7 @@ def refuse_unused(ctx: typer.Context, reason: str, *settings: str) -> None:
     for parameter in ctx.command.params:
         if parameter.name in settings and was_given(ctx, parameter.name):
             names = "/".join([*parameter.opts, *parameter.secondary_opts])
-            raise SettingsError(f"{names} has no effect {reason}; leave it out")
+            raise SettingsError(f"{names} has no effect {reason}")
 
 
 def was_given(ctx: typer.Context, setting: str) -> bool:

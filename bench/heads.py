@@ -26,7 +26,8 @@ import torch
 from headstart.cache.hashing import hash_texts
 from headstart.cache.identity import Identity
 from headstart.cache.reader import Cache, open_cache
-from headstart.cache.writer import CacheWriter, create_cache, partial_path
+from headstart.cache.siblings import partial_path
+from headstart.cache.writer import CacheWriter, create_cache
 from headstart.stages.extract import extract
 from headstart.stages.heads import sampling
 from headstart.stages.heads.dataset import Dataset

@@ -1,8 +1,7 @@
-"""JSON documents that may come from anyone: parsed, and held against what they must hold, before they are used."""
+"""JSON documents that may come from anyone. They are parsed and checked before they are used."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import stat
@@ -15,7 +14,7 @@ from typing import Any, TypeVar
 from .errors import DamagedError
 
 MAX_FILE_BYTES = 1 << 28
-"""A document of ours has some thousand bytes, and a sweep's some hundred for each head. A larger file is not read."""
+"""Larger files are not read. A document of headstart has some thousand bytes, plus some hundred for each head."""
 
 _Document = TypeVar("_Document")
 
@@ -24,7 +23,7 @@ def parse_json(content: bytes, where: str) -> Any:
     """Parse a document.
 
     Raises:
-        DamagedError: it is not JSON, or too deep to be read.
+        DamagedError: the document is not JSON, or is nested too deep.
     """
     try:
         return json.loads(content)
@@ -35,20 +34,20 @@ def parse_json(content: bytes, where: str) -> Any:
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is a string that can be written down: JSON may hold halves of surrogate pairs, UTF-8 may not."""
+    """Return whether a value is a string that UTF-8 can encode. JSON may hold lone surrogates, UTF-8 may not."""
     return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def are_names(values: Any) -> bool:
-    """Whether this is a list of distinct texts, at least one."""
+    """Return whether this is a list of distinct texts, at least one."""
     return isinstance(values, list) and all(map(is_text, values)) and 0 < len(values) == len(set(values))
 
 
 def require_finite(document: Mapping[str, Any], where: str) -> None:
-    """Refuse an object with a number that is negative, or none.
+    """Refuse an object with a number that is negative, infinite or NaN.
 
     Raises:
-        DamagedError: it has one.
+        DamagedError: the object has one.
     """
     for name, value in document.items():
         if isinstance(value, int | float) and not 0 <= value < float("inf"):
@@ -59,8 +58,8 @@ def read_json_file(path: Path) -> Any:
     """Read and parse a file.
 
     Raises:
-        DamagedError: it is not a file (but a pipe, say), is too large, or not JSON.
-        OSError: it cannot be read.
+        DamagedError: the path is not a file (but a pipe, for example), or the file is too large or not JSON.
+        OSError: the file cannot be read.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
@@ -69,40 +68,38 @@ def read_json_file(path: Path) -> Any:
 
 
 def checked(document: Any, kind: type[_Document], where: str) -> _Document:
-    """Return a parsed document as what it must be. It MAY hold more fields.
+    """Check the fields of a parsed document. It may hold more fields; they stay in it.
 
     Args:
         document: The document.
-        kind: A `TypedDict`: the document itself is returned, with all its fields. Or a dataclass: it is made of the
-            fields that it has.
-        where: What an error calls the document.
+        kind: A `TypedDict` that declares the fields.
+        where: The name of the document in an error.
+
+    Returns:
+        The document itself.
 
     Raises:
-        DamagedError: it is not an object, lacks a field, or a field has a value of another type.
+        DamagedError: the document is not an object, lacks a field, or a field has a value of another type.
     """
     if not isinstance(document, dict):
         raise DamagedError(f"{where} is not a JSON object")
-    values = {}
-    for name, allowed in _fields(typing.cast(Any, kind)):
-        value = document.get(name)
+    for name, allowed in _fields(typing.cast(Any, kind)).items():
         if isinstance(allowed, type):
-            value = checked(value, allowed, f"{where}: its {name!r}")
-        elif name not in document or not isinstance(value, allowed):
+            checked(document.get(name), allowed, f"{where}: its {name!r}")
+        elif name not in document or not isinstance(document[name], allowed):
             raise DamagedError(f"{where} lacks {name!r}, or it is of the wrong kind")
-        values[name] = value
-    return kind(**values) if dataclasses.is_dataclass(kind) else typing.cast(_Document, document)
+    return typing.cast(_Document, document)
 
 
 @functools.cache
-def _fields(kind: Any) -> list[tuple[str, type | tuple[type, ...]]]:
-    """Each field: its name, and another `TypedDict` or dataclass, or the types that its value may have.
+def _fields(kind: Any) -> dict[str, type | tuple[type, ...]]:
+    """Return the type of each field: another `TypedDict`, or a tuple of the types that are allowed.
 
-    JSON writes some floats without a point, so a float may be an int.
+    A float may be an int, because JSON may write it without a point.
     """
-    fields = []
+    fields = {}
     for name, hint in typing.get_type_hints(kind).items():
         options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         plain = {typing.get_origin(option) or option for option in options}
-        nested = typing.is_typeddict(hint) or dataclasses.is_dataclass(hint)
-        fields.append((name, hint if nested else tuple(plain | {int} if float in plain else plain)))
+        fields[name] = hint if typing.is_typeddict(hint) else tuple(plain | {int} if float in plain else plain)
     return fields

@@ -1,6 +1,6 @@
-"""The JSON documents of a cache that say how it was made; FORMAT.md says what each field means.
+"""The documents of a cache that say how it was made. FORMAT.md explains each field.
 
-A document MAY hold more fields than are named here. They are kept where a document is copied.
+A document may hold more fields. They are kept when the document is copied.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .errors import DamagedError
 
 
 class Plan(TypedDict):
-    """How rows are batched, and on what kind of device: written before the first row."""
+    """How rows are batched, and on what kind of device. It is written before the first row."""
 
     batch_tokens: int
     window_rows: int
@@ -36,7 +36,7 @@ class MachineRecord(TypedDict):
 
 
 class Record(TypedDict):
-    """What a run did: written after the last row."""
+    """What a run did. It is written after the last row."""
 
     created: str
     table: str
@@ -63,10 +63,10 @@ class Record(TypedDict):
 
 
 def checked_record(document: Any, rows: int, where: str) -> Record:
-    """Return a parsed document as the record of a cache of so many rows.
+    """Check a parsed document: it must be the record of a cache with this number of rows.
 
     Raises:
-        DamagedError: it lacks a field, or a value in it is impossible.
+        DamagedError: the document lacks a field, or has an impossible value.
     """
     record = checked(document, Record, where)
     require_finite(document, where)

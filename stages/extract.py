@@ -13,7 +13,7 @@ from ..cache.errors import OutputExistsError, SettingsError
 from ..cache.layout import storage_errors
 from ..cache.lock import hold
 from ..cache.reader import Cache, open_cache
-from ..cache.writer import partial_path
+from ..cache.siblings import partial_path, superseded_paths
 from .encoders.session import EncoderSession
 from .extraction.fill import fill_cache, outcome_counts
 from .extraction.resume import (
@@ -25,7 +25,6 @@ from .extraction.resume import (
     relabel,
     remove_superseded,
     require_writable,
-    superseded_paths,
 )
 from .extraction.reuse import ReusableCaches, open_reusable
 from .progress import Action, Note, Outcome, Report, Step, silent
@@ -217,11 +216,10 @@ def _prepare(
     paths += [Path(path) for path in reuse if Path(path).resolve() != out.resolve()]
     caches = open_reusable(paths, session.identity, settings.storage)  # refused before anything is written
     if caches and not session.is_loaded:
-        from .encoders.fast_load import reopen
+        from .extraction.reopen import reopen
 
         report(Step("loading the encoder", 0, 0, "files"))
-        if encoder := reopen(session.files, session.encoder_settings, caches, scan):
-            session.use(encoder)
+        reopen(session, caches, scan)
     encoder = session.encoder
     plan = {
         "batch_tokens": encoder.batch_tokens,
@@ -235,15 +233,14 @@ def _prepare(
 def _use_finished(request: CacheRequest, report: Report) -> Outcome | None:
     """Use the finished cache at the output, with the table's labels; None where it has to be replaced."""
     cache = open_cache(request.out)
-    decision = decide_finished(request, cache)
-    decision.require_allowed()
-    if decision.verdict is Verdict.REPLACE:
+    verdict = decide_finished(request, cache)
+    if verdict is Verdict.REPLACE:
         return None
-    if decision.verdict is Verdict.RELABEL:
+    if verdict is Verdict.RELABEL:
         relabel(request, cache)
         changed = "were removed" if request.scan.labels is None else "changed, and were written anew"
-        note, action = f"the labels {changed}; nothing to encode", Action.RELABELLED
-        report(Note(f"{request.out}: {note}"))
+        action = Action.RELABELLED
+        report(Note(f"{request.out}: the labels {changed}; nothing to encode"))
     else:
         action = Action.CURRENT
         report(Note(f"{request.out} is current: the same rows, encoder and settings; nothing to encode"))

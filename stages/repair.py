@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import numpy as np
 from ..cache.errors import DamagedError, TableError
 from ..cache.lock import hold
 from ..cache.reader import Cache, open_any, open_cache
+from ..cache.siblings import repaired_path
 from ..cache.writer import CacheWriter
 from .encoders.session import EncoderSession
 from .extraction.fill import fill_cache, outcome_counts
 from .extraction.resume import UnfinishedCache, labelled_copy, require_pair_column, require_writable
-from .extraction.reuse import ReusableCaches
-from .progress import Action, Note, Outcome, Report, Step, silent
+from .extraction.reuse import ReusableCaches, reporting_blocks
+from .progress import Action, Note, Outcome, Report, silent
 from .settings import ExtractSettings
 from .tables.scan import TableScan, scan_table
 from .tables.table import open_table
@@ -73,7 +75,7 @@ def repair(
     _open(path)  # a file that is no cache is refused before a lock is put beside it
     with hold(path, wait=wait, note=lambda text: report(Note(text))):
         started, opened = time.perf_counter(), _open(path)
-        if not opened.damaged_blocks(lambda block: report(Step("checking", block + 1, opened.layout.blocks, "blocks"))):
+        if not opened.damaged_blocks(reporting_blocks(opened, report)):
             report(Note(f"{path} is whole: all {opened.layout.blocks} blocks hold; nothing to repair"))
             counts = outcome_counts(opened.record, filled=False)
             report(Outcome(command="repair", output=path, action=Action.CURRENT, counts=counts))
@@ -87,11 +89,12 @@ def repair(
             skip_bad_rows=skip_bad_rows,
         )
         require_writable(path, source)
-        scan, record = scan_table(source, report), opened.record
+        scan = scan_table(source, report)
+        record: Mapping[str, Any] = opened.record
         restored = dataclasses.replace(opened, text_hashes=scan.text_hashes, labels=scan.labels)
         damaged = _blocks_to_encode(opened, restored, scan, source.source)
         session = _find_encoder(opened, encoder, device, allow_pickled_weights, report) if damaged else None
-        with labelled_copy(restored, path.with_name(path.name + ".repaired"), scan) as (scratch, _):
+        with labelled_copy(restored, repaired_path(path), scan) as (scratch, _):
             if session is not None:
                 report(
                     Note(f"{path}: {len(damaged)} of {opened.layout.blocks} blocks are damaged, and are encoded again")

@@ -158,7 +158,7 @@ class ForwardMode(enum.StrEnum):
 
 
 _DEVICE = "Device to compute on: auto, cpu, cuda, cuda:1 or mps."
-_ENCODER = "Hub id of the encoder, or a folder that holds its files."
+_ENCODER = "Hub id of the encoder, or folder of its files."
 _REVISION = "Branch, tag or commit of a hub id."
 _SKIP_BAD_ROWS = "Leave out rows without text or label, and count them, instead of stopping at the first one."
 _PICKLED = (
@@ -200,8 +200,8 @@ class ExtractSettings(_Settings):
     )
     window_rows: int = setting(
         4096,
-        "Number of rows that are sorted by length and batched together, a multiple of `block_rows`. A larger window has "
-        "fuller batches, and a crash loses more of it.",
+        "Number of rows that are sorted by length and batched together: a multiple of `block_rows`. A larger window "
+        "has fuller batches, and a crash loses more.",
         _COUNT,
     )
 

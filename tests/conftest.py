@@ -62,21 +62,23 @@ def write_csv(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def large_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables count as too large to be kept from their first reading: they are read again."""
-    monkeypatch.setattr("headstart.stages.tables.scan.TOP_ROWS", 0)
+    """No table is kept in memory from its first reading: each is read again, as a large one is."""
+    from headstart.stages.tables.scan import scan_table
+
+    monkeypatch.setitem(scan_table.__kwdefaults__, "keep_rows", 0)
 
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
     """Every sequence that the encoder is asked for, in order; its own trials when it is loaded are not counted."""
-    from headstart.stages.encoders.encoder import Encoder
+    from headstart.stages.encoders.backend import Backend
 
     sequences: list[list[int]] = []
-    original = Encoder.encode
+    original = Backend.encode
 
-    def encode(self: Encoder, batch: Any) -> Any:
+    def encode(self: Backend, batch: Any) -> Any:
         sequences.extend(sequence.tolist() for sequence in batch)
         return original(self, batch)
 
-    monkeypatch.setattr(Encoder, "encode", encode)
+    monkeypatch.setattr(Backend, "encode", encode)
     yield sequences

@@ -15,8 +15,8 @@ from headstart.cache.hashing import HASH_BYTES, digest
 from headstart.cache.layout import read_layout
 from headstart.cache.reader import Cache, open_any, open_cache
 from headstart.cache.seal import SEAL_BYTES, write_seal
-from headstart.cache.writer import partial_path
-from headstart.stages.encoders.encoder import Encoder
+from headstart.cache.siblings import partial_path
+from headstart.stages.encoders.backend import Backend
 from headstart.stages.extract import extract
 from headstart.stages.progress import Event, Note
 from headstart.stages.settings import ExtractSettings
@@ -94,9 +94,9 @@ def flip_a_byte(path: Path, dataset: str, row: int) -> None:
 @contextlib.contextmanager
 def interrupted_after(batches: int) -> Iterator[None]:
     """Press Ctrl-C in the middle of the encoder's pass."""
-    original, left = Encoder.encode, batches
+    original, left = Backend.encode, batches
 
-    def encode(self: Encoder, batch: Any) -> Any:
+    def encode(self: Backend, batch: Any) -> Any:
         nonlocal left
         left -= 1
         if left < 0:
@@ -104,5 +104,5 @@ def interrupted_after(batches: int) -> Iterator[None]:
         return original(self, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Encoder, "encode", encode)
+        patch.setattr(Backend, "encode", encode)
         yield

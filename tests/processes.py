@@ -179,9 +179,9 @@ def fault_at(point: str, call: int, what: str) -> None:
 
 def kill_at_batch(number: int) -> None:
     """Kill the process, with SIGKILL, where its encoder is given this batch, counted from 1."""
-    from headstart.stages.encoders.encoder import Encoder
+    from headstart.stages.encoders.backend import Backend
 
-    original, calls = Encoder.encode, 0
+    original, calls = Backend.encode, 0
 
     def encode(self: Any, *arguments: Any) -> Any:
         nonlocal calls
@@ -190,7 +190,7 @@ def kill_at_batch(number: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(self, *arguments)
 
-    Encoder.encode = encode  # type: ignore[method-assign]
+    Backend.encode = encode  # type: ignore[method-assign]
 
 
 def lose_an_interrupt(how: str) -> None:
@@ -200,9 +200,9 @@ def lose_an_interrupt(how: str) -> None:
         how: ``callback``: a weak reference's, where Python prints the exception and goes on. ``error``: the exception
             becomes another, as in h5py.
     """
-    from headstart.stages.encoders.encoder import Encoder
+    from headstart.stages.encoders.backend import Backend
 
-    original, calls = Encoder.encode, 0
+    original, calls = Backend.encode, 0
 
     def encode(self: Any, *arguments: Any, **options: Any) -> Any:
         nonlocal calls
@@ -218,7 +218,7 @@ def lose_an_interrupt(how: str) -> None:
                 raise TypeError("Operation not defined for data type class") from None
         return original(self, *arguments, **options)
 
-    Encoder.encode = encode  # type: ignore[method-assign]
+    Backend.encode = encode  # type: ignore[method-assign]
 
 
 class Stuttering(io.FileIO):

@@ -106,15 +106,11 @@ def encode_table(
                         needed=work.needed,
                         batch_tokens=plan["batch_tokens"],
                         path=ForwardMode(plan["path"]),
-                        on_batch=functools.partial(state.count, window, work),
+                        on_batch=functools.partial(state.count, work),
                     )
                 except MemoryFullError as error:
-                    place = window.rows.place(int(work.positions[error.sequence]))
-                    raise StorageError(
-                        f"{place}: the memory is full with this text alone, of "
-                        f"{len(work.sequences[error.sequence]):,} tokens; free some, or lower `max_length`"
-                    ) from error
-                state.write(window, work, features)
+                    raise work.memory_full(error.sequence) from error
+                state.write(work, features)
             report(Step("encoding", window.span.stop, rows, "rows", state.counts.tokens_encoded))
     counts, cache = state.counts, unfinished.cache
     counts.halved_batches = encoder.halved_batches - halved_before
@@ -129,6 +125,7 @@ class _WindowWork:
     """What a window needs, and where its features come from.
 
     Attributes:
+        window: The window.
         blocks: The blocks to write.
         first_rows: (window,) int64, for each row the first row of the table with its token sequence.
         in_file: (window,) bool, whether the features of that first row are in the file.
@@ -138,6 +135,7 @@ class _WindowWork:
         needed: (sequences,) bool, which of them a block to write needs. The others fill up the batches.
     """
 
+    window: Window
     blocks: Indices
     first_rows: Indices
     in_file: Mask
@@ -145,6 +143,14 @@ class _WindowWork:
     positions: Indices
     sequences: list[TokenIds]
     needed: Mask
+
+    def memory_full(self, sequence: int) -> StorageError:
+        """Return the error for a sequence that alone does not fit in memory."""
+        place = self.window.rows.place(int(self.positions[sequence]))
+        tokens = f"{len(self.sequences[sequence]):,} tokens"
+        return StorageError(
+            f"{place}: the memory is full with this text alone, of {tokens}; free some, or lower `max_length`"
+        )
 
 
 class _Pass:
@@ -187,6 +193,7 @@ class _Pass:
         needed[first_rows[to_write & ~in_file] - window.span.start] = True
         positions = lacking[~by_sequence.found]
         return _WindowWork(
+            window=window,
             blocks=blocks,
             first_rows=first_rows,
             in_file=in_file,
@@ -196,8 +203,9 @@ class _Pass:
             needed=needed[positions],
         )
 
-    def count(self, window: Window, work: _WindowWork, batch: BatchReport) -> None:
+    def count(self, work: _WindowWork, batch: BatchReport) -> None:
         """Count and check one encoded batch of a window."""
+        window = work.window
         self.counts.encode_seconds += batch.seconds
         self.counts.tokens_encoded += batch.tokens
         self.counts.sequences_encoded += len(batch.sequences)
@@ -206,26 +214,25 @@ class _Pass:
         done = window.span.start + len(window) * batch.number // batch.batches
         self.report(Step("encoding", done, self.layout.rows, "rows", self.counts.tokens_encoded))
 
-    def write(self, window: Window, work: _WindowWork, encoded: Mapping[str, Features]) -> None:
+    def write(self, work: _WindowWork, encoded: Mapping[str, Features]) -> None:
         """Hand a window's blocks to the background thread.
 
         Args:
-            window: The window.
-            work: What it needs.
+            work: What the window needs.
             encoded: The features of ``work.sequences`` by name, (sequences, width) float32 each.
         """
         self.background.wait()  # from now on the features of earlier windows can be read from the file
         for block in work.blocks.tolist():
             rows = self.layout.block_slice(block)
-            inside = np.arange(rows.start, rows.stop) - window.span.start
-            features = {name: self._gather(name, inside, window, work, values) for name, values in encoded.items()}
+            inside = np.arange(rows.start, rows.stop) - work.window.span.start
+            features = {name: self._gather(name, inside, work, values) for name, values in encoded.items()}
             for name, values in features.items():
-                _require_storable(name, values, inside, window.rows, self.layout.storage)
+                _require_storable(name, values, inside, work.window.rows, self.layout.storage)
             metadata = self.cache.row_metadata(rows)
             self.background.run(functools.partial(self.writer.write_block, block, features=features, **metadata))
             self.written[block] = True
 
-    def _gather(self, name: str, inside: Indices, window: Window, work: _WindowWork, encoded: Features) -> Features:
+    def _gather(self, name: str, inside: Indices, work: _WindowWork, encoded: Features) -> Features:
         """Collect one feature of some rows of a window from the file, other caches and the encoder's result.
 
         Returns:
@@ -235,7 +242,7 @@ class _Pass:
         gathered = np.empty((len(inside), self.layout.widths[name]), np.float32)
         gathered[in_file] = self.cache.features(name)[first_rows[in_file]]
         others = np.flatnonzero(~in_file)
-        sources = first_rows[others] - window.span.start  # positions in the window
+        sources = first_rows[others] - work.window.span.start  # positions in the window
         reused = work.reused[sources]
         for cache, positions, cache_rows in self.reusable.by_cache(reused):
             gathered[others[positions]] = cache.features(name)[cache_rows]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...cache.writer import CacheWriter
-from ..encoders.allocator import freed_memory_kept
+from ..encoders.memory import freed_memory_kept
 from ..encoders.session import EncoderSession
 from ..progress import Report
 from ..tables.table import Table

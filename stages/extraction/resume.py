@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
-import itertools
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from ...cache.errors import DamagedError, FormatError, IdentityError, OutputExis
 from ...cache.identity import Identity, differences
 from ...cache.layout import read_layout
 from ...cache.reader import Cache, open_any
-from ...cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks, partial_path, replace_durably
+from ...cache.siblings import partial_path, relabelled_path, superseded_path, superseded_paths
+from ...cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks, replace_durably
 from ..progress import Note, Report
 from ..tables.scan import TableScan
 from ..tables.table import Table
@@ -75,34 +75,15 @@ class Verdict(enum.StrEnum):
     """A new file takes its place."""
     SUPERSEDE = "supersede"
     """A new file takes its place, and reuses its rows."""
-    REFUSE = "refuse"
-    """It holds something else: the run must stop."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What to do with a file, and why.
-
-    Attributes:
-        verdict: What to do.
-        reason: Where it is refused: what is wrong, and what the user can do about it.
-        kept: Where an unfinished cache serves: its complete blocks.
-        changed: Where an unfinished cache serves: how many more blocks hold rows that have changed.
-    """
+    """What to do with an unfinished cache; where it serves, its complete blocks, and how many others have changed."""
 
     verdict: Verdict
-    reason: str = ""
     kept: Collection[int] = ()
     changed: int = 0
-
-    def require_allowed(self) -> None:
-        """Raise where the verdict is to refuse.
-
-        Raises:
-            OutputExistsError: it is.
-        """
-        if self.verdict is Verdict.REFUSE:
-            raise OutputExistsError(self.reason)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,33 +125,39 @@ def require_writable(out: Path, table: Table) -> None:
 
 
 def require_pair_column(cache: Cache, text_pair_column: str | None) -> None:
-    """Refuse to read pairs of texts for a cache of single texts, or the other way round.
+    """Refuse to read single texts for a cache of pairs of texts, or the other way round.
 
     Raises:
         IdentityError: they do not fit.
     """
-    if cache.identity.pairs and text_pair_column is None:
-        raise IdentityError(f"{cache.path} is of pairs of texts; name the second column with `text_pair_column`")
-    if not cache.identity.pairs and text_pair_column is not None:
-        raise IdentityError(f"{cache.path} is of single texts; leave out `text_pair_column`")
+    if cache.identity.pairs != (text_pair_column is not None):
+        advice = "pairs of texts; name the second column with" if cache.identity.pairs else "single texts; leave out"
+        raise IdentityError(f"{cache.path} is of {advice} `text_pair_column`")
 
 
-def decide_finished(request: CacheRequest, cache: Cache) -> Decision:
-    """Decide what to do with the finished cache at the output."""
+def decide_finished(request: CacheRequest, cache: Cache) -> Verdict:
+    """Decide what to do with the finished cache at the output.
+
+    Raises:
+        OutputExistsError: it holds something else, and must stay.
+    """
     if clauses := request.differences(cache):
-        return Decision(
-            Verdict.REFUSE,
-            f"{cache.path} holds something else: {'; '.join(clauses)}; choose another `out`, or pass `overwrite=True`",
+        raise OutputExistsError(
+            f"{cache.path} holds something else: {'; '.join(clauses)}; choose another `out`, or pass `overwrite=True`"
         )
-    if clause := _row_difference(request.scan, cache):
-        if request.update:
-            return Decision(Verdict.REPLACE)
-        return Decision(
-            Verdict.REFUSE,
-            f"{cache.path} holds something else: {clause}; to encode what it lacks, pass `update=True`; to encode all "
-            "of it, `overwrite=True`; or choose another `out`",
-        )
-    return Decision(Verdict.KEEP if request.has_labels_of(cache) else Verdict.RELABEL)
+    if cache.rows != request.scan.rows:
+        clause = f"rows ({cache.path.name}: {cache.rows:,}, the table: {request.scan.rows:,})"
+    else:
+        changed = np.flatnonzero((cache.text_hashes != request.scan.text_hashes).any(axis=1))
+        if not len(changed):
+            return Verdict.KEEP if request.has_labels_of(cache) else Verdict.RELABEL
+        clause = f"{len(changed):,} texts, the first in row {changed[0] + 1:,}"
+    if request.update:
+        return Verdict.REPLACE
+    raise OutputExistsError(
+        f"{cache.path} holds something else: {clause}; to encode what it lacks, pass `update=True`; to encode all of "
+        "it, `overwrite=True`; or choose another `out`"
+    )
 
 
 def relabel(request: CacheRequest, cache: Cache) -> None:
@@ -198,27 +185,31 @@ def decide_unfinished(request: CacheRequest, cache: Cache, plan: Mapping[str, An
         request: The cache that is asked for.
         cache: The unfinished cache.
         plan: How rows are batched: with the table and the identity, this decides every bit of the features.
+
+    Raises:
+        OutputExistsError: it holds something else, and must stay.
     """
-    wrong_features, other_work = request.differences(cache), _plan_differences(cache, plan)
+    wrong_features = request.differences(cache)
+    other_work = [
+        f"{name} ({cache.path}: {cache.plan.get(name)}, this run: {value})"
+        for name, value in plan.items()
+        if cache.plan.get(name) != value
+    ]
     if cache.rows != request.scan.rows:
         other_work.append(f"rows ({cache.path}: {cache.rows:,}, the table: {request.scan.rows:,})")
-    kept: list[int] = []
-    changed: list[int] = []
     if not wrong_features and not other_work:
         kept, changed = kept_blocks(cache, request.scan.text_hashes)
-        if changed and (request.update or not kept):  # an update finds the rows wherever they stand now
-            other_work.append(f"rows ({len(changed)} blocks of {cache.path} hold others)")
-    if not wrong_features and not other_work:
-        verdict = Verdict.KEEP if request.has_labels_of(cache) else Verdict.RELABEL
-        return Decision(verdict, kept=kept, changed=len(changed))
+        if not changed or (kept and not request.update):  # an update finds the rows wherever they stand now
+            verdict = Verdict.KEEP if request.has_labels_of(cache) else Verdict.RELABEL
+            return Decision(verdict, kept, len(changed))
+        other_work.append(f"rows ({len(changed)} blocks of {cache.path} hold others)")
     if request.overwrite:
         return Decision(Verdict.REPLACE)
     if request.update and not wrong_features:
         return Decision(Verdict.SUPERSEDE if cache.block_checksums.any() else Verdict.REPLACE)
-    return Decision(
-        Verdict.REFUSE,
+    raise OutputExistsError(
         f"{cache.path} is unfinished work on something else: {'; '.join(wrong_features + other_work)}; to throw it "
-        "away, `overwrite=True`" + ("" if wrong_features else "; to take its rows over, `update=True`"),
+        "away, `overwrite=True`" + ("" if wrong_features else "; to take its rows over, `update=True`")
     )
 
 
@@ -238,12 +229,11 @@ def open_unfinished(request: CacheRequest, *, width: int, plan: Mapping[str, Any
     partial, scan = partial_path(request.out), request.scan
     if request.overwrite:
         remove_superseded(request.out)
-    cache = _open_partial(request)
+    cache = _open_partial(partial, overwrite=request.overwrite)
     decision = Decision(Verdict.REPLACE) if cache is None else decide_unfinished(request, cache, plan)
-    decision.require_allowed()
+    if decision.verdict is Verdict.SUPERSEDE:
+        replace_durably(partial, superseded_path(request.out, len(superseded_paths(request.out)) + 1))
     if cache is None or decision.verdict in (Verdict.REPLACE, Verdict.SUPERSEDE):
-        if decision.verdict is Verdict.SUPERSEDE:
-            replace_durably(partial, _superseded_path(request.out, len(superseded_paths(request.out)) + 1))
         create_cache(
             partial,
             block_rows=request.block_rows,
@@ -285,56 +275,19 @@ def labelled_copy(cache: Cache, scratch: Path, scan: TableScan) -> Iterator[tupl
         scratch.unlink(missing_ok=True)
 
 
-def relabelled_path(path: Path) -> Path:
-    """The name of a copy with other labels, until it takes the place of the file that was copied."""
-    return path.with_name(path.name + ".relabelled")
-
-
-def superseded_paths(path: Path) -> list[Path]:
-    """List the unfinished caches of previous table versions, the oldest first; their rows are reused.
-
-    There are several where the table changed more than once before an update was complete.
-    """
-    numbered = (_superseded_path(path, number) for number in itertools.count(1))
-    return list(itertools.takewhile(Path.exists, numbered))
-
-
 def remove_superseded(path: Path) -> None:
     """Remove these caches, the newest first: a crash must leave no gap in their numbers."""
     for superseded in reversed(superseded_paths(path)):
         superseded.unlink()
 
 
-def _superseded_path(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.name}.earlier{number}")
-
-
-def _open_partial(request: CacheRequest) -> Cache | None:
-    """Open the output's unfinished cache; None where there is none, or a damaged one may be overwritten."""
-    partial = partial_path(request.out)
-    if not partial.exists():
-        return None
+def _open_partial(partial: Path, *, overwrite: bool) -> Cache | None:
+    """Open an unfinished cache; None where there is none, or where a damaged one may be overwritten."""
     try:
-        return open_any(partial)
+        return open_any(partial) if partial.exists() else None
     except (DamagedError, FormatError) as error:
-        if request.overwrite and partial.is_file():
+        if overwrite and partial.is_file():
             return None
         raise OutputExistsError(
             f"{error}; it stands where unfinished work belongs: remove it, or pass `overwrite=True`"
         ) from None
-
-
-def _plan_differences(cache: Cache, plan: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{name} ({cache.path}: {cache.plan.get(name)}, this run: {value})"
-        for name, value in plan.items()
-        if cache.plan.get(name) != value
-    ]
-
-
-def _row_difference(scan: TableScan, cache: Cache) -> str:
-    """Say how a cache's rows differ from the table's; empty where they do not."""
-    if cache.rows != scan.rows:
-        return f"rows ({cache.path.name}: {cache.rows:,}, the table: {scan.rows:,})"
-    changed = np.flatnonzero((cache.text_hashes != scan.text_hashes).any(axis=1))
-    return f"{len(changed):,} texts, the first in row {changed[0] + 1:,}" if len(changed) else ""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,18 +59,17 @@ class ReusableCaches:
         self._text_indexes: list[RowIndex] = []
         self._sequence_indexes: list[RowIndex] = []
         for cache in self.caches:
-            blocks = cache.layout.blocks
-            whole = cache.whole_blocks(functools.partial(_report_block, report, blocks))
+            whole = cache.whole_blocks(reporting_blocks(cache, report))
             if cache.record and not whole.all():
-                report(Note(f"{cache.path}: {int((~whole).sum())} of {blocks} blocks are damaged, and are not reused"))
+                damaged = f"{int((~whole).sum())} of {cache.layout.blocks} blocks are damaged"
+                report(Note(f"{cache.path}: {damaged}, and are not reused"))
             rows = np.flatnonzero(np.repeat(whole, cache.layout.block_rows)[: cache.rows])
-            for hashes, indexes in (
-                (cache.text_hashes, self._text_indexes),
-                (cache.token_hashes, self._sequence_indexes),
+            for indexes, hashes in (
+                (self._text_indexes, cache.text_hashes),
+                (self._sequence_indexes, cache.token_hashes),
             ):
-                index = RowIndex(hashes)
-                index.add(rows)
-                indexes.append(index)
+                indexes.append(RowIndex(hashes))
+                indexes[-1].add(rows)
 
     def find_texts(self, text_hashes: Hashes) -> RowLocations:
         """Find rows by the hashes of their texts, (rows, 16) uint8."""
@@ -117,8 +115,9 @@ def open_reusable(paths: Iterable[Path], identity: Identity, storage: str, *, su
     return caches
 
 
-def _report_block(report: Report, blocks: int, block: int) -> None:
-    report(Step("checking", block + 1, blocks, "blocks"))
+def reporting_blocks(cache: Cache, report: Report) -> Callable[[int], None]:
+    """Return a callback for the methods that check a cache's blocks: it reports how many are checked."""
+    return lambda block: report(Step("checking", block + 1, cache.layout.blocks, "blocks"))
 
 
 def _find(indexes: Sequence[RowIndex], hashes: Hashes) -> RowLocations:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, TypedDict
 
 import pytest
-
 from headstart.cache.documents import checked, parse_json
 from headstart.cache.errors import DamagedError
 
@@ -22,21 +20,11 @@ class Outer(TypedDict):
     inner: Inner
 
 
-@dataclasses.dataclass(frozen=True)
-class Point:
-    x: float
-    inner: Inner
-
-
 GOOD: dict[str, Any] = {"count": 1, "seconds": 2, "note": None, "inner": {"names": ["a"]}, "more": {"kept": True}}
 
 
 def test_a_document_is_returned_as_it_is_with_all_that_it_holds() -> None:
     assert checked(GOOD, Outer, "it") is GOOD
-
-
-def test_a_dataclass_is_made_of_the_fields_that_it_has() -> None:
-    assert checked({"x": 1.5, "inner": {"names": []}, "more": 1}, Point, "it") == Point(1.5, {"names": []})
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from headstart.cache.errors import (
     TableError,
 )
 from headstart.cache.reader import open_any
-from headstart.cache.writer import CacheWriter, partial_path
+from headstart.cache.siblings import partial_path
+from headstart.cache.writer import CacheWriter
+from headstart.stages.encoders.backend import Backend
 from headstart.stages.encoders.encoder import Encoder
 from headstart.stages.extract import extract
-from headstart.stages.predict import predict
 from headstart.stages.progress import Action, Event, Outcome, Step
-from headstart.stages.settings import ExtractSettings, TrainSettings
-from headstart.stages.train_head import train_head
+from headstart.stages.settings import ExtractSettings
+from headstart.stages.tables.scan import TableScan, scan_table
 from tiny import save_tiny_encoder, tiny_rows
 
 
@@ -121,13 +123,13 @@ def test_a_run_that_carries_on_encodes_the_batches_of_an_undisturbed_one(
 ) -> None:
     """Whole, though a part of a batch alone is missing: the bits of a product may depend on what is beside a row."""
     batches: list[list[list[int]]] = []
-    original = Encoder.encode
+    original = Backend.encode
 
-    def encode(self: Encoder, batch: Any) -> Any:
+    def encode(self: Backend, batch: Any) -> Any:
         batches.append([sequence.tolist() for sequence in batch])
         return original(self, batch)
 
-    monkeypatch.setattr(Encoder, "encode", encode)
+    monkeypatch.setattr(Backend, "encode", encode)
     table = write_csv(tiny_rows(60))
     run(table, tmp_path / "c.h5", tiny)
     undisturbed = list(batches)
@@ -304,14 +306,14 @@ def test_a_table_that_changes_while_it_is_encoded_is_refused(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found by the thread that reads ahead; the windows before it are kept."""
-    table, original = write_csv(tiny_rows(200)), Encoder.encode
+    table, original = write_csv(tiny_rows(200)), Backend.encode
 
-    def encode(self: Encoder, batch: Any) -> Any:
+    def encode(self: Backend, batch: Any) -> Any:
         os.utime(table, ns=(1, 1))
         return original(self, batch)
 
     with monkeypatch.context() as patch, pytest.raises(TableError, match="changed while it was read"):
-        patch.setattr(Encoder, "encode", encode)
+        patch.setattr(Backend, "encode", encode)
         run(table, tmp_path / "c.h5", tiny)
     assert not (tmp_path / "c.h5").exists()
     assert run(table, tmp_path / "c.h5", tiny)[0].record["kept_blocks"] > 0
@@ -326,10 +328,6 @@ def test_a_text_of_no_tokens_is_named(tiny: Path, tmp_path: Path, write_csv: Cal
     rows = [*tiny_rows(40), ("\u200b", "class0")]
     with pytest.raises(EncoderError, match=r"table.csv, row 41: the encoder's tokenizer makes no tokens of this text"):
         run(write_csv(rows), tmp_path / "c.h5", folder)
-    run(write_csv(rows[:40]), tmp_path / "d.h5", folder)
-    head = train_head(tmp_path / "d.h5", tmp_path / "run", TrainSettings(epochs=1))
-    with pytest.raises(EncoderError, match="text 2: the encoder's tokenizer makes no tokens of it"):
-        predict(head, ["good film", "\u200b"])
 
 
 def test_a_disk_that_fails_is_told_by_the_thread_that_writes(
@@ -360,16 +358,16 @@ def test_a_feature_that_cannot_be_kept_names_its_row(
     value: float,
     storage: str,
 ) -> None:
-    original = Encoder.encode
+    original = Backend.encode
 
-    def encode(self: Encoder, batch: Any) -> Any:
+    def encode(self: Backend, batch: Any) -> Any:
         features = original(self, batch)["cls"]
         for row, sequence in enumerate(batch):
             if len(sequence) == 9:
                 features[row, 3] = value
         return {"cls": features}
 
-    monkeypatch.setattr(Encoder, "encode", encode)
+    monkeypatch.setattr(Backend, "encode", encode)
     rows = [("good film", "x")] * 20 + [("the a good bad film phone very", "y")] + [("plot", "x")] * 5
     with pytest.raises(EncoderError, match=r"table.csv, row 21: .*feature"):
         run(write_csv(rows), tmp_path / "c.h5", tiny, storage=storage)
@@ -426,6 +424,33 @@ def test_each_run_ends_with_one_outcome_that_counts_what_it_did(
     assert outcome(relabelled) == (Action.RELABELLED, {"rows": 60})
     updated = {"rows": 61, "reused_rows": 60, "sequences_encoded": 1, "tokens_encoded": 3}
     assert outcome([*relabelled, ("bad", "y")], update=True) == (Action.MADE, updated)
+
+
+def test_what_the_scan_holds_in_memory_is_gone_when_rows_are_encoded(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its arrays are in the file by then; of a table of many millions of rows they would fill the memory."""
+    scanned: list[weakref.ref[Any]] = []
+    at_work: list[bool] = []
+
+    def scan(*arguments: Any) -> TableScan:
+        found = scan_table(*arguments)
+        scanned[:] = [weakref.ref(found.text_hashes), weakref.ref(found.labels)]
+        return found
+
+    def encode(self: Backend, batch: Any) -> Any:
+        if partial_path(tmp_path / "c.h5").exists():  # else a sample is encoded, to prove the encoder before an update
+            at_work.extend(reference() is not None for reference in scanned)
+        return original(self, batch)
+
+    original = Backend.encode
+    monkeypatch.setattr("headstart.stages.extract.scan_table", scan)
+    monkeypatch.setattr(Backend, "encode", encode)
+    with interrupted_after(3), pytest.raises(KeyboardInterrupt):
+        run(write_csv(tiny_rows(40)), tmp_path / "c.h5", tiny)
+    for rows, options in ((40, {}), (50, {"update": True}), (60, {"overwrite": True})):
+        run(write_csv(tiny_rows(rows)), tmp_path / "c.h5", tiny, **options)
+    assert at_work and not any(at_work)
 
 
 def remove(name: str) -> Callable[[Path], Any]:

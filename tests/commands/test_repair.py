@@ -137,9 +137,7 @@ def test_the_encoder_must_be_the_same(tiny: Path, table: Path, tmp_path: Path) -
 @pytest.mark.parametrize("document", ["identity", "plan", "record", "label_names"])
 def test_documents_are_beyond_repair(cache: Path, table: Path, document: str) -> None:
     flip_a_byte(cache, f"checksums/{document}", 0)
-    with pytest.raises(
-        DamagedError, match=f"beyond repair, .*again with `overwrite=True`: .*{document}"
-    ):
+    with pytest.raises(DamagedError, match=f"beyond repair, .*again with `overwrite=True`: .*{document}"):
         repair(cache, table)
 
 

@@ -281,14 +281,6 @@ def test_ctrl_c_between_the_old_run_and_the_new_leaves_the_old(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_text_that_stands_twice_is_encoded_once(cache: Path, tmp_path: Path, encoded: list[list[int]]) -> None:
-    run = train_head(cache, tmp_path / "run", QUICK)
-    found = predict(run, ["good film", "bad phone", "good film"])
-    assert len(encoded) == 2
-    np.testing.assert_array_equal(found.probabilities[0], found.probabilities[2])
-    assert (found.probabilities[0] != found.probabilities[1]).any()
-
-
 def test_a_head_trains_on_the_feature_that_is_named(tiny: Path, tmp_path: Path) -> None:
     rows = tiny_rows(60)
     both = make_cache(tiny, tmp_path / "both.h5", rows, features=("cls", "mean"))

@@ -23,9 +23,10 @@ from headstart.cache.errors import (
     StorageError,
 )
 from headstart.cache.reader import Cache, open_any
-from headstart.cache.writer import CacheWriter, partial_path
-from headstart.stages.encoders.encoder import Encoder
-from headstart.stages.extraction.resume import superseded_paths
+from headstart.cache.siblings import partial_path, superseded_paths
+from headstart.cache.writer import CacheWriter
+from headstart.stages.encoders.backend import Backend
+from headstart.stages.encoders.packed.backend import PackedCpuBackend
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import blocks_of, finish, kill_at_batch
@@ -142,14 +143,14 @@ def test_the_few_new_texts_of_many_windows_are_encoded_together(
     old, new = numbered(70), numbered(7, 500)
     run(write_csv(old), tmp_path / "c.h5", tiny)
     grown = write_csv([row for at in range(7) for row in (*old[10 * at : 10 * at + 10], new[at])])
-    original, together = Encoder.encode_all, []
+    original, together = PackedCpuBackend.encode_all, []
 
-    def encode_all(self: Encoder, batches: Any) -> Any:
+    def encode_all(self: PackedCpuBackend, batches: Any) -> Any:
         batches = list(batches)
         together.append(sum(map(len, batches)))
         return original(self, batches)
 
-    monkeypatch.setattr(Encoder, "encode_all", encode_all)
+    monkeypatch.setattr(PackedCpuBackend, "encode_all", encode_all)
     monkeypatch.setattr("headstart.stages.extraction.windows._JOINED_BYTES", most_bytes)
     cache, _ = run(grown, tmp_path / "c.h5", tiny, update=True)
     assert (len(together), sum(together)) == (passes, 7)
@@ -500,15 +501,15 @@ def test_a_donor_in_float32_serves_a_cache_in_float16(
 def test_a_reused_feature_that_float16_cannot_hold_names_its_row(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Encoder.encode
+    original = Backend.encode
 
-    def encode(self: Encoder, batch: Any) -> Any:
+    def encode(self: Backend, batch: Any) -> Any:
         long = np.array([len(sequence) == 9 for sequence in batch])
         return {"cls": np.where(long[:, None], 1e5, original(self, batch)["cls"]).astype(np.float32)}
 
     rows = [*numbered(20), ("the a good bad film phone very", "class0"), *numbered(5, 500)]
     with monkeypatch.context() as patch:
-        patch.setattr(Encoder, "encode", encode)
+        patch.setattr(Backend, "encode", encode)
         run(write_csv(rows[::-1]), tmp_path / "a.h5", tiny)
     for reused in (rows, [(text.upper(), label) for text, label in rows]):  # found by its text, and by its tokens
         with pytest.raises(EncoderError, match=r"table.csv, row 21: the feature 'cls' has 100000, too large for float"):
