@@ -19,17 +19,28 @@ MEASURES = {
 """Which measure each ranking compares, and whether a low value (1) or a high one (-1) wins."""
 
 
+@dataclasses.dataclass(frozen=True)
+class History:
+    """The training curve of one head, one value per epoch; see `Epoch`. The exact solver's only epoch is 0."""
+
+    epoch: list[int]
+    train_loss: list[float]
+    validation_loss: list[float]
+    validation_accuracy: list[float]
+    validation_macro_f1: list[float]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadResult:
-    """What a sweep keeps of one head.
+    """What a sweep keeps of one head, as a JSON document.
 
     Attributes:
         setting: The number of its settings, in the order of `SweepSettings.settings`.
         seed, fold: Its seed and fold.
         diverged: Its loss was no longer finite.
-        best_epoch: The epoch of the lowest validation loss. 0 from the exact solver, or if training diverged at once.
-        history: One value per epoch, by name: ``epoch``, ``train_loss``, ``validation_loss``, ...
-        convergence: The fields of the exact solver's `ConvergenceReport`; None from SGD.
+        best_epoch: The epoch of the lowest validation loss; 0 if training diverged at once.
+        history: Its training curve.
+        certificate: The exact solver's `ConvergenceReport`; None from SGD.
     """
 
     setting: int
@@ -37,12 +48,12 @@ class HeadResult:
     fold: int
     diverged: bool
     best_epoch: int
-    history: dict[str, list[Any]]
-    convergence: dict[str, Any] | None
+    history: History
+    certificate: dict[str, Any] | None
 
     def best(self, measure: str) -> float:
         """A measure at the best epoch."""
-        return float(self.history[measure][self.history["epoch"].index(self.best_epoch)])
+        return float(getattr(self.history, measure)[self.history.epoch.index(self.best_epoch)])
 
 
 def rank(settings: SweepSettings, results: Sequence[HeadResult]) -> list[dict[str, Any]]:
@@ -84,16 +95,15 @@ def table_columns(settings: SweepSettings, results: Sequence[HeadResult]) -> dic
     names = [field.name for field in dataclasses.fields(TrainSettings) if field.name not in ("seed", "fold")]
     columns: dict[str, list[Any]] = {}
     for result in results:
-        epochs = result.history["epoch"]
-        convergence = result.convergence or {}
+        convergence, rows = result.certificate or {}, len(result.history.epoch)
         constants = {name: getattr(result, name) for name in ("setting", "seed", "fold", "diverged")}
         for name in names:
             value = getattr(compared[result.setting], name)
             constants[name] = value.value if hasattr(value, "value") else value
-        best = {"best": [epoch == result.best_epoch for epoch in epochs]}
-        columns_of_head = {name: [value] * len(epochs) for name, value in constants.items()} | result.history | best
+        head = {name: [value] * rows for name, value in constants.items()} | dataclasses.asdict(result.history)
+        head["best"] = [epoch == result.best_epoch for epoch in result.history.epoch]
         for name in ("objective", "gradient_norm", "gap", "iterations", "converged", "reason"):
-            columns_of_head[name] = [convergence.get(name)] * len(epochs)
-        for name, values in columns_of_head.items():
+            head[name] = [convergence.get(name)] * rows
+        for name, values in head.items():
             columns.setdefault(name, []).extend(values)
     return columns

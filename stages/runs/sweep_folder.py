@@ -110,7 +110,7 @@ def open_folder(folder: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Sw
     """
     folder = folder.resolve()
     scratch = folder.with_name(folder.name + ".partial")
-    plan = json.loads(json.dumps(plan))
+    plan = json.loads(json.dumps(plan))  # as it is read back: tuples are lists
     with storage_errors(f"cannot write {scratch}"):
         if scratch.exists():
             kept_plan = _read_plan(scratch)
@@ -118,7 +118,7 @@ def open_folder(folder: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Sw
                 return SweepFolder(scratch, folder)
             started = any((scratch / _GROUPS).glob("*.json"))
             known = all(path.name in (_GROUPS, _PLAN_FILE + _NEW) for path in scratch.iterdir())
-            ours = known if kept_plan is None else _is_plan(kept_plan)
+            ours = known if kept_plan is None else kept_plan.keys() == plan.keys()
             if not ours:
                 raise OutputExistsError(f"{scratch} is in the way and is no sweep; remove it, or choose another `out`")
             if started and not overwrite:
@@ -145,15 +145,13 @@ def read_sweep(folder: Path) -> dict[str, Any]:
     return fields
 
 
-def _read_plan(scratch: Path) -> Any:
+def _read_plan(scratch: Path) -> dict[str, Any] | None:
+    """The plan of an unfinished sweep; None if there is none, or it cannot be read."""
     try:
-        return read_json_file(scratch / _PLAN_FILE)
+        plan = read_json_file(scratch / _PLAN_FILE)
     except (FileNotFoundError, NotADirectoryError, DamagedError):
         return None
-
-
-def _is_plan(document: Any) -> bool:
-    return isinstance(document, dict) and set(document) == {"settings", "caches"}
+    return plan if isinstance(plan, dict) else {}
 
 
 def _write(path: Path, content: Any) -> None:
