@@ -155,7 +155,7 @@ def test_pairs_are_read_from_every_kind_of_table(tiny: Path, tmp_path: Path, suf
 def test_a_blank_second_text_is_a_bad_row(tiny: Path, tmp_path: Path) -> None:
     table = pairs(10)
     table["hypothesis"][3] = " "
-    with pytest.raises(TableError, match=r"row 4: its text \('hypothesis'\) is blank; mend it, or use --skip-bad-rows"):
+    with pytest.raises(TableError, match=r"row 4: its text \('hypothesis'\) is blank; correct it, or use `skip_bad_rows=True`"):
         run(table, tmp_path / "c.h5", tiny, text_pair_column="hypothesis")
     cache, _ = run(table, tmp_path / "c.h5", tiny, text_pair_column="hypothesis", skip_bad_rows=True)
     assert (cache.record["rows"], cache.record["skipped_rows"]) == (11, 1)
@@ -167,7 +167,7 @@ def test_a_blank_second_text_is_a_bad_row(tiny: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "options", "error", "message"),
     [
-        (pairs(5), {"text_pair_column": "premise"}, TableError, "has no column 'premise'.*choose with --text-pair-col"),
+        (pairs(5), {"text_pair_column": "premise"}, TableError, "has no column 'premise'.*choose with `text_pair_col"),
         (pairs(5), {"text_pair_column": "text"}, SettingsError, "the column 'text' is named for two things"),
         (pairs(5), {"text_pair_column": "label"}, SettingsError, "the column 'label' is named for two things"),
         (["good film"], {"text_pair_column": "hypothesis"}, SettingsError, "not with a sequence of texts"),
