@@ -12,9 +12,11 @@ import numpy as np
 import torch
 import transformers
 from headstart.cache.reader import open_cache
-from headstart.stages.encoders import hf as pretrained
+from headstart.stages.encoders import hf
+from headstart.stages.encoders.packed.architecture import find_architecture
 from headstart.stages.extract import extract
-from headstart.stages.heads.dataset import Dataset, training_batches
+from headstart.stages.heads.dataset import Dataset
+from headstart.stages.heads.sampling import training_batches
 from headstart.stages.heads.stacked import ADAM_EPSILON
 from headstart.stages.heads.trainer import fit_head
 from headstart.stages.settings import ExtractSettings, Precision, TrainSettings
@@ -31,17 +33,15 @@ def main() -> None:
     plain = plain_features(texts)
     taken = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, precision, path in (
-            ("packed", Precision.FLOAT32, None),
-            ("padded", Precision.FLOAT32, lambda *_: None),
-            ("bfloat16", Precision.BFLOAT16, None),
+        for name, precision, find in (
+            ("packed", Precision.FLOAT32, find_architecture),
+            ("padded", Precision.FLOAT32, lambda config: None),
+            ("bfloat16", Precision.BFLOAT16, find_architecture),
         ):
-            original = pretrained._try_packed
-            pretrained._try_packed = path or original
+            hf.find_architecture = find
             table = {key: [row[key] for row in rows] for key in ("text", "label")}
             settings = ExtractSettings(encoder=str(DATA / "minilm"), precision=precision)
             cache = open_cache(extract(table, Path(folder) / f"{name}.h5", settings))
-            pretrained._try_packed = original
             taken[name] = np.array(cache.features())
         labels = np.array(cache.labels)
     for name in ("packed", "padded"):

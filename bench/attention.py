@@ -16,7 +16,7 @@ import time
 
 import torch
 from facts import cpu_name
-from headstart.stages.encoders.allocator import freed_memory_kept
+from headstart.stages.encoders.memory import freed_memory_kept
 from headstart.stages.encoders.packed.attention import attend, group_sequences
 
 LENGTHS = (9, 15, 18, 20, 23, 27, 31, 32, 33, 37, 44, 50, 53, 61, 64, 66, 75, 90, 100, 127)

@@ -3,7 +3,7 @@
     .venv/bin/python bench/batches.py [--encoder .data/minilm] [--precision bfloat16] [--length 32] [--padded]
 
 Sizes take turns, each with the same tokens to encode, on all cores; shown is the median over rounds of the ratio to
-the default. `headstart.stages.devices` and `headstart.stages.encoders.packed.bert` choose by what this prints.
+the default. `headstart.stages.devices` and `headstart.stages.encoders.packed.layers` choose by what this prints.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from facts import cpu_name
 from headstart.stages.devices import default_batch_tokens
-from headstart.stages.encoders import hf as pretrained
-from headstart.stages.encoders.allocator import freed_memory_kept
+from headstart.stages.encoders import hf
 from headstart.stages.encoders.encoder import Encoder, EncoderSettings
 from headstart.stages.encoders.files import find_encoder
 from headstart.stages.encoders.hf import load_encoder
-from headstart.stages.encoders.packed import bert as packed
+from headstart.stages.encoders.memory import freed_memory_kept
+from headstart.stages.encoders.packed import layers
 from headstart.stages.encoders.pooling import parse_features
 from headstart.stages.settings import ForwardMode, Precision
 
@@ -43,9 +43,9 @@ def main() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     print(f"{cpu_name()}; {given.encoder.name}, {given.precision}, sequences of {given.length} tokens\n")
     path = ForwardMode.PADDED if given.padded else ForwardMode.PACKED
-    usual = default_batch_tokens(CPU, path), packed.CHUNK_ROWS
+    usual = default_batch_tokens(CPU, path), layers.CHUNK_ROWS
     if given.padded:
-        pretrained._try_packed = lambda *_: None
+        hf.find_architecture = lambda config: None
     show("tokens a batch", {size: (size, usual[1]) for size in BATCHES}, usual[0], given)
     if not given.padded:
         show("rows a chunk", {size: (usual[0], size) for size in CHUNKS}, usual[1], given)
@@ -56,7 +56,7 @@ def show(title: str, sizes: dict[int, tuple[int, int]], usual: int, given: argpa
     rng = np.random.default_rng(0)
     encoders, batches = {}, {}
     for size, (batch, chunk) in sizes.items():
-        packed.CHUNK_ROWS = chunk
+        layers.CHUNK_ROWS = chunk
         encoders[size] = load(given.encoder, Precision(given.precision), batch)
         sequences = [rng.integers(1000, 20000, given.length).astype(np.int32) for _ in range(batch // given.length)]
         batches[size] = [sequences] * (TOKENS // batch)
@@ -64,9 +64,9 @@ def show(title: str, sizes: dict[int, tuple[int, int]], usual: int, given: argpa
     with freed_memory_kept():
         for number in range(ROUNDS + 1):
             for size, (_, chunk) in sizes.items():
-                packed.CHUNK_ROWS = chunk
+                layers.CHUNK_ROWS = chunk
                 started = time.perf_counter()
-                for _ in encoders[size].encode_all(batches[size]):
+                for _ in encoders[size].backend.encode_all(batches[size]):
                     pass
                 if number:  # the first round warms up
                     seconds[size].append(time.perf_counter() - started)

@@ -22,15 +22,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import transformers
-from headstart.cache.hashing import hash_sequences
 from headstart.stages.devices import choose_precision
-from headstart.stages.encoders.allocator import freed_memory_kept
 from headstart.stages.encoders.batching import compose_batches
-from headstart.stages.encoders.encoder import EncoderSettings
+from headstart.stages.encoders.encoder import EncoderSettings, encode_sequences
 from headstart.stages.encoders.files import find_encoder
 from headstart.stages.encoders.hf import load_encoder
+from headstart.stages.encoders.memory import freed_memory_kept
 from headstart.stages.encoders.pooling import parse_features
-from headstart.stages.settings import ForwardMode, Precision
+from headstart.stages.settings import Precision
 
 Array = npt.NDArray[np.float32]
 Encode = Callable[[list[str]], Array]
@@ -146,16 +145,7 @@ class Headstart:
 
     def __call__(self, texts: list[str]) -> Array:
         sequences, _ = self._encoder.tokenize(texts)
-        _, first, inverse = np.unique(hash_sequences(sequences), axis=0, return_index=True, return_inverse=True)
-        distinct = [sequences[row] for row in first]
-        features = np.empty((len(distinct), self._encoder.width), np.float32)
-        lengths = np.array([len(sequence) for sequence in distinct], np.int64)
-        padded = self._encoder.path is ForwardMode.PADDED
-        batches = compose_batches(lengths, self._encoder.batch_tokens, padded=padded)
-        encoded = self._encoder.encode_all([distinct[row] for row in batch] for batch in batches)
-        for batch, found in zip(batches, encoded, strict=True):
-            features[batch] = found["cls"]
-        return features[inverse.reshape(-1)]
+        return encode_sequences(self._encoder, sequences)["cls"]
 
 
 class Plain:

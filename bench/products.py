@@ -3,7 +3,7 @@
     .venv/bin/python bench/products.py [--rows 2048] [--width 768]
 
 Ways take turns; shown is the median over rounds of the ratio to torch.mm of (2048 x 768) by (768 x 3072) in float32,
-timed just before. `headstart.stages.encoders.packed.linear.make_product` chooses by what this prints.
+timed just before. `headstart.stages.encoders.packed.linear_cpu.make_linear` chooses by what this prints.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 from facts import cpu_name
-from headstart.stages.encoders.packed.linear import Int8SplitLinear, Linear, MklLinear, OneDnnLinear
+from headstart.stages.encoders.packed.linear import Linear
+from headstart.stages.encoders.packed.linear_cpu import MklLinear, OneDnnLinear
+from headstart.stages.encoders.packed.linear_int8 import Int8SplitLinear
 
 ROUNDS = 5
 SECONDS = 0.25

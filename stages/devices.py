@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,11 +57,27 @@ def choose_precision(wanted: Precision, device: torch.device) -> tuple[Precision
             return Precision.FLOAT16, "this GPU has float16 units, and none for bfloat16"
         return Precision.FLOAT32, "this GPU has no units for half precision"
     if device.type == "cpu":
-        units = [unit for unit in ("amx_bf16", "avx512_bf16", "bf16") if torch.cpu.get_capabilities().get(unit)]
+        units = [unit for unit in ("amx_bf16", "avx512_bf16", "bf16") if cpu_capabilities().get(unit)]
         if units:
             return Precision.BFLOAT16, f"this CPU has bfloat16 units ({units[0]})"
         return Precision.FLOAT32, "this CPU has no bfloat16 units"
     return Precision.FLOAT32, f"half precision was never tried on {device.type}"
+
+
+def cpu_capabilities() -> Mapping[str, Any]:
+    """What the processor has: ``cpu_name``, and units such as ``amx_int8`` by their names.
+
+    torch says it by `torch.cpu.get_capabilities`, which older versions lack. There Linux says it, under the same names.
+    """
+    if hasattr(torch.cpu, "get_capabilities"):
+        return torch.cpu.get_capabilities()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return {}
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    units = f"{fields.get('flags', '')} {fields.get('Features', '')}".split()
+    return {"cpu_name": fields.get("model name"), **dict.fromkeys(units, True)}
 
 
 def default_batch_tokens(device: torch.device, path: ForwardMode) -> int:
@@ -73,7 +91,7 @@ def describe(device: torch.device) -> str:
     """The device's own name, for the record."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine())
+    return str(cpu_capabilities().get("cpu_name") or platform.processor() or platform.machine())
 
 
 def machine(device: torch.device) -> dict[str, Any]:

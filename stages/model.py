@@ -15,9 +15,8 @@ import numpy.typing as npt
 from ..cache.documents import is_text
 from ..cache.errors import EncoderError, SettingsError, StorageError, TableError
 from .encoders.session import EncoderSession
-from .heads.head import load_head
 from .progress import Report, Step, silent
-from .runs.run import read_run
+from .runs.run import load_head, read_run
 from .tables.table import as_list
 from .types import TokenIds
 

@@ -61,15 +61,6 @@ def write_csv(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of 8 rows in windows of 2, so that small tables have several."""
-    from headstart.stages.extraction import extraction
-
-    monkeypatch.setattr(extraction, "BLOCK_ROWS", 8)
-    monkeypatch.setattr(extraction, "WINDOW_BLOCKS", 2)
-
-
-@pytest.fixture
 def large_table(monkeypatch: pytest.MonkeyPatch) -> None:
     """No table is kept in memory from its first reading: each is read again, as a large one is."""
     from headstart.stages.tables.scan import scan_table
@@ -80,14 +71,14 @@ def large_table(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
     """Every sequence that the encoder is asked for, in order; its own trials when it is loaded are not counted."""
-    from headstart.stages.encoders.encoder import Encoder
+    from headstart.stages.encoders.backend import Backend
 
     sequences: list[list[int]] = []
-    original = Encoder.encode
+    original = Backend.encode
 
-    def encode(self: Encoder, batch: Any) -> Any:
+    def encode(self: Backend, batch: Any) -> Any:
         sequences.extend(sequence.tolist() for sequence in batch)
         return original(self, batch)
 
-    monkeypatch.setattr(Encoder, "encode", encode)
+    monkeypatch.setattr(Backend, "encode", encode)
     yield sequences

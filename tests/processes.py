@@ -91,10 +91,12 @@ def print_errors_to(log: Path) -> None:
 
 
 def blocks_of(rows: int) -> None:
-    """Make blocks of so many rows, in windows of two."""
-    from headstart.stages.extraction import extraction
+    """Give the settings other defaults, which no option of the command line sets: blocks of so many rows, and windows
+    of two blocks."""
+    from headstart.stages.settings import ExtractSettings
 
-    extraction.BLOCK_ROWS, extraction.WINDOW_BLOCKS = rows, 2
+    defaults: dict[str, Any] = ExtractSettings.__init__.__kwdefaults__  # type: ignore[attr-defined]
+    defaults.update(block_rows=rows, window_rows=2 * rows)
 
 
 def limit_file_size(size: int) -> None:
@@ -175,6 +177,22 @@ def fault_at(point: str, call: int, what: str) -> None:
         os._exit = say_and_end
 
 
+def kill_at_batch(number: int) -> None:
+    """Kill the process, with SIGKILL, where its encoder is given this batch, counted from 1."""
+    from headstart.stages.encoders.backend import Backend
+
+    original, calls = Backend.encode, 0
+
+    def encode(self: Any, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, *arguments)
+
+    Backend.encode = encode  # type: ignore[method-assign]
+
+
 def lose_an_interrupt(how: str) -> None:
     """Send Ctrl-C while the third batch is encoded, to code that loses its exception as libraries do.
 
@@ -182,9 +200,9 @@ def lose_an_interrupt(how: str) -> None:
         how: ``callback``: a weak reference's, where Python prints the exception and goes on. ``error``: the exception
             becomes another, as in h5py.
     """
-    from headstart.stages.encoders.encoder import Encoder
+    from headstart.stages.encoders.backend import Backend
 
-    original, calls = Encoder.encode, 0
+    original, calls = Backend.encode, 0
 
     def encode(self: Any, *arguments: Any, **options: Any) -> Any:
         nonlocal calls
@@ -200,7 +218,7 @@ def lose_an_interrupt(how: str) -> None:
                 raise TypeError("Operation not defined for data type class") from None
         return original(self, *arguments, **options)
 
-    Encoder.encode = encode  # type: ignore[method-assign]
+    Backend.encode = encode  # type: ignore[method-assign]
 
 
 class Stuttering(io.FileIO):

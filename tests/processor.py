@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from headstart.stages.encoders.packed.linear import multiplies_octets
+from headstart.stages.encoders.packed.linear_int8 import int8_products_are_exact
 
 needs_digits = pytest.mark.skipif(
-    not multiplies_octets(), reason="this processor does not add up products of 8-bit integers exactly"
+    not int8_products_are_exact(), reason="this processor does not add up products of 8-bit integers exactly"
 )
-"""For what `SplitProduct` computes. It is right wherever 8-bit products are, though it is fast with AMX alone."""
+"""For what `Int8SplitLinear` computes. It is right wherever 8-bit products are, though it is fast with AMX alone."""

@@ -1,73 +1,116 @@
-"""The rooms of the house: who may know what. A change that breaks one of these is a change of design."""
+"""The rooms of the house: who may import whom. A change that breaks one of these rules is a change of design.
+
+The rules are those of CONTRIBUTING.md, and hold for modules that are not written yet. ``python tests/imports.py`` shows
+the graph that they are tested on.
+"""
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from imports import circles, imported, module_graph, modules, room, room_graph
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = {"batching", "split", "walk", "scaling", "batched", "lanes", "fit", "exact", "metrics", "calibration", "ranking"}
-CORE |= {"accounting", "projection", "rungs", "units"}
 HEAVY = {"torch", "transformers", "h5py", "pyarrow", "numpy", "huggingface_hub", "safetensors"}
+MODULES, GRAPH = modules(ROOT), module_graph(ROOT)
+FOLDERS = {f"stages.{path.parent.name}" for path in ROOT.glob("stages/*/__init__.py")}
+COMMANDS = {name for name in GRAPH["cli"] if name.count(".") == 1 and {room(other) for other in GRAPH[name]} & FOLDERS}
+"""A command is a module of ``stages/`` that the command line imports, and that is built from folders."""
+MAY_IMPORT: dict[str, set[str]] = {
+    "stages.tables": set(),
+    "stages.encoders": set(),
+    "stages.heads": set(),
+    "stages.extraction": {"stages.tables", "stages.encoders"},
+    "stages.splits": {"stages.tables", "stages.heads.dataset"},
+    "stages.runs": {"stages.heads"},
+    "stages.baseline": {"stages.encoders", "stages.heads", "stages.splits", "stages.runs"},
+}
+"""Beside themselves, the shared files and the cache."""
 
 
-def modules() -> list[Path]:
-    return [*ROOT.glob("[a-z]*.py"), *ROOT.glob("cache/*.py"), *ROOT.glob("stages/*.py")]
+def libraries(name: str) -> set[str]:
+    """The top-level names that a module imports."""
+    return {other.split(".")[0] for other in imported(name, MODULES[name])}
 
 
-def imports(path: Path) -> set[str]:
-    """What a module imports, anywhere in it: top-level packages, and rooms of this one as ``.cache`` or ``.stages``."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            in_root = node.level == (1 if path.parent == ROOT else 2)
-            found.add(f".{module.split('.')[0]}" if in_root else module.split(".")[0] if not node.level else "")
-    return found
+def layer(name: str) -> int:
+    """The floor of a module: cache, shared files, folders, what is built from folders, commands, command line."""
+    if not name.startswith("stages."):
+        return 0 if room(name) == "cache" else 5
+    if room(name) in FOLDERS:
+        return 2
+    if not {room(other) for other in GRAPH[name]} & FOLDERS:
+        return 1
+    return 4 if name in COMMANDS else 3
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_each_room_knows_only_what_it_may(path: Path) -> None:
-    known, room = imports(path), path.parent.name
-    if path.parent == ROOT:
+def test_nothing_imports_in_a_circle() -> None:
+    assert not circles(GRAPH)
+    assert not circles(room_graph(GRAPH))
+
+
+@pytest.mark.parametrize("name", GRAPH)
+def test_imports_go_down(name: str) -> None:
+    above = {other for other in GRAPH[name] if layer(other) > layer(name)}
+    assert not above
+    if name in COMMANDS:
+        assert not GRAPH[name] & COMMANDS, "what two commands share belongs to a folder"
+
+
+@pytest.mark.parametrize("folder", sorted(FOLDERS))
+def test_a_folder_imports_only_what_it_may(folder: str) -> None:
+    allowed = MAY_IMPORT[folder] | {folder}
+    for name in (name for name in GRAPH if room(name) == folder):
+        others = {other for other in GRAPH[name] if room(other) in FOLDERS}
+        assert not {other for other in others if not allowed & {other, room(other)}}, name
+
+
+@pytest.mark.parametrize("name", GRAPH)
+def test_each_library_is_known_where_it_may_be(name: str) -> None:
+    known, place = libraries(name), room(name)
+    if place in ("cli", "terminal", "__main__", "__init__", "stopping"):
         assert not known & HEAVY
     else:
-        assert not known & {"typer", "rich", ".cli", ".terminal", ".stopping"}
-    if room == "cache":
-        assert not known & {"torch", "transformers", ".stages"}
-    if room == "stages" and path.stem in CORE:
-        assert not known & {"pathlib", "h5py", "json", "pyarrow", "safetensors"}
-    if path.name not in ("pretrained.py", "baseline.py"):
+        assert not known & {"typer", "rich"}
+    if place == "cache":
+        assert not known & {"torch", "transformers"}
+    if place == "stages.heads":
+        assert not known & {"pathlib", "json", "h5py", "pyarrow", "safetensors", "transformers"}
+    if name not in ("stages.encoders.hf", "stages.baseline.program") and place != "stages.exporters":
         assert "transformers" not in known
-    if path.name != "speedup_picture.py":
+    if name != "stages.baseline.picture":
         assert "matplotlib" not in known
 
 
-def test_the_program_that_is_measured_against_is_used_by_the_measurement_alone() -> None:
-    """Nothing of the two stages may come to lean on it; and the measurement is reached from its command alone."""
-    users = {path.stem for path in modules() if "baseline" in siblings(path)}
-    assert users and all(name.startswith("speedup") for name in users)
-    reaching = {path.stem for path in modules() if any(name == "speedup" for name in siblings(path))}
-    assert reaching <= {"cli"}
+def test_the_program_that_is_measured_against_is_reached_by_its_command_alone() -> None:
+    users = {name for name in GRAPH if "stages.baseline" in {room(other) for other in GRAPH[name]}}
+    assert {name for name in users if room(name) != "stages.baseline"} <= {
+        "stages.speedup",
+        "stages.inspect",
+        "terminal",
+    }
 
 
-def siblings(path: Path) -> set[str]:
-    """The modules of ``stages/`` that a module imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            parts = (node.module or "").split(".")
-            if path.parent.name == "stages" and node.level == 1:
-                found |= {parts[0]} if parts[0] else {alias.name for alias in node.names}
-            elif parts[0] == "stages":
-                found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
-    return found
+def test_both_ways_of_loading_build_the_same_encoder() -> None:
+    for name in ("stages.encoders.hf", "stages.encoders.fast_load"):
+        assert "stages.encoders.encoder" in GRAPH[name]
+        assert name in GRAPH["stages.encoders.session"]
+        assert name not in GRAPH["stages.encoders.encoder"]
+
+
+def test_packages_are_empty_and_installed() -> None:
+    packages = [path.parent for path in (*ROOT.glob("cache/**/__init__.py"), *ROOT.glob("stages/**/__init__.py"))]
+    for package in packages:
+        if package.name not in ("stages", "cache"):  # whose docstrings are the overviews
+            assert (package / "__init__.py").read_text(encoding="utf-8") == ""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    assert sorted(listed) == sorted(
+        ["headstart", *(".".join(["headstart", *p.relative_to(ROOT).parts]) for p in packages)]
+    )
 
 
 def loaded_by(code: str) -> set[str]:
@@ -85,7 +128,8 @@ def test_stage_two_loads_no_transformers() -> None:
 
 
 def test_a_cache_is_opened_without_torch() -> None:
-    assert not loaded_by("import headstart; headstart.open_cache") & {"torch", "transformers", "pyarrow"}
+    loaded = loaded_by("import headstart; headstart.open_cache; from headstart.stages.inspect import inspect_path")
+    assert not loaded & {"torch", "transformers", "pyarrow"}
 
 
 def test_a_table_that_is_none_is_refused_before_torch_is_loaded() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from headstart.stages.encoders.allocator import freed_memory_kept
+from headstart.stages.encoders.memory import freed_memory_kept
 from headstart.stages.prefetch import BackgroundThread, in_background, prefetch
 
 

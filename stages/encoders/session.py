@@ -6,7 +6,6 @@ encoder's files are hashed, transformers only where nothing else can load the en
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -172,13 +171,13 @@ class EncoderSession:
     def record(self) -> dict[str, Any]:
         """What a cache's record says of the encoder: ``precision_reason``, and ``encoder`` with its name, its folder,
         its revision, and what it takes to load it without transformers."""
-        recipe = self.encoder.recipe
+        config = self.encoder.config
         return {
             "precision_reason": self._precision[1],
             "encoder": {
                 "name": self.files.name,
                 "folder": str(self.files.folder),
                 "revision": self.files.revision,
-                **({} if recipe is None else {"packed": dataclasses.asdict(recipe)}),
+                **({} if config is None else {"packed": config.to_record()}),
             },
         }

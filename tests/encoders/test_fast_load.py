@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -15,15 +16,17 @@ import pytest
 import safetensors.torch
 import tokenizers
 import torch
-from extracting import datasets, flip_a_byte, run
+from extracting import SMALL_BLOCKS, datasets, flip_a_byte, run
 from headstart.cache.errors import EncoderError, TableError
 from headstart.cache.reader import Cache, open_cache
 from headstart.cache.writer import CacheWriter, copy_with_labels
-from headstart.stages.encoders import fast_load as reopened
-from headstart.stages.encoders import hf as pretrained
-from headstart.stages.encoders.config import Recipe, tokenizer_sha256
+from headstart.stages.encoders import fast_load, hf
+from headstart.stages.encoders.config import tokenizer_sha256
 from headstart.stages.encoders.encoder import Encoder
+from headstart.stages.encoders.packed.bert import Bert
+from headstart.stages.encoders.packed.roberta import Roberta
 from headstart.stages.extract import extract, extract_tables
+from headstart.stages.extraction import reopen
 from headstart.stages.settings import ExtractSettings
 from tiny import save_tiny_encoder, tiny_rows
 
@@ -36,13 +39,13 @@ GROWN = [*OLD[::2], *(text for text, _ in tiny_rows(40, seed=1)), "A good DAY", 
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What transformers was asked to load."""
     found: list[Any] = []
-    original = pretrained.load_encoder
+    original = hf.load_encoder
 
     def load(*arguments: Any) -> Encoder:
         found.append(arguments)
         return original(*arguments)
 
-    monkeypatch.setattr(pretrained, "load_encoder", load)
+    monkeypatch.setattr(hf, "load_encoder", load)
     return found
 
 
@@ -111,7 +114,7 @@ def test_an_update_needs_no_transformers_and_gives_the_same_bits(
     command += ["--out", str(tmp_path / "quick.h5"), "--update", "--quiet", "--no-labels", *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
-    monkeypatch.setattr(reopened, "reopen", lambda *_, **__: None)
+    monkeypatch.setattr(reopen, "reopen", lambda *_, **__: None)
     extract(tmp_path / "grown.csv", tmp_path / "slow.h5", settings, update=True)
     quick, slow = (open_cache(tmp_path / f"{name}.h5") for name in ("quick", "slow"))
     assert quick.plan["path"] == "packed" and quick.record["sequences_encoded"] > 0
@@ -167,14 +170,23 @@ def test_a_record_that_is_odd_is_not_followed(name: str, tiny: Path, tmp_path: P
     assert_new_rows_are_right(cache, tiny, tmp_path)
 
 
-@pytest.mark.parametrize("change", [shape("heads", 1), shape("epsilon", 1e-3), shape("position_padding", 1)])
+def misread(patch: pytest.MonkeyPatch, **fields: Any) -> None:
+    """Let the configuration be read as a forged record says."""
+
+    def find(config: dict[str, Any]) -> Roberta:  # which without padding has BERT's positions
+        return Roberta(**{**dataclasses.asdict(Bert.from_config(config)), **fields})
+
+    patch.setattr(fast_load, "find_architecture", find)
+
+
+@pytest.mark.parametrize(("name", "value"), [("heads", 1), ("epsilon", 1e-3), ("position_padding", 1)])
 def test_what_the_configuration_does_not_tell_the_sample_does(
-    change: Change, tiny: Path, tmp_path: Path, loads: list[Any], monkeypatch: pytest.MonkeyPatch
+    name: str, value: Any, tiny: Path, tmp_path: Path, loads: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(OLD, tmp_path / "c.h5", tiny)
-    forge(tmp_path / "c.h5", change)
+    forge(tmp_path / "c.h5", shape(name, value))
     loads.clear()
-    monkeypatch.setattr(reopened, "_is_of", lambda *_: True)
+    misread(monkeypatch, **{name: value})
     cache, _ = run(GROWN, tmp_path / "c.h5", tiny, update=True)
     assert len(loads) == 1
     assert_new_rows_are_right(cache, tiny, tmp_path)
@@ -186,12 +198,12 @@ def test_in_half_precision_no_large_number_hides_what_is_wrong(tiny: Path, tmp_p
     weights = safetensors.torch.load_file(encoder / "model.safetensors")
     weights["encoder.layer.1.output.LayerNorm.bias"][3] = 60
     safetensors.torch.save_file(weights, encoder / "model.safetensors", {"format": "pt"})
-    for change, expected in ((lambda record: None, 0), (shape("position_padding", 1), 1)):
+    for padding, expected in ((None, 0), (1, 1)):
         run(OLD, tmp_path / "c.h5", encoder, precision="bfloat16", overwrite=True)
-        forge(tmp_path / "c.h5", change)
+        forge(tmp_path / "c.h5", shape("position_padding", padding))
         loads.clear()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(reopened, "_is_of", lambda *_: True)
+            misread(patch, position_padding=padding)
             run(GROWN, tmp_path / "c.h5", encoder, precision="bfloat16", update=True)
         assert len(loads) == expected
 
@@ -255,12 +267,11 @@ def test_tokens_that_the_tokenizer_does_not_make_prove_nothing(
     assert_new_rows_are_right(cache, tiny, tmp_path)
 
 
-@pytest.mark.usefixtures("small_blocks")
 def test_rows_that_are_not_shared_whole_and_near_prove_nothing(
     tiny: Path, tmp_path: Path, loads: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sixteen rows at the top of each are looked at; a block is of 8."""
-    monkeypatch.setattr(reopened, "FIRST_ROWS", 16)
+    monkeypatch.setattr(reopen, "FIRST_ROWS", 16)
     numbered = [f"good film {number:03}" for number in range(60)]
     new = [f"bad plot {number:03}" for number in range(20)]
     for name, table, damaged, expected in (
@@ -271,13 +282,13 @@ def test_rows_that_are_not_shared_whole_and_near_prove_nothing(
         ("damaged", [*numbered, *new], (0, 8), 1),
         ("one block whole", [*numbered, *new], (0,), 0),
     ):
-        run(numbered, tmp_path / f"{name}.h5", tiny)
+        run(numbered, tmp_path / f"{name}.h5", tiny, **SMALL_BLOCKS)
         for row in damaged:
             flip_a_byte(tmp_path / f"{name}.h5", "features/cls", row)
         loads.clear()
-        cache, _ = run(table, tmp_path / f"{name}.h5", tiny, update=True)
+        cache, _ = run(table, tmp_path / f"{name}.h5", tiny, update=True, **SMALL_BLOCKS)
         assert len(loads) == expected, name
-        fresh, _ = run(table, tmp_path / "fresh.h5", tiny, overwrite=True)
+        fresh, _ = run(table, tmp_path / "fresh.h5", tiny, overwrite=True, **SMALL_BLOCKS)
         np.testing.assert_allclose(cache.features(), fresh.features(), atol=1e-5, rtol=0)
 
 
@@ -364,7 +375,7 @@ def test_every_way_to_come_by_a_donor_is_quick(
 ) -> None:
     first, _ = run(OLD, tmp_path / "c.h5", tiny)
     assert len(loads) == 1
-    assert Recipe.from_record(first.record) is not None
+    assert first.record["encoder"]["packed"]["shape"]["model_type"] == "bert"
     run(GROWN, tmp_path / "reused.h5", tiny, reuse=[tmp_path / "c.h5"])
     run(GROWN, tmp_path / "c.h5", tiny, update=True)
     cache, _ = run([*GROWN, "plot"], tmp_path / "c.h5", tiny, update=True)  # by what an update wrote in its turn
@@ -383,13 +394,13 @@ def test_a_table_that_changes_after_its_first_reading_is_refused(
     run(write_csv([(text, "x") for text in OLD]), tmp_path / "c.h5", tiny)
     before = (tmp_path / "c.h5").read_bytes()
     table = write_csv([(text, "x") for text in GROWN])
-    original = reopened.reopen
+    original = reopen.reopen
 
-    def reopen(*arguments: Any, **options: Any) -> Any:
+    def change_first(*arguments: Any, **options: Any) -> Any:
         write_csv([(text, "x") for text in reversed(GROWN)])
         return original(*arguments, **options)
 
-    monkeypatch.setattr(reopened, "reopen", reopen)
+    monkeypatch.setattr(reopen, "reopen", change_first)
     with pytest.raises(TableError, match="changed while it was read"):
         run(table, tmp_path / "c.h5", tiny, update=True)
     assert (tmp_path / "c.h5").read_bytes() == before

@@ -8,30 +8,26 @@ import sys
 
 import pytest
 import torch
-from headstart.stages.encoders.packed import linear as products
-from headstart.stages.encoders.packed.linear import (
-    SHAPE_ROWS,
-    SPLIT_ROWS,
-    Int8SplitLinear,
-    Linear,
-    MklLinear,
-    OneDnnLinear,
-    make_linear,
-    padded_rows,
-)
+from headstart.stages.encoders.packed import linear_cpu, linear_int8
+from headstart.stages.encoders.packed.linear import SHAPE_ROWS, Linear, padded_rows
+from headstart.stages.encoders.packed.linear_cpu import MklLinear, OneDnnLinear, make_linear
+from headstart.stages.encoders.packed.linear_int8 import SPLIT_ROWS, Int8SplitLinear
 from processor import needs_digits
 
 ROWS = 128
 """What the weights are laid out for."""
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.05}
 WIDTHS = [(48, 48), (48, 144), (144, 48), (33, 7)]
-needs_mkl = pytest.mark.skipif(not products._has("mkl", "_mkl_linear"), reason="this torch has no MKL")
-needs_onednn = pytest.mark.skipif(not products._has("mkldnn", "_linear_pointwise"), reason="this torch has no oneDNN")
+needs_mkl = pytest.mark.skipif(not linear_cpu._has("mkl", "_mkl_linear"), reason="this torch has no MKL")
+needs_onednn = pytest.mark.skipif(not linear_cpu._has("mkldnn", "_linear_pointwise"), reason="this torch has no oneDNN")
+needs_bfloat16 = pytest.mark.skipif(
+    not linear_cpu._onednn_multiplies(torch.bfloat16), reason="oneDNN has no bfloat16 on this processor"
+)
 KINDS = [
     pytest.param(MklLinear, torch.float32, marks=needs_mkl, id="mkl-float32"),
     pytest.param(OneDnnLinear, torch.float32, marks=needs_onednn, id="onednn-float32"),
     pytest.param(Int8SplitLinear, torch.float32, marks=needs_digits, id="digits-float32"),
-    pytest.param(OneDnnLinear, torch.bfloat16, marks=needs_onednn, id="onednn-bfloat16"),
+    pytest.param(OneDnnLinear, torch.bfloat16, marks=[needs_onednn, needs_bfloat16], id="onednn-bfloat16"),
 ]
 Kind = type[MklLinear | OneDnnLinear | Int8SplitLinear]
 
@@ -79,7 +75,7 @@ def test_a_short_bias_is_of_the_first_outputs(kind: Kind, rows: int, dtype: torc
 @needs_onednn
 @pytest.mark.parametrize("intel", [True, False])
 def test_gelu_is_the_same_within_the_product_and_after_it(intel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "_made_by_intel", lambda: intel)
+    monkeypatch.setattr(linear_cpu, "_made_by_intel", lambda: intel)
     plain, ours, values = made(OneDnnLinear, 48, 144, 64, torch.float32)
     with torch.inference_mode():
         expected = torch.nn.functional.gelu(torch.nn.functional.linear(values, plain._weight, plain._bias))
@@ -163,8 +159,8 @@ def test_digits_of_nothing_leave_the_bias() -> None:
     assert product(torch.zeros(0, 64)).shape == (0, 128)
     found = product(torch.zeros(5, 64))
     assert torch.equal(found, bias.expand(5, 128))
-    digits, unit = products._split(torch.zeros(5, 64))
-    assert (digits == products.ZERO_DIGIT).all() and unit.isfinite().all()
+    digits, unit = linear_int8.split(torch.zeros(5, 64))
+    assert (digits == linear_int8.ZERO_DIGIT).all() and unit.isfinite().all()
 
 
 def test_rows_are_rounded_up_to_few_numbers() -> None:
@@ -181,13 +177,13 @@ def test_rows_are_rounded_up_to_few_numbers() -> None:
         ("Intel Xeon", torch.float32, MklLinear),
         ("AMD EPYC", torch.float32, OneDnnLinear),
         ("", torch.float32, OneDnnLinear),
-        ("Intel Xeon", torch.bfloat16, OneDnnLinear),
+        pytest.param("Intel Xeon", torch.bfloat16, OneDnnLinear, marks=needs_bfloat16),
     ],
 )
 def test_the_processor_decides_which_library_multiplies(
     monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype, kind: type[Linear]
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name})
+    monkeypatch.setattr(linear_cpu, "cpu_capabilities", lambda: {"cpu_name": name})
     assert type(make_linear(torch.ones(4, 4, dtype=dtype), torch.zeros(4, dtype=dtype), rows=64)) is kind
 
 
@@ -205,15 +201,24 @@ def test_the_processor_decides_which_library_multiplies(
 def test_amx_multiplies_digits_where_that_pays(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], rows: int, kind: type[Linear]
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "Intel Xeon", "amx_int8": True})
+    monkeypatch.setattr(linear_cpu, "cpu_capabilities", lambda: {"cpu_name": "Intel Xeon", "amx_int8": True})
     assert type(make_linear(torch.ones(size), torch.zeros(size[0]), rows=rows)) is kind
     assert type(make_linear(torch.ones(size).bfloat16(), torch.zeros(size[0]).bfloat16(), rows=rows)) is OneDnnLinear
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_that_onednn_lacks_is_multiplied_by_torch(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(linear_cpu, "_onednn_multiplies", lambda dtype: dtype == torch.float32)
+    plain = make_linear(torch.ones(4, 4, dtype=dtype), torch.zeros(4, dtype=dtype), rows=64)
+    assert type(plain) is Linear and plain(torch.ones(3, 4, dtype=dtype)).tolist() == [[4.0] * 4] * 3
+
+
 def test_digits_are_left_where_octets_are_not_multiplied_exactly() -> None:
     """oneDNN is held to instructions of before VNNI, which cut sums at 16 bits."""
-    asked = "products.multiplies_octets(), products._split_pays(3072, 768, 512)"
-    program = f"from headstart.stages import products; print({asked})"
+    asked = "linear_int8.int8_products_are_exact(), linear_cpu._split_pays(3072, 768, 512)"
+    program = f"from headstart.stages.encoders.packed import linear_cpu, linear_int8; print({asked})"
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
     ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["False", "False"]

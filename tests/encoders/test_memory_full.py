@@ -13,20 +13,20 @@ import torch
 from extracting import run
 from headstart.cache.errors import StorageError
 from headstart.stages.encoders.memory import MemoryFullError, halving, is_memory_full
-from headstart.stages.encoders.packed.bert import PackedEncoder
+from headstart.stages.encoders.packed.forward import PackedForward
 from tiny import tiny_rows
 
 
 def room_for(patch: pytest.MonkeyPatch, tokens: int) -> None:
     """Let torch's own allocator refuse whatever more tokens than these ask of it."""
-    original = PackedEncoder.__call__
+    original = PackedForward.__call__
 
-    def call(self: PackedEncoder, sequences: Any) -> Any:
+    def call(self: PackedForward, sequences: Any) -> Any:
         if sum(map(len, sequences)) > tokens:
             torch.empty(1 << 60, dtype=torch.uint8)
         return original(self, sequences)
 
-    patch.setattr(PackedEncoder, "__call__", call)
+    patch.setattr(PackedForward, "__call__", call)
 
 
 @pytest.fixture
@@ -64,10 +64,10 @@ def test_a_text_that_does_not_fit_beside_another_batch_is_encoded_alone(
 ) -> None:
     """Batches are encoded side by side; one that finds no memory has it all, once the others are done."""
     whole, _ = run(table, tmp_path / "whole.h5", tiny, batch_tokens=64)
-    original, at_work, refused = PackedEncoder.__call__, threading.Semaphore(1), []
+    original, at_work, refused = PackedForward.__call__, threading.Semaphore(1), []
     together = threading.Barrier(2)
 
-    def call(self: PackedEncoder, sequences: Any) -> Any:
+    def call(self: PackedForward, sequences: Any) -> Any:
         if threading.current_thread() is not threading.main_thread() and not refused:
             together.wait(timeout=30)
         if not at_work.acquire(blocking=False):
@@ -80,7 +80,7 @@ def test_a_text_that_does_not_fit_beside_another_batch_is_encoded_alone(
             at_work.release()
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(PackedEncoder, "__call__", call)
+    monkeypatch.setattr(PackedForward, "__call__", call)
     alone, _ = run(table, tmp_path / "alone.h5", tiny, batch_tokens=64)
     assert refused
     np.testing.assert_allclose(alone.features(), whole.features(), atol=1e-5)

@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers as hf
+import transformers
 from headstart.cache.errors import SettingsError
 from headstart.cache.reader import open_cache
-from headstart.stages.encoders import hf as pretrained
+from headstart.stages.encoders import hf
 from headstart.stages.encoders.encoder import EncoderSettings
 from headstart.stages.encoders.files import find_encoder
-from headstart.stages.encoders.hf import load_encoder, packed_shape
-from headstart.stages.encoders.packed import bert as packed_module
-from headstart.stages.encoders.packed import linear as products
-from headstart.stages.encoders.packed.bert import PackedEncoder
+from headstart.stages.encoders.hf import load_encoder, model_architecture
+from headstart.stages.encoders.packed import layers, linear_cpu
+from headstart.stages.encoders.packed.backend import PackedCpuBackend
+from headstart.stages.encoders.packed.bert import Embeddings
+from headstart.stages.encoders.packed.forward import PackedForward
+from headstart.stages.encoders.packed.linear_int8 import Int8SplitLinear
 from headstart.stages.encoders.pooling import parse_features
 from headstart.stages.extract import extract
 from headstart.stages.settings import ExtractSettings, Precision
@@ -35,25 +37,33 @@ SIZES: dict[str, Any] = {
 }
 DISTIL: dict[str, Any] = {"vocab_size": 100, "dim": 48, "n_layers": 3, "n_heads": 4, "hidden_dim": 96}
 FAMILY = {
-    "BERT": lambda: hf.BertModel(hf.BertConfig(**SIZES)),
-    "BERT of one layer": lambda: hf.BertModel(hf.BertConfig(**{**SIZES, "num_hidden_layers": 1})),
-    "BERT without pooler": lambda: hf.BertModel(hf.BertConfig(**SIZES), add_pooling_layer=False),
-    "RoBERTa": lambda: hf.RobertaModel(hf.RobertaConfig(**SIZES)),
-    "XLM-R": lambda: hf.XLMRobertaModel(hf.XLMRobertaConfig(**SIZES)),
-    "ELECTRA": lambda: hf.ElectraModel(hf.ElectraConfig(**SIZES, embedding_size=48)),
-    "ELECTRA, projected": lambda: hf.ElectraModel(hf.ElectraConfig(**SIZES, embedding_size=24)),
-    "DistilBERT": lambda: hf.DistilBertModel(hf.DistilBertConfig(**DISTIL)),
-    "DistilBERT, sinusoidal": lambda: hf.DistilBertModel(hf.DistilBertConfig(**DISTIL, sinusoidal_pos_embds=True)),
+    "BERT": lambda: transformers.BertModel(transformers.BertConfig(**SIZES)),
+    "BERT of one layer": lambda: transformers.BertModel(transformers.BertConfig(**{**SIZES, "num_hidden_layers": 1})),
+    "BERT without pooler": lambda: transformers.BertModel(transformers.BertConfig(**SIZES), add_pooling_layer=False),
+    "RoBERTa": lambda: transformers.RobertaModel(transformers.RobertaConfig(**SIZES)),
+    "XLM-R": lambda: transformers.XLMRobertaModel(transformers.XLMRobertaConfig(**SIZES)),
+    "ELECTRA": lambda: transformers.ElectraModel(transformers.ElectraConfig(**SIZES, embedding_size=48)),
+    "ELECTRA, projected": lambda: transformers.ElectraModel(transformers.ElectraConfig(**SIZES, embedding_size=24)),
+    "DistilBERT": lambda: transformers.DistilBertModel(transformers.DistilBertConfig(**DISTIL)),
+    "DistilBERT, sinusoidal": lambda: transformers.DistilBertModel(
+        transformers.DistilBertConfig(**DISTIL, sinusoidal_pos_embds=True)
+    ),
 }
 OTHERS = {
-    "another activation": lambda: hf.BertModel(hf.BertConfig(**SIZES, hidden_act="relu")),
-    "another activation in DistilBERT": lambda: hf.DistilBertModel(hf.DistilBertConfig(**DISTIL, activation="relu")),
-    "a decoder": lambda: hf.BertModel(hf.BertConfig(**SIZES, is_decoder=True)),
-    "cross-attention": lambda: hf.BertModel(hf.BertConfig(**SIZES, is_decoder=True, add_cross_attention=True)),
-    "relative positions in BERT": lambda: hf.BertModel(hf.BertConfig(**SIZES, position_embedding_type="relative_key")),
-    "relative positions": lambda: hf.MPNetModel(hf.MPNetConfig(**SIZES)),
-    "shared layers": lambda: hf.AlbertModel(hf.AlbertConfig(**SIZES, embedding_size=24)),
-    "rotary positions": lambda: hf.ModernBertModel(hf.ModernBertConfig(**SIZES, pad_token_id=0)),
+    "another activation": lambda: transformers.BertModel(transformers.BertConfig(**SIZES, hidden_act="relu")),
+    "another activation in DistilBERT": lambda: transformers.DistilBertModel(
+        transformers.DistilBertConfig(**DISTIL, activation="relu")
+    ),
+    "a decoder": lambda: transformers.BertModel(transformers.BertConfig(**SIZES, is_decoder=True)),
+    "cross-attention": lambda: transformers.BertModel(
+        transformers.BertConfig(**SIZES, is_decoder=True, add_cross_attention=True)
+    ),
+    "relative positions in BERT": lambda: transformers.BertModel(
+        transformers.BertConfig(**SIZES, position_embedding_type="relative_key")
+    ),
+    "relative positions": lambda: transformers.MPNetModel(transformers.MPNetConfig(**SIZES)),
+    "shared layers": lambda: transformers.AlbertModel(transformers.AlbertConfig(**SIZES, embedding_size=24)),
+    "rotary positions": lambda: transformers.ModernBertModel(transformers.ModernBertConfig(**SIZES, pad_token_id=0)),
 }
 
 
@@ -77,10 +87,10 @@ def stock(model: Any, batch: list[Any]) -> Any:
         return torch.cat([model(input_ids=torch.from_numpy(s).long()[None]).last_hidden_state[:, 0] for s in batch])
 
 
-def packed(model: Any, features: Any, dtype: torch.dtype = torch.float32) -> PackedEncoder:
-    shape = packed_shape(model)
-    assert shape is not None
-    return PackedEncoder(model.state_dict(), shape, features, dtype=dtype, batch_tokens=256)
+def packed(model: Any, features: Any, dtype: torch.dtype = torch.float32) -> PackedForward:
+    architecture = model_architecture(model)
+    assert architecture is not None
+    return architecture.build(model.state_dict(), features, dtype=dtype, batch_tokens=256)
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -95,18 +105,18 @@ def test_each_architecture_gives_its_own_numbers(name: str, lengths: list[int]) 
 @needs_digits
 @pytest.mark.parametrize("name", FAMILY)
 def test_each_gives_them_where_every_product_is_one_of_digits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "_split_pays", lambda *_: True)
+    monkeypatch.setattr(linear_cpu, "_split_pays", lambda *_: True)
     model, batch = made(FAMILY[name]), sequences([60, 60, 31, 31, 31, 5, 1])
     with torch.inference_mode():
         ours = packed(model, parse_features(["cls", "mean"], None))  # the mean has the last layer run whole
         torch.testing.assert_close(ours(batch)["cls"], stock(model, batch), atol=1e-5, rtol=0)
-    assert isinstance(ours._layers[0].rest.up if ours._layers else ours._last_layer.rest.up, products.SplitProduct)
+    assert isinstance(ours.layers[0].feed_forward.up, Int8SplitLinear)
 
 
 @pytest.mark.parametrize("name", ["BERT", "DistilBERT"])
 @pytest.mark.parametrize("rows", [1, 64, 100])
 def test_a_layer_in_chunks_gives_the_same(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_module, "CHUNK_ROWS", rows)
+    monkeypatch.setattr(layers, "CHUNK_ROWS", rows)
     model, batch = made(FAMILY[name]), sequences([60, 60, 31, 31, 31, 5, 1])
     with torch.inference_mode():
         ours = packed(model, CLS)(batch)["cls"]
@@ -121,10 +131,10 @@ def test_batches_side_by_side_give_what_each_gives_alone(tiny: Path) -> None:
     encoder = load_encoder(files, settings)
     rng = np.random.default_rng(0)
     batches = [[rng.integers(2, 60, length).astype(np.int32) for length in [n, n, 3]] for n in range(4, 40)]
-    together = list(encoder.encode_all(batches))
+    together = list(encoder.backend.encode_all(batches))
     assert len(together) == len(batches)
-    for batch, found, again in zip(batches, together, encoder.encode_all(batches), strict=True):
-        np.testing.assert_allclose(found["cls"], encoder.encode(batch)["cls"], atol=1e-6)
+    for batch, found, again in zip(batches, together, encoder.backend.encode_all(batches), strict=True):
+        np.testing.assert_allclose(found["cls"], encoder.backend.encode(batch)["cls"], atol=1e-6)
         np.testing.assert_array_equal(found["cls"], again["cls"])
 
 
@@ -187,22 +197,23 @@ def test_no_layer_above_the_last_one_asked_for_is_run(name: str, names: list[str
 
 
 @pytest.mark.parametrize("names", [["cls"], ["pooler"], ["mean"], ["cls", "max", "pooler"], ["layer2.mean", "cls"]])
-def test_rows_of_no_sequence_reach_no_feature(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_no_sequence_reach_no_feature(names: list[str]) -> None:
     """Rows are rounded up for the products; what stands in the rows that were added is nobody's."""
     model, features = made(FAMILY["BERT"]), parse_features(names, 3)
     batch = sequences([41, 41, 41, 22, 3])  # 148 tokens, of 192 rows
-    original = PackedEncoder._embedded
+    forward = packed(model, features)
+    embed = forward.embed
 
-    def poisoned(self: PackedEncoder, *arguments: Any) -> torch.Tensor:
-        rows = original(self, *arguments)
+    def poisoned(*arguments: Any) -> torch.Tensor:
+        rows = embed(*arguments)
         assert len(rows) == 192
         rows[148:] = 1000.0
         return rows
 
     with torch.inference_mode():
-        clean = packed(model, features)(batch)
-        monkeypatch.setattr(PackedEncoder, "_embedded", poisoned)
-        found = packed(model, features)(batch)
+        clean = forward(batch)
+        forward.embed = poisoned
+        found = forward(batch)
     for name in names:
         assert clean[name].shape == (5, 48)
         torch.testing.assert_close(found[name], clean[name], atol=0, rtol=0, msg=name)
@@ -217,9 +228,10 @@ def test_a_sequence_whose_features_are_not_finite_spoils_no_other(tiny: Path) ->
     encoder = load_encoder(files, settings)
     batch = [np.arange(2, 2 + 28, dtype=np.int32) for _ in range(4)]
     batch[2][5] = 60
-    assert isinstance(encoder._run, PackedEncoder)
-    encoder._run._words[60] = torch.inf
-    finite = np.isfinite(encoder.encode(batch)["cls"]).all(axis=1)
+    assert isinstance(encoder.backend, PackedCpuBackend) and isinstance(encoder.backend.forward, PackedForward)
+    assert isinstance(encoder.backend.forward.embed, Embeddings)
+    encoder.backend.forward.embed.words[60] = torch.inf
+    finite = np.isfinite(encoder.backend.encode(batch)["cls"]).all(axis=1)
     assert finite.tolist() == [True, True, False, True]
 
 
@@ -230,7 +242,7 @@ def test_names_of_features_are_read() -> None:
         "layer2.cls",
         "mean",
     ]
-    for names, layers, message in [
+    for names, count, message in [
         (["sum"], 2, "'sum' is not a feature"),
         (["layer3.cls"], 2, "it has 2"),
         (["layer1.pooler"], 2, "is not a feature"),
@@ -238,7 +250,7 @@ def test_names_of_features_are_read() -> None:
         ([], 2, "no feature is named"),
     ]:
         with pytest.raises(SettingsError, match=message):
-            parse_features(names, layers)
+            parse_features(names, count)
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -270,17 +282,17 @@ def test_a_roberta_whose_padding_is_1_takes_the_fast_path(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_it_would_get_wrong_is_not_taken_on(name: str) -> None:
-    assert packed_shape(made(OTHERS[name])) is None
+    assert model_architecture(made(OTHERS[name])) is None
 
 
 def test_a_fast_path_that_disagrees_is_not_taken(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However it came to disagree: the model's own pass is tried beside it before it is trusted."""
-    original = PackedEncoder.__call__
+    original = PackedForward.__call__
 
-    def wrong(self: PackedEncoder, *arguments: Any) -> dict[str, torch.Tensor]:
+    def wrong(self: PackedForward, *arguments: Any) -> dict[str, torch.Tensor]:
         return {name: feature + 0.01 for name, feature in original(self, *arguments).items()}
 
-    monkeypatch.setattr(PackedEncoder, "__call__", wrong)
+    monkeypatch.setattr(PackedForward, "__call__", wrong)
     out = extract(["good film", "bad"], tmp_path / "c.h5", ExtractSettings(encoder=str(tiny), precision="float32"))
     assert open_cache(out).plan["path"] == "padded"
 
@@ -288,7 +300,7 @@ def test_a_fast_path_that_disagrees_is_not_taken(tiny: Path, tmp_path: Path, mon
 def test_each_path_has_batches_that_suit_it(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ExtractSettings(encoder=str(tiny), precision="float32", device="cpu")
     unpadded = open_cache(extract(["good film", "bad"], tmp_path / "a.h5", settings))
-    monkeypatch.setattr(pretrained, "_try_packed", lambda *_: None)
+    monkeypatch.setattr(hf, "find_architecture", lambda config: None)
     padded = open_cache(extract(["good film", "bad"], tmp_path / "b.h5", settings))
     assert (unpadded.plan["batch_tokens"], padded.plan["batch_tokens"]) == (2048, 8192)
 
@@ -298,7 +310,7 @@ def test_both_paths_fill_the_same_cache(tiny: Path, tmp_path: Path, monkeypatch:
     names = ("cls", "mean", "max", "pooler", "layer*.mean")
     settings = ExtractSettings(encoder=str(tiny), precision="float32", batch_tokens=256, features=names)
     unpadded = open_cache(extract(texts, tmp_path / "a.h5", settings))
-    monkeypatch.setattr(pretrained, "_try_packed", lambda *_: None)
+    monkeypatch.setattr(hf, "find_architecture", lambda config: None)
     padded = open_cache(extract(texts, tmp_path / "b.h5", settings))
     assert (unpadded.plan["path"], padded.plan["path"]) == ("packed", "padded")
     assert unpadded.identity.features == ("cls", "layer1.mean", "layer2.mean", "max", "mean", "pooler")

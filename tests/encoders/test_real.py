@@ -11,11 +11,12 @@ import pytest
 import torch
 import transformers
 from headstart.cache.reader import open_cache
-from headstart.stages.encoders import fast_load as reopened
-from headstart.stages.encoders import hf as pretrained
-from headstart.stages.encoders.packed import linear as products
+from headstart.stages.encoders import hf
+from headstart.stages.encoders.packed import linear_cpu
 from headstart.stages.extract import extract
-from headstart.stages.heads.dataset import Dataset, training_batches
+from headstart.stages.extraction import reopen
+from headstart.stages.heads.dataset import Dataset
+from headstart.stages.heads.sampling import training_batches
 from headstart.stages.heads.stacked import ADAM_EPSILON
 from headstart.stages.heads.trainer import fit_head
 from headstart.stages.settings import ExtractSettings, Precision, TrainSettings
@@ -69,9 +70,9 @@ def test_features_are_those_of_plain_transformers(
     path: str,
 ) -> None:
     if path == "padded":
-        monkeypatch.setattr(pretrained, "_try_packed", lambda *_: None)
+        monkeypatch.setattr(hf, "find_architecture", lambda config: None)
     if path == "packed, by digits":
-        monkeypatch.setattr(products, "_split_pays", lambda *_: True)
+        monkeypatch.setattr(linear_cpu, "_split_pays", lambda *_: True)
     cache = extracted(mixed, tmp_path / "c.h5", minilm, "float32")
     assert cache.plan["path"] == path.partition(",")[0]
     expected = torch.cat([plain([row["text"]]) for row in mixed])
@@ -98,7 +99,7 @@ def test_an_update_opens_the_real_encoder_without_transformers(
     whole = []
     for name, disabled in (("loaded", "reopen"), ("opened", "load_encoder")):
         with monkeypatch.context() as patch:
-            patch.setattr(reopened if disabled == "reopen" else pretrained, disabled, lambda *_, **__: None)
+            patch.setattr(reopen if disabled == "reopen" else hf, disabled, lambda *_, **__: None)
             made = extract(table, tmp_path / f"{name}.h5", settings, reuse=[first.path])
         whole.append(open_cache(made))
         known = {digest.tobytes() for digest in first.token_hashes}

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from extracting import datasets, flip_a_byte, interrupted_after, run
+from extracting import datasets, flip_a_byte, interrupted_after
+from extracting import run_small_blocks as run
 from headstart.cache.errors import (
     DamagedError,
     EncoderError,
@@ -23,14 +23,14 @@ from headstart.cache.errors import (
     StorageError,
 )
 from headstart.cache.reader import Cache, open_any
-from headstart.cache.writer import CacheWriter, partial_path
-from headstart.stages.encoders.encoder import Encoder
-from headstart.stages.extraction.resume import superseded_paths
+from headstart.cache.siblings import partial_path, superseded_paths
+from headstart.cache.writer import CacheWriter
+from headstart.stages.encoders.backend import Backend
+from headstart.stages.encoders.packed.backend import PackedCpuBackend
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from processes import blocks_of, finish, kill_at_batch
 from tiny import save_tiny_encoder, tiny_rows
-
-pytestmark = pytest.mark.usefixtures("small_blocks")
 
 Table = list[tuple[str, str]]
 COUNTS = (
@@ -143,14 +143,14 @@ def test_the_few_new_texts_of_many_windows_are_encoded_together(
     old, new = numbered(70), numbered(7, 500)
     run(write_csv(old), tmp_path / "c.h5", tiny)
     grown = write_csv([row for at in range(7) for row in (*old[10 * at : 10 * at + 10], new[at])])
-    original, together = Encoder.encode_all, []
+    original, together = PackedCpuBackend.encode_all, []
 
-    def encode_all(self: Encoder, batches: Any) -> Any:
+    def encode_all(self: PackedCpuBackend, batches: Any) -> Any:
         batches = list(batches)
         together.append(sum(map(len, batches)))
         return original(self, batches)
 
-    monkeypatch.setattr(Encoder, "encode_all", encode_all)
+    monkeypatch.setattr(PackedCpuBackend, "encode_all", encode_all)
     monkeypatch.setattr("headstart.stages.extraction.windows._JOINED_BYTES", most_bytes)
     cache, _ = run(grown, tmp_path / "c.h5", tiny, update=True)
     assert (len(together), sum(together)) == (passes, 7)
@@ -221,27 +221,6 @@ def test_an_interrupted_update_leaves_the_old_cache_and_is_carried_on_to_the_sam
     assert [path.name for path in tmp_path.glob("c.h5*")] == ["c.h5"]
 
 
-KILLED = """
-import os, signal, sys
-from headstart.__main__ import main
-from headstart.stages import extraction
-from headstart.stages.encoders.encoder import Encoder
-
-extraction.BLOCK_ROWS, extraction.WINDOW_BLOCKS = 8, 2
-left, original = int(sys.argv.pop(1)), Encoder.encode
-
-def encode(self, batch):
-    global left
-    left -= 1
-    if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(self, batch)
-
-Encoder.encode = encode
-main()
-"""
-
-
 @pytest.mark.parametrize("batches", [3, 30])
 def test_a_killed_update_leaves_the_old_cache_and_is_carried_on_to_the_same_bytes(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], batches: int
@@ -252,9 +231,10 @@ def test_a_killed_update_leaves_the_old_cache_and_is_carried_on_to_the_same_byte
         run(write_csv(rows), tmp_path / name, tiny)
     before = (tmp_path / "c.h5").read_bytes()
     table = write_csv([*tiny_rows(200, seed=1), *rows[::-1]])
-    command = [sys.executable, "-c", KILLED, str(batches), "extract", str(table), "--encoder", str(tiny), "--quiet"]
-    command += ["--precision", "float32", "--batch-tokens", "64", "--update", "--out", str(tmp_path / "c.h5")]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    command = ["extract", table, "--encoder", tiny, "--precision", "float32", "--batch-tokens", "64", "--update"]
+    killed = partial(kill_at_batch, batches + 1)
+    code, _ = finish([*command, "--out", tmp_path / "c.h5"], tmp_path / "log", partial(blocks_of, 8), killed)
+    assert code == -signal.SIGKILL
     assert (tmp_path / "c.h5").read_bytes() == before
     whole = open_any(partial_path(tmp_path / "c.h5")).whole_blocks()
     assert not whole.all()
@@ -383,7 +363,9 @@ def test_work_of_another_identity_left_aside_is_named(
     with interrupted_after(5), pytest.raises(KeyboardInterrupt):
         run(table, out, tiny)
     partial_path(out).rename(tmp_path / "c.h5.earlier1")
-    with pytest.raises(IdentityError, match=r"c.h5.earlier1 cannot be .*max_length.*; remove it, or --overwrite"):
+    with pytest.raises(
+        IdentityError, match=r"c.h5.earlier1 cannot be .*max_length.*; remove it, or pass `overwrite=True`"
+    ):
         run(table, out, tiny, max_length=16)
 
 
@@ -519,15 +501,15 @@ def test_a_donor_in_float32_serves_a_cache_in_float16(
 def test_a_reused_feature_that_float16_cannot_hold_names_its_row(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Encoder.encode
+    original = Backend.encode
 
-    def encode(self: Encoder, batch: Any) -> Any:
+    def encode(self: Backend, batch: Any) -> Any:
         long = np.array([len(sequence) == 9 for sequence in batch])
         return {"cls": np.where(long[:, None], 1e5, original(self, batch)["cls"]).astype(np.float32)}
 
     rows = [*numbered(20), ("the a good bad film phone very", "class0"), *numbered(5, 500)]
     with monkeypatch.context() as patch:
-        patch.setattr(Encoder, "encode", encode)
+        patch.setattr(Backend, "encode", encode)
         run(write_csv(rows[::-1]), tmp_path / "a.h5", tiny)
     for reused in (rows, [(text.upper(), label) for text, label in rows]):  # found by its text, and by its tokens
         with pytest.raises(EncoderError, match=r"table.csv, row 21: the feature 'cls' has 100000, too large for float"):

@@ -1,4 +1,4 @@
-"""Attention over sequences that lie end to end in one matrix, each attending to itself alone."""
+"""Attention over sequences that lie end to end in one matrix; each attends to itself alone."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from torch.nn.functional import scaled_dot_product_attention
 from .linear import padded_rows
 
 Tensor = torch.Tensor
-
 _KEYS = 16
-"""Attention's small products take up to a third less time where they are over a multiple of so many keys."""
+"""Attention's small products take up to a third less time where the number of keys is a multiple of this."""
 _MOST_ADDED = 11
 """Adding more keys than this takes longer than it saves; ``bench/attention.py`` shows both."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Some sequences of equal length that lie end to end.
+    """Sequences of equal length that lie end to end.
 
     Attributes:
-        tokens: Their rows.
+        tokens: Their rows in the matrix.
         sequences: Their places in the batch.
-        length: Of each.
-        mask: (length, keys), added to the scores where each sequence is given more keys than its own, which this makes
-            minus infinity; None where it is not.
+        length: Tokens in each.
+        mask: (length, keys), added to the scores: minus infinity for keys beyond the sequence's own. None where a
+            sequence is given its own keys alone.
     """
 
     tokens: slice
@@ -37,11 +36,12 @@ class Group:
 
     @property
     def count(self) -> int:
+        """How many sequences there are."""
         return int(self.sequences.stop - self.sequences.start)
 
     @property
     def keys(self) -> int:
-        """How many each sequence is given."""
+        """How many keys each sequence is given."""
         return self.length if self.mask is None else int(self.mask.shape[1])
 
 
@@ -50,45 +50,45 @@ def group_sequences(lengths: Sequence[int], dtype: torch.dtype) -> list[Group]:
 
     Args:
         lengths: Tokens in each sequence, in the order in which they lie.
-        dtype: That queries, keys and values will have.
+        dtype: The dtype of queries, keys and values.
     """
-    groups, start, at = [], 0, 0
+    groups, first, row = [], 0, 0
     rows = padded_rows(sum(lengths))
     for end in range(1, len(lengths) + 1):
-        if end == len(lengths) or lengths[end] != lengths[start]:
-            length, tokens = lengths[start], (end - start) * lengths[start]
-            more = -length % _KEYS
+        if end == len(lengths) or lengths[end] != lengths[first]:
+            length, tokens = lengths[first], (end - first) * lengths[first]
+            added = -length % _KEYS
             mask = None
-            if 0 < more <= _MOST_ADDED and at + tokens + more <= rows:
-                mask = torch.zeros(length + more, dtype=dtype)
+            if 0 < added <= _MOST_ADDED and row + tokens + added <= rows:
+                mask = torch.zeros(length + added, dtype=dtype)
                 mask[length:] = -torch.inf
                 mask = mask.expand(length, -1)
-            groups.append(Group(slice(at, at + tokens), slice(start, end), length, mask))
-            start, at = end, at + tokens
+            groups.append(Group(slice(row, row + tokens), slice(first, end), length, mask))
+            first, row = end, row + tokens
     return groups
 
 
-def attend(found: Tensor, group: Group, heads: int) -> Tensor:
-    """Let a group's tokens attend to those of their own sequence.
+def attend(query_key_value: Tensor, group: Group, heads: int) -> Tensor:
+    """Scaled dot-product attention within each sequence of a group.
 
-    Where the group has a mask, a sequence's keys and values run on over the first tokens of the next one, or over the
-    rows past the last: no copy is made to have more of them. What they hold must be finite, since it is multiplied by
-    zero.
+    Where the group has a mask, a sequence's keys and values run on over the first tokens of the next sequence, or over
+    the rows past the last one: so the additional keys need no copy. Their values must be finite, since they are
+    multiplied by zero.
 
     Args:
-        found: (tokens, 3 x width), contiguous: queries, keys and values.
+        query_key_value: (tokens, 3 x width), contiguous: queries, keys and values.
         group: Some of the sequences.
-        heads: How many there are.
+        heads: How many heads there are.
 
     Returns:
-        (sequences, heads, length, width / heads), what attention gives each token.
+        (sequences, heads, length, width / heads).
     """
-    row = found.shape[1]  # numbers in it: from one token to the next
-    per_head = row // (3 * heads)
-    strides, start = (group.length * row, per_head, row, 1), found.storage_offset() + group.tokens.start * row
+    row = query_key_value.shape[1]  # numbers from one token to the next
+    per_head, offset = row // (3 * heads), query_key_value.storage_offset() + group.tokens.start * row
+    strides = (group.length * row, per_head, row, 1)
     query, key, value = (
-        found.as_strided((group.count, heads, tokens, per_head), strides, start + part * row // 3)
+        query_key_value.as_strided((group.count, heads, tokens, per_head), strides, offset + part * row // 3)
         for part, tokens in enumerate((group.length, *2 * (group.keys,)))
     )
-    attended: Tensor = scaled_dot_product_attention(query, key, value, attn_mask=group.mask)
-    return attended
+    attention: Tensor = scaled_dot_product_attention(query, key, value, attn_mask=group.mask)
+    return attention

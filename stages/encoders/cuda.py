@@ -1,0 +1,87 @@
+"""Batches on a CUDA device: copies to it and from it run beside the computation."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..types import Features, TokenIds
+from .backend import Backend, Forward
+from .memory import halving
+
+
+class CopyStream:
+    """A CUDA stream of its own for copies."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def to_device(self, array: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Copy an array to the device, beside the computation of the batch before."""
+        with torch.cuda.stream(self._stream):
+            tensor = torch.from_numpy(array).pin_memory().to(self._device, non_blocking=True)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        tensor.record_stream(torch.cuda.current_stream())
+        return tensor
+
+    def to_host(self, tensors: dict[str, torch.Tensor]) -> PendingCopy:
+        """Begin to copy tensors from the device, as float32."""
+        host = {name: torch.empty(t.shape, dtype=torch.float32, pin_memory=True) for name, t in tensors.items()}
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            for name, tensor in tensors.items():
+                host[name].copy_(tensor, non_blocking=True)
+                tensor.record_stream(self._stream)
+        event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(self._stream)
+        return PendingCopy(host, event)
+
+
+class PendingCopy:
+    """Features on their way from the device."""
+
+    def __init__(self, host: dict[str, torch.Tensor], event: Any) -> None:
+        self._host, self._event = host, event
+
+    def wait(self) -> dict[str, Features]:
+        """Wait until the features are here: (sequences, width) float32 each."""
+        self._event.synchronize()
+        return {name: values.numpy() for name, values in self._host.items()}
+
+
+class CudaBackend(Backend):
+    """Starts one batch while the features of the batch before are copied back."""
+
+    def __init__(self, forward: Forward, copies: CopyStream) -> None:
+        super().__init__(forward)
+        self._copies = copies
+
+    def encode_all(self, batches: Iterable[Sequence[TokenIds]]) -> Generator[dict[str, Features], None, None]:
+        started: list[PendingCopy] = []
+        for batch in batches:
+            with halving(batch) as halves:
+                started.append(self._start(batch))
+            if halves:
+                yield from (copy.wait() for copy in started)  # which frees their memory for the halves
+                started.clear()
+                yield self._encode_halves(halves)
+            if len(started) > 1:
+                yield started.pop(0).wait()
+        yield from (copy.wait() for copy in started)
+
+    def _run(self, sequences: Sequence[TokenIds]) -> dict[str, Features]:
+        return self._start(sequences).wait()
+
+    def _encode_halves(self, halves: Sequence[Sequence[TokenIds]]) -> dict[str, Features]:
+        torch.cuda.empty_cache()
+        return super()._encode_halves(halves)
+
+    def _start(self, sequences: Sequence[TokenIds]) -> PendingCopy:
+        """Queue a batch: the copy of its ids, its computation, and the copy of its features back."""
+        with torch.inference_mode():
+            return self._copies.to_host(self.forward(sequences))

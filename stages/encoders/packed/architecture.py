@@ -1,0 +1,87 @@
+"""What an architecture is to the packed pass, and how the ones of this folder are found.
+
+A new architecture is a new file here, which names its classes in ``ARCHITECTURES``. No other file changes.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from ..pooling import Feature
+from .forward import PackedForward
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture(abc.ABC):
+    """One encoder's architecture. Its fields hold what the weights do not say, and stand in a cache's record.
+
+    Attributes:
+        model_type: The name that config.json gives it.
+        heads: Attention heads of each layer.
+        layers: How many layers the encoder has.
+        epsilon: Of every norm.
+    """
+
+    BASE: ClassVar[str]
+    """The encoder's name within a larger model: some files put it before the name of each weight."""
+    model_type: str
+    heads: int
+    layers: int
+    epsilon: float
+
+    @classmethod
+    @abc.abstractmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Architecture | None:
+        """Read config.json, or the configuration that transformers made of it.
+
+        Returns:
+            The architecture; None where the packed pass would compute something else, or the configuration lacks a
+            field that has no default.
+        """
+
+    @abc.abstractmethod
+    def build(
+        self,
+        weights: Mapping[str, torch.Tensor],
+        features: Sequence[Feature],
+        *,
+        dtype: torch.dtype,
+        batch_tokens: int,
+    ) -> PackedForward:
+        """Lay out the weights for the forward pass.
+
+        Args:
+            weights: By the names of transformers' ``state_dict()``, float32. Only those that the features need are
+                read.
+            features: What to take.
+            dtype: What the products run in; sums and norms run in float32.
+            batch_tokens: How many tokens a batch has, about.
+
+        Raises:
+            KeyError: a weight is missing.
+        """
+
+
+def find_architecture(config: Mapping[str, Any]) -> Architecture | None:
+    """The architecture of a configuration; None where the packed pass cannot run it."""
+    architecture = _architectures().get(str(config.get("model_type")))
+    return None if architecture is None else architecture.from_config(config)
+
+
+@functools.cache
+def _architectures() -> dict[str, type[Architecture]]:
+    """All classes of this folder, by ``model_type``. What is imported depends on the folder alone."""
+    modules = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
+    found: dict[str, type[Architecture]] = {}
+    for name in modules:
+        found |= getattr(importlib.import_module(f"{__package__}.{name}"), "ARCHITECTURES", {})
+    return found

@@ -1,0 +1,42 @@
+"""Packed batches on a CPU: each core takes a batch of its own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterable, Sequence
+
+import numpy as np
+
+from ...threads import ordered_map
+from ...types import Features, TokenIds
+from ..backend import Backend
+from ..memory import MemoryFullError
+
+
+class PackedCpuBackend(Backend):
+    """Encodes a batch on each core, so that no core waits for another at the end of each product."""
+
+    def encode_all(self, batches: Iterable[Sequence[TokenIds]]) -> Generator[dict[str, Features], None, None]:
+        waiting, done = list(batches), 0
+        with contextlib.closing(ordered_map(self._try, waiting)) as results:
+            for features in results:
+                if features is None:
+                    break
+                done += 1
+                yield features
+        yield from super().encode_all(waiting[done:])
+
+    def _try(self, sequences: Sequence[TokenIds]) -> dict[str, Features] | None:
+        """`encode`, or None where the memory is full: another batch may hold the memory that this one needs."""
+        try:
+            return self.encode(sequences)
+        except MemoryFullError:
+            return None
+
+    def _run(self, sequences: Sequence[TokenIds]) -> dict[str, Features]:
+        features = super()._run(sequences)
+        if len(sequences) == 1 or all(np.isfinite(values).all() for values in features.values()):
+            return features
+        # Attention multiplies a neighbour's values by zero, so one that is not finite spoils others: see `attend`.
+        alone = [self.encode([sequence]) for sequence in sequences]
+        return {name: np.concatenate([values[name] for values in alone]) for name in features}

@@ -1,0 +1,23 @@
+"""ELECTRA (Clark et al., 2020, https://arxiv.org/abs/2003.10555): BERT whose embeddings may be narrower."""
+
+from __future__ import annotations
+
+from .bert import Bert
+from .forward import Embed
+from .layers import LayerBuilder
+
+
+class Electra(Bert):
+    """ELECTRA's discriminator."""
+
+    BASE = "electra"
+
+    def embeddings(self, builder: LayerBuilder) -> Embed:
+        embed = super().embeddings(builder)
+        if "embeddings_project.weight" not in builder.weights:
+            return embed
+        project = builder.linear("embeddings_project")
+        return lambda sequences, groups: project(embed(sequences, groups).to(builder.dtype)).float()
+
+
+ARCHITECTURES = {"electra": Electra}

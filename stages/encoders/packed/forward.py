@@ -1,0 +1,99 @@
+"""The packed forward pass: the model's own numbers, and no product with padding.
+
+The sequences of a batch lie end to end as one matrix of (tokens, width), so every product with a weight runs over real
+tokens alone. Attention runs once for each group of sequences of equal length. Layers above the last one that a feature
+needs are not run.
+
+Laying sequences end to end is described by Zeng et al., Boosting Distributed Training Performance of the Unpadded BERT
+Model (2022), https://arxiv.org/abs/2208.08124.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ...settings import ForwardMode
+from ...types import TokenIds
+from ..pooling import Feature, Pooling
+from .attention import Group, group_sequences
+from .layers import FirstTokenLayer, Layer
+from .linear import Linear
+
+Tensor = torch.Tensor
+Embed = Callable[[Sequence[TokenIds], Sequence[Group]], Tensor]
+"""Token sequences and their groups to (tokens, width) float32, with some rows of no sequence at the end."""
+
+
+class PackedForward:
+    """The pass of a frozen encoder over sequences that lie end to end."""
+
+    mode = ForwardMode.PACKED
+
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        *,
+        layers: int,
+        embed: Embed,
+        layer: Callable[[int], Layer],
+        first_token_layer: Callable[[int], FirstTokenLayer],
+        pooler: Callable[[], Linear],
+        dtype: torch.dtype,
+    ) -> None:
+        """Build the layers that the features need.
+
+        Args:
+            features: What to take.
+            layers: How many layers the encoder has.
+            embed: Computes the embeddings.
+            layer: Builds the layer of a number, from 0.
+            first_token_layer: Builds it for the first token of each sequence alone.
+            pooler: Builds the dense layer of the encoder's pooler.
+            dtype: What the products run in.
+        """
+        self.embed, self._dtype = embed, dtype
+        pooled = any(feature.pooling is Pooling.POOLER for feature in features)
+        self._pooler = pooler() if pooled else None
+        self._features = [[f for f in features if (f.layer or layers) == n] for n in range(1, layers + 1)]
+        self._last = max(number for number, taken in enumerate(self._features) if taken)
+        self.layers: list[Layer | FirstTokenLayer] = [layer(number) for number in range(self._last)]
+        of_first = all(f.pooling in (Pooling.CLS, Pooling.POOLER) for f in self._features[self._last])
+        self.layers.append(first_token_layer(self._last) if of_first else layer(self._last))
+
+    def __call__(self, sequences: Sequence[TokenIds]) -> dict[str, Tensor]:
+        """Encode a batch. Sequences of equal length should stand together.
+
+        Args:
+            sequences: Token ids, (tokens,) int32 each; or (tokens, 2) each: the ids, and the segment of each.
+
+        Returns:
+            By the features' names: (sequences, width) float32 each.
+        """
+        groups = group_sequences([len(sequence) for sequence in sequences], self._dtype)
+        hidden_states = self.embed(sequences, groups)
+        pooled: dict[str, Tensor] = {}
+        for layer, features in zip(self.layers, self._features, strict=False):
+            hidden_states = layer(hidden_states, groups)
+            if isinstance(layer, FirstTokenLayer):
+                firsts = hidden_states[: len(sequences)]
+                pooled |= {f.name: self._pool_first(firsts, f.pooling) for f in features}
+            else:
+                pooled |= {f.name: self._pool(hidden_states, groups, f.pooling) for f in features}
+        return pooled
+
+    def _pool(self, hidden_states: Tensor, groups: Sequence[Group], pooling: Pooling) -> Tensor:
+        """(tokens, width) to (sequences, width)."""
+        parts = [hidden_states[g.tokens].view(g.count, g.length, -1) for g in groups]
+        if pooling is Pooling.MEAN:
+            return torch.cat([part.mean(1) for part in parts])
+        if pooling is Pooling.MAX:
+            return torch.cat([part.amax(1) for part in parts])
+        return self._pool_first(torch.cat([part[:, 0] for part in parts]), pooling)
+
+    def _pool_first(self, firsts: Tensor, pooling: Pooling) -> Tensor:
+        """(sequences, width): the first tokens' states, or what the pooler makes of them."""
+        if pooling is Pooling.POOLER and self._pooler is not None:
+            return torch.tanh(self._pooler(firsts.to(self._dtype))).float()
+        return firsts

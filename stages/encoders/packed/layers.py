@@ -1,0 +1,201 @@
+"""Transformer layers over sequences that lie end to end, built from weights by their names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch.nn.functional import layer_norm
+
+from .attention import Group, attend
+from .linear import SHAPE_ROWS, Linear, padded_rows
+from .linear_cpu import make_linear
+
+Tensor = torch.Tensor
+CHUNK_ROWS = 512
+"""Rows that go through a layer's feed-forward together, on one core. Their widest intermediate result, 6 MB for
+BERT-base in float32, stays in the core's cache, and the products lose no speed (``bench/batches.py``)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerNorm:
+    """A layer normalisation, in float32 whatever the products run in."""
+
+    weight: Tensor
+    bias: Tensor
+    epsilon: float
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return layer_norm(rows, self.weight.shape, self.weight, self.bias, self.epsilon)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeedForward:
+    """A layer after its attention: attention's output projection and the feed-forward, each with a residual and then
+    a norm (Devlin et al., BERT, 2019)."""
+
+    dtype: torch.dtype
+    attention_output: Linear
+    attention_norm: LayerNorm
+    up: Linear
+    down: Linear
+    output_norm: LayerNorm
+
+    def __call__(self, hidden_states: Tensor, attention: Tensor) -> Tensor:
+        """The layer's input (n, width) float32, and attention's result for it, to the layer's output, likewise.
+
+        It runs in chunks: the result of one step is still in the processor's cache when the next step reads it.
+        """
+        output = torch.empty_like(hidden_states)
+        for start in range(0, len(hidden_states), CHUNK_ROWS):
+            chunk = slice(start, start + CHUNK_ROWS)
+            output[chunk] = self._chunk(hidden_states[chunk], attention[chunk])
+        return output
+
+    def _chunk(self, hidden_states: Tensor, attention: Tensor) -> Tensor:
+        rows = self.attention_norm(self.attention_output.plus(attention, hidden_states))
+        return self.output_norm(self.down.plus(self.up.gelu(rows.to(self.dtype)), rows))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One transformer layer, for every token."""
+
+    heads: int
+    query_key_value: Linear
+    feed_forward: FeedForward
+
+    def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
+        """(tokens, width) float32 to the same. Rows past the last group belong to no sequence, and stay finite."""
+        query_key_value = self.query_key_value(hidden_states.to(self.feed_forward.dtype))  # (tokens, 3 x width)
+        attention = query_key_value.new_empty(hidden_states.shape)
+        for group in groups:
+            by_head = attend(query_key_value, group, self.heads)
+            attention[group.tokens] = by_head.transpose(1, 2).reshape(-1, hidden_states.shape[1])
+        attention[groups[-1].tokens.stop :] = 0
+        return self.feed_forward(hidden_states, attention)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FirstTokenLayer:
+    """One transformer layer, for the first token of each sequence alone.
+
+    Keys and values are never computed. With one query q a sequence, q . (K x) is (K'q) . x, and the weighted mean of
+    V x over the tokens is V times the weighted mean of x. So K' is applied to the query and V to the mean: once a
+    sequence instead of once a token. DeepSeek-V2 (2024), https://arxiv.org/abs/2405.04434, reorders its multi-head
+    latent attention in the same way.
+    """
+
+    query: Linear
+    key: Tensor
+    """(heads, width / heads, width) float32."""
+    value: Tensor
+    """(heads, width, width / heads) float32."""
+    feed_forward: FeedForward
+
+    def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
+        """(tokens, width) float32 to (sequences, width) float32, and some more rows that belong to no sequence."""
+        heads, per_head, width = self.key.shape
+        count = groups[-1].sequences.stop
+        starts = torch.zeros(padded_rows(count), dtype=torch.int64)
+        starts[:count] = torch.cat([torch.arange(g.tokens.start, g.tokens.stop, g.length) for g in groups])
+        firsts = hidden_states[starts]
+        query = self.query(firsts.to(self.feed_forward.dtype)).float() / per_head**0.5
+        query = torch.bmm(query.view(-1, heads, per_head).transpose(0, 1), self.key)  # (heads, sequences, width)
+        query = query.transpose(0, 1).contiguous()  # (sequences, heads, width)
+        means = torch.zeros_like(query)
+        for group in groups:
+            tokens = hidden_states[group.tokens].view(group.count, group.length, width)
+            scores = torch.bmm(query[group.sequences], tokens.transpose(1, 2))  # (sequences, heads, length)
+            torch.bmm(torch.softmax(scores, dim=2), tokens, out=means[group.sequences])
+        attention = torch.bmm(means.transpose(0, 1), self.value)  # (heads, sequences, width / heads)
+        attention = attention.transpose(0, 1).reshape(firsts.shape)
+        return self.feed_forward(firsts, attention.to(self.feed_forward.dtype))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerNames:
+    """transformers' names for the parts of a layer, each after the name of the layer itself."""
+
+    layer: str
+    query: str
+    key: str
+    value: str
+    attention_output: str
+    attention_norm: str
+    up: str
+    down: str
+    output_norm: str
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerBuilder:
+    """Builds the parts of an encoder from its weights.
+
+    A key's bias is left out: it adds the same number to all scores of a query, and softmax ignores that. A value's
+    bias is left out too: a query's attention weights sum to one, so the bias passes through attention unchanged, and
+    is added to the bias of the output projection.
+
+    Attributes:
+        weights: By the names of transformers' ``state_dict()``, float32.
+        names: The names of a layer's parts.
+        heads: Attention heads of each layer.
+        epsilon: Of every norm.
+        dtype: What the products run in.
+        batch_tokens: How many tokens a batch has, about.
+    """
+
+    weights: Mapping[str, Tensor]
+    names: LayerNames
+    _: dataclasses.KW_ONLY
+    heads: int
+    epsilon: float
+    dtype: torch.dtype
+    batch_tokens: int
+
+    def linear(self, name: str, *, rows: int = CHUNK_ROWS) -> Linear:
+        """The linear layer of this name, laid out for about so many rows."""
+        return self._make(*self._weight_and_bias(name), rows)
+
+    def norm(self, name: str) -> LayerNorm:
+        """The norm of this name."""
+        return LayerNorm(*self._weight_and_bias(name), self.epsilon)
+
+    def layer(self, number: int) -> Layer:
+        """The layer of this number, from 0."""
+        prefix = self.names.layer.format(number)
+        parts = [prefix + name for name in (self.names.query, self.names.key, self.names.value)]
+        weight = torch.cat([self.weights[f"{part}.weight"] for part in parts])
+        query_key_value = self._make(weight, self.weights[f"{parts[0]}.bias"], self.batch_tokens)
+        return Layer(heads=self.heads, query_key_value=query_key_value, feed_forward=self._feed_forward(prefix))
+
+    def first_token_layer(self, number: int) -> FirstTokenLayer:
+        """The layer of this number, for the first token of each sequence alone."""
+        prefix = self.names.layer.format(number)
+        key, value = (self.weights[f"{prefix}{name}.weight"] for name in (self.names.key, self.names.value))
+        return FirstTokenLayer(
+            query=self.linear(prefix + self.names.query, rows=SHAPE_ROWS),
+            key=key.view(self.heads, -1, key.shape[1]),
+            value=value.view(self.heads, -1, value.shape[1]).transpose(1, 2),
+            feed_forward=self._feed_forward(prefix, rows=SHAPE_ROWS),
+        )
+
+    def _feed_forward(self, prefix: str, *, rows: int = CHUNK_ROWS) -> FeedForward:
+        names = self.names
+        weight, bias = self._weight_and_bias(prefix + names.attention_output)
+        value_bias = self.weights[f"{prefix}{names.value}.bias"]
+        return FeedForward(
+            dtype=self.dtype,
+            attention_output=self._make(weight, (bias.double() + weight.double() @ value_bias.double()).float(), rows),
+            attention_norm=self.norm(prefix + names.attention_norm),
+            up=self.linear(prefix + names.up, rows=rows),
+            down=self.linear(prefix + names.down, rows=rows),
+            output_norm=self.norm(prefix + names.output_norm),
+        )
+
+    def _weight_and_bias(self, name: str) -> tuple[Tensor, Tensor]:
+        return self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+
+    def _make(self, weight: Tensor, bias: Tensor, rows: int) -> Linear:
+        return make_linear(weight.to(self.dtype), bias.to(self.dtype), rows=rows)

@@ -1,0 +1,36 @@
+"""RoBERTa (Liu et al., 2019, https://arxiv.org/abs/1907.11692) and XLM-R: BERT with other positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from .attention import Group
+from .bert import Bert
+
+_PADDING = 1
+"""The padding token, where config.json does not name it."""
+
+
+class Roberta(Bert):
+    """RoBERTa and XLM-R, which count positions from past the padding token's number."""
+
+    BASE = "roberta"
+
+    @classmethod
+    def padding_of(cls, config: Mapping[str, Any]) -> int | None:
+        padding: int | None = config.get("pad_token_id", _PADDING)
+        return padding
+
+    def position_ids(self, ids: torch.Tensor, groups: Sequence[Group]) -> torch.Tensor:
+        """As in BERT, but a padding token gets the padding's position and is not counted: a text can spell it out."""
+        if self.position_padding is None:
+            return super().position_ids(ids, groups)
+        real = (ids != self.position_padding).long()
+        counts = torch.cat([real[g.tokens].view(g.count, g.length).cumsum(1).view(-1) for g in groups])
+        return counts.mul_(real).add_(self.position_padding)
+
+
+ARCHITECTURES = {"roberta": Roberta, "xlm-roberta": Roberta}
