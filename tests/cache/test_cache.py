@@ -230,7 +230,7 @@ def test_a_file_that_is_not_ours_is_refused(tmp_path: Path) -> None:
 def test_a_newer_version_is_refused(tmp_path: Path) -> None:
     make_cache(tmp_path / "cache.h5")
     seal_again(tmp_path / "cache.h5", version=2)
-    with pytest.raises(FormatError, match="version 2; this headstart reads version 1"):
+    with pytest.raises(FormatError, match="version 2, and this headstart reads version 1"):
         open_cache(tmp_path / "cache.h5")
 
 
