@@ -285,24 +285,18 @@ class SpeedupSettings:
     """Settings of the measurement.
 
     Attributes:
-        encoder: A hub id, or a folder that holds a model's files.
-        revision: Branch, tag or commit of a hub id.
-        text_column: Column of the texts.
+        encoder, revision, text_column, device, skip_bad_rows, allow_pickled_weights: As in `ExtractSettings`.
         label_column: Column of the labels.
-        max_length: Longest token sequence, and what the program pads every text to.
+        max_length: Longest token sequence. The program pads every text to it.
         epochs: Epochs of an experiment.
-        experiments: Experiments, each a training run of its own.
+        experiments: Number of experiments; each is a training run.
         budget: Seconds that all measurements together may take.
-        repeats: How often each rung is measured, where the budget lets it.
-        quality: Compare accuracy as well; without, the rungs get its share of the budget.
-        quality_train: Rows to train on where accuracy is compared.
-        quality_test: Rows to test on there.
-        quality_length: Longest token sequence there, and what the program pads to.
-        seeds: Of order and masks there; a seed that does not fit the budget is left out.
-        sample: Fixes which rows are drawn.
-        device: ``auto``, or a torch device.
-        skip_bad_rows: Leave out rows that have no text or no label.
-        allow_pickled_weights: Read a ``pytorch_model.bin`` where an encoder has no safetensors.
+        repeats: How often each rung is timed, where the budget allows it.
+        quality: Compare accuracy too. Without the comparison, the rungs get its share of the budget.
+        quality_train, quality_test: Rows to train on and rows to test on in the comparison.
+        quality_length: Longest token sequence in the comparison.
+        seeds: Seeds of the compared heads. A seed that does not fit the budget is left out.
+        sample: Seed of the sample of rows.
     """
 
     encoder: str = "bert-base-chinese"
@@ -326,16 +320,10 @@ class SpeedupSettings:
 
     def __post_init__(self) -> None:
         for name in ("max_length", "epochs", "experiments", "repeats", "quality_train", "quality_test"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"`{name}` is {getattr(self, name)}; it must be at least 1")
-        if (
-            not self.seeds
-            or len(set(self.seeds)) < len(self.seeds)
-            or not 0 <= min(self.seeds) <= max(self.seeds) < 2**63
-        ):
-            raise SettingsError(f"seeds are {','.join(map(str, self.seeds))}; give distinct numbers of at least 0")
-        if not 0 < self.budget < float("inf"):
-            raise SettingsError(f"`budget` is {self.budget:g} s; it must be above 0")
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        distinct = len(set(self.seeds)) == len(self.seeds) > 0 and 0 <= min(self.seeds) <= max(self.seeds) < 2**63
+        _require(distinct, "seeds", ",".join(map(str, self.seeds)), "distinct numbers of at least 0")
+        _require(0 < self.budget < float("inf"), "budget", f"{self.budget:g} s", "above 0")
 
 
 _UNITS = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
