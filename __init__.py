@@ -4,7 +4,8 @@
 
     cache = headstart.extract("reviews.csv", "reviews.h5", headstart.ExtractSettings(encoder="bert-base-chinese"))
     run = headstart.train_head(cache, "run")
-    head = headstart.load_head(run)
+    model = headstart.load(run)
+    model.predict(["a lovely surprise", "never again"])
 
 Names load what they need when they are first used, so importing this package loads nothing heavy.
 """
@@ -19,12 +20,22 @@ if TYPE_CHECKING:
     from .cache.identity import Identity
     from .cache.reader import Cache, open_cache
     from .stages.extract import extract, extract_tables
-    from .stages.heads.head import Head, load_head
-    from .stages.predict import predict
-    from .stages.settings import ExtractSettings, Precision, SpeedupSettings, Storage, SweepSettings, TrainSettings
+    from .stages.heads.head import Head
+    from .stages.model import TextClassifier, load
+    from .stages.predict import Predictions, predict
+    from .stages.runs.run import load_head
+    from .stages.settings import (
+        ExtractSettings,
+        Labels,
+        Precision,
+        SpeedupSettings,
+        Storage,
+        SweepSettings,
+        TrainSettings,
+    )
     from .stages.speedup import speedup
     from .stages.sweep import sweep
-    from .stages.train_head import Labels, train_head
+    from .stages.train_head import train_head
 
     __version__: str
 
@@ -34,16 +45,19 @@ _HOMES = {
     "Head": "stages.heads.head",
     "HeadstartError": "cache.errors",
     "Identity": "cache.identity",
-    "Labels": "stages.train_head",
+    "Labels": "stages.settings",
     "Precision": "stages.settings",
+    "Predictions": "stages.predict",
     "SpeedupSettings": "stages.settings",
     "Storage": "stages.settings",
     "SweepSettings": "stages.settings",
+    "TextClassifier": "stages.model",
     "TrainSettings": "stages.settings",
     "UserError": "cache.errors",
     "extract": "stages.extract",
     "extract_tables": "stages.extract",
-    "load_head": "stages.heads.head",
+    "load": "stages.model",
+    "load_head": "stages.runs.run",
     "open_cache": "cache.reader",
     "predict": "stages.predict",
     "speedup": "stages.speedup",
@@ -59,14 +73,17 @@ __all__ = [
     "Identity",
     "Labels",
     "Precision",
+    "Predictions",
     "SpeedupSettings",
     "Storage",
     "SweepSettings",
+    "TextClassifier",
     "TrainSettings",
     "UserError",
     "__version__",
     "extract",
     "extract_tables",
+    "load",
     "load_head",
     "open_cache",
     "predict",

@@ -1,18 +1,16 @@
-"""The command line: it parses, calls a stage, and prints. Defaults are those of the stages' settings.
+"""The command line: it reads options, calls the function of a command, and prints the result.
 
-What takes long to load is loaded inside a command, so that ``--help`` is quick.
+What takes long to load is imported inside the commands, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,106 +19,145 @@ from typer.core import TyperGroup
 
 from . import stopping
 from .cache.errors import DamagedError, HeadstartError, SettingsError, UserError, spell_settings
+from .options import Fields, command, refuse_unused, was_given
 from .stages.encoders.memory import is_memory_full
-from .stages.progress import Report, silent
+from .stages.progress import Action, Event, Outcome, Report, silent
 from .stages.runs.savings import EncoderPasses, passes_of_extraction
 from .stages.settings import (
+    VARIED,
     VERIFY_SAMPLE,
-    ClassWeight,
     ExtractSettings,
     HeadKind,
-    Precision,
-    Ranking,
-    Schedule,
+    Labels,
     Solver,
     SpeedupSettings,
-    Storage,
     SweepSettings,
     TrainSettings,
-    parse_duration,
-    parse_memory,
+    setting,
 )
 from .stages.units import plain
 
-OUT_OF_MEMORY = "the memory is full; try a smaller --batch-tokens or --batch-size, or --memory"
-OPTIONS = {"feature": "features", "learning_rate": "lr"}
-"""Options whose names are not those of their settings."""
-BY_BATCHES = (
-    *("epochs", "batch_size", "lr", "schedule", "warmup", "weight_decay"),
-    *("dropout", "center", "label_smoothing", "patience", "seed", "device"),
+_OUT_OF_MEMORY = "the memory is full; use a smaller `batch_tokens` or `batch_size`, or set `memory`"
+_ONLY_SGD = (
+    *("epochs", "batch_size", "learning_rate", "schedule", "warmup", "weight_decay", "dropout", "center"),
+    *("label_smoothing", "patience", "seed", "seeds", "device"),
 )
-"""What shapes training by batches, and nothing else."""
-EXTRACT, TRAIN, SWEEP, SPEEDUP = ExtractSettings(), TrainSettings(), SweepSettings(), SpeedupSettings()
+"""Settings that the exact solver does not use."""
+_VARIED = tuple(dict.fromkeys(VARIED[Solver.SGD] + VARIED[Solver.EXACT]))
+_READING = ("text_column", "text_pair_column", "skip_bad_rows", "device", "allow_pickled_weights")
+"""Settings with which the texts of a cache are read and encoded again."""
+_TABLES = "CSV, TSV, JSON lines or Parquet {}, or {} of one kind."
+_MOVED_ENCODER = "Hub id or folder of the encoder, if it has moved."
+_AS_MADE = {"skip_bad_rows": "Leave out rows without text or label. Give it if the cache was made with it."}
+_IN_A_SWEEP = {
+    "feature": "Features to compare.",
+    "folds": "Rank by the mean over this many folds. 0: rank on held-out rows.",
+}
+_OF_INPUT = {
+    "text_column": "Column of the texts in the `input` table.",
+    "text_pair_column": "Column of the second texts in the `input` table, if the head was trained on pairs.",
+}
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+Values = dict[str, Any]
+"""Values of options by name: arguments of a function."""
 
 
 class OneLineErrors(TyperGroup):
-    """Ends a command that failed with one line and its exit code: 2 the user's mistake, 1 anything else, 130 stopped
-    with Ctrl-C or SIGTERM."""
+    """Prints an error as one line, and sets the exit code: 2 for the user's mistake, 130 for Ctrl-C, 1 for the rest."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
-        return _in_one_line(partial(super().make_context, *arguments, **options), lambda: None)
+        return self._in_one_line(lambda: super(OneLineErrors, self).make_context(*arguments, **options), None)
 
     def invoke(self, ctx: Any) -> Any:
-        return _in_one_line(partial(super().invoke, ctx), lambda: ctx.invoked_subcommand)
+        return self._in_one_line(lambda: super(OneLineErrors, self).invoke(ctx), ctx)
+
+    def _in_one_line(self, call: Callable[[], Any], ctx: Any) -> Any:
+        """Return what a call returns. If it fails, print its error and leave the process.
+
+        The process is left when the error is out of scope: generators that its frames hold are closed by then.
+        """
+        try:
+            return call()
+        except BrokenPipeError:  # the reader of the output is gone
+            sys.stderr.close()
+            sys.exit(1)
+        except (KeyboardInterrupt, Exception) as error:
+            command = None if ctx is None else ctx.invoked_subcommand
+            explanation = _explain(stopping.asked() or error, command)
+            if explanation is None:
+                raise
+            message, code = spell_settings(explanation[0], _spelling(self, command)), explanation[1]
+        print(f"headstart: {plain(message)}", file=sys.stderr)
+        sys.exit(code)
 
 
-def _in_one_line(call: Callable[[], Any], command: Callable[[], str | None]) -> Any:
-    """What a call returns; if it fails, its error is printed and the process left.
-
-    That is done after the error is let go of: generators that its frames hold are closed by then.
-    """
-    try:
-        return call()
-    except BrokenPipeError:  # whoever read our output has gone
-        sys.stderr.close()
-        sys.exit(1)
-    except (KeyboardInterrupt, Exception) as error:
-        found = _explained(stopping.asked() or error, command())
-        if found is None:
-            raise
-    message, code = found
-    print(f"headstart: {plain(message)}", file=sys.stderr)
-    sys.exit(code)
-
-
-def _explained(error: BaseException, command: str | None) -> tuple[str, int] | None:
-    """What to say of an error, and the exit code; None of one that should not have happened."""
+def _explain(error: BaseException, command: str | None) -> tuple[str, int] | None:
+    """Return the message and the exit code for an error; None for an error that should not happen."""
     match error:
         case HeadstartError():
-            return spell_settings(str(error), _as_option), 2 if isinstance(error, UserError) else 1
+            return str(error), 2 if isinstance(error, UserError) else 1
         case OSError():
             return f"{error.filename or 'the system'}: {error.strerror or error}", 1
         case KeyboardInterrupt():
-            kept = {"extract": "blocks", "sweep": "groups of heads"}.get(command or "")
-            carry_on = f"; finished {kept} are kept, and the same command carries on with them" if kept else ""
-            carry_on = "; the cache is as it was" if command == "repair" else carry_on
-            why = "terminated" if isinstance(error, stopping.Terminated) else "interrupted"
-            return why + carry_on, stopping.INTERRUPTED
+            kept = {
+                "extract": "; finished blocks are kept, and the same command continues after them",
+                "sweep": "; finished groups of heads are kept, and the same command continues after them",
+                "repair": "; the cache is unchanged",
+            }
+            reason = "terminated" if isinstance(error, stopping.Terminated) else "interrupted"
+            return reason + kept.get(command or "", ""), stopping.INTERRUPTED
         case MemoryError():
-            return OUT_OF_MEMORY, 1
+            return _OUT_OF_MEMORY, 1
         case RuntimeError() if is_memory_full(error):
-            return OUT_OF_MEMORY, 1
+            return _OUT_OF_MEMORY, 1
     return None
 
 
-def _as_option(setting: str, value: str | None) -> str:
-    """How the command line spells a setting, with the value that a message gives it."""
-    if (setting, value) == ("label_column", "None"):
-        return "--no-labels"
-    option = "--" + OPTIONS.get(setting, setting).replace("_", "-")
-    return option if value in (None, "True") else f"{option} {value}"
+def _spelling(group: Any, command: str | None) -> Callable[[str, str | None], str]:
+    """Return how to spell settings in messages of a command: as its options, else as options of another command.
+
+    A name that no command has stays in backticks: it is a setting in Python alone, or no setting.
+    """
+    ours = group.commands.get(command)
+    parameters = {each.name: each for other in [*group.commands.values(), ours] if other for each in other.params}
+
+    def spell(name: str, value: str | None) -> str:
+        if (name, value) == ("label_column", "None"):
+            return "--no-labels"
+        if name not in parameters:
+            return f"`{name}`" if value is None else f"`{name}={value}`"
+        option = parameters[name].opts[0] if parameters[name].param_type_name == "option" else name.upper()
+        return option if value in (None, "True") else f"{option} {value}"
+
+    return spell
+
+
+class _Listener:
+    """Shows the notes and steps of a command, and keeps its outcomes. It ends the run if Ctrl-C was not noticed."""
+
+    def __init__(self, show: Report) -> None:
+        self._show = show
+        self.outcomes: list[Outcome] = []
+
+    def __call__(self, event: Event) -> None:
+        stopping.heed()
+        if isinstance(event, Outcome):
+            self.outcomes.append(event)
+        else:
+            self._show(event)
 
 
 @contextmanager
-def _reporting(quiet: bool) -> Iterator[Report]:
-    """A listener for a stage; where quiet, one that shows nothing and loads nothing to show it with."""
+def _reporting(ctx: typer.Context, quiet: bool) -> Iterator[_Listener]:
+    """Give a listener for a command. A quiet one shows nothing, and loads nothing."""
     if quiet:
-        yield stopping.heeding(silent)
-    else:
-        from . import terminal
+        yield _Listener(silent)
+        return
+    from . import terminal
 
-        with terminal.reporting() as report:
-            yield report
+    spell = _spelling(ctx.parent and ctx.parent.command, ctx.command.name)
+    with terminal.reporting(lambda text: spell_settings(text, spell)) as show:
+        yield _Listener(show)
 
 
 app = typer.Typer(
@@ -133,606 +170,330 @@ app = typer.Typer(
 )
 
 
-def _refuse_idle(ctx: typer.Context, why: str, *names: str) -> None:
-    """Refuse options that were given and would be ignored."""
-    for parameter in ctx.command.params:
-        source = ctx.get_parameter_source(parameter.name or "")
-        if parameter.name in names and source is not None and source.name == "COMMANDLINE":
-            raise SettingsError(f"{'/'.join([*parameter.opts, *parameter.secondary_opts])} {why}")
+def _print_version(asked: bool) -> None:
+    if asked:
+        import importlib.metadata
+
+        print(f"headstart {importlib.metadata.version('headstart')}")
+        raise typer.Exit
 
 
-def _refuse_idle_rows(ctx: typer.Context, test: Path | None, validation: Path | None, labels: Path | None) -> None:
-    """Refuse shares of rows where a cache says which they are, and columns of a table that there is not."""
-    if test is not None:
-        _refuse_idle(ctx, "is for rows that are held out, and --test brings others; leave one out", "test_fraction")
-    if validation is not None:
-        _refuse_idle(ctx, "is for rows that are held out, and --validation brings others", "validation_fraction")
-    if test is None and validation is None:
-        _refuse_idle(ctx, "is for texts that --test or --validation has; give one of them", "keep_shared")
-    if test is not None and validation is not None:
-        _refuse_idle(ctx, "fixes which rows are held out, and none are", "split_seed")
-    if labels is None:
-        _refuse_idle(
-            ctx, "is of the table of --labels; give that, too", *("text_column", "text_pair_column", "label_column")
-        )
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
 
 
-def _refuse_idle_training(ctx: typer.Context, solver: Solver, head: HeadKind) -> None:
-    """Refuse what shapes another kind of training or head."""
-    if solver is Solver.EXACT:
-        _refuse_idle(ctx, "is of training by batches, which --solver exact does without; leave one out", *BY_BATCHES)
-    else:
-        _refuse_idle(ctx, "is the exact solver's penalty; give --solver exact, too", "l2")
-    if head is HeadKind.LINEAR:
-        _refuse_idle(ctx, "is of an MLP; give --head mlp, too", "hidden")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Output:
+    """How to write an output."""
+
+    overwrite: bool = setting(False, "Replace the output, once the new one is complete.")
+    wait: bool = setting(False, "If another run is writing the output, wait until it has finished.")
 
 
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output, once the new one is complete.")]
-Wait = Annotated[bool, typer.Option("--wait", help="Where another run is writing the output, wait until it is done.")]
-Device = Annotated[str, typer.Option(help="auto, or a torch device: cpu, cuda, cuda:1, mps.")]
-Pickled = Annotated[
-    bool, typer.Option("--allow-pickled-weights", help="Read pytorch_model.bin where there is no safetensors file.")
-]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _HeadData:
+    """What heads are trained and tested on, besides the cache."""
+
+    test: Path | None = setting(None, "Cache to test on, instead of held-out rows.")
+    validation: Path | None = setting(None, "Cache for validation, instead of held-out rows.")
+    labels: Path | None = setting(
+        None, "Table whose labels replace the labels of the caches. Rows are matched by their texts."
+    )
+    text_column: str = setting("text", "Column of the texts in the `labels` table.")
+    text_pair_column: str | None = setting(None, "Column of the second texts in the `labels` table.")
+    label_column: str = setting("label", "Column of the labels in the `labels` table.")
+
+    def arguments(self) -> Values:
+        """Return the arguments of `train_head` and `sweep` for this data."""
+        columns = self.text_column, self.text_pair_column, self.label_column
+        labels = None if self.labels is None else Labels(self.labels, *columns)
+        return {"test": self.test, "validation": self.validation, "labels": labels}
 
 
-@app.command("extract")
+@command(app, "extract")
 def extract_command(
+    *,
     ctx: typer.Context,
-    tables: Annotated[
-        list[Path], typer.Argument(help="CSV, TSV, JSON lines or Parquet files, or folders of one kind.")
-    ],
-    out: Annotated[Path, typer.Option(help="The cache to write; of several tables, the folder for their caches.")],
-    encoder: Annotated[str, typer.Option(help="Hub id, or a folder with a model's files.")] = EXTRACT.encoder,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = EXTRACT.revision,
-    text_column: Annotated[str, typer.Option(help="Column of the texts.")] = EXTRACT.text_column,
-    text_pair_column: Annotated[
-        str | None, typer.Option(help="Column of second texts, read with the first as one sequence.")
-    ] = EXTRACT.text_pair_column,
-    label_column: Annotated[str, typer.Option(help="Column of the labels.")] = EXTRACT.label_column or "label",
-    features: Annotated[
-        str, typer.Option(help="Comma-separated: cls, mean, max, pooler, layer6.cls, layer*.cls.")
-    ] = ",".join(EXTRACT.features),
+    tables: Annotated[list[Path], typer.Argument(help=_TABLES.format("files", "folders"))],
+    out: Annotated[Path, typer.Option(help="Cache to write; with several tables, the folder for their caches.")],
+    settings: Annotated[ExtractSettings, Fields(ExtractSettings, without=("block_rows", "window_rows"))],
     no_labels: Annotated[bool, typer.Option("--no-labels", help="The table has no labels.")] = False,
-    prefix: Annotated[str, typer.Option(help="Text put before every text; some encoders want one.")] = EXTRACT.prefix,
-    max_length: Annotated[int, typer.Option(help="Tokens at which a text is cut.")] = EXTRACT.max_length,
-    precision: Annotated[Precision, typer.Option(help="What the encoder computes in.")] = EXTRACT.precision,
-    storage: Annotated[Storage, typer.Option(help="How features are stored.")] = EXTRACT.storage,
-    batch_tokens: Annotated[
-        int | None, typer.Option(help="Tokens in a batch.", show_default="what suits the device")
-    ] = EXTRACT.batch_tokens,
-    device: Device = EXTRACT.device,
-    skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Leave out rows without text or label, and count them.")
-    ] = EXTRACT.skip_bad_rows,
-    allow_pickled_weights: Pickled = EXTRACT.allow_pickled_weights,
     update: Annotated[
-        bool, typer.Option("--update", help="Make the cache that of the table's rows now; encode only what it lacks.")
+        bool, typer.Option("--update", help="Update the cache to the table's current rows; encode only new texts.")
     ] = False,
     reuse: Annotated[
-        list[Path] | None, typer.Option(help="Another cache to take rows from; may be given several times.")
+        list[Path] | None, typer.Option(help="Another cache to copy features from; may be given several times.")
     ] = None,
-    overwrite: Overwrite = False,
-    wait: Wait = False,
+    output: Annotated[Values, Fields(_Output)],
     quiet: Quiet = False,
 ) -> None:
-    """Stage one: encode a table's texts once, into a cache."""
+    """Encode the texts of a table once, and cache their features."""
     if no_labels:
-        _refuse_idle(ctx, "names the labels, of which --no-labels says that there are none", "label_column")
-    settings = ExtractSettings(
-        encoder=encoder,
-        revision=revision,
-        text_column=text_column,
-        text_pair_column=text_pair_column,
-        label_column=None if no_labels else label_column,
-        features=tuple(features.split(",")),
-        prefix=prefix,
-        max_length=max_length,
-        precision=precision,
-        storage=storage,
-        batch_tokens=batch_tokens,
-        device=device,
-        skip_bad_rows=skip_bad_rows,
-        allow_pickled_weights=allow_pickled_weights,
-    )
-    with _reporting(quiet) as report:
+        refuse_unused(ctx, "with --no-labels", "label_column")
+        settings = dataclasses.replace(settings, label_column=None)
+    with _reporting(ctx, quiet) as listener:
         from .stages.extract import extract, extract_tables
         from .stages.inspect import inspect_path
 
-        started = time.time()
-        options: dict[str, Any] = {
-            "update": update,
-            "reuse": reuse or (),
-            "overwrite": overwrite,
-            "wait": wait,
-            "report": report,
-        }
+        options: Values = {"update": update, "reuse": reuse or (), "report": listener, **output}
         if len(tables) == 1:
-            paths = [extract(tables[0], out, settings, **options)]
+            extract(tables[0], out, settings, **options)
         else:
-            paths = extract_tables(tables, out, settings, **options)
+            extract_tables(tables, out, settings, **options)
     if quiet:
         return
     from . import terminal
 
-    caches = [inspect_path(path) for path in paths]
-    for path, found in zip(paths, caches, strict=True):
-        if path.stat().st_mtime > started:  # a cache that was current has been noted already
-            terminal.show_cache(found)
-    terminal.show_passes(passes_of_extraction([found["record"] for found in caches], since=started))
+    caches = [inspect_path(outcome.output) for outcome in listener.outcomes]
+    for outcome, cache in zip(listener.outcomes, caches, strict=True):
+        if outcome.action is not Action.CURRENT:
+            terminal.show_cache(cache)
+    terminal.show_passes(passes_of_extraction([cache["record"] for cache in caches], listener.outcomes))
 
 
-@app.command("repair")
+@command(app, "repair")
 def repair_command(
-    cache: Annotated[Path, typer.Argument(help="The cache to mend.")],
-    table: Annotated[Path, typer.Argument(help="The table that it was made from.")],
+    *,
+    ctx: typer.Context,
+    cache: Annotated[Path, typer.Argument(help="Cache to repair.")],
+    table: Annotated[Path, typer.Argument(help="Table that the cache was made from.")],
     encoder: Annotated[
-        str | None, typer.Option(help="Where the encoder is now.", show_default="where the cache says it was")
+        str | None, typer.Option(help=_MOVED_ENCODER, show_default="where the cache says it was")
     ] = None,
-    text_column: Annotated[str, typer.Option(help="Column of the texts.")] = EXTRACT.text_column,
-    text_pair_column: Annotated[
-        str | None, typer.Option(help="Column of second texts, of a cache of pairs.")
-    ] = EXTRACT.text_pair_column,
-    label_column: Annotated[str, typer.Option(help="Column of the labels.")] = EXTRACT.label_column or "label",
-    skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Leave out rows without text or label, as extract did.")
-    ] = EXTRACT.skip_bad_rows,
-    device: Device = EXTRACT.device,
-    allow_pickled_weights: Pickled = EXTRACT.allow_pickled_weights,
-    wait: Wait = False,
+    reading: Annotated[Values, Fields(ExtractSettings, only=(*_READING, "label_column"), help=_AS_MADE)],
+    output: Annotated[Values, Fields(_Output, only=("wait",))],
     quiet: Quiet = False,
 ) -> None:
-    """Encode again just what is damaged in a cache."""
-    with _reporting(quiet) as report:
+    """Encode the damaged parts of a cache again."""
+    with _reporting(ctx, quiet) as listener:
         from .stages.repair import repair
 
-        repair(
-            cache,
-            table,
-            encoder=encoder,
-            text_column=text_column,
-            text_pair_column=text_pair_column,
-            label_column=label_column,
-            skip_bad_rows=skip_bad_rows,
-            device=device,
-            allow_pickled_weights=allow_pickled_weights,
-            wait=wait,
-            report=report,
-        )
+        repair(cache, table, encoder=encoder, report=listener, **reading, **output)
 
 
-TestFraction = Annotated[float, typer.Option(help="Share of rows held out for the test.")]
-ValidationFraction = Annotated[float, typer.Option(help="Share of the remaining rows held out to choose by.")]
-SplitSeed = Annotated[int, typer.Option(help="Fixes which rows are held out.")]
-Epochs = Annotated[int, typer.Option(help="Times that every training row is seen.")]
-BatchSize = Annotated[int, typer.Option(help="Rows in a batch.")]
-Center = Annotated[
-    bool, typer.Option("--center/--no-center", help="Let dropout put a column's mean in place of a value, or zero.")
-]
-Standardize = Annotated[bool, typer.Option("--standardize", help="Divide each column by its spread.")]
-Kind = Annotated[HeadKind, typer.Option("--head", help="Linear, or an MLP with one hidden layer.")]
-Hidden = Annotated[int, typer.Option(help="Width of an MLP's hidden layer.")]
-How = Annotated[Solver, typer.Option(help="sgd: AdamW with dropout; exact: logistic regression to its optimum.")]
-Rate = Annotated[Schedule, typer.Option(help="How the learning rate goes on after the warm-up.")]
-Warmup = Annotated[float, typer.Option(help="Share of all steps in which the learning rate rises.")]
-Patience = Annotated[int, typer.Option(help="Stop after so many epochs without a lower validation loss; 0: never.")]
-Calibrate = Annotated[bool, typer.Option("--calibrate", help="Fit a temperature on the validation rows.")]
-Memory = Annotated[
-    str | None, typer.Option(help="Stream features that take more than this, such as 2GiB.", show_default="no bound")
-]
-LabelTable = Annotated[
-    Path | None, typer.Option("--labels", help="A table whose labels take the place of the cache's, by text.")
-]
-LabelText = Annotated[str, typer.Option("--text-column", help="Column of --labels' texts.")]
-LabelPair = Annotated[str | None, typer.Option("--text-pair-column", help="Column of --labels' second texts.")]
-LabelColumn = Annotated[str, typer.Option("--label-column", help="Column of --labels' labels.")]
-KeepShared = Annotated[bool, typer.Option("--keep-shared", help="Train also on texts that --test or --validation has.")]
-TestCache = Annotated[Path | None, typer.Option("--test", help="A cache to test on, instead of held-out rows.")]
-
-
-@app.command("train-head")
+@command(app, "train-head")
 def train_head_command(
+    *,
     ctx: typer.Context,
-    cache: Annotated[Path, typer.Argument(help="The cache to train on.")],
-    out: Annotated[Path, typer.Option(help="The run folder to write.")],
-    features: Annotated[str, typer.Option(help="Which of the cache's features to train on.")] = TRAIN.feature,
-    test: TestCache = None,
-    test_fraction: TestFraction = TRAIN.test_fraction,
-    validation: Annotated[Path | None, typer.Option(help="A cache to choose the epoch by, likewise.")] = None,
-    validation_fraction: ValidationFraction = TRAIN.validation_fraction,
-    folds: Annotated[int, typer.Option(help="Hold out one of so many folds instead; 0: a share.")] = TRAIN.folds,
-    fold: Annotated[int, typer.Option(help="Which of the folds to hold out, from 1.")] = TRAIN.fold,
-    split_seed: SplitSeed = TRAIN.split_seed,
-    labels: LabelTable = None,
-    text_column: LabelText = EXTRACT.text_column,
-    text_pair_column: LabelPair = EXTRACT.text_pair_column,
-    label_column: LabelColumn = EXTRACT.label_column or "label",
-    head: Kind = TRAIN.head,
-    hidden: Hidden = TRAIN.hidden,
-    solver: How = TRAIN.solver,
-    l2: Annotated[float, typer.Option(help="The exact solver's penalty: 1 / C of scikit-learn.")] = TRAIN.l2,
-    epochs: Epochs = TRAIN.epochs,
-    batch_size: BatchSize = TRAIN.batch_size,
-    lr: Annotated[float, typer.Option(help="AdamW's learning rate.")] = TRAIN.learning_rate,
-    schedule: Rate = TRAIN.schedule,
-    warmup: Warmup = TRAIN.warmup,
-    weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = TRAIN.weight_decay,
-    dropout: Annotated[float, typer.Option(help="Share of feature values zeroed in training.")] = TRAIN.dropout,
-    center: Center = TRAIN.center,
-    standardize: Standardize = TRAIN.standardize,
-    class_weight: Annotated[ClassWeight, typer.Option(help="What a row counts in the loss.")] = TRAIN.class_weight,
-    label_smoothing: Annotated[
-        float, typer.Option(help="Share of a row's target that all classes share.")
-    ] = TRAIN.label_smoothing,
-    patience: Patience = TRAIN.patience,
-    calibrate: Calibrate = TRAIN.calibrate,
-    seed: Annotated[int, typer.Option(help="Fixes order and masks.")] = TRAIN.seed,
-    device: Device = TRAIN.device,
-    memory: Memory = None,
-    keep_shared: KeepShared = TRAIN.keep_shared,
-    overwrite: Overwrite = False,
-    wait: Wait = False,
+    cache: Annotated[Path, typer.Argument(help="Cache to train on.")],
+    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    data: Annotated[_HeadData, Fields(_HeadData)],
+    settings: Annotated[TrainSettings, Fields(TrainSettings)],
+    output: Annotated[Values, Fields(_Output)],
     quiet: Quiet = False,
 ) -> None:
-    """Stage two: train and test a head on a cache."""
-    _refuse_idle_rows(ctx, test, validation, labels)
-    if folds:
-        _refuse_idle(ctx, "is for rows that are held out, and --folds divides them", "validation_fraction")
-    _refuse_idle_training(ctx, solver, head)
-    settings = TrainSettings(
-        feature=features,
-        test_fraction=test_fraction,
-        validation_fraction=validation_fraction,
-        folds=folds,
-        fold=fold,
-        split_seed=split_seed,
-        head=head,
-        hidden=hidden,
-        solver=solver,
-        l2=l2,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=lr,
-        schedule=schedule,
-        warmup=warmup,
-        weight_decay=weight_decay,
-        dropout=dropout,
-        center=center,
-        standardize=standardize,
-        class_weight=class_weight,
-        label_smoothing=label_smoothing,
-        patience=patience,
-        calibrate=calibrate,
-        seed=seed,
-        device=device,
-        memory=None if memory is None else parse_memory(memory),
-        keep_shared=keep_shared,
-    )
-    with _reporting(quiet) as report:
+    """Train a classifier head on a cache, and test it."""
+    _refuse_unused_training(ctx, data, settings)
+    if settings.folds:
+        refuse_unused(ctx, "with --folds", "validation_fraction")
+    with _reporting(ctx, quiet) as listener:
         from .stages.inspect import inspect_path
-        from .stages.train_head import Labels, train_head
+        from .stages.train_head import train_head
 
-        given = None if labels is None else Labels(labels, text_column, text_pair_column, label_column)
-        run = train_head(
-            cache,
-            out,
-            settings,
-            test=test,
-            validation=validation,
-            labels=given,
-            overwrite=overwrite,
-            wait=wait,
-            report=report,
-        )
+        train_head(cache, out, settings, report=listener, **data.arguments(), **output)
     if not quiet:
         from . import terminal
 
-        found = inspect_path(run)
-        terminal.show_run(found)
-        terminal.show_passes(EncoderPasses(**found["encoder_passes"]))
+        run = inspect_path(out)
+        terminal.show_run(run)
+        terminal.show_passes(EncoderPasses(**run["encoder_passes"]))
 
 
-def _values(text: str, kind: Callable[[str], Any], option: str) -> tuple[Any, ...]:
-    """The comma-separated values of an option."""
-    try:
-        return tuple(kind(part.strip()) for part in text.split(","))
-    except ValueError:
-        such = ", ".join(kind) if isinstance(kind, type) and issubclass(kind, StrEnum) else "0,1,2"
-        such = "0.1,0.01" if kind is float else such
-        raise SettingsError(f"{option} is {text!r}; write values with commas between, such as {such}") from None
-
-
-@app.command("sweep")
+@command(app, "sweep")
 def sweep_command(
+    *,
     ctx: typer.Context,
-    cache: Annotated[Path, typer.Argument(help="The cache to train on.")],
-    out: Annotated[Path, typer.Option(help="The folder to write.")],
-    features: Annotated[str, typer.Option(help="Features to compare, comma-separated.")] = TRAIN.feature,
-    lr: Annotated[str | None, typer.Option(help="Learning rates.", show_default=str(TRAIN.learning_rate))] = None,
-    weight_decay: Annotated[str | None, typer.Option(help="Decays.", show_default=str(TRAIN.weight_decay))] = None,
-    dropout: Annotated[str | None, typer.Option(help="Dropout rates.", show_default=str(TRAIN.dropout))] = None,
-    label_smoothing: Annotated[
-        str | None, typer.Option(help="Shares of a target.", show_default=str(TRAIN.label_smoothing))
-    ] = None,
-    class_weight: Annotated[str, typer.Option(help="none, balanced, or both.")] = TRAIN.class_weight.value,
-    l2: Annotated[str | None, typer.Option(help="The exact solver's penalties.", show_default=str(TRAIN.l2))] = None,
-    seed: Annotated[str, typer.Option(help="Seeds of order and masks.")] = str(TRAIN.seed),
-    folds: Annotated[int, typer.Option(help="Rank over so many folds; 0: on a share of the rows.")] = TRAIN.folds,
-    rank_by: Annotated[Ranking, typer.Option(help="By what the settings are ranked.")] = SWEEP.rank_by,
-    test: TestCache = None,
-    test_fraction: TestFraction = TRAIN.test_fraction,
-    validation: Annotated[Path | None, typer.Option(help="A cache to rank by.")] = None,
-    validation_fraction: ValidationFraction = TRAIN.validation_fraction,
-    split_seed: SplitSeed = TRAIN.split_seed,
-    labels: LabelTable = None,
-    text_column: LabelText = EXTRACT.text_column,
-    text_pair_column: LabelPair = EXTRACT.text_pair_column,
-    label_column: LabelColumn = EXTRACT.label_column or "label",
-    head: Kind = TRAIN.head,
-    hidden: Hidden = TRAIN.hidden,
-    solver: How = TRAIN.solver,
-    epochs: Epochs = TRAIN.epochs,
-    batch_size: BatchSize = TRAIN.batch_size,
-    schedule: Rate = TRAIN.schedule,
-    warmup: Warmup = TRAIN.warmup,
-    center: Center = TRAIN.center,
-    standardize: Standardize = TRAIN.standardize,
-    patience: Patience = TRAIN.patience,
-    calibrate: Calibrate = TRAIN.calibrate,
-    device: Device = TRAIN.device,
-    memory: Memory = None,
-    keep_shared: KeepShared = TRAIN.keep_shared,
-    overwrite: Overwrite = False,
-    wait: Wait = False,
+    cache: Annotated[Path, typer.Argument(help="Cache to train on.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    data: Annotated[_HeadData, Fields(_HeadData)],
+    values: Annotated[Values, Fields(TrainSettings, without=("fold", "seed"), lists=_VARIED, help=_IN_A_SWEEP)],
+    ranking: Annotated[Values, Fields(SweepSettings, only=("seeds", "rank_by"))],
+    output: Annotated[Values, Fields(_Output)],
     quiet: Quiet = False,
 ) -> None:
-    """Train the product of all values, times seeds and folds; rank them; test the winner."""
-    _refuse_idle_rows(ctx, test, validation, labels)
-    _refuse_idle_training(ctx, solver, head)
-    given: list[tuple[str, str | None, Callable[[str], Any], str]] = [
-        ("feature", features, str, "--features"),
-        ("learning_rate", lr, float, "--lr"),
-        ("weight_decay", weight_decay, float, "--weight-decay"),
-        ("dropout", dropout, float, "--dropout"),
-        ("label_smoothing", label_smoothing, float, "--label-smoothing"),
-        ("class_weight", class_weight, ClassWeight, "--class-weight"),
-        ("l2", l2, float, "--l2"),
-    ]
-    values = {name: _values(text, kind, option) for name, text, kind, option in given if text is not None}
-    settings = SweepSettings(
-        base=TrainSettings(
-            feature=values["feature"][0],
-            test_fraction=test_fraction,
-            validation_fraction=validation_fraction,
-            folds=folds,
-            split_seed=split_seed,
-            head=head,
-            hidden=hidden,
-            solver=solver,
-            epochs=epochs,
-            batch_size=batch_size,
-            schedule=schedule,
-            warmup=warmup,
-            center=center,
-            standardize=standardize,
-            patience=patience,
-            calibrate=calibrate,
-            device=device,
-            memory=None if memory is None else parse_memory(memory),
-            keep_shared=keep_shared,
-        ),
-        values=values,
-        seeds=_values(seed, int, "--seed"),
-        rank_by=rank_by,
-    )
-    with _reporting(quiet) as report:
+    """Train heads with many settings, rank them, and test the best.
+
+    Some options take several values, separated by commas. All combinations of the values are trained.
+    """
+    given = [name for name in _VARIED if name in ("feature", "class_weight") or was_given(ctx, name)]
+    varied = {name: values[name] for name in given}
+    common = {name: value for name, value in values.items() if name not in _VARIED}
+    base = TrainSettings(feature=varied["feature"][0], **common)
+    _refuse_unused_training(ctx, data, base)
+    settings = SweepSettings(base=base, values=varied, **ranking)
+    with _reporting(ctx, quiet) as listener:
         from .stages.inspect import inspect_path
         from .stages.sweep import sweep
-        from .stages.train_head import Labels
 
-        relabelled = None if labels is None else Labels(labels, text_column, text_pair_column, label_column)
-        folder = sweep(
-            cache,
-            out,
-            settings,
-            test=test,
-            validation=validation,
-            labels=relabelled,
-            overwrite=overwrite,
-            wait=wait,
-            report=report,
-        )
+        sweep(cache, out, settings, report=listener, **data.arguments(), **output)
     if not quiet:
         from . import terminal
 
-        found = inspect_path(folder)
-        terminal.show_sweep(found)
-        terminal.show_run(inspect_path(folder / "winner"))
-        terminal.show_passes(EncoderPasses(**found["encoder_passes"]))
+        result = inspect_path(out)
+        terminal.show_sweep(result)
+        terminal.show_run(inspect_path(out / "winner"))
+        terminal.show_passes(EncoderPasses(**result["encoder_passes"]))
 
 
-@app.command("predict")
+def _refuse_unused_training(ctx: typer.Context, data: _HeadData, settings: TrainSettings) -> None:
+    """Refuse options that have no effect together with other options."""
+    held_out = {"test": data.test, "validation": data.validation}
+    for name in (name for name, cache in held_out.items() if cache is not None):
+        refuse_unused(ctx, f"with --{name}", f"{name}_fraction")
+    if None not in held_out.values():
+        refuse_unused(ctx, "with both --test and --validation", "split_seed")
+    if not any(held_out.values()):
+        refuse_unused(ctx, "without --test or --validation", "keep_shared")
+    if data.labels is None:
+        refuse_unused(ctx, "without --labels", "text_column", "text_pair_column", "label_column")
+    if settings.solver is Solver.EXACT:
+        refuse_unused(ctx, "with --solver exact", *_ONLY_SGD)
+    else:
+        refuse_unused(ctx, "without --solver exact", "l2")
+    if settings.head is HeadKind.LINEAR:
+        refuse_unused(ctx, "without --head mlp", "hidden")
+
+
+@command(app, "predict")
 def predict_command(
+    *,
     ctx: typer.Context,
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(help="Run folder of the head.")],
     texts: Annotated[list[str] | None, typer.Argument(help="Texts to classify.", show_default=False)] = None,
-    input_table: Annotated[Path | None, typer.Option("--input", help="A table of texts, instead of TEXTS.")] = None,
-    out: Annotated[Path | None, typer.Option(help="File for --input's results: .csv, .tsv, .jsonl, .parquet.")] = None,
-    text_column: Annotated[str, typer.Option(help="Column of --input's texts.")] = EXTRACT.text_column,
-    text_pair_column: Annotated[
-        str | None, typer.Option(help="Column of --input's second texts, for a head that reads pairs.")
-    ] = EXTRACT.text_pair_column,
-    encoder: Annotated[
-        str | None, typer.Option(help="Where the encoder is now.", show_default="where the run says it was")
+    input_table: Annotated[Path | None, typer.Option("--input", help="Table of texts to classify.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File for the results of --input: .csv, .tsv, .jsonl or .parquet.")
     ] = None,
-    device: Device = EXTRACT.device,
-    allow_pickled_weights: Pickled = EXTRACT.allow_pickled_weights,
-    overwrite: Overwrite = False,
+    encoder: Annotated[str | None, typer.Option(help=_MOVED_ENCODER, show_default="where the run says it was")] = None,
+    columns: Annotated[Values, Fields(ExtractSettings, only=("text_column", "text_pair_column"), help=_OF_INPUT)],
+    encoding: Annotated[Values, Fields(ExtractSettings, only=("device", "allow_pickled_weights"))],
+    output: Annotated[Values, Fields(_Output, only=("overwrite",))],
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
-    """Classify texts, or a table of them, with a run."""
+    """Classify texts, or a table of texts, with a trained head."""
     if bool(texts) == (input_table is not None) or (input_table is None) != (out is None):
-        raise SettingsError("give either texts, or a table with --input and a file for its results with --out")
+        raise SettingsError("give either texts, or a table with --input and a file for the results with --out")
     if input_table is None:
-        _refuse_idle(ctx, "is for a table; give that with --input", *("text_column", "text_pair_column", "overwrite"))
-    options: dict[str, Any] = {
-        "encoder": encoder,
-        "device": device,
-        "allow_pickled_weights": allow_pickled_weights,
-    }
-    with _reporting(quiet) as report:
+        refuse_unused(ctx, "without --input", *columns, *output)
+    encoding["encoder"] = encoder
+    with _reporting(ctx, quiet) as listener:
         from .stages.predict import predict, predict_table
 
         if input_table is not None and out is not None:
-            options |= {"text_column": text_column, "text_pair_column": text_pair_column, "overwrite": overwrite}
-            written = predict_table(run, input_table, out, report=report, **options)
+            written = predict_table(run, input_table, out, report=listener, **columns, **encoding, **output)
         else:
-            found = predict(run, texts or [], report=report, **options)
+            found = predict(run, texts or [], report=listener, **encoding)
     if input_table is None:
         from . import terminal
 
         terminal.show_predictions(found.texts, found.labels, found.label_names, found.probabilities)
     elif not quiet:
-        from . import terminal
-
-        terminal.console.print(str(written), markup=False)
+        print(plain(str(written)))
 
 
-@app.command("speedup")
+@command(app, "speedup")
 def speedup_command(
+    *,
     ctx: typer.Context,
-    table: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines or Parquet file, or a folder of one kind.")],
-    out: Annotated[Path, typer.Option(help="The folder to write.")],
-    encoder: Annotated[str, typer.Option(help="Hub id, or a folder with a model's files.")] = SPEEDUP.encoder,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = SPEEDUP.revision,
-    text_column: Annotated[str, typer.Option(help="Column of the texts.")] = SPEEDUP.text_column,
-    label_column: Annotated[str, typer.Option(help="Column of the labels.")] = SPEEDUP.label_column,
-    max_length: Annotated[
-        int, typer.Option(help="Tokens at which a text is cut, and to which the program pads it.")
-    ] = SPEEDUP.max_length,
-    epochs: Annotated[int, typer.Option(help="Epochs of an experiment.")] = SPEEDUP.epochs,
-    experiments: Annotated[int, typer.Option(help="Experiments to add up.")] = SPEEDUP.experiments,
-    budget: Annotated[
-        str, typer.Option(help="Time for all measurements, such as 120s or 10min.")
-    ] = f"{SPEEDUP.budget:g}s",
-    repeats: Annotated[int, typer.Option(help="How often each rung is timed, where it fits.")] = SPEEDUP.repeats,
-    seed: Annotated[str, typer.Option(help="Seeds of the heads whose accuracy is compared.")] = ",".join(
-        map(str, SPEEDUP.seeds)
-    ),
-    quality: Annotated[
-        bool, typer.Option("--quality/--no-quality", help="Compare accuracy too; without, the rungs get its time.")
-    ] = SPEEDUP.quality,
-    device: Device = SPEEDUP.device,
-    skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Leave out rows without text or label.")
-    ] = SPEEDUP.skip_bad_rows,
-    allow_pickled_weights: Pickled = SPEEDUP.allow_pickled_weights,
-    overwrite: Overwrite = False,
-    wait: Wait = False,
+    table: Annotated[Path, typer.Argument(help=_TABLES.format("file", "a folder"))],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    settings: Annotated[
+        SpeedupSettings,
+        Fields(SpeedupSettings, without=("quality_train", "quality_test", "quality_length", "sample")),
+    ],
+    output: Annotated[Values, Fields(_Output)],
     quiet: Quiet = False,
 ) -> None:
-    """Measure what the two stages save on this machine, beside a program that encodes in every epoch."""
-    if not quality:
-        _refuse_idle(ctx, "is of the heads whose accuracy is compared, and --no-quality compares none", "seed")
-    settings = SpeedupSettings(
-        encoder=encoder,
-        revision=revision,
-        text_column=text_column,
-        label_column=label_column,
-        max_length=max_length,
-        epochs=epochs,
-        experiments=experiments,
-        budget=parse_duration(budget),
-        repeats=repeats,
-        seeds=_values(seed, int, "--seed"),
-        quality=quality,
-        device=device,
-        skip_bad_rows=skip_bad_rows,
-        allow_pickled_weights=allow_pickled_weights,
-    )
-    with _reporting(quiet) as report:
+    """Measure how much time a cache saves on this machine.
+
+    It is compared with a program that encodes every text in every epoch.
+    """
+    if not settings.quality:
+        refuse_unused(ctx, "with --no-quality", "seeds")
+    with _reporting(ctx, quiet) as listener:
         from .stages.inspect import inspect_path
         from .stages.speedup import speedup
 
-        folder = speedup(table, out, settings, overwrite=overwrite, wait=wait, report=report)
+        speedup(table, out, settings, report=listener, **output)
     if not quiet:
         from . import terminal
 
-        terminal.show_speedup(inspect_path(folder))
+        terminal.show_speedup(inspect_path(out))
 
 
-@app.command("verify")
+@command(app, "verify")
 def verify_command(
+    *,
     ctx: typer.Context,
-    cache: Annotated[Path, typer.Argument(help="A cache.")],
+    cache: Annotated[Path, typer.Argument(help="Cache to check.")],
     encoder: Annotated[
-        str | None,
-        typer.Option(help="Encode a sample of the rows again with this: hub id, or a folder with a model's files."),
+        str | None, typer.Option(help="Encode a sample of the rows again with this encoder: a hub id or a folder.")
     ] = None,
     table: Annotated[
-        Path | None, typer.Option(help="The table that it was made from.", show_default="where the cache says it was")
+        Path | None,
+        typer.Option(help="Table that the cache was made from.", show_default="where the cache says it was"),
     ] = None,
-    sample: Annotated[int, typer.Option(help="Rows to encode again, at most.", min=1)] = VERIFY_SAMPLE,
-    seed: Annotated[int | None, typer.Option(help="Fixes which.", show_default="others each time")] = None,
-    text_column: Annotated[str, typer.Option(help="Column of the texts.")] = EXTRACT.text_column,
-    text_pair_column: Annotated[str | None, typer.Option(help="Column of second texts.")] = EXTRACT.text_pair_column,
-    device: Device = EXTRACT.device,
-    skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="As it was when the cache was made.")
-    ] = EXTRACT.skip_bad_rows,
-    allow_pickled_weights: Pickled = EXTRACT.allow_pickled_weights,
+    sample: Annotated[int, typer.Option(help="Number of rows to encode again, at most.", min=1)] = VERIFY_SAMPLE,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the choice of rows.", show_default="another one each time")
+    ] = None,
+    settings: Annotated[ExtractSettings, Fields(ExtractSettings, only=_READING, help=_AS_MADE)],
     quiet: Quiet = False,
 ) -> None:
-    """Check every byte of a cache; with --encoder, encode a sample of its rows again and compare."""
+    """Check every byte of a cache.
+
+    With --encoder, also encode a sample of the rows again, and compare the features.
+    """
     if encoder is None:
-        encoding = ("table", "sample", "seed", "text_column", "text_pair_column", "device", "skip_bad_rows")
-        _refuse_idle(ctx, "is for encoding rows again; give the --encoder, too", *encoding, "allow_pickled_weights")
-    settings = ExtractSettings(
-        text_column=text_column,
-        text_pair_column=text_pair_column,
-        device=device,
-        skip_bad_rows=skip_bad_rows,
-        allow_pickled_weights=allow_pickled_weights,
-    )
-    with _reporting(quiet) as report:
+        refuse_unused(ctx, "without --encoder", "table", "sample", "seed", *_READING)
+    with _reporting(ctx, quiet) as listener:
         from .stages.verify import verify
 
-        found = verify(cache, encoder=encoder, table=table, settings=settings, sample=sample, seed=seed, report=report)
-    for finding in found.findings:
-        print(plain(f"{found.path}: {finding.where}: {finding.what}"))
-    if any(finding.damage for finding in found.findings):
-        raise DamagedError(
-            f"{found.path} is damaged; headstart repair encodes damaged blocks again, extract --overwrite all of it"
+        result = verify(
+            cache, encoder=encoder, table=table, settings=settings, sample=sample, seed=seed, report=listener
         )
-    if found.findings:
+    for finding in result.findings:
+        print(plain(f"{result.path}: {finding.where}: {finding.what}"))
+    if any(finding.damage for finding in result.findings):
         raise DamagedError(
-            f"{found.path} is whole, but holds what extract does not write; extract it again with --overwrite"
+            f"{result.path} is damaged; headstart repair encodes the damaged blocks again, "
+            "headstart extract with `overwrite=True` encodes all of it"
+        )
+    if result.findings:
+        raise DamagedError(
+            f"{result.path} has correct checksums, but holds values that headstart extract does not write; "
+            "extract it again with `overwrite=True`"
         )
     if not quiet:
         from . import terminal
 
-        terminal.show_verified(found)
+        terminal.show_verified(result)
 
 
-@app.command("inspect")
+@command(app, "inspect")
 def inspect_command(
     path: Annotated[Path, typer.Argument(help="A cache, or the folder of a run, a sweep or a speedup report.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Show what a cache, a run, a sweep or a speedup report holds."""
+    """Show what is in a cache, a run, a sweep or a speedup report."""
     from . import terminal
     from .stages.inspect import inspect_path
 
-    found = inspect_path(path)
+    description = inspect_path(path)
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False, indent=1))
+        typer.echo(json.dumps(description, ensure_ascii=False, indent=1))
         return
     shows = {"cache": terminal.show_cache, "sweep": terminal.show_sweep, "speedup": terminal.show_speedup}
     try:
-        shows.get(found["kind"], terminal.show_run)(found)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:  # a file of someone else's making
+        shows.get(description["kind"], terminal.show_run)(description)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # headstart did not write it
         raise DamagedError(
-            f"{path}: what it records is not what headstart writes ({type(error).__name__}: {error}); --json prints it"
+            f"{path}: its record is not as headstart writes it ({type(error).__name__}: {error}); --json prints it"
         ) from error
 
 

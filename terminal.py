@@ -1,9 +1,9 @@
-"""What the command line shows: bars where there is a terminal, plain lines where there is none, and tables."""
+"""What the command line shows: progress bars on a terminal, plain lines elsewhere, and summaries of results."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from .stages.baseline.report import measured_in, sections, title
 from .stages.progress import Event, Note, Report, Step
 from .stages.runs.savings import EncoderPasses
 from .stages.units import duration, plain, size
-from .stopping import heeding
 
 if TYPE_CHECKING:
     from .stages.verify import Verified
@@ -23,39 +22,43 @@ if TYPE_CHECKING:
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 PLAIN_SECONDS = 10.0
-"""Off a terminal, a line this often."""
+"""Seconds between two lines of progress where there is no terminal."""
 MOST_CLASSES_SHOWN = 12
 MOST_SETTINGS_SHOWN = 10
 
 
 @contextmanager
-def reporting() -> Iterator[Report]:
-    """A listener for a stage: a progress bar on a terminal, a line now and then elsewhere."""
+def reporting(spell: Callable[[str], str]) -> Iterator[Report]:
+    """Give a listener that shows notes, and steps as progress bars on a terminal or as lines elsewhere.
+
+    Args:
+        spell: Returns a note with its settings spelled as options.
+    """
     if errors.is_terminal:
         columns = [TextColumn("{task.description:<9}"), BarColumn(), TextColumn("{task.fields[count]}")]
         with Progress(*columns, TimeRemainingColumn(), console=errors, transient=True) as progress:
-            yield heeding(_Bars(progress))
+            yield _Bars(progress, spell)
     else:
-        yield heeding(_Lines())
+        yield _Lines(spell)
 
 
 class _Bars:
     """Shows one bar for each phase."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, progress: Progress, spell: Callable[[str], str]) -> None:
+        self._progress, self._spell = progress, spell
         self._phases: dict[str, tuple[Any, float]] = {}
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Note):
-            self._progress.console.print(plain(event.text), markup=False)
+            self._progress.console.print(plain(self._spell(event.text)), markup=False)
         if not isinstance(event, Step):
             return
         if event.phase not in self._phases:
             task = self._progress.add_task(event.phase, total=event.total or None, count="")
             self._phases[event.phase] = task, time.monotonic()
         task, started = self._phases[event.phase]
-        if event.done < self._progress.tasks[task].completed:  # the same phase again, of the next table or cache
+        if event.done < self._progress.tasks[task].completed:  # the same phase again, for the next table or cache
             self._progress.reset(task)
             started = time.monotonic()
             self._phases[event.phase] = task, started
@@ -64,24 +67,25 @@ class _Bars:
 
 
 class _Lines:
-    """Prints a line for a phase that goes on, every ten seconds."""
+    """Prints a line every ten seconds in a phase that takes longer."""
 
-    def __init__(self) -> None:
-        self._phase, self._started, self._printed, self._found = "", 0.0, 0.0, 0
+    def __init__(self, spell: Callable[[str], str]) -> None:
+        self._spell = spell
+        self._phase, self._started, self._printed, self._first = "", 0.0, 0.0, 0
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
         if isinstance(event, Note):
-            errors.print(plain(event.text), markup=False)
+            errors.print(plain(self._spell(event.text)), markup=False)
         elif not isinstance(event, Step):
             return
         elif event.phase != self._phase:
             self._phase, self._started, self._printed = event.phase, now, now
-            self._found = event.done  # what was there already was not done in this time
+            self._first = event.done  # the units that an earlier run finished took no time in this one
         elif now - self._printed >= PLAIN_SECONDS:
             self._printed = now
             elapsed = now - self._started
-            done, to_do = event.done - self._found, event.total - event.done
+            done, to_do = event.done - self._first, event.total - event.done
             left = f", {duration(elapsed * to_do / done)} left" if event.total and done > 0 else ""
             errors.print(f"{event.phase}: {_count(event, elapsed)}{left}", markup=False)
 
@@ -94,83 +98,87 @@ def _count(event: Step, elapsed: float) -> str:
     return text + (f", {event.detail}" if event.detail else "")
 
 
-def show_facts(title: str, facts: Mapping[str, str]) -> None:
-    """Print a title and aligned pairs of name and value."""
+def show_summary(title: str, lines: Mapping[str, str]) -> None:
+    """Print a title, and lines of a name and a value in two columns."""
     console.print(plain(title), style="bold", markup=False)
-    width = max(map(len, facts))
-    for name, value in facts.items():
+    width = max(map(len, lines))
+    for name, value in lines.items():
         console.print(f"  {name:<{width}}  {plain(value)}", markup=False)
 
 
 def show_cache(cache: Mapping[str, Any]) -> None:
-    """Print what an inspected cache holds and how it came about."""
+    """Print what a cache holds, and how it was made, as `inspect_path` returns it."""
     record, identity, rows = cache["record"], cache["identity"], cache["rows"]
     columns = ", ".join(f"{name} ({rows:,} x {width})" for name, width in cache["features"].items())
     texts, sequences, truncated = record["distinct_texts"], record["distinct_sequences"], record["truncated_rows"]
-    facts = {
+    lines = {
         "encoder": f"{record['encoder']['name']}, weights sha256 {identity['weights_sha256'][:12]}…",
-        "rows": f"{rows:,}, {texts:,} distinct texts, {sequences:,} distinct to the encoder",
+        "rows": f"{rows:,}, with {texts:,} distinct texts and {sequences:,} distinct token sequences",
         "features": f"{columns}, stored as {cache['storage']}",
         "labels": "none",
-        "cut": f"{truncated:,} texts ({truncated / rows:.1%}) at {identity['max_length']} tokens",
+        "truncated": f"{truncated:,} texts ({truncated / rows:.1%}) at {identity['max_length']} tokens",
         "precision": f"{identity['precision']}: {record['precision_reason']}",
-        "tokens": f"{record['tokens']:,}, of which {record['tokens_encoded']:,} went through the encoder",
+        "tokens": f"{record['tokens']:,}, of which {record['tokens_encoded']:,} were encoded",
         "batches": f"{cache['plan']['path']}, about {cache['plan']['batch_tokens']:,} tokens each",
-        "speed": "nothing was left to encode",
+        "speed": "nothing was encoded",
         "time": f"{duration(record['seconds'])}, {duration(record['encode_seconds'])} of it in the encoder",
         "file": size(cache["bytes"]),
     }
     if cache["label_rows"] is not None:
         shown = [f"{name} {count:,}" for name, count in list(cache["label_rows"].items())[:MOST_CLASSES_SHOWN]]
         more = ", …" if len(cache["label_rows"]) > len(shown) else ""
-        facts["labels"] = f"{', '.join(shown)}{more}; {record['conflicting_texts']:,} texts bear two different labels"
+        lines["labels"] = f"{', '.join(shown)}{more}; {record['conflicting_texts']:,} texts have more than one label"
     if record["tokens_per_second"] is not None:
-        facts["speed"] = f"{record['tokens_per_second']:,.0f} tokens/s on {record['machine']['device']}"
+        lines["speed"] = f"{record['tokens_per_second']:,.0f} tokens/s on {record['machine']['device']}"
     if identity["prefix"]:
-        facts["prefix"] = repr(identity["prefix"])
+        lines["prefix"] = repr(identity["prefix"])
     if record["reused_rows"]:
-        facts["reused"] = f"{record['reused_rows']:,} rows were taken from other caches"
+        lines["reused"] = f"{record['reused_rows']:,} rows were copied from other caches"
     if record["halved_batches"]:
-        facts["memory"] = f"{record['halved_batches']:,} batches took more than there was, and were encoded in halves"
+        lines["memory"] = f"{record['halved_batches']:,} batches did not fit in memory, and were encoded in halves"
     if record["kept_blocks"]:
-        facts["carried on"] = f"{record['kept_blocks']:,} blocks of {cache['block_rows']:,} rows were there already"
+        lines["resumed"] = f"{record['kept_blocks']:,} blocks of {cache['block_rows']:,} rows were finished before"
     if record["skipped_rows"]:
-        facts["skipped"] = f"{record['skipped_rows']:,} bad rows"
-    show_facts(cache["path"], facts)
+        lines["skipped"] = f"{record['skipped_rows']:,} rows without text or label"
+    show_summary(cache["path"], lines)
 
 
 def show_verified(found: Verified) -> None:
-    """Print what was checked of a cache that is whole."""
-    facts = {"whole": f"{found.rows:,} rows, {size(found.bytes)}: every checksum holds, every feature is finite"}
+    """Print what was checked in a cache that has no damage."""
+    lines = {"whole": f"{found.rows:,} rows, {size(found.bytes)}: all checksums are correct, all features are finite"}
     if found.encoded and found.largest_difference is not None:
-        off = f"{found.largest_difference:.1e}"
-        facts["encoder"] = f"{found.encoded:,} rows encoded again: at most {off} of a row's largest value off"
-    show_facts(str(found.path), facts)
+        lines["encoder"] = (
+            f"{found.encoded:,} rows encoded again: the largest difference is {found.largest_difference:.1e}, "
+            "relative to the largest value of the row"
+        )
+    show_summary(str(found.path), lines)
 
 
 def show_run(run: Mapping[str, Any]) -> None:
-    """Print how the head came about, the test's figures and its confusion matrix."""
+    """Print how a head was trained, its metrics on the test rows, and their confusion matrix."""
     test, rows = run["metrics"]["test"], run["rows"]
-    facts = {"rows": f"{rows['train']:,} to train, {rows['validation']:,} to choose by, {rows['test']:,} to test"}
+    lines = {
+        "rows": f"{rows['train']:,} for training, {rows['validation']:,} for validation, {rows['test']:,} for testing"
+    }
     if run["history"]:
-        facts |= _curve_facts(run)
+        lines |= _epochs(run)
     if certificate := run.get("certificate"):
-        facts |= _certificate_facts(certificate)
+        lines |= _convergence(certificate)
     for name, key in (("accuracy", "accuracy"), ("macro F1", "macro_f1"), ("weighted F1", "weighted_f1")):
         on = " on the test rows" if key == "accuracy" else ""
-        facts[name] = f"{test[key]:.4f}{on} (95%: {_interval(test[f'{key}_interval'])})"
-    facts["log loss"] = f"{test['log_loss']:.4f} (95%: {_interval(test['log_loss_interval'])})"
+        lines[name] = f"{test[key]:.4f}{on} (95%: {_interval(test[f'{key}_interval'])})"
+    lines["log loss"] = f"{test['log_loss']:.4f} (95%: {_interval(test['log_loss_interval'])})"
     temperature = "" if run["temperature"] == 1 else f", at temperature {run['temperature']:.3f}"
     error = _interval(test["calibration_error_interval"])
-    facts["calibration"] = f"expected error {test['calibration_error']:.4f} (95%: {error}){temperature}"
-    spent = f" for {len(run['history'])} epochs" if run["history"] else " to solve"
-    facts["time"] = f"{duration(run['seconds'])}, {duration(run['fit_seconds'])} of it{spent}"
-    show_facts(run["path"], facts)
+    lines["calibration"] = f"expected error {test['calibration_error']:.4f} (95%: {error}){temperature}"
+    work = f"for {len(run['history'])} epochs" if run["history"] else "in the solver"
+    lines["time"] = f"{duration(run['seconds'])}, {duration(run['fit_seconds'])} of it {work}"
+    show_summary(run["path"], lines)
     show_confusion(run["label_names"], test)
 
 
 def show_speedup(report: Mapping[str, Any]) -> None:
-    """Print a speedup report's tables and what belongs to them."""
+    """Print the tables of a speedup report, and their notes."""
     console.print(plain(report["path"]), style="bold", markup=False)
     console.print(f"  {plain(title(report))}", markup=False)
     for section in sections(report):
@@ -183,7 +191,7 @@ def show_speedup(report: Mapping[str, Any]) -> None:
 
 
 def show_passes(passes: EncoderPasses) -> None:
-    """Print what a command cost the encoder and what it spared it: the line that stages end with."""
+    """Print the encoder passes that a command did and saved: the last line of a command."""
     worth = "; no speed was measured while the cache was made"
     if passes.saved_seconds is not None:
         speed = f"{passes.tokens_per_second:,.0f} tokens/s"
@@ -191,17 +199,17 @@ def show_passes(passes: EncoderPasses) -> None:
     console.print(f"Encoder passes: {passes.done:,} done, {passes.saved:,} saved{worth}.", markup=False)
 
 
-def _curve_facts(run: Mapping[str, Any]) -> dict[str, str]:
+def _epochs(run: Mapping[str, Any]) -> dict[str, str]:
     last, best = run["history"][-1], run["history"][run["best_epoch"] - 1]
     return {
-        "curve": f"epoch {last['epoch']}: training loss {last['train_loss']:.4f}, "
+        "last": f"epoch {last['epoch']}: training loss {last['train_loss']:.4f}, "
         f"validation loss {last['validation_loss']:.4f}, accuracy {last['validation_accuracy']:.4f}",
         "best": f"epoch {best['epoch']}: validation loss {best['validation_loss']:.4f}, "
         f"accuracy {best['validation_accuracy']:.4f}",
     }
 
 
-def _certificate_facts(certificate: Mapping[str, Any]) -> dict[str, str]:
+def _convergence(certificate: Mapping[str, Any]) -> dict[str, str]:
     state = "converged" if certificate["converged"] else "NOT converged"
     return {
         "objective": f"{certificate['objective']:.4f} at l2 {certificate['l2']:g}, at most about "
@@ -212,20 +220,20 @@ def _certificate_facts(certificate: Mapping[str, Any]) -> dict[str, str]:
 
 
 def show_sweep(sweep: Mapping[str, Any]) -> None:
-    """Print a sweep's best settings with their means, and spreads over seeds and folds."""
+    """Print the best settings of a sweep, with means and standard deviations over seeds and folds."""
     ranking, settings = sweep["ranking"], sweep["settings"]
     seeds, folds = len(settings["seeds"]), settings["base"]["folds"]
     over = f"{seeds} seed{'s' if seeds > 1 else ''}" + (f" x {folds} folds" if folds else "")
     diverged = f", {sweep['diverged']:,} of which diverged" if sweep["diverged"] else ""
-    facts = {
+    lines = {
         "heads": f"{sweep['heads']:,}: {len(ranking):,} settings x {over}{diverged}",
         "ranked by": f"{settings['rank_by']} on validation rows"
         + ("; ± is the standard deviation over seeds and folds" if seeds > 1 or folds else ""),
         "time": duration(sweep["seconds"]),
     }
     if sweep["kept_heads"]:
-        facts["carried on"] = f"{sweep['kept_heads']:,} heads were finished already"
-    show_facts(sweep["path"], facts)
+        lines["resumed"] = f"{sweep['kept_heads']:,} heads were finished before"
+    show_summary(sweep["path"], lines)
     varied = [name for name, values in settings["values"].items() if len(values) > 1]
     rows = [["rank", "log loss", "accuracy", "macro F1", *(name.replace("_", " ") for name in varied)]]
     for place, line in enumerate(ranking[:MOST_SETTINGS_SHOWN], 1):
@@ -243,7 +251,7 @@ def _with_spread(measure: Mapping[str, float | None]) -> str:
 
 
 def show_rows(rows: list[list[str]]) -> None:
-    """Print aligned columns: the first to the left, the rest to the right."""
+    """Print rows in columns: the first column is aligned to the left, the others to the right."""
     rows = [[plain(cell) for cell in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -252,10 +260,10 @@ def show_rows(rows: list[list[str]]) -> None:
 
 
 def show_confusion(names: list[str], metrics: Mapping[str, Any]) -> None:
-    """Print a confusion matrix with each class's precision and recall, where it fits on a screen."""
+    """Print a confusion matrix, and the precision and recall of each class, unless there are too many classes."""
     matrix = metrics["confusion_matrix"]
     if matrix is None or len(names) > MOST_CLASSES_SHOWN:
-        console.print(f"{len(names)} classes: their precision and recall stand in run.json")
+        console.print(f"{len(names)} classes: run.json holds the precision and recall of each")
         return
     rows = [["true \\ predicted", *names, "precision", "recall"]]
     for name, counts in zip(names, matrix, strict=True):
@@ -265,12 +273,12 @@ def show_confusion(names: list[str], metrics: Mapping[str, Any]) -> None:
 
 
 def show_predictions(texts: list[str], labels: list[str], names: tuple[str, ...], probabilities: Any) -> None:
-    """Print each text's label and probabilities."""
+    """Print the label and the probabilities of each text."""
     for text, label, row in zip(texts, labels, probabilities, strict=True):
         line = " ".join(text.split())
         shown = line if len(line) <= 72 else line[:71] + "…"
         top = sorted(zip(row, names, strict=True), reverse=True)[:MOST_CLASSES_SHOWN]
-        # Tabs, so that it pastes into a table; rich would turn them into spaces.
+        # Tabs can be pasted into a table. rich would turn them into spaces.
         print(*map(plain, (label, "  ".join(f"{name} {p:.3f}" for p, name in top), shown)), sep="\t")
 
 

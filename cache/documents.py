@@ -1,27 +1,29 @@
-"""JSON documents that may come from anyone: parsed, and held against what they must hold, before they are used."""
+"""JSON documents that may come from anyone. They are parsed and checked before they are used."""
 
 from __future__ import annotations
 
+import functools
 import json
 import stat
+import types
+import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import DamagedError
 
 MAX_FILE_BYTES = 1 << 28
-"""A document of ours has some thousand bytes, and a sweep's some hundred for each head. A larger file is not read."""
+"""Larger files are not read. A document of headstart has some thousand bytes, plus some hundred for each head."""
 
-Kind = tuple[type, ...] | Mapping[str, Any]
-"""What a value may be: one of some types, or an object with fields that are of such kinds themselves."""
+_Document = TypeVar("_Document")
 
 
 def parse_json(content: bytes, where: str) -> Any:
     """Parse a document.
 
     Raises:
-        DamagedError: it is not JSON, or too deep to be read.
+        DamagedError: the document is not JSON, or is nested too deep.
     """
     try:
         return json.loads(content)
@@ -32,20 +34,20 @@ def parse_json(content: bytes, where: str) -> Any:
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is a string that can be written down: JSON may hold halves of surrogate pairs, UTF-8 may not."""
+    """Return whether a value is a string that UTF-8 can encode. JSON may hold lone surrogates, UTF-8 may not."""
     return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def are_names(values: Any) -> bool:
-    """Whether this is a list of distinct texts, at least one."""
+    """Return whether this is a list of distinct texts, at least one."""
     return isinstance(values, list) and all(map(is_text, values)) and 0 < len(values) == len(set(values))
 
 
 def require_finite(document: Mapping[str, Any], where: str) -> None:
-    """Refuse an object with a number that is negative, or none.
+    """Refuse an object with a number that is negative, infinite or NaN.
 
     Raises:
-        DamagedError: it has one.
+        DamagedError: the object has one.
     """
     for name, value in document.items():
         if isinstance(value, int | float) and not 0 <= value < float("inf"):
@@ -56,8 +58,8 @@ def read_json_file(path: Path) -> Any:
     """Read and parse a file.
 
     Raises:
-        DamagedError: it is not a file (but a pipe, say), is too large, or not JSON.
-        OSError: it cannot be read.
+        DamagedError: the path is not a file (but a pipe, for example), or the file is too large or not JSON.
+        OSError: the file cannot be read.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
@@ -65,16 +67,39 @@ def read_json_file(path: Path) -> Any:
     return parse_json(path.read_bytes(), str(path))
 
 
-def require_fields(document: Any, fields: Mapping[str, Kind], where: str) -> None:
-    """Refuse an object that lacks one of these fields, or has a value of another kind there; it may hold more.
+def checked(document: Any, kind: type[_Document], where: str) -> _Document:
+    """Check the fields of a parsed document. It may hold more fields; they stay in it.
+
+    Args:
+        document: The document.
+        kind: A `TypedDict` that declares the fields.
+        where: The name of the document in an error.
+
+    Returns:
+        The document itself.
 
     Raises:
-        DamagedError: it does.
+        DamagedError: the document is not an object, lacks a field, or a field has a value of another type.
     """
     if not isinstance(document, dict):
         raise DamagedError(f"{where} is not a JSON object")
-    for name, kind in fields.items():
-        if isinstance(kind, Mapping):
-            require_fields(document.get(name), kind, f"{where}: its {name!r}")
-        elif name not in document or not isinstance(document[name], kind):
+    for name, allowed in _fields(typing.cast(Any, kind)).items():
+        if isinstance(allowed, type):
+            checked(document.get(name), allowed, f"{where}: its {name!r}")
+        elif name not in document or not isinstance(document[name], allowed):
             raise DamagedError(f"{where} lacks {name!r}, or it is of the wrong kind")
+    return typing.cast(_Document, document)
+
+
+@functools.cache
+def _fields(kind: Any) -> dict[str, type | tuple[type, ...]]:
+    """Return the type of each field: another `TypedDict`, or a tuple of the types that are allowed.
+
+    A float may be an int, because JSON may write it without a point.
+    """
+    fields = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        plain = {typing.get_origin(option) or option for option in options}
+        fields[name] = hint if typing.is_typeddict(hint) else tuple(plain | {int} if float in plain else plain)
+    return fields

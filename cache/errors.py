@@ -1,7 +1,4 @@
-"""The exceptions that headstart raises on purpose: one tree, so that the command line needs one rule.
-
-Every message is one line that says what is wrong, where, and what to do about it.
-"""
+"""The exceptions of headstart. Every message is one line: what is wrong, where, and what to do about it."""
 
 from __future__ import annotations
 
@@ -12,54 +9,54 @@ _SETTING = re.compile(r"`([a-z][a-z0-9_]*)(?:=([\w.]+))?`")
 
 
 class HeadstartError(Exception):
-    """Anything that can be foreseen to go wrong. On the command line: one line, exit code 1.
+    """Base of all exceptions that headstart raises on purpose. The command line exits with code 1.
 
-    A message names settings as Python does, in backticks: `out`, or `overwrite=True`. The command line spells them as
-    its options.
+    A message names settings as in Python, in backticks: `out`, or `overwrite=True`. The command line spells them as
+    options.
     """
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """The settings that the message names, in its order."""
+        """The settings that the message names, in order."""
         return tuple(match[1] for match in _SETTING.finditer(str(self)))
 
 
 def spell_settings(message: str, spell: Callable[[str, str | None], str]) -> str:
-    """Replace the settings that a message names.
+    """Replace the settings that a text names.
 
     Args:
-        message: An error's or a note's.
-        spell: Is given a setting's name, and the value that the message gives it or None; returns what to print.
+        message: The text of an error, a note or a help page.
+        spell: Returns the replacement for a setting's name and its value in the text, or None without a value.
     """
     return _SETTING.sub(lambda match: spell(match[1], match[2]), message)
 
 
 class UserError(HeadstartError):
-    """Something that the person at the keyboard can put right. On the command line: exit code 2."""
+    """Something that the user can correct. The command line exits with code 2."""
 
 
 class SettingsError(UserError):
-    """A setting is out of its range, or two settings contradict each other."""
+    """A setting is out of range, or two settings contradict each other."""
 
 
 class TableError(UserError):
-    """A table of texts cannot be read as one: its form, a column, or a row."""
+    """A table cannot be used: its format, a column, or a row is wrong."""
 
 
 class EncoderError(UserError):
-    """An encoder cannot be found, may not be read, or is not one that gives features."""
+    """An encoder cannot be found or read, or gives no usable features."""
 
 
 class OutputExistsError(UserError):
-    """The output is there already and holds something else."""
+    """The output exists, and holds something else."""
 
 
 class IdentityError(UserError):
-    """Two things that must come from the same encoder and settings do not."""
+    """Two things that must come from the same encoder and settings come from different ones."""
 
 
 class FormatError(UserError):
-    """A file or folder is not one of ours (a cache, a run), or is of a version that this release cannot read."""
+    """A file or folder was not written by headstart, or has a version that this release cannot read."""
 
 
 class BusyError(HeadstartError):
@@ -67,8 +64,8 @@ class BusyError(HeadstartError):
 
 
 class DamagedError(HeadstartError):
-    """A file of ours is cut short or does not hold what its own structure and checksums say."""
+    """A file that headstart wrote is cut short, or contradicts its own structure or checksums."""
 
 
 class StorageError(HeadstartError):
-    """The machine could not read or write: no space, no permission, a failing disk."""
+    """The machine cannot read or write: no space, no permission, or a failing disk."""

@@ -1,4 +1,4 @@
-"""What a cache is of: the named facts that must agree before features may be used together."""
+"""The identity of features: the fields that must be equal before features may be used together."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Everything that decides what the features of a text are, and nothing else.
+    """Everything that decides the features of a text, and nothing else.
 
-    FORMAT.md says of each field who compares it. Where an encoder was found (its name, folder, revision) is
-    no part of this: a folder may move, and its hashes still tell that it is the same encoder.
+    FORMAT.md says which command compares which field. The name, folder and revision of the encoder are not part of the
+    identity: a folder may move, and the hashes still identify the encoder.
     """
 
     weights_sha256: str
     config_sha256: str
     tokenizer_sha256: str
     prefix: str
-    """Text put before every text; of a pair, before the first."""
+    """Text put before every text; before the first text of a pair."""
     pairs: bool
-    """Whether a row is a pair of texts, read as one sequence of two segments."""
+    """Whether a row is a pair of texts, encoded as one sequence of two segments."""
     max_length: int
-    """Longest token sequence, special tokens included; longer ones were cut."""
+    """Maximum number of tokens in a sequence, special tokens included. Longer sequences were truncated."""
     precision: str
-    """What the encoder computed in: ``float32``, ``bfloat16`` or ``float16``."""
+    """Number format that the encoder computed in: ``float32``, ``bfloat16`` or ``float16``."""
     features: tuple[str, ...]
-    """Names of the features that were taken, sorted."""
+    """Names of the features, sorted."""
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1)
 
     @classmethod
     def from_dict(cls, fields: Any, where: str) -> Identity:
-        """Check and build an identity from parsed JSON.
+        """Make an identity from parsed JSON.
 
         Raises:
-            DamagedError: a field is missing, unknown or of the wrong type. An unknown field is refused
-                because it may change what the features mean.
+            DamagedError: a field is missing, unknown, or has an impossible value. An unknown field may change the
+                meaning of the features.
         """
         names = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(fields, dict) or set(fields) != names:
-            found = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
-            raise DamagedError(f"{where}: its identity has the fields {found}, expected {sorted(names)}")
+            present = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
+            raise DamagedError(f"{where}: its identity has the fields {present}, expected {sorted(names)}")
         features = fields["features"]
         valid = {
             **{n: is_text(fields[n]) and SHA256.fullmatch(fields[n]) for n in names if n.endswith("_sha256")},
@@ -61,16 +61,16 @@ class Identity:
             "features": are_names(features),
         }
         if wrong := next((name for name, holds in valid.items() if not holds), None):
-            raise DamagedError(f"{where}: its identity's {wrong!r} is {str(fields[wrong])[:80]!r}, which cannot be")
+            raise DamagedError(f"{where}: its identity's {wrong!r} is {str(fields[wrong])[:80]!r}, which is impossible")
         return cls(**{**fields, "features": tuple(features)})
 
     def narrowed(self, feature: str) -> Identity:
-        """The identity of one of the features alone: what a head that was trained on it needs."""
+        """Return the identity of one feature: the identity of a head that was trained on it."""
         return dataclasses.replace(self, features=(feature,))
 
 
 def differences(ours: Identity, theirs: Identity, *, our_name: str, their_name: str) -> list[str]:
-    """List the fields in which two identities differ, one readable clause each; empty where they are equal."""
+    """Return a clause for each field in which two identities differ, such as ``max_length (a: 128, b: 64)``."""
     clauses = []
     for field in dataclasses.fields(Identity):
         a, b = getattr(ours, field.name), getattr(theirs, field.name)

@@ -1,4 +1,4 @@
-"""One run at a time on one output: a lock beside it that says who holds it, and that dies with its process."""
+"""Locks: one run at a time writes an output. A lock file beside the output names the run that holds the lock."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from filelock import lock_descriptor, unlock_descriptor
 
 from .errors import BusyError, StorageError
 from .layout import storage_errors
+from .siblings import lock_path
 
 _POLL_SECONDS = 0.5
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -24,7 +25,7 @@ _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 @dataclasses.dataclass(frozen=True)
 class Holder:
-    """Who holds a lock, as it says in the lock's file."""
+    """The holder of a lock, as the lock file names it."""
 
     host: str
     process: int
@@ -36,28 +37,29 @@ class Holder:
 
 
 @contextlib.contextmanager
-def hold(output: Path, *, wait: bool = False, note: Callable[[str], None] = lambda text: None) -> Iterator[None]:
-    """Keep other runs from an output for as long as the block lasts.
+def hold(output: Path, *, wait: bool | None = None, note: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+    """Lock an output while the block runs, so that no other run writes it.
 
-    The lock is the operating system's own, on a file beside the output (its name and ``.lock``): so it ends when the
-    process does, however that dies, and a file that is left behind holds nobody up. Readers take no notice of it:
-    a finished output is replaced in one step, and never changed. The output's folder is made where it is missing.
+    The operating system holds the lock, on a file beside the output. So the lock ends when its process ends, for
+    whatever reason, and a lock file that is left over locks nothing. Readers ignore the lock: a finished output never
+    changes, but is replaced in one step. The folder of the output is made if it is missing.
 
     Args:
-        output: What will be written.
-        wait: Wait until another run that holds it is done.
-        note: Told who is waited for, and where the file system has no locks, in which case the block runs without.
+        output: The output.
+        wait: Wait for another run that holds the lock. None: the caller has no such setting, so no message offers it.
+        note: Called with a text when the block has to wait, or when it runs without a lock, because the file system has
+            none.
 
     Raises:
-        BusyError: another run holds the output, and ``wait`` is False; or nothing can be told of its lock.
-        StorageError: the lock's file cannot be made. Where that is because the folder is read-only, the block runs: it
-            finds out for itself whether it has anything to write.
+        BusyError: another run holds the lock, and ``wait`` is not True; or the lock file cannot be read.
+        StorageError: the lock file cannot be made. In a read-only folder the block runs without a lock, because it may
+            have nothing to write.
     """
-    output = output.resolve() if output.is_symlink() else output  # two names of one output are one
-    path = output.with_name(output.name + ".lock")
+    output = output.resolve() if output.is_symlink() else output  # an output with two names has one lock
+    path = lock_path(output)
     with storage_errors(f"cannot make the folder {path.parent}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    told = False
+    noted = False
     while True:
         try:
             with storage_errors(f"cannot write {path}"):
@@ -72,40 +74,39 @@ def hold(output: Path, *, wait: bool = False, note: Callable[[str], None] = lamb
                 held = lock_descriptor(descriptor, blocking=False)
             except OSError as error:
                 note(
-                    f"the file system of {output} has no locks ({os.strerror(error.errno or 0)}): nothing keeps "
-                    "another run from writing there at the same time"
+                    f"the file system of {output} has no locks ({os.strerror(error.errno or 0)}): make sure that no "
+                    "other run writes it at the same time"
                 )
-                with contextlib.suppress(OSError):  # another user's
+                with contextlib.suppress(OSError):  # it belongs to another user
                     path.unlink(missing_ok=True)
                 yield
                 return
             if held and _is_at(descriptor, path):
                 try:
-                    with contextlib.suppress(OSError):  # a full disk, or another user's file: then it is unsigned
+                    with contextlib.suppress(OSError):  # a full disk, or a file of another user: it stays unsigned
                         _sign(descriptor)
                     yield
                 finally:
-                    with contextlib.suppress(OSError):  # another user's, in a folder that lets nobody else remove it
-                        path.unlink(missing_ok=True)  # while it is held: who opened it before tries again
+                    with contextlib.suppress(OSError):  # a file of another user, in a folder with the sticky bit
+                        path.unlink(missing_ok=True)  # before it is unlocked: a run that has opened it tries again
                     unlock_descriptor(descriptor)
                 return
             holder = "" if held else _holder(path)
         finally:
             os.close(descriptor)
-        if held:  # the lock of a run that has just ended, whose file is gone
+        if held:  # the run that made this file has just ended, and has removed it
             continue
         if not wait:
-            raise BusyError(
-                f"another run is writing {output}: {holder}; wait for it with `wait=True`, or choose another `out`"
-            )
-        if not told:
-            note(f"waiting for another run that is writing {output}: {holder}")
-            told = True
+            advice = "try again when it has finished" if wait is None else "wait for it with `wait=True`"
+            raise BusyError(f"another run is writing {output}: {holder}; {advice}")
+        if not noted:
+            note(f"waiting for another run, which is writing {output}: {holder}")
+            noted = True
         time.sleep(_POLL_SECONDS)
 
 
 def _open(path: Path) -> int:
-    """Open the lock's file, made where it is missing; another user's is opened for reading, which is enough to lock."""
+    """Open or make the lock file. A file of another user is opened for reading, which is enough to lock it."""
     flags = getattr(os, "O_NOFOLLOW", 0)
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
@@ -115,11 +116,13 @@ def _open(path: Path) -> int:
     try:
         return os.open(path, os.O_RDONLY | flags)
     except OSError as error:
-        raise BusyError(f"{path} is another user's, and cannot be read: {os.strerror(error.errno or 0)}") from None
+        raise BusyError(
+            f"{path} belongs to another user, and cannot be read: {os.strerror(error.errno or 0)}"
+        ) from None
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the file that was locked is still the one of that name."""
+    """Return whether the locked file still has this name."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -133,9 +136,9 @@ def _sign(descriptor: int) -> None:
 
 
 def _holder(path: Path) -> str:
-    """Who holds the lock; its file may be unsigned yet, or, on Windows, not be read by others."""
+    """Return the holder of a lock. Its file may be unsigned yet, or, on Windows, other processes may not read it."""
     try:
         fields = json.loads(path.read_bytes())
         return str(Holder(str(fields["host"]), int(fields["process"]), str(fields["since"])))
     except (OSError, ValueError, KeyError, TypeError):
-        return "it has not said who it is"
+        return "an unknown process"

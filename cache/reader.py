@@ -1,89 +1,58 @@
-"""Reading a cache: rows mapped without copying, and checksums that say whether they are whole."""
+"""Reading a cache: its rows are mapped into memory without copying, and its checksums reveal damage."""
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import math
 import mmap
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .documents import Kind, are_names, parse_json, require_fields, require_finite
+from .documents import are_names, checked, parse_json
 from .errors import DamagedError, FormatError, HeadstartError, UserError
 from .hashing import Hashes, digest
 from .identity import Identity
 from .layout import ROW_METADATA, Layout, Span, read_layout, storage_errors
+from .record import Plan, Record, checked_record
 
-ENCODER_FIELDS: dict[str, Kind] = {"name": (str,), "folder": (str,), "revision": (str, NoneType)}
-PLAN_FIELDS: dict[str, Kind] = {
-    "batch_tokens": (int,),
-    "window_rows": (int,),
-    "device": (str,),
-    "path": (str,),
-}
-RECORD_FIELDS: dict[str, Kind] = {
-    "created": (str,),
-    "table": (str,),
-    "rows": (int,),
-    "skipped_rows": (int,),
-    "distinct_texts": (int,),
-    "distinct_sequences": (int,),
-    "conflicting_texts": (int,),
-    "truncated_rows": (int,),
-    "tokens": (int,),
-    "tokens_encoded": (int,),
-    "sequences_encoded": (int,),
-    "kept_blocks": (int,),
-    "reused_rows": (int,),
-    "halved_batches": (int,),
-    "encode_seconds": (int, float),
-    "tokens_per_second": (int, float, NoneType),
-    "measured_tokens": (int,),
-    "measured_seconds": (int, float),
-    "seconds": (int, float),
-    "precision_reason": (str,),
-    "encoder": ENCODER_FIELDS,
-    "machine": {"device": (str,)},
-}
-"""What every plan and record holds, with the kinds of value that it may be; they MAY hold more."""
 _TESTING_THREADS = 4
-"""Each holds a block in memory. More than 2 cores: not tried."""
+"""Number of threads that test checksums; each holds a block in memory. It was measured on 2 cores only."""
 Features = npt.NDArray[np.floating[Any]]
 """Features, (rows, width) float32 or float16."""
 Labels = npt.NDArray[np.int64]
-"""Class numbers, (rows,) int64, each an index into the label names."""
+"""Class numbers, (rows,) int64: indices into the label names."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cache:
-    """An open cache. Arrays are read-only maps of the file: rows are read when they are looked at.
+    """An open cache. Its arrays are read-only maps of the file: a row is read when it is used.
 
     Attributes:
         path: The file.
-        layout: Rows, blocks, widths and storage.
-        identity: What the features are of; see `Identity`.
-        plan: How the rows were batched, and on what kind of device.
-        record: The record of the run: rows, tokens, seconds, speed, machine. Empty in an unfinished file.
-        label_names: The classes, in the order of their numbers; None without labels.
+        layout: Numbers of rows, blocks and columns, and the number format.
+        identity: The identity of the features; see `Identity`.
+        plan: How the rows are batched, and on what kind of device.
+        record: What the run did. It is empty in an unfinished cache.
+        label_names: Names of the classes, in the order of their numbers; None without labels.
         labels: (rows,) int64; None without labels.
-        text_hashes: (rows, 16) uint8, one hash per row's text.
-        token_hashes: (rows, 16) uint8, one hash per row's token sequence.
-        lengths: (rows,) int32, tokens in each row's sequence.
-        cut: (rows,) uint8, 1 where the text had more tokens than that.
+        text_hashes: (rows, 16) uint8, the hash of each row's text.
+        token_hashes: (rows, 16) uint8, the hash of each row's token sequence.
+        lengths: (rows,) int32, the number of tokens of each row's sequence.
+        truncated: (rows,) uint8, 1 if the text had more tokens than that.
+        block_checksums: (blocks, 16) uint8.
+        label_checksums: (blocks, 16) uint8; None without labels.
     """
 
     path: Path
     layout: Layout
     identity: Identity
-    plan: Mapping[str, Any]
-    record: Mapping[str, Any]
+    plan: Plan
+    record: Record
     label_names: tuple[str, ...] | None
     labels: Labels | None
     text_hashes: Hashes
@@ -99,7 +68,7 @@ class Cache:
         return self.layout.rows
 
     def features(self, name: str = "cls") -> Features:
-        """One feature of every row: (rows, width) float32 or float16, mapped and read-only.
+        """Return one feature of all rows: (rows, width) float32 or float16, mapped and read-only.
 
         Raises:
             UserError: the cache does not hold this feature.
@@ -110,41 +79,44 @@ class Cache:
         return self._features[name]
 
     def block_holds(self, block: int) -> bool:
-        """Whether a block's features and hashes are the ones that its checksum was taken of."""
+        """Return whether the checksum of a block matches its features and row metadata."""
         rows = self.layout.block_slice(block)
         arrays = [*(self._features[name] for name in sorted(self._features)), *(getattr(self, n) for n in ROW_METADATA)]
         return self._holds(rows, arrays, self.block_checksums[block])
 
     def row_metadata(self, rows: slice) -> dict[str, npt.NDArray[Any]]:
-        """Everything but their features that a block holds of these rows, by name."""
+        """Return the hashes, lengths and truncation flags of some rows, by name."""
         return {name: getattr(self, name)[rows] for name in ROW_METADATA}
 
     def whole_blocks(self, on_block: Callable[[int], None] = lambda block: None) -> npt.NDArray[np.bool_]:
-        """(blocks,) bool: whose features and hashes hold. Reads every row once.
+        """Test the checksums of all blocks except those of the labels. Every row is read once.
 
         Args:
-            on_block: Called with each block's number once it is read.
+            on_block: Called with the number of each block that was read.
+
+        Returns:
+            (blocks,) bool, True if the checksum matches.
         """
         return self._each_block(self.block_holds, on_block)
 
     def damaged_blocks(self, on_block: Callable[[int], None] = lambda block: None) -> list[int]:
-        """Read every row once and list the blocks whose checksum does not hold, of features or of labels.
+        """List the blocks whose checksums do not match, of features or of labels. Every row is read once.
 
         Args:
-            on_block: Called with each block's number once it is read.
+            on_block: Called with the number of each block that was read.
         """
         whole = self._each_block(lambda block: self.block_holds(block) and self.block_labels_hold(block), on_block)
-        found: list[int] = np.flatnonzero(~whole).tolist()
-        return found
+        damaged: list[int] = np.flatnonzero(~whole).tolist()
+        return damaged
 
     def check(self, on_block: Callable[[int], None] = lambda block: None) -> None:
-        """Read every row once, and raise where any is damaged.
+        """Read every row once, and refuse a damaged cache.
 
         Args:
-            on_block: Called with each block's number once it is read.
+            on_block: Called with the number of each block that was read.
 
         Raises:
-            DamagedError: a checksum does not hold, or a label is out of range.
+            DamagedError: a checksum does not match, or a label is out of range.
         """
         if damaged := self.damaged_blocks(on_block):
             rows = self.layout.block_slice(damaged[0])
@@ -155,10 +127,10 @@ class Cache:
         self.label_counts()
 
     def label_counts(self) -> dict[str, int] | None:
-        """How many rows each class has, by its name; None without labels.
+        """Return the number of rows of each class, by name; None without labels.
 
         Raises:
-            DamagedError: the labels' checksums do not hold, or a label is out of range.
+            DamagedError: a checksum of the labels does not match, or a label is out of range.
         """
         if self.labels is None or self.label_names is None:
             return None
@@ -170,56 +142,56 @@ class Cache:
         return {name: int(count) for name, count in zip(self.label_names, counts, strict=True)}
 
     def block_labels_hold(self, block: int) -> bool:
-        """Whether a block's labels are the ones that their checksum was taken of, where there are any."""
+        """Return whether the checksum of a block's labels matches; True without labels."""
         if self.labels is None or self.label_checksums is None:
             return True
         return self._holds(self.layout.block_slice(block), [self.labels], self.label_checksums[block])
 
     def _each_block(self, test: Callable[[int], bool], on_block: Callable[[int], None]) -> npt.NDArray[np.bool_]:
-        """(blocks,) bool: what a test says of each. Hashing lets other threads run, so several test at a time."""
-        found = np.zeros(self.layout.blocks, bool)
+        """Test each block: (blocks,) bool. Hashing releases the GIL, so several threads share the work."""
+        results = np.zeros(self.layout.blocks, bool)
         with ThreadPoolExecutor(_TESTING_THREADS, "headstart-check") as pool:
             try:
                 for block, holds in enumerate(pool.map(test, range(self.layout.blocks))):
-                    found[block] = holds
+                    results[block] = holds
                     on_block(block)
             finally:
                 pool.shutdown(cancel_futures=True)
-        return found
+        return results
 
     def _holds(self, rows: slice, arrays: list[npt.NDArray[Any]], expected: npt.NDArray[np.uint8]) -> bool:
-        """Whether these rows can be read, and are those that a checksum was taken of."""
+        """Return whether these rows can be read, and match a checksum."""
         try:
             checksum = block_checksum(rows, [_rows_of(array, rows) for array in arrays])
-        except OSError:  # the disk cannot give them: no less damaged than if it gave others
+        except OSError:  # a block that cannot be read is as damaged as one that changed
             return False
         return checksum == expected.tobytes()
 
 
 def open_cache(path: str | Path) -> Cache:
-    """Open a finished cache, checking its structure, identity and documents (not its rows: see `Cache.check`).
+    """Open a finished cache. Its structure, identity and documents are checked; `Cache.check` checks its rows.
 
     Raises:
-        NotOursError: there is no such file, it is not one of ours, it is unfinished, or of a newer version.
-        DamagedError: it is cut short, its structure is wrong, or a document's checksum does not hold.
-        StorageError: it cannot be read.
+        FormatError: there is no such file, or it is no cache, is unfinished, or has a newer version.
+        DamagedError: the file is cut short, its structure is wrong, or the checksum of a document does not match.
+        StorageError: the file cannot be read.
     """
     cache = _open(Path(path), finished=True)
     if not cache.record:
-        raise FormatError(f"{path} is not finished; run the same headstart extract again to carry on with it")
+        raise FormatError(f"{path} is not finished; run the same headstart extract again to finish it")
     return cache
 
 
 def open_any(path: Path) -> Cache:
-    """Open a cache, finished or not. An unfinished one has an empty record, and blocks that do not hold.
+    """Open a cache that may be unfinished. An unfinished cache has an empty record, and blocks without a checksum.
 
-    The record is what a run writes last: one that does not hold is that of a run that was killed meanwhile.
+    A run writes the record last. If its checksum does not match, the run was killed before it was done.
     """
     return _open(path, finished=False)
 
 
 def _open(path: Path, *, finished: bool) -> Cache:
-    """Open a cache that another run may replace meanwhile: what is read is of one file, the old or the new."""
+    """Open a cache. Another run may replace the file at the same time: all that is read is from one file."""
     while True:
         before = _file_at(path)
         try:
@@ -227,7 +199,7 @@ def _open(path: Path, *, finished: bool) -> Cache:
         except (HeadstartError, ValueError) as error:
             if before is not None and _file_at(path) != before:
                 continue
-            if isinstance(error, ValueError):  # of a map past the end
+            if isinstance(error, ValueError):  # from a map past the end of the file
                 raise DamagedError(f"{path} was cut short while it was opened: {error}") from None
             raise
         if _file_at(path) == before:
@@ -235,12 +207,12 @@ def _open(path: Path, *, finished: bool) -> Cache:
 
 
 def _file_at(path: Path) -> tuple[int, int] | None:
-    """Which file bears a name; None for none."""
+    """Return which file has this name; None if there is none."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _read(path: Path, *, finished: bool) -> Cache:
@@ -250,10 +222,10 @@ def _read(path: Path, *, finished: bool) -> Cache:
         arrays = {name: span.map(path) for name, span in spans.items() if span.shape}
     names = documents.get("label_names")
     if layout.labelled != (names is not None) or not (names is None or are_names(names)):
-        raise DamagedError(f"{path}: its label names are not a list of distinct names, one list for its labels")
-    require_fields(documents["plan"], PLAN_FIELDS, f"{path}: its plan")
+        raise DamagedError(f"{path}: its label names are not a list of distinct names, or it has labels without names")
+    plan = checked(documents["plan"], Plan, f"{path}: its plan")
     if documents["record"] != {}:
-        _require_record(documents["record"], layout.rows, f"{path}: its record")
+        checked_record(documents["record"], layout.rows, f"{path}: its record")
     identity = Identity.from_dict(documents["identity"], str(path))
     if set(identity.features) != set(layout.widths):
         raise DamagedError(
@@ -270,27 +242,16 @@ def _read(path: Path, *, finished: bool) -> Cache:
         path=path,
         layout=layout,
         identity=identity,
-        plan=documents["plan"],
+        plan=plan,
         record=documents["record"],
         label_names=None if names is None else tuple(names),
         **fields,
     )
 
 
-def _require_record(record: Any, rows: int, where: str) -> None:
-    require_fields(record, RECORD_FIELDS, where)
-    require_finite(record, where)
-    if record["rows"] != rows:
-        raise DamagedError(f"{where}: it is of {record['rows']:,} rows, and the file has {rows:,}")
-    try:
-        datetime.datetime.fromisoformat(record["created"])
-    except ValueError as error:
-        raise DamagedError(f"{where}: {error}") from None
-
-
 def _rows_of(array: npt.NDArray[Any], rows: slice) -> npt.NDArray[Any]:
-    """Rows of a whole map, read from its file: what a failing disk cannot give is an error then, where to look at the
-    map would end the process."""
+    """Return rows of a map, read from its file. A failing disk then raises an error; reading the map would end the
+    process."""
     if not (isinstance(array, np.memmap) and array.filename and isinstance(array.base, mmap.mmap)):
         return array[rows]
     row_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
@@ -300,12 +261,12 @@ def _rows_of(array: npt.NDArray[Any], rows: slice) -> npt.NDArray[Any]:
 
 
 def block_checksum(rows: slice, parts: list[npt.NDArray[Any]]) -> bytes:
-    """The checksum of some arrays of a block: of its place, so that no block passes for another, then of each."""
+    """Return the checksum of a block: of its rows' numbers, so that no block passes for another, and of its arrays."""
     return digest(np.array([rows.start, rows.stop], "<u8"), *parts)
 
 
 def _read_document(path: Path, name: str, spans: Mapping[str, Span], *, finished: bool) -> Any:
-    """Read one JSON document. A record that was never written, or not to its end, reads as an empty object."""
+    """Read a JSON document. A record that was not written completely is an empty object."""
     content = _read_bytes(path, spans[name])
     checksum = _read_bytes(path, spans[f"checksums/{name}"])
     if name == "record" and not any(checksum) and not any(content):
@@ -314,7 +275,7 @@ def _read_document(path: Path, name: str, spans: Mapping[str, Span], *, finished
         if name == "record" and not finished:
             return {}
         raise DamagedError(
-            f"{path}: its {name} is damaged (the checksum does not hold); extract again with `overwrite=True`"
+            f"{path}: its {name} is damaged (its checksum does not match); extract again with `overwrite=True`"
         )
     return parse_json(content.rstrip(b"\0"), f"{path}: its {name}")
 

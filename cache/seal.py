@@ -1,9 +1,9 @@
-"""The seal of a cache: its first bytes, which say how long it is, where its rows stand, and what all else must be.
+"""The seal of a cache: its first bytes. They hold its length, the places of its datasets, and a hash of the rest.
 
-HDF5 leaves room at the start of a file for whoever makes it. A cache's structure never changes once the file is made,
-so the seal holds a hash of every byte that is not in a dataset: damage there is found before HDF5 looks at it, and a
-file that was cut short or added to is told by its length. The datasets have checksums of their own. A seal tells
-damage; whoever changes a file on purpose can seal it again, so the structure is checked all the same.
+HDF5 lets a program reserve bytes at the start of a file (the user block). The structure of a cache never changes after
+the file is made, so the seal holds a hash of every byte outside the datasets: damage there is found before HDF5 reads
+it, and the length reveals a file that was cut short or extended. The datasets have their own checksums. A seal reveals
+damage, not malice: anyone can change a file and seal it again. So the structure is checked as well.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ SEAL_BYTES = 16384
 _CONTENT_BYTES = SEAL_BYTES - HASH_BYTES
 _BEGINNING = json.dumps({"format": FORMAT})[:-1].encode()
 _MOST_STRUCTURE = 1 << 24
-"""A structure has some ten thousand bytes. One that is said to have more is not read."""
+"""A structure has some ten thousand bytes. If a seal says that it has more than this, it is not read."""
 Extent = tuple[int, int]
-"""A run of bytes: where it starts, and where it stops."""
+"""A range of bytes: its start, and its end (exclusive)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Seal:
-    """What a seal says.
+    """The content of a seal.
 
     Attributes:
-        block_rows: Rows that share a checksum.
-        size: Bytes of the file.
-        extents: Where the datasets' bytes stand, in order, none overlapping.
+        block_rows: Number of rows that share a checksum.
+        size: Number of bytes of the file.
+        extents: Bytes of each dataset, in order, without overlap.
     """
 
     block_rows: int
@@ -45,7 +45,7 @@ class Seal:
 
 
 def write_seal(path: Path, *, block_rows: int, extents: Iterable[Extent]) -> None:
-    """Seal a file whose structure is complete, and whose first `SEAL_BYTES` are HDF5's user block."""
+    """Write the seal into the user block, the first `SEAL_BYTES`, of a file whose structure is complete."""
     size, ordered = path.stat().st_size, sorted(extents)
     with path.open("rb+") as file:
         structure = _hash_outside(file, ordered, size)
@@ -57,11 +57,11 @@ def write_seal(path: Path, *, block_rows: int, extents: Iterable[Extent]) -> Non
 
 
 def read_seal(path: Path) -> Seal:
-    """Check the seal, the file's length, and every byte outside of the datasets.
+    """Read the seal; check the file's length and every byte outside the datasets against it.
 
     Raises:
-        NotOursError: the file does not begin as a cache does, or is of a newer version.
-        DamagedError: the seal is broken, or what it says is not so.
+        FormatError: the file does not begin as a cache does, or has a newer version.
+        DamagedError: the seal is damaged, or the file contradicts it.
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
@@ -77,8 +77,8 @@ def read_seal(path: Path) -> Seal:
             raise DamagedError(f"{path} {kind}: it has {size:,} bytes of {seal.size:,}")
         if _hash_outside(file, seal.extents, size).hex() != structure:
             raise DamagedError(
-                f"{path}: its HDF5 structure is damaged, or was changed by another program (a byte outside of the "
-                "datasets is not what the seal says)"
+                f"{path}: its HDF5 structure is damaged, or another program changed it (a byte outside the datasets "
+                "contradicts the seal)"
             )
     return seal
 
@@ -89,7 +89,7 @@ def _parse(content: bytes, path: Path) -> tuple[Seal, str]:
         version = fields["version"]
         if type(version) is int and version > VERSION:
             raise FormatError(
-                f"{path} is a cache of version {version}; this headstart reads version {VERSION}: upgrade it"
+                f"{path} is a cache of version {version}, and this headstart reads version {VERSION}: upgrade headstart"
             )
         extents = tuple((start, stop) for start, stop in fields["datasets"])
         numbers = [fields["block_rows"], fields["bytes"], *(number for extent in extents for number in extent)]
@@ -98,15 +98,14 @@ def _parse(content: bytes, path: Path) -> tuple[Seal, str]:
         valid = valid and bounds == sorted(bounds) and isinstance(fields["structure"], str)
         inside = sum(stop - start for start, stop in extents)
         if not valid or fields["bytes"] - inside > _MOST_STRUCTURE:
-            raise ValueError("what it says of the file cannot be so")
+            raise ValueError("its content is impossible")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DamagedError(f"{path}: its seal says nothing that can be read: {error}") from None
+        raise DamagedError(f"{path}: its seal cannot be understood: {error}") from None
     return Seal(fields["block_rows"], fields["bytes"], extents), fields["structure"]
 
 
 def _hash_outside(file: IO[bytes], extents: Iterable[Extent], size: int) -> bytes:
-    """Hash the bytes after the seal that are in none of these extents, which stand in order; the file is at its start
-    again afterwards."""
+    """Hash the bytes after the seal that are in none of the extents, which are in order. Return to the file's start."""
     parts, at = [], SEAL_BYTES
     for start, stop in [*extents, (size, size)]:
         file.seek(at)

@@ -1,4 +1,4 @@
-"""Writing a cache: rows land in place, a block counts when its checksum holds, the last step is a rename."""
+"""Writing a cache: blocks are written in place and count when their checksums match; the last step is a rename."""
 
 from __future__ import annotations
 
@@ -13,36 +13,33 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .create import create_file
 from .errors import HeadstartError, StorageError
 from .hashing import Hashes, digest
 from .identity import Identity
-from .layout import RECORD_BYTES, ROW_METADATA, Layout, create_file, read_layout, storage_errors
+from .layout import RECORD_BYTES, ROW_METADATA, Layout, read_layout, storage_errors
 from .reader import Cache, Labels, block_checksum
-
-
-def partial_path(path: Path) -> Path:
-    """The name that a cache bears until it is complete."""
-    return path.with_name(path.name + ".partial")
+from .siblings import new_path
 
 
 def encode_document(value: Any) -> bytes:
-    """A document as it is stored: JSON in UTF-8."""
+    """Return a document as it is stored: JSON in UTF-8."""
     return json.dumps(value, ensure_ascii=False, indent=1).encode()
 
 
 class CacheWriter:
-    """Writes the blocks of one unfinished cache file, and makes it a finished one.
+    """Writes the blocks of an unfinished cache, and finishes it.
 
-    The file's HDF5 structure is complete before this class sees it, so blocks are plain writes at known places:
-    a kill at any instant leaves a file whose structure is whole and whose written blocks hold. No write is
-    ordered before another: a checksum that arrives before its rows does not hold, and the block is written again.
+    The HDF5 structure of the file is complete already, so a block is written at a known place without HDF5. If the
+    process is killed, the structure stays whole, and so do the blocks that were written. Writes need no order: if the
+    checksum of a block reaches the disk before its rows, it does not match, and the block is written again.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the unfinished file at ``path`` (the name that ends in ``.partial``)."""
+        """Open an unfinished file."""
         self.path = path
         self.layout, self._spans = read_layout(path)
-        self._lock = threading.Lock()  # facts and blocks may be written from two threads
+        self._lock = threading.Lock()  # two threads may write
         with storage_errors(f"cannot write {path}"):
             self._file = path.open("rb+", buffering=0)
 
@@ -53,9 +50,9 @@ class CacheWriter:
 
         Args:
             block: The block's number.
-            features: By name, (rows of the block, width); cast to the stored dtype.
-            facts: ``text_hashes`` and ``token_hashes`` (rows of the block, 16) uint8; ``lengths`` (rows of the block,)
-                int32; ``cut`` (rows of the block,) uint8.
+            features: Features by name, (rows of the block, width). They are cast to the stored dtype.
+            row_metadata: ``text_hashes`` and ``token_hashes`` (rows of the block, 16) uint8; ``lengths`` (rows of the
+                block,) int32; ``truncated`` (rows of the block,) uint8.
         """
         rows = self.layout.block_slice(block)
         stored = {f"features/{n}": features[n].astype(self._spans[f"features/{n}"].dtype) for n in sorted(features)}
@@ -66,22 +63,22 @@ class CacheWriter:
         self._write("checksums/blocks", block, np.frombuffer(checksum, np.uint8))
 
     def write_row_metadata(self, row: int, **row_metadata: npt.NDArray[Any]) -> None:
-        """Write facts, as for `write_block`, of the rows from this one on. They count when their block is written."""
+        """Write metadata, as for `write_block`, for the rows from ``row`` on. It counts when the block is written."""
         for name, array in row_metadata.items():
             self._write(ROW_METADATA[name], row, array)
 
     def finish(self, record: Mapping[str, Any], path: Path) -> None:
-        """Write the record of the run, make every byte durable, and give the file its final name in one step."""
+        """Write the record, make all bytes durable, and rename the file to ``path``."""
         self._write_document("record", record)
         self.sync()
         with storage_errors(f"cannot complete {path}"):
             if not os.path.samestat(os.fstat(self._file.fileno()), self.path.stat()):
-                raise StorageError(f"another run took the place of {self.path}; {path} is as it was: run this again")
+                raise StorageError(f"another run replaced {self.path}; {path} is unchanged: run this again")
             self._file.close()
         replace_durably(self.path, path)
 
     def sync(self) -> None:
-        """Make what was written durable."""
+        """Make all written bytes durable."""
         with storage_errors(f"cannot write {self.path}"):
             os.fsync(self._file.fileno())
 
@@ -100,7 +97,7 @@ class CacheWriter:
         room = self._spans[name].dtype.itemsize
         content = encode_document(value)
         if len(content) > room:
-            raise HeadstartError(f"{self.path}: the {name} takes {len(content)} bytes, and {room} were set aside")
+            raise HeadstartError(f"{self.path}: the {name} has {len(content)} bytes, and {room} are reserved for it")
         content = content.ljust(room, b"\0")
         self._write(name, 0, np.frombuffer(content, np.uint8))
         self._write(f"checksums/{name}", 0, np.frombuffer(digest(content), np.uint8))
@@ -112,7 +109,7 @@ class CacheWriter:
         offset = span.offset + row * row_bytes
         with storage_errors(f"cannot write {self.path}"), self._lock:
             self._file.seek(offset)
-            while data:  # a write may be cut short
+            while data:  # the system may write a part only
                 data = data[self._file.write(data) :]
 
 
@@ -128,21 +125,21 @@ def create_cache(
     labels: Labels | None,
     label_names: tuple[str, ...] | None,
 ) -> None:
-    """Make an unfinished cache: everything that is known before the first row is encoded, and room for the rest.
+    """Make an unfinished cache, with everything that is known before the first row is encoded, and room for the rest.
 
     Args:
-        path: The unfinished file's name. It appears there complete in structure, or not at all.
-        block_rows: Rows that share a checksum.
-        widths: Columns of each feature, by name.
+        path: The unfinished file. It appears with its complete structure, or not at all.
+        block_rows: Number of rows that share a checksum.
+        widths: Number of columns of each feature, by name.
         storage: ``float32`` or ``float16``.
-        identity: What the features will be of.
-        plan: How rows are batched, and on what kind of device; a later run that carries on compares it.
+        identity: The identity of the features.
+        plan: How rows are batched, and on what kind of device. A run that resumes compares it.
         text_hashes: (rows, 16) uint8.
         labels: (rows,) int64, or None.
-        label_names: The classes, in the order of their numbers, or None.
+        label_names: Names of the classes, in the order of their numbers, or None.
 
     Raises:
-        StorageError: the folder cannot be written, or there is no room for the whole file.
+        StorageError: the folder cannot be written, or has no room for the whole file.
     """
     documents: dict[str, Any] = {"identity": json.loads(identity.to_json()), "plan": plan}
     if label_names is not None:
@@ -155,7 +152,7 @@ def create_cache(
         labelled=labels is not None,
         document_bytes={**{n: len(encode_document(v)) for n, v in documents.items()}, "record": RECORD_BYTES},
     )
-    scratch = path.with_name(path.name + ".new")
+    scratch = new_path(path)
     try:
         create_file(scratch, layout)
         with CacheWriter(scratch) as writer:
@@ -177,10 +174,10 @@ def create_cache(
 def copy_with_labels(
     source: Cache, path: Path, *, labels: Labels | None, label_names: tuple[str, ...] | None
 ) -> list[int]:
-    """Copy a cache's rows into a new unfinished file that bears other labels, durably; nothing is encoded.
+    """Copy the rows of a cache to a new unfinished file with other labels, durably.
 
     Returns:
-        The blocks that were left out because their checksums do not hold in ``source``.
+        The blocks that were not copied, because their checksums do not match in ``source``.
     """
     layout = source.layout
     create_cache(
@@ -211,14 +208,15 @@ def copy_with_labels(
 
 
 def kept_blocks(cache: Cache, text_hashes: Hashes) -> tuple[list[int], list[int]]:
-    """Sort the written blocks of an unfinished cache by whether they still fit the table.
+    """Find the written blocks of an unfinished cache, and compare them with the table.
 
     Args:
-        cache: The unfinished cache, of as many rows as the table.
-        text_hashes: (rows, 16) uint8, of the table as it is now.
+        cache: The unfinished cache. It has as many rows as the table.
+        text_hashes: (rows, 16) uint8, of the table's current rows.
 
     Returns:
-        The blocks that hold and whose rows are this table's, and those that hold but are of other rows.
+        The blocks whose checksums match and whose texts are the table's, and the blocks whose checksums match but whose
+        texts are others.
     """
     kept: list[int] = []
     other: list[int] = []
@@ -231,14 +229,14 @@ def kept_blocks(cache: Cache, text_hashes: Hashes) -> tuple[list[int], list[int]
 
 
 def replace_durably(path: Path, target: Path) -> None:
-    """Rename a file whose bytes are durable, and make the rename durable too, where the system can."""
+    """Rename a file whose bytes are durable, and make the rename durable if the system can."""
     with storage_errors(f"cannot write {target}"):
         path.replace(target)
         sync_folder(target.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, where the system can."""
+    """Make the names in a folder durable if the system can."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

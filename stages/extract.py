@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..cache.errors import OutputExistsError
+from ..cache.errors import OutputExistsError, SettingsError
 from ..cache.layout import storage_errors
-from .extraction.extraction import Extraction
-from .progress import Report, silent
+from ..cache.lock import hold
+from ..cache.reader import Cache, open_cache
+from ..cache.siblings import partial_path, superseded_paths
+from .encoders.session import EncoderSession
+from .extraction.fill import fill_cache, outcome_counts
+from .extraction.resume import (
+    CacheRequest,
+    UnfinishedCache,
+    Verdict,
+    decide_finished,
+    open_unfinished,
+    relabel,
+    remove_superseded,
+    require_writable,
+)
+from .extraction.reuse import ReusableCaches, open_reusable
+from .progress import Action, Note, Outcome, Report, Step, silent
 from .settings import ExtractSettings
 from .tables.formats import table_name
+from .tables.scan import scan_table
+from .tables.table import Table, open_table
 
 
 def extract(
@@ -28,21 +48,21 @@ def extract(
 ) -> Path:
     """Encode a table's texts into a cache, doing only what is not done yet.
 
-    A cache that is current is left as it is; one that differs in its labels alone gets the new ones, and nothing
-    is encoded; an unfinished one is carried on with.
+    A current cache stays as it is. A cache that differs in its labels alone gets the new labels, and nothing is
+    encoded. An unfinished cache is resumed.
 
     Args:
-        table: A CSV, TSV, JSON lines or Parquet file, or a folder of one of them. In memory: a sequence of texts,
-            a mapping of columns, an Arrow table, or a DataFrame.
+        table: A CSV, TSV, JSON lines or Parquet file, or a folder of files of one of these kinds. In memory: a sequence
+            of texts, a mapping of columns, an Arrow table, or a DataFrame.
         out: The cache to write.
         settings: See `ExtractSettings`.
         labels: One label per text, where ``table`` is a sequence of texts.
-        update: Where the cache at ``out`` is of other rows, make one of the table's rows, and encode only texts that
-            the old one lacks. The old one stays whole until the new one takes its place.
-        reuse: Other caches of the same identity, from which rows are taken instead of encoding them.
-        overwrite: Encode again and replace what is at ``out``, which stays whole until the new cache is.
+        update: Where ``out`` is a cache of other rows, replace it with one of the table's rows, and encode only the
+            texts that it lacks. The old cache stays whole until the new one takes its place.
+        reuse: Other caches of the same identity. Rows that they hold are copied instead of encoded.
+        overwrite: Encode again and replace ``out``, which stays whole until the new cache takes its place.
         wait: Where another run is writing ``out``, wait until it is done.
-        report: Where progress and notes go.
+        report: Receives progress, notes, and one `Outcome` at the end.
 
     Returns:
         The cache's path.
@@ -50,15 +70,14 @@ def extract(
     Raises:
         TableError: the table cannot be read, has a bad row, or changes while it is read.
         EncoderError: the encoder cannot be found or read, or gives a feature that is not finite.
-        IdentityError: a cache to reuse is of another encoder or other settings.
+        IdentityError: a cache to reuse has another encoder or other settings.
         OutputExistsError: ``out``, or an unfinished cache of that name, holds something else.
         BusyError: another run is writing ``out``.
         StorageError: the machine cannot read or write.
     """
-    extraction = Extraction(settings or ExtractSettings(), report)
-    return extraction.run(
-        table, Path(out), labels=labels, update=update, reuse=list(reuse), overwrite=overwrite, wait=wait
-    )
+    settings, out = settings or ExtractSettings(), Path(out)
+    options = _Options(settings=settings, update=update, overwrite=overwrite, wait=wait, report=report)
+    return _extract_table(_open_table(table, out, settings, labels), out, reuse, options)
 
 
 def extract_tables(
@@ -72,17 +91,17 @@ def extract_tables(
     wait: bool = False,
     report: Report = silent,
 ) -> list[Path]:
-    """Encode several tables into one cache each, with one encoder; what they share is encoded once.
+    """Encode several tables into one cache each, with one encoder; texts that they share are encoded once.
 
     Args:
         tables: Files or folders; each gives its name to its cache: ``train.csv`` becomes ``train.h5``.
-        folder: Where the caches go; it is made where it is missing.
+        folder: The folder of the caches; it is made where it is missing.
         settings: See `ExtractSettings`.
         update: As for `extract`, for each of them.
         reuse: As for `extract`.
         overwrite: As for `extract`.
         wait: As for `extract`.
-        report: Where progress and notes go.
+        report: Receives progress, notes, and one `Outcome` for each cache.
 
     Returns:
         The caches' paths, in the order of the tables.
@@ -91,7 +110,8 @@ def extract_tables(
         OutputExistsError: two tables have the same name, or ``folder`` is a file.
         HeadstartError: as for `extract`; the caches of the tables before stay.
     """
-    folder = Path(folder)
+    settings, folder = settings or ExtractSettings(), Path(folder)
+    options = _Options(settings=settings, update=update, overwrite=overwrite, wait=wait, report=report)
     outs = [folder / f"{table_name(table)}.h5" for table in tables]
     if twice := next((out for out in outs if outs.count(out) > 1), None):
         raise OutputExistsError(f"two tables would both be written to {twice}; rename one of them")
@@ -99,9 +119,132 @@ def extract_tables(
         raise OutputExistsError(f"{folder} is a file; several tables go into a folder: choose another `out`")
     with storage_errors(f"cannot make the folder {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-    extraction, made = Extraction(settings or ExtractSettings(), report), list(reuse)
-    for table, out in zip(tables, outs, strict=True):
-        extraction.check(table, out)  # a mistake in the last is said before the first is encoded
-    for table, out in zip(tables, outs, strict=True):
-        made.append(extraction.run(table, out, labels=None, update=update, reuse=made, overwrite=overwrite, wait=wait))
+    opened = [_open_table(table, out, settings) for table, out in zip(tables, outs, strict=True)]
+    for number, (table, out) in enumerate(zip(opened, outs, strict=True)):
+        _extract_table(table, out, [*reuse, *outs[:number]], options)
     return outs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Options:
+    """What the tables of one command have in common."""
+
+    settings: ExtractSettings
+    update: bool
+    overwrite: bool
+    wait: bool
+    report: Report
+
+    def __post_init__(self) -> None:
+        if self.update and self.overwrite:
+            raise SettingsError("`update=True` keeps what is there and `overwrite=True` does not; choose one of them")
+
+    @functools.cached_property
+    def session(self) -> EncoderSession:
+        return EncoderSession(self.settings, self.report)
+
+
+def _open_table(table: Any, out: Path, settings: ExtractSettings, labels: Sequence[str | int] | None = None) -> Table:
+    """Open a table, and refuse an output that cannot be written, before a row is read or a library loaded."""
+    opened = open_table(
+        table,
+        labels=labels,
+        text_column=settings.text_column,
+        pair_column=settings.text_pair_column,
+        label_column=settings.label_column,
+        skip_bad_rows=settings.skip_bad_rows,
+    )
+    require_writable(out, opened)
+    return opened
+
+
+def _extract_table(table: Table, out: Path, reuse: Sequence[str | Path], options: _Options) -> Path:
+    """Extract one opened table, as `extract` says."""
+    report, session = options.report, options.session
+    with hold(out, wait=options.wait, note=lambda text: report(Note(text))):
+        started = time.perf_counter()
+        prepared = _prepare(table, out, reuse, options)
+        if isinstance(prepared, Outcome):
+            outcome = prepared
+        else:
+            unfinished, caches = prepared
+            superseded = superseded_paths(out)
+            caches += open_reusable(superseded, session.identity, options.settings.storage, superseded=True)
+            record = fill_cache(
+                unfinished,
+                out,
+                table=table,
+                session=session,
+                reusable=ReusableCaches(caches, report),
+                started=started,
+                report=report,
+            )
+            remove_superseded(out)
+            counts = outcome_counts(record, filled=True)
+            outcome = Outcome(command="extract", output=out, action=Action.MADE, counts=counts)
+    report(outcome)
+    return out
+
+
+def _prepare(
+    table: Table, out: Path, reuse: Sequence[str | Path], options: _Options
+) -> tuple[UnfinishedCache, list[Cache]] | Outcome:
+    """Scan a table, and find out what there is to do.
+
+    The scan's arrays take 24 bytes of memory a row. They are gone when this function returns: the unfinished cache has
+    them in its file.
+
+    Returns:
+        The unfinished cache to fill, and the finished caches whose rows it reuses; or the outcome, where the finished
+        cache serves.
+    """
+    report, session, settings = options.report, options.session, options.settings
+    scan = scan_table(table, report)
+    request = CacheRequest(
+        out=out,
+        table=table.source,
+        scan=scan,
+        identity=session.identity,
+        storage=settings.storage,
+        block_rows=settings.block_rows,
+        update=options.update,
+        overwrite=options.overwrite,
+    )
+    if out.exists() and not options.overwrite and (outcome := _use_finished(request, report)) is not None:
+        return outcome
+    paths = [out] if options.update and out.exists() else []
+    paths += [Path(path) for path in reuse if Path(path).resolve() != out.resolve()]
+    caches = open_reusable(paths, session.identity, settings.storage)  # refused before anything is written
+    if caches and not session.is_loaded:
+        from .extraction.reopen import reopen
+
+        report(Step("loading the encoder", 0, 0, "files"))
+        reopen(session, caches, scan)
+    encoder = session.encoder
+    plan = {
+        "batch_tokens": encoder.batch_tokens,
+        "window_rows": settings.window_rows,
+        "device": session.device.type,
+        "path": encoder.path.value,
+    }
+    return open_unfinished(request, width=encoder.width, plan=plan, report=report), caches
+
+
+def _use_finished(request: CacheRequest, report: Report) -> Outcome | None:
+    """Use the finished cache at the output, with the table's labels; None where it has to be replaced."""
+    cache = open_cache(request.out)
+    verdict = decide_finished(request, cache)
+    if verdict is Verdict.REPLACE:
+        return None
+    if verdict is Verdict.RELABEL:
+        relabel(request, cache)
+        changed = "were removed" if request.scan.labels is None else "changed, and were written anew"
+        action = Action.RELABELLED
+        report(Note(f"{request.out}: the labels {changed}; nothing to encode"))
+    else:
+        action = Action.CURRENT
+        report(Note(f"{request.out} is current: the same rows, encoder and settings; nothing to encode"))
+    if not partial_path(request.out).exists():  # a run was killed just before it removed them
+        remove_superseded(request.out)
+    counts = outcome_counts(cache.record, filled=False)
+    return Outcome(command="extract", output=request.out, action=action, counts=counts)

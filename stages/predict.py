@@ -1,42 +1,39 @@
-"""The two stages put together on new texts: the encoder that a run names, then its head."""
+"""Classifying new texts: the encoder that a run names, then the run's head."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 
-from ..cache.documents import is_text
-from ..cache.errors import EncoderError, IdentityError, OutputExistsError, SettingsError, TableError
-from ..cache.identity import differences
-from ..cache.layout import storage_errors
+from ..cache.errors import OutputExistsError, TableError
 from ..cache.lock import hold
-from .devices import choose_device
-from .encoders.encoder import BatchReport, EncoderSettings, encode_sequences
-from .encoders.files import EncoderFiles, find_encoder, recorded_encoder
-from .encoders.hf import load_encoder
-from .encoders.pooling import parse_features
-from .heads.head import Head, load_head
-from .progress import Note, Report, Step, silent
-from .runs.run import read_run
-from .settings import Precision
-from .tables.formats import COMPRESSIONS, file_format
-from .tables.table import open_table
+from .model import WINDOW_ROWS, Probabilities, TextClassifier
+from .prefetch import prefetch
+from .progress import Action, Note, Outcome, Report, Step, silent
+from .tables.scan import ColumnScan, read_column_windows, scan_columns
+from .tables.table import Table, TableRows, open_table
+from .tables.writer import open_writer, output_format
+from .types import TokenIds
+
+if TYPE_CHECKING:
+    from .encoders.encoder import BatchReport
+
+PREDICTION = "prediction"
+"""The column of the most probable class. The column of a class's probability is ``probability_`` and its name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What a head says of some texts.
+    """What `predict` returns.
 
     Attributes:
         texts: The texts.
-        pairs: The second texts, where the head reads pairs.
+        pairs: The second texts; None for single texts.
         labels: The most probable class of each.
         probabilities: (texts, classes) float32.
         label_names: The classes, in the order of the columns of ``probabilities``.
@@ -45,76 +42,41 @@ class Predictions:
     texts: list[str]
     pairs: list[str] | None
     labels: list[str]
-    probabilities: npt.NDArray[np.float32]
+    probabilities: Probabilities
     label_names: tuple[str, ...]
 
 
 def predict(
     run: str | Path,
-    texts: Sequence[str],
+    texts: Any,
     *,
-    pairs: Sequence[str] | None = None,
+    pairs: Any = None,
     encoder: str | None = None,
     device: str = "auto",
     allow_pickled_weights: bool = False,
     report: Report = silent,
 ) -> Predictions:
-    """Classify texts with a run's head, through the encoder that its features came from.
+    """Classify texts once. To classify again and again, `headstart.load` keeps the encoder loaded.
 
     Args:
         run: The run folder.
-        texts: The texts; every one is held in memory, so this is for many thousands, not many millions.
+        texts: One text, or a list, a tuple, a one-dimensional array or a Series of texts.
         pairs: The second text of each, where the head was trained on pairs.
-        encoder: A folder or hub id, where the one that the run names has moved; it must be the same encoder.
+        encoder: A folder or hub id, where the encoder is no longer where the run says; it must be the same encoder.
         device: ``auto``, or a torch device.
         allow_pickled_weights: Read a ``pytorch_model.bin`` where the encoder has no safetensors.
-        report: Where progress goes.
+        report: Receives progress.
 
     Raises:
-        IdentityError: the encoder is not the one that the head was trained on.
-        EncoderError: it cannot be found or read, or its tokenizer makes no tokens of a text.
-        SettingsError: the head was trained on pairs and there are none, or the other way round.
-        TableError: a text is blank.
+        HeadstartError: as for `TextClassifier` and `TextClassifier.predict`.
     """
-    head = load_head(run)
-    if head.identity.pairs != (pairs is not None):
-        wanted = "pairs of texts: give a table with `text_pair_column`" if pairs is None else "single texts"
-        raise SettingsError(f"{run} was trained on {wanted}")
-    if pairs is not None and len(pairs) != len(texts):
-        raise SettingsError(f"there are {len(texts):,} texts and {len(pairs):,} second texts; give one for each")
-    for what, values in (("text", texts), ("second text", pairs or ())):
-        for number, text in enumerate(values, 1):
-            if not text.strip():
-                raise TableError(f"{what} {number} is blank; give it some words")
-            if not is_text(text):
-                raise TableError(f"{what} {number} is not UTF-8; mend it, or the terminal's encoding")
-    files = _find(Path(run), encoder, allow_pickled_weights)
-    _require_same(head, files, Path(run))
-    chosen = choose_device(device)
-    report(Step("loading the encoder", 0, 0, "files"))
-    settings = EncoderSettings(
-        features=parse_features(head.identity.features, files.layers()),
-        device=chosen,
-        precision=Precision(head.identity.precision),
-        prefix=head.identity.prefix,
-        max_length=head.identity.max_length,
-        pairs=head.identity.pairs,
+    classifier = TextClassifier(
+        run, encoder=encoder, device=device, allow_pickled_weights=allow_pickled_weights, report=report
     )
-    loaded = load_encoder(files, settings)
-    sequences, _ = loaded.tokenize(texts, pairs)
-    if empty := [number for number, sequence in enumerate(sequences, 1) if not len(sequence)]:
-        raise EncoderError(f"text {empty[0]}: the encoder's tokenizer makes no tokens of it; mend it")
-    done = 0
-
-    def count(batch: BatchReport) -> None:
-        nonlocal done
-        done += len(batch.sequences)
-        report(Step("encoding", done, len(sequences), "texts"))
-
-    (features,) = encode_sequences(loaded, sequences, on_batch=count).values()
-    probabilities = head.probabilities(features)
-    labels = [head.label_names[number] for number in probabilities.argmax(axis=1)]
-    return Predictions(list(texts), None if pairs is None else list(pairs), labels, probabilities, head.label_names)
+    checked = classifier.read(texts, pairs)
+    probabilities = classifier.classify(checked)
+    labels = classifier.names(probabilities).tolist()
+    return Predictions(checked.texts, checked.pairs, labels, probabilities, classifier.head.label_names)
 
 
 def predict_table(
@@ -124,99 +86,118 @@ def predict_table(
     *,
     text_column: str = "text",
     text_pair_column: str | None = None,
+    encoder: str | None = None,
+    device: str = "auto",
+    allow_pickled_weights: bool = False,
     overwrite: bool = False,
+    window_rows: int = WINDOW_ROWS,
     report: Report = silent,
-    **options: Any,
 ) -> Path:
-    """Classify a table's texts, and write them to a file with their labels and probabilities.
+    """Classify a table's rows, and write the table with its predictions to a file.
+
+    The memory that it takes does not grow with the rows: they are read, encoded and written a window at a time.
 
     Args:
         run: The run folder.
-        table: A table as for `extract`; only its texts are read.
-        out: The file to write; its name says of which kind. Columns: ``text``, of pairs ``text_pair``, ``label`` and
-            one ``probability_NAME`` for each class.
+        table: A table as for `extract`.
+        out: The file to write; its name tells its format. It has all columns of the table, then ``prediction`` (the
+            most probable class) and ``probability_NAME`` for each class.
         text_column: Column of the texts.
         text_pair_column: Column of the second texts, where the head was trained on pairs.
+        encoder: As for `predict`.
+        device: As for `predict`.
+        allow_pickled_weights: As for `predict`.
         overwrite: Replace the file at ``out``.
-        report: Where progress goes.
-        options: As for `predict`.
+        window_rows: Rows that are read, encoded and written together.
+        report: Receives progress, and an `Outcome` at the end.
+
+    Returns:
+        The path of ``out``.
+
+    Raises:
+        OutputExistsError: ``out`` exists, is the table itself, or cannot be a file of predictions.
+        TableError: the table cannot be read, has a bad row, has a column of the name of one of the predictions',
+            changes while it is read, or has a column that the format of ``out`` cannot hold.
+        BusyError: another run is writing ``out``.
+        StorageError: the machine cannot read or write.
+        HeadstartError: as for `TextClassifier.predict`.
     """
     out = Path(out)
-    kind = file_format(out)
-    if kind is None or out.suffix.lower() in COMPRESSIONS:
-        raise OutputExistsError(f"{out} must end in .csv, .tsv, .jsonl or .parquet")
+    _require_writable(out, overwrite)
+    source = open_table(
+        table,
+        text_column=text_column,
+        pair_column=text_pair_column,
+        label_column=None,
+        skip_bad_rows=False,
+        keep_others=True,
+    )
+    if out.resolve() in [file.resolve() for file in source.files]:
+        raise OutputExistsError(f"{out} is the table that is read; choose another `out`")
+    classifier = TextClassifier(
+        run,
+        encoder=encoder,
+        device=device,
+        allow_pickled_weights=allow_pickled_weights,
+        window_rows=window_rows,
+        report=report,
+    )
+    classifier.require_pairs(text_pair_column is not None)
+    with hold(out, note=lambda text: report(Note(text))):
+        counts = _classify_table(classifier, source, out, report)
+    report(Outcome(command="predict", output=out, action=Action.MADE, counts=counts))
+    return out
+
+
+def _require_writable(out: Path, overwrite: bool) -> None:
+    output_format(out)
     if not out.parent.is_dir() or out.is_dir():
         raise OutputExistsError(f"{out} cannot be a file: make its folder first, or choose another `out`")
     if out.exists() and not overwrite:
         raise OutputExistsError(f"{out} exists already; choose another `out`, or pass `overwrite=True`")
-    source = open_table(
-        table, text_column=text_column, pair_column=text_pair_column, label_column=None, skip_bad_rows=False
+
+
+def _classify_table(classifier: TextClassifier, source: Table, out: Path, report: Report) -> dict[str, float]:
+    """Do what `predict_table` says; return the outcome's counts."""
+    scan = scan_columns(source, report)
+    added = pa.schema(
+        [(PREDICTION, pa.string()), *((f"probability_{name}", pa.float64()) for name in classifier.head.label_names)]
     )
-    if out.resolve() in [file.resolve() for file in source.files]:
-        raise OutputExistsError(f"{out} is the table that is read; choose another `out`")
-    texts: list[str] = []
-    pairs: list[str] = []
-    for rows in source.batches():
-        texts += rows.texts
-        pairs += rows.pairs or []
-    if not texts:
-        raise TableError(f"{source.source} has no rows")
-    with hold(out, note=lambda text: report(Note(text))):
-        return _write_table(run, texts, None if text_pair_column is None else pairs, out, kind, report, options)
+    if taken := [name for name in added.names if name in scan.schema.names]:
+        raise TableError(f"{source.source} has a column {taken[0]!r}, as the predictions have; rename it")
+    schema = pa.schema([*scan.schema, *added], scan.schema.metadata)
+    counts: dict[str, float] = {"rows": 0, "sequences_encoded": 0, "tokens_encoded": 0}
+
+    def count(batch: BatchReport) -> None:
+        counts["sequences_encoded"] += len(batch.sequences)
+        counts["tokens_encoded"] += batch.tokens
+
+    classifier.load_encoder()
+    with open_writer(out, schema, scan.json_types) as write:
+        for rows, sequences in prefetch(_tokenized(classifier, source, scan)):
+            probabilities = classifier.probabilities(sequences, rows.place, count)
+            write(_with_predictions(rows, added, classifier, probabilities))
+            counts["rows"] += len(rows)
+            report(Step("encoding", int(counts["rows"]), scan.rows, "rows", int(counts["tokens_encoded"])))
+    return counts
 
 
-def _write_table(
-    run: str | Path,
-    texts: list[str],
-    pairs: list[str] | None,
-    out: Path,
-    kind: str,
-    report: Report,
-    options: dict[str, Any],
-) -> Path:
-    found = predict(run, texts, pairs=pairs, report=report, **options)
-    scratch = out.with_name(out.name + ".partial")
-    try:
-        with storage_errors(f"cannot write {out}"):
-            _write(found, scratch, kind)
-            scratch.replace(out)
-    finally:
-        scratch.unlink(missing_ok=True)
-    return out
+def _tokenized(
+    classifier: TextClassifier, source: Table, scan: ColumnScan
+) -> Iterator[tuple[TableRows, list[TokenIds]]]:
+    """Yield the table's windows, each with its token sequences."""
+    for rows in read_column_windows(source, scan, classifier.window_rows):
+        yield rows, classifier.tokenize(rows.texts, rows.pairs, rows.place)
 
 
-def _find(run: Path, encoder: str | None, allow_pickled_weights: bool) -> EncoderFiles:
-    name, revision = (encoder, None) if encoder is not None else recorded_encoder(read_run(run)["encoder"], run)
-    return find_encoder(name, revision=revision, allow_pickled_weights=allow_pickled_weights)
-
-
-def _require_same(head: Head, files: EncoderFiles, run: Path) -> None:
-    hashes: dict[str, Any] = dict(files.hashes())
-    ours = dataclasses.replace(head.identity, **hashes)
-    if clauses := differences(ours, head.identity, our_name=files.name, their_name=str(run)):
-        raise IdentityError(
-            f"encoder {files.name} is not the one that {run} was trained on: they differ in {'; '.join(clauses)}; "
-            "pass the right one with `encoder`"
-        )
-
-
-def _write(found: Predictions, path: Path, kind: str) -> None:
-    columns: dict[str, list[Any]] = {"text": found.texts}
-    columns |= {} if found.pairs is None else {"text_pair": found.pairs}
-    columns["label"] = found.labels
-    for number, name in enumerate(found.label_names):
-        columns[f"probability_{name}"] = [float(p) for p in found.probabilities[:, number]]
-    if kind == "parquet":
-        import pyarrow as pa
-        import pyarrow.parquet
-
-        pa.parquet.write_table(pa.table(columns), path)
-        return
-    rows = zip(*columns.values(), strict=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        if kind == "jsonl":
-            file.writelines(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) + "\n" for row in rows)
-        else:
-            writer = csv.writer(file, delimiter="\t" if kind == "tsv" else ",", lineterminator="\n")
-            writer.writerow(columns)
-            writer.writerows(rows)
+def _with_predictions(
+    rows: TableRows, added: pa.Schema, classifier: TextClassifier, probabilities: Probabilities
+) -> pa.Table:
+    """Return the columns of some rows, and those of their predictions."""
+    columns = [pa.array(classifier.names(probabilities).tolist(), pa.string())]
+    columns += [pa.array(column) for column in probabilities.T.astype(np.float64)]
+    cells = rows.cells
+    assert cells is not None  # the table was opened to keep its other columns
+    for field, column in zip(added, columns, strict=True):
+        cells = cells.append_column(field, column)
+    return cells

@@ -1,4 +1,4 @@
-"""Work that goes on beside other work: reading what comes next, writing what is done, hashing what is needed soon."""
+"""Threads beside the caller's work: a value computed early, the next item made early, results written later."""
 
 from __future__ import annotations
 
@@ -14,35 +14,36 @@ _END: Any = object()
 
 @contextmanager
 def in_background(call: Callable[[], _Item]) -> Iterator[Callable[[], _Item]]:
-    """Begin a call in a thread; what it returns or raises comes of calling what this yields."""
+    """Start a call in a thread. Yields a function that waits for the call, and returns or raises what the call did."""
     with ThreadPoolExecutor(1, "headstart-beside") as thread:
         yield thread.submit(call).result
 
 
 def prefetch(items: Iterator[_Item]) -> Iterator[_Item]:
-    """Yield the same items, of which the next is made in a thread while the caller works on the last.
+    """Yield the same items; a thread makes the next item while the caller works on the last one.
 
-    What making one raises is raised here, in its turn.
+    An error in making an item is raised where that item would be yielded.
     """
     with ThreadPoolExecutor(1, "headstart-reader") as thread:
-        coming = thread.submit(next, items, _END)
-        while (item := coming.result()) is not _END:
-            coming = thread.submit(next, items, _END)
+        pending = thread.submit(next, items, _END)
+        while (item := pending.result()) is not _END:
+            pending = thread.submit(next, items, _END)
             yield item
 
 
 class BackgroundThread:
-    """Runs calls one after the other in a thread; what one raises is raised at the next `wait`."""
+    """Runs calls in one thread, in order. An error in a call is raised at the next `wait`, or where the block ends."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "headstart-writer")
         self._pending: list[Future[None]] = []
 
     def run(self, call: Callable[[], None]) -> None:
+        """Add a call; returns at once."""
         self._pending.append(self._thread.submit(call))
 
     def wait(self) -> None:
-        """Wait until every call that was handed over has returned."""
+        """Wait until every call that was added has returned."""
         pending, self._pending = self._pending, []
         for future in pending:
             future.result()

@@ -1,25 +1,28 @@
-"""Mending a cache: what is damaged is encoded again from the table, and nothing else changes."""
+"""Repairing a cache: damaged blocks are encoded again from the table, and nothing else changes."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..cache.errors import DamagedError, IdentityError, TableError
-from ..cache.identity import differences
+from ..cache.errors import DamagedError, TableError
 from ..cache.lock import hold
 from ..cache.reader import Cache, open_any, open_cache
-from ..cache.writer import CacheWriter, copy_with_labels
-from .encoders.files import recorded_encoder
-from .extraction.extraction import Extraction
-from .extraction.reuse import ReusableCaches
-from .progress import Note, Report, Step, silent
-from .settings import ExtractSettings, Precision, Storage
+from ..cache.siblings import repaired_path
+from ..cache.writer import CacheWriter
+from .encoders.session import EncoderSession
+from .extraction.fill import fill_cache, outcome_counts
+from .extraction.resume import UnfinishedCache, labelled_copy, require_pair_column, require_writable
+from .extraction.reuse import ReusableCaches, reporting_blocks
+from .progress import Action, Note, Outcome, Report, silent
+from .settings import ExtractSettings
 from .tables.scan import TableScan, scan_table
+from .tables.table import open_table
 
 _DEFAULTS = ExtractSettings()
 
@@ -38,110 +41,81 @@ def repair(
     wait: bool = False,
     report: Report = silent,
 ) -> Path:
-    """Encode a finished cache's damaged blocks again; damaged labels and text hashes are put right from the table.
+    """Encode a finished cache's damaged blocks again; damaged labels and text hashes are taken from the table.
 
-    The cache stays as it is until a copy of it, whose other blocks are the same bit for bit, takes its place in one
-    step. On the machine that made the cache a repaired block has its old bits again, unless its rows were taken from
-    other caches; elsewhere they agree to rounding (1e-5).
+    The cache stays as it is until a repaired copy takes its place in one step. The copy's other blocks are equal to the
+    cache's, bit for bit. On the machine that made the cache a repaired block gets its old bits again, unless its rows
+    were copied from other caches; elsewhere the features agree to rounding (1e-5).
 
     Args:
         cache: The cache, which is replaced.
         table: The table that it was extracted from.
-        encoder: A folder or hub id, where the one that the cache names has moved; it must be the same encoder.
+        encoder: A folder or hub id, where the encoder is no longer where the cache says; it must be the same encoder.
         text_column: As for `extract`, like those that follow.
-        text_pair_column: Needed where the cache is of pairs of texts.
-        label_column: Not looked at where the cache has no labels.
+        text_pair_column: Required for a cache of pairs of texts.
+        label_column: Not read for a cache without labels.
         device: ``auto``, or a torch device.
-        skip_bad_rows: As it was when the cache was made.
+        skip_bad_rows: As when the cache was made.
         allow_pickled_weights: Read a ``pytorch_model.bin`` where the encoder has no safetensors.
         wait: Wait until another run that is writing the cache is done.
-        report: Where progress and notes go.
+        report: Receives progress, notes, and one `Outcome` at the end.
 
     Returns:
         The cache's path.
 
     Raises:
-        DamagedError: the damage is beyond repair: in the structure, or in the documents that say what the cache is of.
+        DamagedError: the damage is beyond repair: it is in the structure, or in a document.
         TableError: the table is not the one that the cache was made from.
         IdentityError: the encoder is not the one that the cache was made with.
-        EncoderError: it cannot be found or read.
+        EncoderError: the encoder cannot be found or read.
         BusyError: another run is writing the cache.
         StorageError: the machine cannot read or write.
     """
     path = Path(cache)
-    _open(path)  # what is no cache is refused before a lock is put beside it
+    _open(path)  # a file that is no cache is refused before a lock is put beside it
     with hold(path, wait=wait, note=lambda text: report(Note(text))):
-        return _repair(
-            path,
-            table,
-            encoder=encoder,
-            settings=ExtractSettings(
-                text_column=text_column,
-                text_pair_column=text_pair_column,
-                label_column=label_column,
-                device=device,
-                skip_bad_rows=skip_bad_rows,
-                allow_pickled_weights=allow_pickled_weights,
-            ),
-            report=report,
-        )
-
-
-def _repair(path: Path, table: Any, *, encoder: str | None, settings: ExtractSettings, report: Report) -> Path:
-    """Do it, with the cache to oneself; ``settings`` say how to read the table, and where to run."""
-    started, found = time.perf_counter(), _open(path)
-
-    def checking(block: int) -> None:
-        report(Step("checking", block + 1, found.layout.blocks, "blocks"))
-
-    if not found.damaged_blocks(checking):
-        report(Note(f"{path} is whole: all {found.layout.blocks} blocks hold; nothing to repair"))
-        return path
-    name, revision = (encoder, None) if encoder is not None else recorded_encoder(found.record["encoder"], path)
-    identity = found.identity
-    extraction = Extraction(
-        dataclasses.replace(
-            settings,
-            encoder=name,
-            revision=revision,
-            label_column=settings.label_column if found.layout.labelled else None,
-            features=identity.features,
-            prefix=identity.prefix,
-            max_length=identity.max_length,
-            precision=Precision(identity.precision),
-            storage=Storage(found.layout.storage),
-            batch_tokens=found.plan["batch_tokens"],
-        ),
-        report,
-    )
-    source = extraction.check(table, path)
-    scan = scan_table(source, report)
-    mended = dataclasses.replace(found, text_hashes=scan.text_hashes, labels=scan.labels)
-    if _blocks_to_encode(found, mended, scan, source.source):
-        _require_same_encoder(found, extraction, report)
-    scratch = path.with_name(path.name + ".repaired")
-    try:
-        damaged = copy_with_labels(mended, scratch, labels=scan.labels, label_names=scan.label_names)
-        if not damaged:
-            report(
-                Note(f"{path}: its labels or its texts' hashes were damaged, and are the table's; nothing to encode")
-            )
-            with CacheWriter(scratch) as writer:
-                writer.finish(found.record, path)
+        started, opened = time.perf_counter(), _open(path)
+        if not opened.damaged_blocks(reporting_blocks(opened, report)):
+            report(Note(f"{path} is whole: all {opened.layout.blocks} blocks hold; nothing to repair"))
+            counts = outcome_counts(opened.record, filled=False)
+            report(Outcome(command="repair", output=path, action=Action.CURRENT, counts=counts))
             return path
-        report(Note(f"{path}: {len(damaged)} of {found.layout.blocks} blocks are damaged, and are encoded again"))
-        extraction.fill(
-            scratch,
-            path,
-            source,
-            scan.in_file(open_any(scratch)),
-            plan=found.plan,
-            kept=set(range(found.layout.blocks)) - set(damaged),
-            donors=ReusableCaches((), report),
-            started=started,
+        require_pair_column(opened, text_pair_column)
+        source = open_table(
+            table,
+            text_column=text_column,
+            pair_column=text_pair_column,
+            label_column=label_column if opened.layout.labelled else None,
+            skip_bad_rows=skip_bad_rows,
         )
-    finally:
-        scratch.unlink(missing_ok=True)
+        require_writable(path, source)
+        scan = scan_table(source, report)
+        record: Mapping[str, Any] = opened.record
+        restored = dataclasses.replace(opened, text_hashes=scan.text_hashes, labels=scan.labels)
+        damaged = _blocks_to_encode(opened, restored, scan, source.source)
+        session = _find_encoder(opened, encoder, device, allow_pickled_weights, report) if damaged else None
+        with labelled_copy(restored, repaired_path(path), scan) as (scratch, _):
+            if session is not None:
+                report(
+                    Note(f"{path}: {len(damaged)} of {opened.layout.blocks} blocks are damaged, and are encoded again")
+                )
+                copy = open_any(scratch)
+                record = fill_cache(
+                    UnfinishedCache(copy, scan.in_file(copy), set(range(opened.layout.blocks)) - set(damaged)),
+                    path,
+                    table=source,
+                    session=session,
+                    reusable=ReusableCaches((), report),
+                    started=started,
+                    report=report,
+                )
+            else:
+                what = "its labels or its texts' hashes were damaged, and are the table's"
+                report(Note(f"{path}: {what}; nothing to encode"))
+                with CacheWriter(scratch) as writer:
+                    writer.finish(record, path)
+    counts = outcome_counts(record, filled=bool(damaged))
+    report(Outcome(command="repair", output=path, action=Action.REPAIRED, counts=counts))
     return path
 
 
@@ -154,34 +128,28 @@ def _open(path: Path) -> Cache:
         ) from None
 
 
-def _blocks_to_encode(found: Cache, mended: Cache, scan: TableScan, table: str) -> list[int]:
-    """The blocks that are not whole even with the table's text hashes in the place of their own.
+def _blocks_to_encode(cache: Cache, restored: Cache, scan: TableScan, table: str) -> list[int]:
+    """List the blocks that do not hold even with the table's text hashes in the place of their own.
 
-    What the checksums were taken of tells damage from another table: a block that holds with the table's hashes has
-    the table's texts. One that does not is damaged elsewhere, and must have the very hashes that the table has.
-    With labels it is the same.
-
-    Args:
-        found: The damaged cache.
-        mended: The same with the table's text hashes and labels.
-        survey: What the table holds.
-        table: What to call it.
+    The checksums tell damage from another table. A block that holds with the table's hashes has the table's texts. A
+    block that does not is damaged elsewhere, and its own hashes must be equal to the table's. The same is checked of
+    the labels. ``restored`` is the damaged cache with the table's text hashes and labels.
 
     Raises:
         TableError: the table is not the one that the cache was made from.
     """
-    wrong = f"{table} is not the table that {found.path} was made from"
-    if scan.rows != found.rows:
-        raise TableError(f"{wrong}: it has {scan.rows:,} rows, the cache {found.rows:,}")
-    if scan.label_names != found.label_names:
+    wrong = f"{table} is not the table that {cache.path} was made from"
+    if scan.rows != cache.rows:
+        raise TableError(f"{wrong}: it has {scan.rows:,} rows, the cache {cache.rows:,}")
+    if scan.label_names != cache.label_names:
         raise TableError(f"{wrong}: it has other labels; check `label_column`")
     to_encode = []
-    for block in range(found.layout.blocks):
-        rows = found.layout.block_slice(block)
-        whole, labels_whole = mended.block_holds(block), mended.block_labels_hold(block)
+    for block in range(cache.layout.blocks):
+        rows = cache.layout.block_slice(block)
+        whole, labels_whole = restored.block_holds(block), restored.block_labels_hold(block)
         for what, known, ours, theirs in (
-            ("texts", whole, found.text_hashes, mended.text_hashes),
-            ("labels", labels_whole, found.labels, mended.labels),
+            ("texts", whole, cache.text_hashes, restored.text_hashes),
+            ("labels", labels_whole, cache.labels, restored.labels),
         ):
             if not known and ours is not None and theirs is not None and not np.array_equal(ours[rows], theirs[rows]):
                 raise TableError(
@@ -193,17 +161,24 @@ def _blocks_to_encode(found: Cache, mended: Cache, scan: TableScan, table: str) 
     return to_encode
 
 
-def _require_same_encoder(cache: Cache, extraction: Extraction, report: Report) -> None:
-    if found := differences(
-        cache.identity, extraction.session.identity, our_name=cache.path.name, their_name="this repair"
-    ):
-        raise IdentityError(
-            f"{cache.path} was made otherwise: they differ in {'; '.join(found)}; pass the right encoder with "
-            "`encoder`, and `text_pair_column` where the cache is of pairs"
-        )
+def _find_encoder(
+    cache: Cache, encoder: str | None, device: str, allow_pickled_weights: bool, report: Report
+) -> EncoderSession:
+    """Find the encoder of a damaged cache, and check that its rows can be batched as they were."""
+    session = EncoderSession.from_identity(
+        cache.identity,
+        cache.record["encoder"],
+        where=cache.path,
+        encoder=encoder,
+        device=device,
+        batch_tokens=cache.plan["batch_tokens"],
+        allow_pickled_weights=allow_pickled_weights,
+        report=report,
+    )
     if cache.plan["window_rows"] < 1 or cache.plan["window_rows"] % cache.layout.block_rows:
         raise DamagedError(
             f"{cache.path}: its windows are not made of whole blocks; extract again with `overwrite=True`"
         )
-    if cache.plan["device"] != extraction.session.device.type:
-        report(Note(f"{cache.path} was made on {cache.plan['device']}: what is repaired agrees to rounding (1e-5)"))
+    if cache.plan["device"] != session.device.type:
+        report(Note(f"{cache.path} was made on {cache.plan['device']}: repaired rows agree to rounding (1e-5)"))
+    return session

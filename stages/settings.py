@@ -1,4 +1,7 @@
-"""What can be set in each stage, with the defaults that the command line shows. Light: it loads no library."""
+"""The settings of every command: names, defaults, limits and help texts. They stand in this one place.
+
+The command line makes its options from these classes. The module loads no library, so that ``--help`` is quick.
+"""
 
 from __future__ import annotations
 
@@ -6,366 +9,82 @@ import dataclasses
 import enum
 import itertools
 import re
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from ..cache.documents import is_text
 from ..cache.errors import SettingsError
 
 VERIFY_SAMPLE = 64
-"""Rows that `verify` encodes again, at most."""
+"""How many rows `verify` encodes again, at most."""
+_Value = TypeVar("_Value")
+_Class = TypeVar("_Class", bound=type)
 _Choice = TypeVar("_Choice", bound=enum.StrEnum)
-
-
-class Precision(enum.StrEnum):
-    """What the encoder computes in. Part of a cache's identity: the features are not the same."""
-
-    AUTO = "auto"
-    """bfloat16 or float16 where the hardware has units for it, float32 elsewhere."""
-    FLOAT32 = "float32"
-    """Single precision throughout, autocast off: exact, and the reference."""
-    BFLOAT16 = "bfloat16"
-    """Autocast to bfloat16: float32's range, 8 bits of precision."""
-    FLOAT16 = "float16"
-    """Autocast to float16: more precision than bfloat16, less range."""
-
-
-class Storage(enum.StrEnum):
-    """How features are stored in the cache, whatever they were computed in."""
-
-    FLOAT32 = "float32"
-    """Four bytes a number."""
-    FLOAT16 = "float16"
-    """Two bytes a number: half the file, 11 bits of precision."""
-
-
-class ForwardMode(enum.StrEnum):
-    """How the encoder runs over a batch; chosen by the architecture and the device, and recorded."""
-
-    PACKED = "packed"
-    """Sequences end to end, without padding: the BERT family on a CPU."""
-    PADDED = "padded"
-    """The model's own forward pass over padded sequences of similar length: everything else."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExtractSettings:
-    """Settings of stage one.
-
-    Attributes:
-        encoder: A hub id, or a folder that holds a model's files.
-        revision: Branch, tag or commit of a hub id.
-        text_column: Column of the texts.
-        text_pair_column: Column of a second text in each row, read with the first as one sequence; None for single
-            texts.
-        label_column: Column of the labels; None for a table without.
-        features: Which features to take: ``cls``, ``mean``, ``max``, ``pooler``, ``layer6.cls``, ``layer*.cls``.
-        prefix: Text put before every text (of a pair, before the first), where the encoder was trained with one.
-        max_length: Longest token sequence, special tokens included; longer ones are cut.
-        precision: What the encoder computes in.
-        storage: How features are stored.
-        batch_tokens: Tokens in a batch, padding included where there is any; None for what suits the device.
-        device: ``auto``, or a torch device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        skip_bad_rows: Leave out rows that have no text or no label, and count them, instead of stopping.
-        allow_pickled_weights: Read a ``pytorch_model.bin`` where an encoder has no safetensors.
-    """
-
-    encoder: str = "bert-base-chinese"
-    revision: str | None = None
-    text_column: str = "text"
-    text_pair_column: str | None = None
-    label_column: str | None = "label"
-    features: tuple[str, ...] = ("cls",)
-    prefix: str = ""
-    max_length: int = 128
-    precision: Precision = Precision.AUTO
-    storage: Storage = Storage.FLOAT32
-    batch_tokens: int | None = None
-    device: str = "auto"
-    skip_bad_rows: bool = False
-    allow_pickled_weights: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "precision", _choice(Precision, self.precision, "precision"))
-        object.__setattr__(self, "storage", _choice(Storage, self.storage, "storage"))
-        _require(self.max_length >= 1, "max_length", self.max_length, "at least 1")
-        _require(self.batch_tokens is None or self.batch_tokens >= 1, "batch_tokens", self.batch_tokens, "at least 1")
-        _require(is_text(self.prefix), "prefix", ascii(self.prefix), "UTF-8")
-        _require(len(self.prefix) <= 1024, "prefix", f"{len(self.prefix)} characters", "at most 1024 characters")
-
-
-class HeadKind(enum.StrEnum):
-    """What stands between a feature and the classes."""
-
-    LINEAR = "linear"
-    """One weight and a bias for each class and column."""
-    MLP = "mlp"
-    """A hidden layer with a rectifier before it."""
-
-
-class Solver(enum.StrEnum):
-    """How a head is found."""
-
-    SGD = "sgd"
-    """AdamW over batches, with dropout; validation rows choose the epoch."""
-    EXACT = "exact"
-    """Multinomial logistic regression to its optimum: linear, without dropout, the same whatever the seed."""
-
-
-class Schedule(enum.StrEnum):
-    """How the learning rate goes on after the warm-up."""
-
-    CONSTANT = "constant"
-    """It stays."""
-    COSINE = "cosine"
-    """It falls to zero along half a cosine."""
-
-
-class ClassWeight(enum.StrEnum):
-    """What a row counts in the loss."""
-
-    NONE = "none"
-    """All rows count the same."""
-    BALANCED = "balanced"
-    """All classes count the same: rows / (classes x rows of the class), as in scikit-learn."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """Settings of stage two. The defaults were chosen on validation rows: see bench/README.md.
-
-    Attributes:
-        feature: Which of the cache's features to train on.
-        test_fraction: Share of rows held out for the test, where no test cache is given.
-        validation_fraction: Share of the remaining rows held out to choose the epoch by, likewise.
-        folds: Divide the remaining rows into so many folds, and hold out one of them instead; 0 for none.
-        fold: Which of the folds to hold out, from 1.
-        split_seed: Fixes which rows are held out.
-        head: What kind of head.
-        hidden: Width of an MLP's hidden layer.
-        solver: How the head is found.
-        l2: The exact solver's penalty: 1 / C in scikit-learn's terms. It minimises the sum over the rows of the
-            cross-entropy (times the class weight), plus l2 / 2 times the squared weights (not the bias).
-        epochs: Times that every training row is seen.
-        batch_size: Rows in a batch.
-        learning_rate: AdamW's step.
-        schedule: How the step goes on after the warm-up.
-        warmup: Share of all steps over which the learning rate rises to its full value.
-        weight_decay: AdamW's decay of the weights (not of the bias), as a share of the step.
-        dropout: Probability that a feature's value is zeroed in training, to the next 1/65,536; the rest is scaled
-            up to match.
-        center: Take each column's mean over the training rows off before dropout, so that a value that is dropped
-            becomes the usual one and not zero. The head absorbs the means into its bias.
-        standardize: Divide each column by its spread over the training rows, where it has one.
-        class_weight: What a row counts in the loss.
-        label_smoothing: Share of a row's target that is spread evenly over all classes.
-        patience: Stop after so many epochs without a lower validation loss; 0 for never.
-        calibrate: Fit a temperature on the validation rows, by which the head divides its logits.
-        seed: Fixes the order of the rows, the dropout masks and an MLP's start.
-        device: ``auto``, or a torch device.
-        memory: Bytes that features may take; more are streamed from the file. None for no bound.
-        keep_shared: Train also on texts that the test or validation cache has.
-    """
-
-    feature: str = "cls"
-    test_fraction: float = 0.2
-    validation_fraction: float = 0.1
-    folds: int = 0
-    fold: int = 1
-    split_seed: int = 0
-    head: HeadKind = HeadKind.LINEAR
-    hidden: int = 128
-    solver: Solver = Solver.SGD
-    l2: float = 1.0
-    epochs: int = 100
-    batch_size: int = 4096
-    learning_rate: float = 0.01
-    schedule: Schedule = Schedule.CONSTANT
-    warmup: float = 0.0
-    weight_decay: float = 0.01
-    dropout: float = 0.3
-    center: bool = True
-    standardize: bool = False
-    class_weight: ClassWeight = ClassWeight.NONE
-    label_smoothing: float = 0.0
-    patience: int = 0
-    calibrate: bool = False
-    seed: int = 0
-    device: str = "auto"
-    memory: int | None = None
-    keep_shared: bool = False
-
-    def __post_init__(self) -> None:
-        for name, kind in (("head", HeadKind), ("solver", Solver), ("schedule", Schedule)):
-            object.__setattr__(self, name, _choice(kind, getattr(self, name), name))
-        object.__setattr__(self, "class_weight", _choice(ClassWeight, self.class_weight, "class_weight"))
-        for name in ("test_fraction", "validation_fraction"):
-            _require(0 < getattr(self, name) < 1, name, getattr(self, name), "between 0 and 1")
-        for name in ("dropout", "label_smoothing", "warmup"):
-            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
-        _require(0 < self.learning_rate <= 1000, "learning_rate", self.learning_rate, "above 0 and at most 1000")
-        _require(0 <= self.weight_decay <= 1000, "weight_decay", self.weight_decay, "at least 0 and at most 1000")
-        _require(0 < self.l2 < float("inf"), "l2", self.l2, "above 0")
-        for name in ("epochs", "batch_size", "hidden"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _require(self.patience >= 0, "patience", self.patience, "at least 0")
-        _require(self.folds == 0 or self.folds >= 2, "folds", self.folds, "0, or at least 2")
-        _require(1 <= self.fold <= max(self.folds, 1), "fold", self.fold, f"between 1 and {max(self.folds, 1)}")
-        for name in ("seed", "split_seed"):
-            _require(0 <= getattr(self, name) < 2**63, name, getattr(self, name), "at least 0")
-        least = 1 << 24
-        _require(self.memory is None or self.memory >= least, "memory", self.memory, "at least 16 MiB")
-        if self.solver is Solver.EXACT:
-            _require(self.head is HeadKind.LINEAR, "head", self.head, "linear for the exact solver")
-            _require(self.label_smoothing == 0, "label_smoothing", self.label_smoothing, "0 for the exact solver")
-
-
-class Ranking(enum.StrEnum):
-    """By what a sweep ranks its settings: a mean over seeds and folds, each head at its epoch of the lowest loss."""
-
-    LOG_LOSS = "log-loss"
-    """Mean cross-entropy: the lowest wins."""
-    ACCURACY = "accuracy"
-    """Share of rows that are right."""
-    MACRO_F1 = "macro-f1"
-    """The mean of the classes' F1: for rare classes that matter."""
-
-
-VARIED = {
-    Solver.SGD: ("feature", "learning_rate", "weight_decay", "dropout", "label_smoothing", "class_weight"),
-    Solver.EXACT: ("feature", "class_weight", "l2"),
-}
-"""What a sweep may vary beside seeds and folds, for each solver."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SweepSettings:
-    """Settings of a sweep: the product of all values, times seeds and folds.
-
-    Attributes:
-        base: What the heads have in common. Its ``seed`` and ``fold`` are set by the sweep.
-        values: What varies: a field of `TrainSettings` (see `VARIED`) and the values that it takes.
-        seeds: Seeds, of which each gives a head.
-        rank_by: By what the settings are ranked.
-    """
-
-    base: TrainSettings = dataclasses.field(default_factory=TrainSettings)
-    values: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
-    seeds: tuple[int, ...] = (0,)
-    rank_by: Ranking = Ranking.LOG_LOSS
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rank_by", _choice(Ranking, self.rank_by, "rank_by"))
-        allowed = VARIED[self.base.solver]
-        for name, values in (*self.values.items(), ("seeds", self.seeds)):
-            _require(len(set(values)) == len(values) > 0, name, ",".join(map(str, values)), "distinct values")
-            if name not in (*allowed, "seeds"):
-                raise SettingsError(f"{name} cannot be varied with the solver {self.base.solver}; remove it")
-        if self.base.solver is Solver.EXACT and len(self.seeds) > 1:
-            raise SettingsError("the exact solver gives the same head whatever the seed; give one seed")
-        self.settings()
-
-    def settings(self) -> list[TrainSettings]:
-        """The settings to compare, without seeds and folds."""
-        product = itertools.product(*self.values.values())
-        return [dataclasses.replace(self.base, **dict(zip(self.values, each, strict=True))) for each in product]
-
-    def cells(self) -> list[tuple[int, TrainSettings]]:
-        """Every head to train: the number of its settings, and the settings with its seed and fold."""
-        folds = range(1, max(self.base.folds, 1) + 1)
-        return [
-            (number, dataclasses.replace(each, seed=seed, fold=fold))
-            for seed, fold in itertools.product(self.seeds, folds)
-            for number, each in enumerate(self.settings())
-        ]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SpeedupSettings:
-    """Settings of the measurement.
-
-    Attributes:
-        encoder: A hub id, or a folder that holds a model's files.
-        revision: Branch, tag or commit of a hub id.
-        text_column: Column of the texts.
-        label_column: Column of the labels.
-        max_length: Longest token sequence, and what the program pads every text to.
-        epochs: Epochs of an experiment.
-        experiments: Experiments, each a training run of its own.
-        budget: Seconds that all measurements together may take.
-        repeats: How often each rung is measured, where the budget lets it.
-        quality: Compare accuracy as well; without, the rungs get its share of the budget.
-        quality_train: Rows to train on where accuracy is compared.
-        quality_test: Rows to test on there.
-        quality_length: Longest token sequence there, and what the program pads to.
-        seeds: Of order and masks there; a seed that does not fit the budget is left out.
-        sample: Fixes which rows are drawn.
-        device: ``auto``, or a torch device.
-        skip_bad_rows: Leave out rows that have no text or no label.
-        allow_pickled_weights: Read a ``pytorch_model.bin`` where an encoder has no safetensors.
-    """
-
-    encoder: str = "bert-base-chinese"
-    revision: str | None = None
-    text_column: str = "text"
-    label_column: str = "label"
-    max_length: int = 128
-    epochs: int = 5
-    experiments: int = 10
-    budget: float = 120.0
-    repeats: int = 3
-    quality: bool = True
-    quality_train: int = 1000
-    quality_test: int = 2000
-    quality_length: int = 64
-    seeds: tuple[int, ...] = (0, 1, 2)
-    sample: int = 0
-    device: str = "auto"
-    skip_bad_rows: bool = False
-    allow_pickled_weights: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("max_length", "epochs", "experiments", "repeats", "quality_train", "quality_test"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"`{name}` is {getattr(self, name)}; it must be at least 1")
-        if (
-            not self.seeds
-            or len(set(self.seeds)) < len(self.seeds)
-            or not 0 <= min(self.seeds) <= max(self.seeds) < 2**63
-        ):
-            raise SettingsError(f"seeds are {','.join(map(str, self.seeds))}; give distinct numbers of at least 0")
-        if not 0 < self.budget < float("inf"):
-            raise SettingsError(f"`budget` is {self.budget:g} s; it must be above 0")
-
-
-_UNITS = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-
-
-def parse_memory(text: str) -> int:
-    """Read a number of bytes: ``2GiB``, ``500MB``, ``1073741824``.
-
-    Raises:
-        SettingsError: it is not one.
-    """
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", text.strip())
-    if match is None or match[2].upper() not in _UNITS:
-        raise SettingsError(f"`memory` is {text!r}; write it as 2GiB or 500MB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
+_BYTES = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _SECONDS = {"": 1, "s": 1, "min": 60, "h": 3600}
 
 
-def parse_duration(text: str) -> float:
-    """Read a number of seconds: ``120s``, ``10min``, ``1.5h``, ``90``.
+class _Limit(NamedTuple):
+    """What a value must be: in words, and as a test."""
 
-    Raises:
-        SettingsError: it is not one.
+    words: str
+    holds: Callable[[Any], bool]
+
+
+_FRACTION = _Limit("between 0 and 1", lambda value: 0 < value < 1)
+_RATE = _Limit("at least 0 and below 1", lambda value: 0 <= value < 1)
+_COUNT = _Limit("at least 1", lambda value: value >= 1)
+_COUNT_OR_ZERO = _Limit("at least 0", lambda value: value >= 0)
+_POSITIVE = _Limit("above 0", lambda value: 0 < value < float("inf"))
+_SEED = _Limit("at least 0 and below 2^63", lambda value: 0 <= value < 2**63)
+_SEEDS = _Limit(
+    "distinct numbers of at least 0",
+    lambda values: 0 < len(values) == len(set(values)) and 0 <= min(values) <= max(values) < 2**63,
+)
+
+
+def setting(
+    default: _Value,
+    help: str,
+    limit: _Limit | None = None,
+    *,
+    parse: Callable[[str], Any] | None = None,
+    shown: str | None = None,
+) -> _Value:
+    """Declare a field of a dataclass as a setting.
+
+    Args:
+        default: The default.
+        help: The help text. It names other settings in backticks.
+        limit: What a value must be, unless it is None.
+        parse: How to read the value from a text, if a text is more convenient.
+        shown: How to show the default, if that is not its own text.
     """
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", text.strip().lower())
-    if match is None or match[2] not in _SECONDS:
-        raise SettingsError(f"the time is {text!r}; write it as 120s or 10min")
-    return float(match[1]) * _SECONDS[match[2]]
+    metadata = {"help": help, "limit": limit, "parse": parse, "shown": shown}
+    field: Any = dataclasses.field(default=default, metadata=metadata)
+    return field  # type: ignore[no-any-return]
+
+
+def _documented(settings: _Class) -> _Class:
+    """Add the help texts of the fields to the docstring of a class of settings."""
+    helps = [f"        {field.name}: {field.metadata['help']}" for field in dataclasses.fields(settings)]
+    settings.__doc__ = "\n".join([f"{settings.__doc__}\n\n    Attributes:", *helps])
+    return settings
+
+
+class _Settings:
+    """Base of the settings: checks the limits of all fields, and accepts the text of a `StrEnum` for its member."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            name, value, limit = field.name, getattr(self, field.name), field.metadata["limit"]
+            if isinstance(field.default, enum.StrEnum):
+                object.__setattr__(self, name, _choice(type(field.default), value, name))
+            if limit is not None and value is not None:
+                _require(limit.holds(value), name, value, limit.words)
 
 
 def _choice(kind: type[_Choice], value: str, name: str) -> _Choice:
@@ -377,4 +96,341 @@ def _choice(kind: type[_Choice], value: str, name: str) -> _Choice:
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:
     if not holds:
-        raise SettingsError(f"`{name}` is {value}; it must be {wanted}")
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        text = ascii(value)[:80] if type(value) is str else text  # it may be long, or no valid UTF-8
+        raise SettingsError(f"`{name}` is {text}; it must be {wanted}")
+
+
+def parse_memory(text: str) -> int:
+    """Read a number of bytes: ``2GiB``, ``500MB``, ``1073741824``.
+
+    Raises:
+        SettingsError: the text is not one.
+    """
+    return int(_parse_quantity(text, _BYTES, "memory", "2GiB or 500MB"))
+
+
+def parse_duration(text: str) -> float:
+    """Read a number of seconds: ``120s``, ``10min``, ``1.5h``, ``90``.
+
+    Raises:
+        SettingsError: the text is not one.
+    """
+    return _parse_quantity(text, _SECONDS, "budget", "120s or 10min")
+
+
+def _parse_quantity(text: str, units: Mapping[str, int], name: str, examples: str) -> float:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", text.strip().lower())
+    if match is None or match[2] not in units:
+        raise SettingsError(f"`{name}` is {text!r}; write it as {examples}")
+    return float(match[1]) * units[match[2]]
+
+
+class Precision(enum.StrEnum):
+    """Number format that the encoder computes in. It is part of a cache's identity, because it changes features."""
+
+    AUTO = "auto"
+    """bfloat16 or float16 if the hardware has units for it, else float32."""
+    FLOAT32 = "float32"
+    """Single precision in every operation, without autocast: the reference."""
+    BFLOAT16 = "bfloat16"
+    """Autocast to bfloat16: the range of float32, with 8 bits of precision."""
+    FLOAT16 = "float16"
+    """Autocast to float16: more precision than bfloat16, less range."""
+
+
+class Storage(enum.StrEnum):
+    """Number format of the features in the cache. It does not depend on the format that they were computed in."""
+
+    FLOAT32 = "float32"
+    """Four bytes for each number."""
+    FLOAT16 = "float16"
+    """Two bytes for each number: half the file, with 11 bits of precision."""
+
+
+class ForwardMode(enum.StrEnum):
+    """How the encoder processes a batch. The architecture and the device decide it; the cache records it."""
+
+    PACKED = "packed"
+    """Sequences one after the other, without padding: the BERT family on a CPU."""
+    PADDED = "padded"
+    """The model's own forward pass over padded sequences of similar length: everything else."""
+
+
+_DEVICE = "Device to compute on: auto, cpu, cuda, cuda:1 or mps."
+_ENCODER = "Hub id of the encoder, or folder of its files."
+_REVISION = "Branch, tag or commit of a hub id."
+_SKIP_BAD_ROWS = "Leave out rows without text or label, and count them, instead of stopping at the first one."
+_PICKLED = (
+    "Read pytorch_model.bin if the encoder has no safetensors file. It can run code: only if you trust its author."
+)
+
+
+@_documented
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExtractSettings(_Settings):
+    """Settings of `extract`."""
+
+    encoder: str = setting("bert-base-chinese", _ENCODER)
+    revision: str | None = setting(None, _REVISION)
+    text_column: str = setting("text", "Column of the texts.")
+    text_pair_column: str | None = setting(
+        None, "Column of the second texts, if each row is a pair of texts that is encoded as one sequence."
+    )
+    label_column: str | None = setting("label", "Column of the labels.")
+    features: tuple[str, ...] = setting(("cls",), "Features to store: cls, mean, max, pooler, layer6.cls, layer*.cls.")
+    prefix: str = setting(
+        "",
+        "Text to put before every text (before the first text of a pair), if the encoder was trained with one.",
+        _Limit("UTF-8, and at most 1024 characters long", lambda prefix: is_text(prefix) and len(prefix) <= 1024),
+    )
+    max_length: int = setting(
+        128, "Maximum number of tokens in a sequence, special tokens included. Longer texts are truncated.", _COUNT
+    )
+    precision: Precision = setting(Precision.AUTO, "Number format that the encoder computes in.")
+    storage: Storage = setting(Storage.FLOAT32, "Number format of the stored features.")
+    batch_tokens: int | None = setting(
+        None, "Number of tokens in a batch, padding included.", _COUNT, shown="chosen for the device"
+    )
+    device: str = setting("auto", _DEVICE)
+    skip_bad_rows: bool = setting(False, _SKIP_BAD_ROWS)
+    allow_pickled_weights: bool = setting(False, _PICKLED)
+    block_rows: int = setting(
+        1024, "Number of rows that share a checksum. Damage to one costs the whole block.", _COUNT
+    )
+    window_rows: int = setting(
+        4096,
+        "Number of rows that are sorted by length and batched together: a multiple of `block_rows`. A larger window "
+        "has fuller batches, and a crash loses more.",
+        _COUNT,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_blocks = self.window_rows % self.block_rows == 0
+        _require(whole_blocks, "window_rows", self.window_rows, f"a multiple of {self.block_rows} (`block_rows`)")
+
+
+class HeadKind(enum.StrEnum):
+    """Kind of classifier head."""
+
+    LINEAR = "linear"
+    """One weight for each class and column, and one bias for each class."""
+    MLP = "mlp"
+    """The same after one hidden layer with a rectifier."""
+
+
+class Solver(enum.StrEnum):
+    """How a head is trained."""
+
+    SGD = "sgd"
+    """AdamW over batches, with dropout. The validation rows choose the epoch."""
+    EXACT = "exact"
+    """Multinomial logistic regression, solved to its optimum: linear, without dropout, the same for every seed.
+
+    It minimises the sum over the rows of cross-entropy times class weight, plus l2 / 2 times the sum of the squared
+    weights. The biases are not penalised.
+    """
+
+
+class Schedule(enum.StrEnum):
+    """Course of the learning rate after the warm-up."""
+
+    CONSTANT = "constant"
+    """It stays the same."""
+    COSINE = "cosine"
+    """It falls to zero along half a cosine."""
+
+
+class ClassWeight(enum.StrEnum):
+    """Weight of a row in the loss."""
+
+    NONE = "none"
+    """Every row has the same weight."""
+    BALANCED = "balanced"
+    """Every class has the same weight: rows / (classes x rows of the class), as in scikit-learn."""
+
+
+@_documented
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSettings(_Settings):
+    """Settings of `train_head`. The defaults were chosen on validation rows: see bench/README.md."""
+
+    feature: str = setting("cls", "Feature to train on.")
+    test_fraction: float = setting(0.2, "Fraction of the rows to hold out for testing.", _FRACTION)
+    validation_fraction: float = setting(
+        0.1, "Fraction of the remaining rows to hold out for validation. Validation rows choose the epoch.", _FRACTION
+    )
+    folds: int = setting(
+        0,
+        "Divide the remaining rows into this many folds, and hold out one of them for validation. "
+        "0: hold out a fraction instead.",
+        _Limit("0, or at least 2", lambda folds: folds == 0 or folds >= 2),
+    )
+    fold: int = setting(1, "Number of the fold to hold out, from 1.")
+    split_seed: int = setting(0, "Seed of the choice of held-out rows.", _SEED)
+    head: HeadKind = setting(HeadKind.LINEAR, "Kind of head: linear, or an MLP with one hidden layer.")
+    hidden: int = setting(128, "Width of the hidden layer of an MLP.", _COUNT)
+    solver: Solver = setting(Solver.SGD, "sgd: AdamW with dropout. exact: logistic regression, solved to its optimum.")
+    l2: float = setting(1.0, "L2 penalty of the exact solver: 1 / C in scikit-learn.", _POSITIVE)
+    epochs: int = setting(100, "Number of passes over the training rows.", _COUNT)
+    batch_size: int = setting(4096, "Number of rows in a batch.", _COUNT)
+    learning_rate: float = setting(
+        0.01,
+        "Learning rate of AdamW.",
+        _Limit("above 0 and at most 1000", lambda rate: 0 < rate <= 1000),
+    )
+    schedule: Schedule = setting(
+        Schedule.CONSTANT, "Learning rate after the warm-up: constant, or falling to zero along a cosine."
+    )
+    warmup: float = setting(0.0, "Fraction of all steps in which the learning rate rises to its full value.", _RATE)
+    weight_decay: float = setting(
+        0.01,
+        "Weight decay of AdamW. It does not apply to biases.",
+        _Limit("at least 0 and at most 1000", lambda decay: 0 <= decay <= 1000),
+    )
+    dropout: float = setting(
+        0.3, "Probability of dropping a feature value during training, in steps of 1/65,536.", _RATE
+    )
+    center: bool = setting(
+        True, "Subtract the mean of each column before dropout: then a dropped value becomes the mean, not zero."
+    )
+    standardize: bool = setting(False, "Divide each column by its standard deviation over the training rows.")
+    class_weight: ClassWeight = setting(
+        ClassWeight.NONE, "Weight of a row in the loss. balanced: every class has the same weight."
+    )
+    label_smoothing: float = setting(
+        0.0, "Fraction of the target of a row that is divided equally among all classes.", _RATE
+    )
+    patience: int = setting(
+        0, "Stop after this many epochs without a lower validation loss. 0: never stop early.", _COUNT_OR_ZERO
+    )
+    calibrate: bool = setting(False, "Fit a temperature on the validation rows. The head divides its logits by it.")
+    seed: int = setting(0, "Seed of the row order, the dropout masks and the first weights of an MLP.", _SEED)
+    device: str = setting("auto", _DEVICE)
+    memory: int | None = setting(
+        None,
+        "Read the features from the file in every pass if they take more memory than this, for example 2GiB.",
+        _Limit("at least 16 MiB", lambda memory: memory >= 1 << 24),
+        parse=parse_memory,
+        shown="no limit",
+    )
+    keep_shared: bool = setting(False, "Keep training rows whose texts are also in the `test` or `validation` cache.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(1 <= self.fold <= max(self.folds, 1), "fold", self.fold, f"between 1 and {max(self.folds, 1)}")
+        if self.solver is Solver.EXACT:
+            _require(self.head is HeadKind.LINEAR, "head", self.head, "linear for the exact solver")
+            _require(self.label_smoothing == 0, "label_smoothing", self.label_smoothing, "0 for the exact solver")
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """A table whose labels replace the labels of the caches. Rows are matched by their texts.
+
+    Attributes:
+        table: The table, with texts and labels.
+        text_column: Column of the texts.
+        text_pair_column: Column of the second texts, if the caches hold pairs of texts.
+        label_column: Column of the labels.
+    """
+
+    table: str | Path
+    text_column: str = "text"
+    text_pair_column: str | None = None
+    label_column: str = "label"
+
+
+class Ranking(enum.StrEnum):
+    """Measure that ranks the settings of a sweep: a mean over seeds and folds, each head at its best epoch."""
+
+    LOG_LOSS = "log-loss"
+    """Mean cross-entropy; the lowest is the best."""
+    ACCURACY = "accuracy"
+    """Fraction of rows that are classified correctly."""
+    MACRO_F1 = "macro-f1"
+    """Mean of the F1 scores of the classes: for rare classes that matter."""
+
+
+VARIED = {
+    Solver.SGD: ("feature", "learning_rate", "weight_decay", "dropout", "label_smoothing", "class_weight"),
+    Solver.EXACT: ("feature", "class_weight", "l2"),
+}
+"""What a sweep may vary with each solver, besides seeds and folds."""
+
+
+@_documented
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepSettings(_Settings):
+    """Settings of `sweep`: all combinations of the values, each with all seeds and folds."""
+
+    base: TrainSettings = setting(TrainSettings(), "Settings of all heads. The sweep sets `seed` and `fold` itself.")
+    values: Mapping[str, tuple[Any, ...]] = dataclasses.field(
+        default_factory=dict,
+        metadata={"help": "Values to compare, by field of `TrainSettings` (see `VARIED`).", "limit": None},
+    )
+    seeds: tuple[int, ...] = setting((0,), "Seeds. Every combination is trained once with each of them.")
+    rank_by: Ranking = setting(Ranking.LOG_LOSS, "Measure on the validation rows that ranks the combinations.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = VARIED[self.base.solver]
+        for name, values in (*self.values.items(), ("seeds", self.seeds)):
+            _require(len(set(values)) == len(values) > 0, name, values, "distinct values")
+            if name not in (*allowed, "seeds"):
+                raise SettingsError(f"`{name}` cannot be varied with the {self.base.solver} solver; leave it out")
+        if self.base.solver is Solver.EXACT and len(self.seeds) > 1:
+            raise SettingsError("the exact solver gives the same head for every seed; give one value for `seeds`")
+        self.settings()
+
+    def settings(self) -> list[TrainSettings]:
+        """Return the combinations to compare, without seeds and folds."""
+        product = itertools.product(*self.values.values())
+        return [dataclasses.replace(self.base, **dict(zip(self.values, each, strict=True))) for each in product]
+
+    def cells(self) -> list[tuple[int, TrainSettings]]:
+        """Return every head to train: the number of its combination, and its settings with seed and fold."""
+        folds = range(1, max(self.base.folds, 1) + 1)
+        return [
+            (number, dataclasses.replace(settings, seed=seed, fold=fold))
+            for seed, fold in itertools.product(self.seeds, folds)
+            for number, settings in enumerate(self.settings())
+        ]
+
+
+@_documented
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpeedupSettings(_Settings):
+    """Settings of `speedup`."""
+
+    encoder: str = setting("bert-base-chinese", _ENCODER)
+    revision: str | None = setting(None, _REVISION)
+    text_column: str = setting("text", "Column of the texts.")
+    label_column: str = setting("label", "Column of the labels.")
+    max_length: int = setting(
+        128,
+        "Maximum number of tokens in a sequence. Longer texts are truncated, and the program pads all to this length.",
+        _COUNT,
+    )
+    epochs: int = setting(5, "Number of epochs in an experiment.", _COUNT)
+    experiments: int = setting(10, "Number of experiments. Each one is a training run.", _COUNT)
+    budget: float = setting(
+        120.0,
+        "Time for all measurements together, for example 120s or 10min.",
+        _POSITIVE,
+        parse=parse_duration,
+        shown="120s",
+    )
+    repeats: int = setting(3, "How often each rung is measured, if the budget allows it.", _COUNT)
+    quality: bool = setting(True, "Compare accuracy too. Without it, the rungs get its part of the budget.")
+    quality_train: int = setting(1000, "Number of training rows for the comparison of accuracy.", _COUNT)
+    quality_test: int = setting(2000, "Number of test rows for the comparison of accuracy.", _COUNT)
+    quality_length: int = setting(
+        64, "Maximum number of tokens, and the length that the program pads to, in the comparison of accuracy."
+    )
+    seeds: tuple[int, ...] = setting((0, 1, 2), "Seeds of the heads whose accuracy is compared.", _SEEDS)
+    sample: int = setting(0, "Seed of the choice of rows.")
+    device: str = setting("auto", _DEVICE)
+    skip_bad_rows: bool = setting(False, _SKIP_BAD_ROWS)
+    allow_pickled_weights: bool = setting(False, _PICKLED)

@@ -1,4 +1,4 @@
-"""Verifying a cache: every byte against its checksum, and where there is an encoder, rows against what it gives now."""
+"""Verifying a cache: every byte against its checksum; with the encoder, a sample of the rows against its features."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.errors import DamagedError, IdentityError, TableError
-from ..cache.identity import differences
+from ..cache.errors import DamagedError, TableError
 from ..cache.reader import Cache, open_cache
+from .encoders.session import EncoderSession
+from .extraction.resume import require_pair_column
 from .extraction.tolerance import relative_difference, tolerance_of
 from .progress import Report, Step, silent
-from .settings import VERIFY_SAMPLE, ExtractSettings, Precision, Storage
+from .settings import VERIFY_SAMPLE, ExtractSettings
+from .tables.scan import read_windows, scan_table
+from .tables.table import open_table
+from .types import Indices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +26,10 @@ class Finding:
     """Something that is wrong with a cache.
 
     Attributes:
-        where: The dataset or document, and the rows, from 1.
+        where: The dataset or document, and the rows, counted from 1.
         what: What is wrong there.
-        damage: A checksum does not hold, which `repair` can mend unless it is one of the structure or of a document.
-            Otherwise the checksums hold, and what was written is wrong.
+        damage: Whether a checksum does not hold. `repair` restores such rows; damage to the structure or to a document
+            is beyond repair. Otherwise the checksums hold, and what was written is wrong.
     """
 
     where: str
@@ -35,15 +39,16 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verified:
-    """What a verification came to.
+    """The result of a verification.
 
     Attributes:
         path: The cache.
-        rows: How many it has.
-        bytes: How many were read.
-        findings: What is wrong; empty where nothing is.
-        encoded: Rows that were encoded again.
-        largest_difference: Of those from the stored ones, relative to the largest value of the row; None without.
+        rows: How many rows it has.
+        bytes: How many bytes it has.
+        findings: What is wrong; empty for a good cache.
+        encoded: How many rows were encoded again.
+        largest_difference: The largest difference of these rows from the stored ones, relative to the largest value of
+            the row; None without an encoder.
     """
 
     path: Path
@@ -66,54 +71,52 @@ def verify(
 ) -> Verified:
     """Check a finished cache: structure, documents, every row's checksum, labels in range, features finite.
 
-    A cache holds no texts, so to encode rows again takes the table, too: where none is given, the one that the cache
-    says it was made from.
+    Nothing is written, so there is no `Outcome`. A cache holds no texts: to encode rows again takes the table, too.
 
     Args:
-        cache: The cache; nothing is written.
-        encoder: A folder or hub id of the encoder that it should be of: its files' hashes are compared, and a sample of
-            the rows is encoded again and compared with what is stored. None for neither.
-        table: The table that the cache was extracted from; None for the one that it names.
-        settings: How to read the table, and which device to use; other settings are the cache's own.
-        sample: How many rows to encode again, at most.
-        seed: Fixes which; None for others each time.
-        report: Where progress goes.
+        cache: The cache.
+        encoder: A folder or hub id of the cache's encoder: the hashes of its files are compared, and a sample of the
+            rows is encoded again and compared. None for neither.
+        table: The table that the cache was made from; None for the table that the cache names.
+        settings: How to read the table, and on which device to encode; the other settings are the cache's own.
+        sample: Most rows to encode again.
+        seed: Fixes the sample; None for another sample each time.
+        report: Receives progress.
 
     Returns:
-        What was found. Damage to what says where the rows are ends the search: there is one finding then.
+        What is wrong with the cache. Damage to its structure or documents ends the search with that one finding.
 
     Raises:
-        NotOursError: it is no cache, or an unfinished one.
+        FormatError: it is no cache, or an unfinished one.
         StorageError: it cannot be read.
         IdentityError: the encoder is not the one that the cache was made with.
-        TableError: the table is not the one that it was made from, or is not there any more.
+        TableError: the table is not the one that the cache was made from, or is missing.
     """
     path = Path(cache)
     try:
-        found = open_cache(path)
+        opened = open_cache(path)
     except DamagedError as error:
         finding = Finding("structure and documents", str(error).removeprefix(f"{path}: "))
         return Verified(path=path, rows=0, bytes=path.stat().st_size, findings=(finding,))
-    findings = _find_damage(found, report)
+    findings = _find_damage(opened, report)
     encoded, largest = 0, None
     if encoder is not None:
-        chosen = dataclasses.replace(settings or ExtractSettings(), encoder=encoder)
-        rows = np.sort(np.random.default_rng(seed).permutation(found.rows)[:sample])
-        differing = _encode_again(found, table, chosen, rows, report)
-        encoded, largest = len(differing), float(differing.max(initial=0))
-        bound = tolerance_of(found)
+        rows = np.sort(np.random.default_rng(seed).permutation(opened.rows)[:sample])
+        differences = _encode_again(opened, encoder, table, settings or ExtractSettings(), rows, report)
+        encoded, largest = len(rows), float(differences.max(initial=0))
+        bound = tolerance_of(opened)
         findings += [
             Finding(
                 f"row {row + 1:,}",
                 f"its features are {difference:.2g} off what the encoder gives (bound {bound:g})",
                 damage=False,
             )
-            for row, difference in zip(rows, differing, strict=True)
+            for row, difference in zip(rows, differences, strict=True)
             if not difference <= bound
         ]
     return Verified(
         path=path,
-        rows=found.rows,
+        rows=opened.rows,
         bytes=path.stat().st_size,
         findings=tuple(findings),
         encoded=encoded,
@@ -122,7 +125,7 @@ def verify(
 
 
 def _find_damage(cache: Cache, report: Report) -> list[Finding]:
-    """What checksums, the labels' range and the features' values say, block by block."""
+    """Check the checksums, the labels' range and the features' values, block by block."""
     findings = []
     classes = len(cache.label_names or ())
     for block in range(cache.layout.blocks):
@@ -153,50 +156,45 @@ def _not_finite(cache: Cache, rows: slice) -> list[Finding]:
 
 
 def _encode_again(
-    cache: Cache, table: Any, settings: ExtractSettings, rows: npt.NDArray[np.int64], report: Report
+    cache: Cache, encoder: str, table: Any, settings: ExtractSettings, rows: Indices, report: Report
 ) -> npt.NDArray[np.float64]:
-    """How far these rows are off what the encoder gives: (rows,) float64."""
-    from .extraction.extraction import (
-        Extraction,  # which loads torch and transformers: without an encoder, it takes neither
-    )
-    from .tables.scan import read_windows, scan_table
+    """Encode some rows again, and return their differences from the stored features: (rows,) float64."""
+    from .encoders.encoder import encode_sequences  # loads torch, which a check without an encoder does not need
 
-    identity = cache.identity
-    extraction = Extraction(
-        dataclasses.replace(
-            settings,
-            label_column=None,
-            features=identity.features,
-            prefix=identity.prefix,
-            max_length=identity.max_length,
-            precision=Precision(identity.precision),
-            storage=Storage(cache.layout.storage),
-        ),
-        report,
+    session = EncoderSession.from_identity(
+        cache.identity,
+        cache.record["encoder"],
+        where=cache.path,
+        encoder=encoder,
+        device=settings.device,
+        allow_pickled_weights=settings.allow_pickled_weights,
+        report=report,
     )
-    if different := differences(
-        identity, extraction.session.identity, our_name=cache.path.name, their_name="this encoder"
-    ):
-        raise IdentityError(f"{cache.path} was not made with this encoder: they differ in {'; '.join(different)}")
+    require_pair_column(cache, settings.text_pair_column)
     if table is None and not Path(cache.record["table"]).exists():
         raise TableError(
             f"{cache.path} was made from {cache.record['table']}, which is not here; give the table with `table`"
         )
-    source = extraction.open(cache.record["table"] if table is None else table)
+    source = open_table(
+        cache.record["table"] if table is None else table,
+        text_column=settings.text_column,
+        pair_column=settings.text_pair_column,
+        label_column=None,
+        skip_bad_rows=settings.skip_bad_rows,
+    )
     scan = scan_table(source, report)
     if scan.rows != cache.rows or not np.array_equal(scan.text_hashes, cache.text_hashes):
         raise TableError(f"{source.source} is not the table that {cache.path} was made from: its texts are others")
-    largest = np.zeros(len(rows))
-    for place, given in read_windows(source, scan, cache.plan["window_rows"]):
-        inside = np.flatnonzero((rows >= place.start) & (rows < place.stop))
+    differences = np.zeros(len(rows))
+    for span, window in read_windows(source, scan, cache.plan["window_rows"]):
+        inside = np.flatnonzero((rows >= span.start) & (rows < span.stop))
         if not len(inside):
             continue
-        at = (rows[inside] - place.start).tolist()
-        pairs = None if given.pairs is None else [given.pairs[row] for row in at]
-        sequences, _ = extraction.session.encoder.tokenize([given.texts[row] for row in at], pairs)
-        for number, sequence in zip(inside, sequences, strict=True):
-            encoded = extraction.session.encoder.backend.encode([sequence])
-            largest[number] = relative_difference(
-                {name: values[0] for name, values in encoded.items()}, cache, rows[number]
-            )
-    return largest
+        places = (rows[inside] - span.start).tolist()
+        pairs = None if window.pairs is None else [window.pairs[place] for place in places]
+        sequences, _ = session.encoder.tokenize([window.texts[place] for place in places], pairs)
+        features = encode_sequences(session.encoder, sequences)
+        for number, index in enumerate(inside.tolist()):
+            row = {name: values[number] for name, values in features.items()}
+            differences[index] = relative_difference(row, cache, int(rows[index]))
+    return differences

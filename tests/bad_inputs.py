@@ -11,6 +11,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import sys
@@ -24,6 +25,7 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+import typer
 from extracting import seal_again
 from headstart import cli
 from headstart.cache.reader import open_cache
@@ -33,6 +35,7 @@ from tiny import WORDS, save_tiny_encoder, tiny_rows
 
 GOOD = [(f"a {word} film", f"class{number % 2}") for number, word in enumerate(WORDS)]
 PAGE = Path(__file__).with_name("BAD_INPUTS.md")
+COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -507,7 +510,18 @@ def command(arguments: Sequence[Any], place: Place) -> Answer:
         return Answer(0, done(place.folder))
     lines = [line for line in said.splitlines() if line.startswith("headstart: ")]
     assert len(lines) == 1 and "Traceback" not in said, said
+    require_options(lines[0], ran=str(arguments[0]))
     return Answer(code, lines[0].removeprefix("headstart: "))
+
+
+def require_options(message: str, *, ran: str) -> None:
+    """Refuse advice to use an option that a command has not: the command that a clause names, else the one that ran."""
+    for clause in re.split("[;:]", message):
+        named = [
+            word for word in re.findall(r"\b[a-z-]+\b", clause.replace("extracting", "extract")) if word in COMMANDS
+        ]
+        options = {option for parameter in COMMANDS[named[-1] if named else ran].params for option in parameter.opts}
+        assert set(re.findall(r"--[a-z][a-z-]+", clause)) <= options, message
 
 
 def done(folder: Path) -> str:

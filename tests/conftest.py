@@ -61,18 +61,11 @@ def write_csv(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of 8 rows in windows of 2, so that small tables have several."""
-    from headstart.stages.extraction import extraction
-
-    monkeypatch.setattr(extraction, "BLOCK_ROWS", 8)
-    monkeypatch.setattr(extraction, "WINDOW_BLOCKS", 2)
-
-
-@pytest.fixture
 def large_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables count as too large to be kept from their first reading: they are read again."""
-    monkeypatch.setattr("headstart.stages.tables.scan.TOP_ROWS", 0)
+    """No table is kept in memory from its first reading: each is read again, as a large one is."""
+    from headstart.stages.tables.scan import scan_table
+
+    monkeypatch.setitem(scan_table.__kwdefaults__, "keep_rows", 0)
 
 
 @pytest.fixture

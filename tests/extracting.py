@@ -1,4 +1,4 @@
-"""Runs of stage one as the tests make them: quick, interrupted, and told apart byte by byte."""
+"""Runs of stage one as the tests make them: quick, interrupted, and compared byte by byte."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from headstart.cache.hashing import HASH_BYTES, digest
 from headstart.cache.layout import read_layout
 from headstart.cache.reader import Cache, open_any, open_cache
 from headstart.cache.seal import SEAL_BYTES, write_seal
-from headstart.cache.writer import partial_path
+from headstart.cache.siblings import partial_path
 from headstart.stages.encoders.backend import Backend
 from headstart.stages.extract import extract
-from headstart.stages.progress import Note, Step
+from headstart.stages.progress import Event, Note
 from headstart.stages.settings import ExtractSettings
 
 Notes = list[str]
+SMALL_BLOCKS = {"block_rows": 8, "window_rows": 16}
+"""Settings with which a small table has several blocks, in windows of two."""
 
 
 def settings(encoder: Path, **options: Any) -> ExtractSettings:
-    """In float32 and in small batches, where the options say nothing else."""
+    """Settings of float32 and small batches, unless the options say otherwise."""
     return ExtractSettings(**{"encoder": str(encoder), "precision": "float32", "batch_tokens": 64, **options})
 
 
-def noting(notes: Notes) -> Callable[[Note | Step], None]:
+def noting(notes: Notes) -> Callable[[Event], None]:
     """A report that keeps the notes."""
     return lambda event: notes.append(event.text) if isinstance(event, Note) else None
 
@@ -41,6 +43,11 @@ def run(table: Any, out: Path, encoder: Path, **options: Any) -> tuple[Cache, No
     chosen = {name: options.pop(name) for name in arguments if name in options}
     path = extract(table, out, settings(encoder, **options), report=noting(notes), **chosen)
     return open_cache(path), notes
+
+
+def run_small_blocks(table: Any, out: Path, encoder: Path, **options: Any) -> tuple[Cache, Notes]:
+    """`run`, in small blocks."""
+    return run(table, out, encoder, **{**SMALL_BLOCKS, **options})
 
 
 def datasets(path: Path) -> dict[str, bytes]:

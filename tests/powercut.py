@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from extracting import datasets, holding
+from extracting import run_small_blocks as run
 from headstart.cache.writer import CacheWriter
 from processes import open_as
 
@@ -110,3 +112,28 @@ def _rename(names: dict[str, int], events: list[Event]) -> None:
         names.pop(event.names[0], None)
         if event.kind == "rename":
             names[event.names[1]] = event.file
+
+
+def carry_on_after_cuts(table: Path, folder: Path, tiny: Path, whole: dict[str, bytes], *, cuts: int, seed: int) -> int:
+    """Cut the power again and again: of the run, and of the runs that carry on with it. Return the blocks kept."""
+    rng, out, kept = np.random.default_rng(seed), folder / "c.h5", 0
+    there = sorted((file.name, file.read_bytes()) for file in folder.iterdir())
+    for _ in range(cuts):
+        for file in folder.iterdir():
+            file.unlink()
+        for name, content in there:
+            (folder / name).write_bytes(content)
+        for _ in range(rng.integers(1, 3)):
+            durable = holding(out)
+            with recorded(folder) as events:
+                run(table, out, tiny)
+            first = next((i for i, event in enumerate(events) if event.kind != "there"), len(events))
+            after_a_cut(events[: rng.integers(first, len(events) + 1)], folder, rng)
+            assert out.exists() or durable <= holding(out)
+        held = len(holding(out))
+        cache, _ = run(table, out, tiny)
+        if held:
+            assert cache.record["kept_blocks"] == held
+            kept += held
+        assert datasets(out) == whole
+    return kept

@@ -91,10 +91,12 @@ def print_errors_to(log: Path) -> None:
 
 
 def blocks_of(rows: int) -> None:
-    """Make blocks of so many rows, in windows of two."""
-    from headstart.stages.extraction import extraction
+    """Give the settings other defaults, which no option of the command line sets: blocks of so many rows, and windows
+    of two blocks."""
+    from headstart.stages.settings import ExtractSettings
 
-    extraction.BLOCK_ROWS, extraction.WINDOW_BLOCKS = rows, 2
+    defaults: dict[str, Any] = ExtractSettings.__init__.__kwdefaults__  # type: ignore[attr-defined]
+    defaults.update(block_rows=rows, window_rows=2 * rows)
 
 
 def limit_file_size(size: int) -> None:
@@ -173,6 +175,22 @@ def fault_at(point: str, call: int, what: str) -> None:
             end(code)
 
         os._exit = say_and_end
+
+
+def kill_at_batch(number: int) -> None:
+    """Kill the process, with SIGKILL, where its encoder is given this batch, counted from 1."""
+    from headstart.stages.encoders.backend import Backend
+
+    original, calls = Backend.encode, 0
+
+    def encode(self: Any, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, *arguments)
+
+    Backend.encode = encode  # type: ignore[method-assign]
 
 
 def lose_an_interrupt(how: str) -> None:

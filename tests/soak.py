@@ -19,9 +19,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from extracting import datasets, holding, run
+from extracting import datasets, holding
+from extracting import run_small_blocks as run
+from powercut import carry_on_after_cuts
 from processes import blocks_of, fault_at, finish, start
-from test_crashes import carry_on_after_cuts
 from tiny import save_tiny_encoder, tiny_rows
 
 SMALL = partial(blocks_of, 64)
@@ -108,8 +109,6 @@ def kill_everywhere(folder: Path, encoder: Path, *, step: int) -> None:
 
 def cut_power(folder: Path, encoder: Path, *, cuts: int, seed: int) -> None:
     """Cut the power in a small extraction, and carry on."""
-    eight = partial(blocks_of, 8)
-    eight()
     table, out = write_table(folder / "power.csv", 60), folder / "power"
     out.mkdir()
     run(table, folder / "power.h5", encoder)

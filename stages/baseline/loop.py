@@ -10,9 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from ..heads.dataset import Indices, training_batches
+from ..heads.sampling import training_batches
 from ..heads.stacked import ADAM_EPSILON
 from ..settings import TrainSettings
+from ..types import Indices
 from .program import Program
 from .rungs import RungSettings
 

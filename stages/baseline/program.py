@@ -21,10 +21,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..devices import DTYPES
-from ..encoders.batching import Indices, compose_batches
+from ..encoders.batching import compose_batches
 from ..encoders.files import EncoderFiles
 from ..encoders.hf import load_tokenizer, quiet_transformers
 from ..settings import Precision
+from ..types import Indices
 from .rungs import Padding, RungSettings
 
 DROPOUT = 0.3

@@ -16,12 +16,13 @@ import torch
 from ...cache.reader import open_cache
 from ..encoders.files import EncoderFiles
 from ..extract import extract
-from ..heads.head import load_head
+from ..heads.dataset import Splits
 from ..heads.metrics import evaluate
 from ..inspect import inspect_path
 from ..progress import silent
+from ..runs.run import load_head
 from ..settings import SpeedupSettings, TrainSettings
-from ..splits.divide import Splits, divide
+from ..splits.divide import divide
 from ..train_head import train_head
 from ..units import duration
 from .loop import BATCH, FrozenLoop, Weights

@@ -1,6 +1,6 @@
-"""The pass over a table: window by window, each distinct token sequence through the encoder, rows into the cache.
+"""The pass over a table: window by window, each distinct token sequence goes through the encoder once.
 
-The next window is read and tokenized in one thread, and the last one written in another, while the encoder works.
+One thread reads and tokenizes the next window, and another one writes the last window, while the encoder works.
 """
 
 from __future__ import annotations
@@ -8,23 +8,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from ...cache.errors import EncoderError, StorageError
 from ...cache.hashing import hash_sequences
-from ...cache.reader import Cache, open_any
 from ...cache.writer import CacheWriter
 from ..encoders.encoder import BatchReport, Encoder, encode_sequences
 from ..encoders.memory import MemoryFullError
 from ..prefetch import BackgroundThread, prefetch
 from ..progress import Report, Step
 from ..settings import ForwardMode
-from ..tables.scan import TableScan
 from ..tables.table import Table, TableRows
-from ..types import Features, Indices, Mask
-from .reuse import ReusableCaches
+from ..types import Features, Indices, Mask, TokenIds
+from .resume import UnfinishedCache
+from .reuse import ReusableCaches, RowLocations
 from .row_index import FirstOccurrences
 from .windows import Window, tokenized_windows
 
@@ -34,7 +32,7 @@ _COUNT_ROWS = 1 << 20
 
 @dataclasses.dataclass
 class Counts:
-    """What the pass counted. Those of encoding are of this run alone, not of the run that it carried on from."""
+    """What the pass counted. Counts of encoding leave out an earlier run that this run resumed."""
 
     tokens: int = 0
     """In all rows, copies included."""
@@ -43,237 +41,219 @@ class Counts:
     tokens_encoded: int = 0
     sequences_encoded: int = 0
     kept_blocks: int = 0
-    """Written by an earlier run."""
+    """Blocks that an earlier run wrote."""
     reused_rows: int = 0
-    """Found in other caches."""
+    """Rows that were copied from other caches."""
     halved_batches: int = 0
-    """Which took more memory than there was, and were encoded in halves."""
+    """Batches that did not fit in memory, and were encoded in halves."""
     encode_seconds: float = 0.0
-    """Spent inside the encoder."""
+    """Time that was spent waiting for the encoder."""
 
     @property
     def tokens_per_second(self) -> float | None:
-        """The encoder's speed; None where this run encoded nothing."""
+        """The encoder's speed; None where nothing was encoded."""
         return self.tokens_encoded / self.encode_seconds if self.tokens_encoded else None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Encoded:
-    """What the encoder made of some rows of a window.
-
-    Attributes:
-        features: By name, (sequences, width) float32.
-        places: (window,) where in them each row of the window stands; -1 for the others.
-    """
-
-    features: dict[str, Features]
-    places: Indices
-
-
-@dataclasses.dataclass(frozen=True)
-class _Homes:
-    """Where the features of some rows are found.
-
-    Attributes:
-        sources: (rows,) for each the first row of the table with its tokens.
-        in_file: (rows,) bool, whether that one is in the new file already.
-        start: The first row of the window that the others are in.
-    """
-
-    sources: Indices
-    in_file: Mask
-    start: int
 
 
 def encode_table(
     table: Table,
-    scan: TableScan,
-    encoder: Encoder,
+    unfinished: UnfinishedCache,
     writer: CacheWriter,
+    encoder: Encoder,
     *,
-    donors: ReusableCaches,
-    kept: set[int],
-    plan: Mapping[str, Any],
+    reusable: ReusableCaches,
     report: Report,
 ) -> Counts:
-    """Write every block of the unfinished cache that is not kept.
+    """Write every block that an unfinished cache lacks.
+
+    Batches depend on the table, the reusable caches and the cache's plan, never on what is left to do. So a run that
+    resumes encodes the same batches as an undisturbed run, and gets the same bits. Blocks that were written before
+    another row of the table changed agree to rounding (1e-5).
 
     Args:
-        table: The rows.
-        survey: What its first reading found.
-        encoder: Reads token sequences.
-        writer: Writes blocks.
-        donors: Caches whose rows are taken over.
-        kept: Blocks that are written already.
-        plan: ``window_rows``, ``batch_tokens`` and ``path``. Batches are composed of what the table and the donors
-            hold, never of what is left to do: so a run that carries on with the same ones encodes the same batches, and
-            gets the same bits. Blocks that were kept from before a row of the table changed agree to rounding (1e-5).
-        report: Where progress goes.
+        table: The table.
+        unfinished: The cache to write; its plan says how rows are batched.
+        writer: The writer of this cache.
+        encoder: The encoder.
+        reusable: Other caches, whose rows are copied.
+        report: Receives progress.
 
     Raises:
-        TableError: the table changed since it was surveyed.
+        TableError: the table changed since it was scanned.
         EncoderError: a feature is not finite, or does not fit in the stored dtype.
-        StorageError: the memory is full with one text alone.
+        StorageError: one text alone does not fit in memory.
     """
-    work, halved = _Pass(encoder, writer, donors, kept, plan, report), encoder.halved_batches
-    with work.behind:
-        coming = tokenized_windows(
+    plan, rows, halved_before = unfinished.cache.plan, unfinished.scan.rows, encoder.halved_batches
+    state = _Pass(unfinished, writer, reusable, report)
+    with state.background:
+        windows = tokenized_windows(
             table,
-            scan,
+            unfinished.scan,
             encoder,
-            donors,
-            layout=work.layout,
+            reusable,
+            layout=state.layout,
             window_rows=plan["window_rows"],
-            kept=work.written.copy(),
+            kept=state.written.copy(),
         )
-        for window in prefetch(coming):
-            work.take(window)
-            report(Step("encoding", window.place.stop, scan.rows, "rows", work.counts.tokens_encoded))
-    work.counts.halved_batches = encoder.halved_batches - halved
-    for start in range(0, scan.rows, _COUNT_ROWS):
-        rows = slice(start, start + _COUNT_ROWS)
-        work.counts.tokens += int(work.cache.lengths[rows].sum(dtype=np.int64))
-        work.counts.truncated_rows += int(work.cache.truncated[rows].sum(dtype=np.int64))
-    return work.counts
+        for window in prefetch(windows):
+            work = state.add(window)
+            if work is not None:
+                try:
+                    features = encode_sequences(
+                        encoder,
+                        work.sequences,
+                        distinct=True,
+                        needed=work.needed,
+                        batch_tokens=plan["batch_tokens"],
+                        path=ForwardMode(plan["path"]),
+                        on_batch=functools.partial(state.count, work),
+                    )
+                except MemoryFullError as error:
+                    raise work.memory_full(error.sequence) from error
+                state.write(work, features)
+            report(Step("encoding", window.span.stop, rows, "rows", state.counts.tokens_encoded))
+    counts, cache = state.counts, unfinished.cache
+    counts.halved_batches = encoder.halved_batches - halved_before
+    for start in range(0, rows, _COUNT_ROWS):
+        counts.tokens += int(cache.lengths[start : start + _COUNT_ROWS].sum(dtype=np.int64))
+        counts.truncated_rows += int(cache.truncated[start : start + _COUNT_ROWS].sum(dtype=np.int64))
+    return counts
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _WindowWork:
+    """What a window needs, and where its features come from."""
+
+    window: Window
+    blocks: Indices  # to write
+    first_rows: Indices  # (window,) for each row the first row of the table with its token sequence
+    in_file: Mask  # (window,) whether the features of that first row are in the file
+    reused: RowLocations  # (window,)
+    positions: Indices  # (sequences,) ascending: positions in the window of the sequences to encode
+    sequences: list[TokenIds]
+    needed: Mask  # (sequences,) whether a block to write needs the sequence; the others fill up the batches
+
+    def memory_full(self, sequence: int) -> StorageError:
+        """Return the error for a sequence that alone does not fit in memory."""
+        place = self.window.rows.place(int(self.positions[sequence]))
+        tokens = f"{len(self.sequences[sequence]):,} tokens"
+        return StorageError(
+            f"{place}: the memory is full with this text alone, of {tokens}; free some, or lower `max_length`"
+        )
 
 
 class _Pass:
-    """One pass, and what it remembers from window to window."""
+    """The state of one pass: what is written, and where each token sequence first occurs."""
 
     def __init__(
-        self,
-        encoder: Encoder,
-        writer: CacheWriter,
-        donors: ReusableCaches,
-        kept: set[int],
-        plan: Mapping[str, Any],
-        report: Report,
+        self, unfinished: UnfinishedCache, writer: CacheWriter, reusable: ReusableCaches, report: Report
     ) -> None:
-        self.encoder, self.writer, self.donors, self.plan, self.report = encoder, writer, donors, plan, report
-        self.layout, self.counts, self.behind = writer.layout, Counts(kept_blocks=len(kept)), BackgroundThread()
-        self.cache: Cache = open_any(writer.path)  # maps: they show what the writer wrote
-        self.first_rows = FirstOccurrences(self.cache.token_hashes)
+        self.cache, self.writer, self.reusable = unfinished.cache, writer, reusable
+        self.background, self.report = BackgroundThread(), report
+        self.layout, self.counts = self.cache.layout, Counts(kept_blocks=len(unfinished.kept))
+        self.first_occurrences = FirstOccurrences(self.cache.token_hashes)
         self.written = np.zeros(self.layout.blocks, bool)
-        self.written[list(kept)] = True
+        self.written[list(unfinished.kept)] = True
 
-    def take(self, window: Window) -> None:
-        """Encode what nobody has, and hand the window's missing blocks to the writer."""
-        blocks = self.layout.blocks_of(window.place)
-        place, missing_blocks = window.place, blocks[~self.written[blocks]]
-        if len(missing_blocks):
-            self._write_row_metadata(window, missing_blocks)
-        sources = self.first_rows.add(place)  # (window,) for each row, the first row of the table with its tokens
-        numbers = np.arange(place.start, place.stop)
-        self.counts.distinct_sequences += int((sources == numbers).sum())
-        if not len(missing_blocks):
-            return
-        own = np.flatnonzero(sources == numbers)  # the window's own distinct sequences
-        asked = own[~window.donated.found[own]]
-        by_tokens = self.donors.by_tokens(self.cache.token_hashes[place][asked])
-        window.donated.donors[asked], window.donated.rows[asked] = by_tokens.donors, by_tokens.rows
-        self.counts.reused_rows += int(window.donated.found.sum())
-        in_file = self.written[sources // self.layout.block_rows]
-        missing = ~self.written[numbers // self.layout.block_rows]
+    def add(self, window: Window) -> _WindowWork | None:
+        """Add the next window's sequences, and find out what it needs; None where all its blocks are written."""
+        blocks = self.layout.blocks_of(window.span)
+        blocks = blocks[~self.written[blocks]]
+        if len(blocks):
+            self._write_row_metadata(window, blocks)
+        first_rows = self.first_occurrences.add(window.span)
+        rows = np.arange(window.span.start, window.span.stop)
+        own = np.flatnonzero(first_rows == rows)  # positions of the sequences that occur here first
+        self.counts.distinct_sequences += len(own)
+        if not len(blocks):
+            return None
+        lacking = own[~window.reused.found[own]]
+        by_sequence = self.reusable.find_sequences(self.cache.token_hashes[window.span][lacking])
+        reused = window.reused.replaced(lacking, by_sequence)
+        self.counts.reused_rows += int(reused.found.sum())
+        in_file = self.written[first_rows // self.layout.block_rows]
         needed = np.zeros(len(window), bool)
-        needed[sources[missing & ~in_file] - place.start] = True
-        encoded = self._encoded(window, own[~window.donated.found[own]], needed)
-        self.behind.wait()  # what earlier windows wrote can be read from now on
-        for block in missing_blocks:
-            rows, inside = self.layout.block_slice(int(block)), self._inside(window, int(block))
-            homes = _Homes(sources[inside], in_file[inside], window.place.start)
-            features = {name: self._gathered(name, window, homes, encoded) for name in encoded.features}
+        to_write = ~self.written[rows // self.layout.block_rows]
+        needed[first_rows[to_write & ~in_file] - window.span.start] = True
+        positions = lacking[~by_sequence.found]
+        return _WindowWork(
+            window=window,
+            blocks=blocks,
+            first_rows=first_rows,
+            in_file=in_file,
+            reused=reused,
+            positions=positions,
+            sequences=[window.sequences[place] for place in np.searchsorted(window.tokenized, positions)],
+            needed=needed[positions],
+        )
+
+    def count(self, work: _WindowWork, batch: BatchReport) -> None:
+        """Count and check one encoded batch of a window."""
+        window = work.window
+        self.counts.encode_seconds += batch.seconds
+        self.counts.tokens_encoded += batch.tokens
+        self.counts.sequences_encoded += len(batch.sequences)
+        for name, values in batch.features.items():
+            _require_storable(name, values, work.positions[batch.sequences], window.rows, self.layout.storage)
+        done = window.span.start + len(window) * batch.number // batch.batches
+        self.report(Step("encoding", done, self.layout.rows, "rows", self.counts.tokens_encoded))
+
+    def write(self, work: _WindowWork, encoded: Mapping[str, Features]) -> None:
+        """Hand a window's blocks, with the features of ``work.sequences`` among others, to the background thread."""
+        self.background.wait()  # from now on the features of earlier windows can be read from the file
+        for block in work.blocks.tolist():
+            rows = self.layout.block_slice(block)
+            inside = np.arange(rows.start, rows.stop) - work.window.span.start
+            features = {name: self._gather(name, inside, work, values) for name, values in encoded.items()}
             for name, values in features.items():
-                _require_storable(name, values, np.arange(inside.start, inside.stop), window.rows, self.layout.storage)
-            write = functools.partial(
-                self.writer.write_block, int(block), features=features, **self.cache.row_metadata(rows)
-            )
-            self.behind.run(write)
+                _require_storable(name, values, inside, work.window.rows, self.layout.storage)
+            metadata = self.cache.row_metadata(rows)
+            self.background.run(functools.partial(self.writer.write_block, block, features=features, **metadata))
             self.written[block] = True
 
-    def _gathered(self, name: str, window: Window, homes: _Homes, encoded: _Encoded) -> Features:
-        """One feature of some rows, (rows, width) float32, from wherever each of them stands."""
-        values = np.empty((len(homes.sources), self.layout.widths[name]), np.float32)
-        values[homes.in_file] = self.cache.features(name)[homes.sources[homes.in_file]]
-        rows = np.flatnonzero(~homes.in_file)
-        sources = homes.sources[rows] - homes.start
-        donors = window.donated.donors[sources]
-        for number, donor in enumerate(self.donors.caches):
-            given = donors == number
-            values[rows[given]] = donor.features(name)[window.donated.rows[sources[given]]]
-        new = donors < 0
-        values[rows[new]] = encoded.features[name][encoded.places[sources[new]]]
-        return values
-
-    def _inside(self, window: Window, block: int) -> slice:
-        """Where a block's rows stand in their window."""
-        rows, start = self.layout.block_slice(block), window.place.start
-        return slice(rows.start - start, rows.stop - start)
+    def _gather(self, name: str, inside: Indices, work: _WindowWork, encoded: Features) -> Features:
+        """Collect one feature of some rows of a window, (rows, width), from the file, other caches and the encoder."""
+        first_rows, in_file = work.first_rows[inside], work.in_file[inside]
+        gathered = np.empty((len(inside), self.layout.widths[name]), np.float32)
+        gathered[in_file] = self.cache.features(name)[first_rows[in_file]]
+        others = np.flatnonzero(~in_file)
+        sources = first_rows[others] - work.window.span.start  # positions in the window
+        reused = work.reused[sources]
+        for cache, positions, cache_rows in self.reusable.by_cache(reused):
+            gathered[others[positions]] = cache.features(name)[cache_rows]
+        new = ~reused.found
+        gathered[others[new]] = encoded[np.searchsorted(work.positions, sources[new])]
+        return gathered
 
     def _write_row_metadata(self, window: Window, blocks: Indices) -> None:
-        """Write what is known of the rows of some blocks before they are encoded: so it need not be kept in memory."""
+        """Write the hashes and lengths of some blocks before their features, so that memory need not hold them."""
         token_hashes = np.empty((len(window), self.cache.token_hashes.shape[1]), np.uint8)
         lengths, truncated = np.empty(len(window), np.int32), np.empty(len(window), np.uint8)
         token_hashes[window.tokenized] = hash_sequences(window.sequences)
         lengths[window.tokenized] = [len(sequence) for sequence in window.sequences]
         truncated[window.tokenized] = window.truncated
-        for number, donor in enumerate(self.donors.caches):
-            given = window.donated.donors == number
-            rows = window.donated.rows[given]
-            token_hashes[given], lengths[given], truncated[given] = (
-                donor.token_hashes[rows],
-                donor.lengths[rows],
-                donor.truncated[rows],
-            )
-        for block in blocks:
-            inside = self._inside(window, int(block))
+        for cache, positions, rows in self.reusable.by_cache(window.reused):
+            token_hashes[positions] = cache.token_hashes[rows]
+            lengths[positions], truncated[positions] = cache.lengths[rows], cache.truncated[rows]
+        for block in blocks.tolist():
+            rows_of_block = self.layout.block_slice(block)
+            inside = slice(rows_of_block.start - window.span.start, rows_of_block.stop - window.span.start)
             self.writer.write_row_metadata(
-                window.place.start + inside.start,
+                rows_of_block.start,
                 token_hashes=token_hashes[inside],
                 lengths=lengths[inside],
                 truncated=truncated[inside],
             )
 
-    def _encoded(self, window: Window, rows: Indices, needed: Mask) -> _Encoded:
-        """Encode rows of a window, in batches that depend on the rows alone; those with nothing needed are left out."""
-        places = np.full(len(window), -1, np.int64)
-        places[rows] = np.arange(len(rows))
-        sequences = [window.sequences[at] for at in np.searchsorted(window.tokenized, rows)]
 
-        def take(batch: BatchReport) -> None:
-            self.counts.encode_seconds += batch.seconds
-            self.counts.tokens_encoded += batch.tokens
-            self.counts.sequences_encoded += len(batch.sequences)
-            for name, values in batch.features.items():
-                _require_storable(name, values, rows[batch.sequences], window.rows, self.layout.storage)
-            done = window.place.start + len(window) * batch.number // batch.batches
-            self.report(Step("encoding", done, self.layout.rows, "rows", self.counts.tokens_encoded))
-
-        try:
-            features = encode_sequences(
-                self.encoder,
-                sequences,
-                distinct=True,
-                needed=needed[rows],
-                batch_tokens=self.plan["batch_tokens"],
-                path=ForwardMode(self.plan["path"]),
-                on_batch=take,
-            )
-        except MemoryFullError as error:
-            raise StorageError(
-                f"{window.rows.place(int(rows[error.sequence]))}: the memory is full with this text alone, of "
-                f"{len(sequences[error.sequence]):,} tokens; free some, or lower `max_length`"
-            ) from error
-        return _Encoded(features, places)
-
-
-def _require_storable(name: str, values: Features, batch: Indices, rows: TableRows, storage: str) -> None:
-    """Stop at a feature that is not finite, or that the stored dtype would make infinite."""
-    largest = np.abs(values).max(axis=1)  # (batch,), NaN where any value is
+def _require_storable(name: str, values: Features, positions: Indices, rows: TableRows, storage: str) -> None:
+    """Refuse a feature that is not finite, or that the stored dtype would make infinite."""
+    largest = np.abs(values).max(axis=1)  # (rows,), NaN where any value is NaN
     if not np.isfinite(largest).all():
-        place = rows.place(int(batch[np.argmin(np.isfinite(largest))]))
+        place = rows.place(int(positions[np.argmin(np.isfinite(largest))]))
         raise EncoderError(f"{place}: the encoder's feature {name!r} is not finite; in half precision, try float32")
     if storage == "float16" and largest.max() > _FLOAT16_MAX:
-        place = rows.place(int(batch[np.argmax(largest)]))
+        place = rows.place(int(positions[np.argmax(largest)]))
         raise EncoderError(
             f"{place}: the feature {name!r} has {largest.max():.6g}, too large for float16; use `storage=float32`"
         )

@@ -1,35 +1,44 @@
-"""The cache that a run was asked for, held against what is there already: finished, unfinished, or other work."""
+"""What is already there for a cache that is asked for, and how to go on with it.
+
+There may be the finished cache, an unfinished one, and unfinished ones of previous table versions. The decisions read
+files and change nothing; `relabel` and `open_unfinished` carry them out.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import itertools
-from collections.abc import Mapping
+import enum
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ...cache.errors import DamagedError, FormatError, OutputExistsError
+from ...cache.errors import DamagedError, FormatError, IdentityError, OutputExistsError
 from ...cache.identity import Identity, differences
-from ...cache.reader import Cache, open_any, open_cache
-from ...cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks, partial_path, replace_durably
+from ...cache.layout import read_layout
+from ...cache.reader import Cache, open_any
+from ...cache.siblings import partial_path, relabelled_path, superseded_path, superseded_paths
+from ...cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks, replace_durably
 from ..progress import Note, Report
 from ..tables.scan import TableScan
+from ..tables.table import Table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CacheRequest:
-    """The cache that was asked for, to be held against what is there.
+    """A cache that is asked for.
 
     Attributes:
-        out: Where the finished cache belongs.
-        table: What to call the table.
-        survey: The table's rows and labels.
-        identity: What the features are to be of.
-        storage: How they are to be stored.
+        out: The finished cache's path.
+        table: The table's name, for the record.
+        scan: The table's rows and labels.
+        identity: The identity of the features.
+        storage: How the features are stored.
         block_rows: Rows that share a checksum.
+        update: A cache of other rows gives its rows to the new one.
+        overwrite: What is there is replaced.
     """
 
     out: Path
@@ -38,181 +47,248 @@ class CacheRequest:
     identity: Identity
     storage: str
     block_rows: int
+    update: bool
+    overwrite: bool
 
-    def is_made_already(self, report: Report, *, update: bool) -> bool:
-        """Whether the finished cache is there, after giving it the table's labels where those alone differ.
+    def differences(self, cache: Cache) -> list[str]:
+        """List how the features of a cache differ from the ones that are asked for; empty where they do not."""
+        clauses = differences(cache.identity, self.identity, our_name=cache.path.name, their_name="this run")
+        if cache.layout.storage != self.storage:
+            clauses.append(f"storage ({cache.path.name}: {cache.layout.storage}, this run: {self.storage})")
+        return clauses
 
-        Args:
-            report: Where notes go.
-            update: Whether a cache of other rows is one to be made anew.
+    def has_labels_of(self, cache: Cache) -> bool:
+        """Whether the table's labels are the cache's."""
+        ours, theirs = self.scan.labels, cache.labels
+        same = ours is theirs if ours is None or theirs is None else np.array_equal(ours, theirs)
+        return same and self.scan.label_names == cache.label_names
 
-        Raises:
-            OutputExistsError: what is there is of another identity or another storage, or of other rows.
-        """
-        if not self.out.exists():
-            return False
-        cache = open_cache(self.out)
-        if found := self._differences(cache):
-            raise OutputExistsError(
-                f"{self.out} holds something else: {'; '.join(found)}; choose another `out`, or pass `overwrite=True`"
-            )
-        if found := self._different_rows(cache):
-            if update:
-                return False
-            raise OutputExistsError(
-                f"{self.out} holds something else: {'; '.join(found)}; to encode what it lacks, "
-                "pass `update=True`; to encode all of it, `overwrite=True`; or choose another `out`"
-            )
-        if cache.label_names == self.scan.label_names and _equal(cache.labels, self.scan.labels):
-            report(Note(f"{self.out} is current: the same rows, encoder and settings; nothing to encode"))
-            return True
-        self._relabel(cache)
-        what = "were removed" if self.scan.labels is None else "changed, and were written anew"
-        report(Note(f"{self.out}: the labels {what}; nothing to encode"))
-        return True
 
-    def _relabel(self, cache: Cache) -> None:
-        """Replace the finished cache with a copy that bears the table's labels."""
-        scratch = relabelled_path(self.out)
+class Verdict(enum.StrEnum):
+    """What to do with a file that is already there."""
+
+    KEEP = "keep"
+    """It serves as it is."""
+    RELABEL = "relabel"
+    """It serves once it has the table's labels."""
+    REPLACE = "replace"
+    """A new file takes its place."""
+    SUPERSEDE = "supersede"
+    """A new file takes its place, and reuses its rows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What to do with an unfinished cache; where it serves, its complete blocks, and how many others have changed."""
+
+    verdict: Verdict
+    kept: Collection[int] = ()
+    changed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class UnfinishedCache:
+    """A cache that lacks some blocks.
+
+    Attributes:
+        cache: Maps of the file: they show what is written to it.
+        scan: The table's scan, with arrays of the file, so that they take no memory.
+        kept: The blocks that are complete.
+    """
+
+    cache: Cache
+    scan: TableScan
+    kept: Collection[int]
+
+
+def require_writable(out: Path, table: Table) -> None:
+    """Refuse, before any work, an output that cannot be written, or that would replace what is no cache.
+
+    Raises:
+        OutputExistsError: it is such an output.
+    """
+    if not out.name:
+        raise OutputExistsError(f"{str(out)!r} is no name for a cache; choose a file with `out`")
+    if Path(table.source).is_dir() and out.resolve().parent in (file.resolve().parent for file in table.files):
+        raise OutputExistsError(
+            f"{out} lies in the table's own folder, and would be taken for a part of it; choose another `out`"
+        )
+    if not out.parent.is_dir():
+        raise OutputExistsError(f"{out.parent} is not a folder; make it first, or choose another `out`")
+    if out.exists():
         try:
-            if left_out := self._copy(cache, scratch):
-                raise DamagedError(
-                    f"{self.out}: {len(left_out)} blocks are damaged; extract again with `overwrite=True`"
-                )
-            with CacheWriter(scratch) as writer:
-                changed = {
-                    "table": self.table,
-                    "skipped_rows": self.scan.skipped,
-                    "conflicting_texts": self.scan.conflicting_texts,
-                }
-                writer.finish({**cache.record, **changed}, self.out)
-        finally:
-            scratch.unlink(missing_ok=True)
+            read_layout(out)
+        except FormatError as error:
+            raise OutputExistsError(f"{error}; it is never overwritten, so choose another `out`") from None
+        except DamagedError:
+            return  # a damaged cache: `overwrite` may replace it
 
-    def _copy(self, cache: Cache, path: Path) -> list[int]:
-        return copy_with_labels(cache, path, labels=self.scan.labels, label_names=self.scan.label_names)
 
-    def prepare_partial(
-        self, width: int, plan: Mapping[str, Any], *, overwrite: bool, update: bool, report: Report
-    ) -> set[int]:
-        """Leave an unfinished cache to write into, made anew or carried on with; return the blocks to keep.
+def require_pair_column(cache: Cache, text_pair_column: str | None) -> None:
+    """Refuse to read single texts for a cache of pairs of texts, or the other way round.
 
-        Args:
-            width: Columns of each feature.
-            plan: How rows are batched: with the table and the identity, this decides every bit of the features.
-            overwrite: Throw away unfinished work on something else.
-            update: Put unfinished work on other rows aside, as one of the `superseded_paths`, to take rows from.
-            report: Where notes go.
+    Raises:
+        IdentityError: they do not fit.
+    """
+    if cache.identity.pairs != (text_pair_column is not None):
+        advice = "pairs of texts; name the second column with" if cache.identity.pairs else "single texts; leave out"
+        raise IdentityError(f"{cache.path} is of {advice} `text_pair_column`")
 
-        Raises:
-            OutputExistsError: an unfinished cache is there, and is of something else.
-        """
-        partial = partial_path(self.out)
-        if overwrite:
-            remove_superseded(self.out)
-        if partial.exists():
-            kept = self._kept_of_partial(partial, plan, overwrite, update, report)
-            if kept is not None:
-                return kept
+
+def decide_finished(request: CacheRequest, cache: Cache) -> Verdict:
+    """Decide what to do with the finished cache at the output.
+
+    Raises:
+        OutputExistsError: it holds something else, and must stay.
+    """
+    if clauses := request.differences(cache):
+        raise OutputExistsError(
+            f"{cache.path} holds something else: {'; '.join(clauses)}; choose another `out`, or pass `overwrite=True`"
+        )
+    if cache.rows != request.scan.rows:
+        clause = f"rows ({cache.path.name}: {cache.rows:,}, the table: {request.scan.rows:,})"
+    else:
+        changed = np.flatnonzero((cache.text_hashes != request.scan.text_hashes).any(axis=1))
+        if not len(changed):
+            return Verdict.KEEP if request.has_labels_of(cache) else Verdict.RELABEL
+        clause = f"{len(changed):,} texts, the first in row {changed[0] + 1:,}"
+    if request.update:
+        return Verdict.REPLACE
+    raise OutputExistsError(
+        f"{cache.path} holds something else: {clause}; to encode what it lacks, pass `update=True`; to encode all of "
+        "it, `overwrite=True`; or choose another `out`"
+    )
+
+
+def relabel(request: CacheRequest, cache: Cache) -> None:
+    """Replace a finished cache with a copy that has the table's labels.
+
+    Raises:
+        DamagedError: a block's checksum does not hold.
+    """
+    with labelled_copy(cache, relabelled_path(request.out), request.scan) as (scratch, damaged):
+        if damaged:
+            raise DamagedError(f"{cache.path}: {len(damaged)} blocks are damaged; extract again with `overwrite=True`")
+        changed = {
+            "table": request.table,
+            "skipped_rows": request.scan.skipped,
+            "conflicting_texts": request.scan.conflicting_texts,
+        }
+        with CacheWriter(scratch) as writer:
+            writer.finish({**cache.record, **changed}, cache.path)
+
+
+def decide_unfinished(request: CacheRequest, cache: Cache, plan: Mapping[str, Any]) -> Decision:
+    """Decide what to do with an unfinished cache of the output.
+
+    Args:
+        request: The cache that is asked for.
+        cache: The unfinished cache.
+        plan: How rows are batched: with the table and the identity, this decides every bit of the features.
+
+    Raises:
+        OutputExistsError: it holds something else, and must stay.
+    """
+    wrong_features = request.differences(cache)
+    other_work = [
+        f"{name} ({cache.path}: {cache.plan.get(name)}, this run: {value})"
+        for name, value in plan.items()
+        if cache.plan.get(name) != value
+    ]
+    if cache.rows != request.scan.rows:
+        other_work.append(f"rows ({cache.path}: {cache.rows:,}, the table: {request.scan.rows:,})")
+    if not wrong_features and not other_work:
+        kept, changed = kept_blocks(cache, request.scan.text_hashes)
+        if not changed or (kept and not request.update):  # an update finds the rows wherever they stand now
+            verdict = Verdict.KEEP if request.has_labels_of(cache) else Verdict.RELABEL
+            return Decision(verdict, kept, len(changed))
+        other_work.append(f"rows ({len(changed)} blocks of {cache.path} hold others)")
+    if request.overwrite:
+        return Decision(Verdict.REPLACE)
+    if request.update and not wrong_features:
+        return Decision(Verdict.SUPERSEDE if cache.block_checksums.any() else Verdict.REPLACE)
+    raise OutputExistsError(
+        f"{cache.path} is unfinished work on something else: {'; '.join(wrong_features + other_work)}; to throw it "
+        "away, `overwrite=True`" + ("" if wrong_features else "; to take its rows over, `update=True`")
+    )
+
+
+def open_unfinished(request: CacheRequest, *, width: int, plan: Mapping[str, Any], report: Report) -> UnfinishedCache:
+    """Open the unfinished cache to write into: the one that is there, where it serves, or a new one.
+
+    Args:
+        request: The cache that is asked for.
+        width: Numbers in each feature.
+        plan: How rows are batched.
+        report: Receives a note where an unfinished cache is resumed.
+
+    Raises:
+        OutputExistsError: an unfinished cache is there, and holds something else.
+        StorageError: the folder cannot be written, or there is no room for the whole file.
+    """
+    partial, scan = partial_path(request.out), request.scan
+    if request.overwrite:
+        remove_superseded(request.out)
+    cache = _open_partial(partial, overwrite=request.overwrite)
+    decision = Decision(Verdict.REPLACE) if cache is None else decide_unfinished(request, cache, plan)
+    if decision.verdict is Verdict.SUPERSEDE:
+        replace_durably(partial, superseded_path(request.out, len(superseded_paths(request.out)) + 1))
+    if cache is None or decision.verdict in (Verdict.REPLACE, Verdict.SUPERSEDE):
         create_cache(
             partial,
-            block_rows=self.block_rows,
-            widths=dict.fromkeys(self.identity.features, width),
-            storage=self.storage,
-            identity=self.identity,
+            block_rows=request.block_rows,
+            widths=dict.fromkeys(request.identity.features, width),
+            storage=request.storage,
+            identity=request.identity,
             plan=plan,
-            text_hashes=self.scan.text_hashes,
-            labels=self.scan.labels,
-            label_names=self.scan.label_names,
+            text_hashes=scan.text_hashes,
+            labels=scan.labels,
+            label_names=scan.label_names,
         )
-        return set()
-
-    def _kept_of_partial(
-        self, partial: Path, plan: Mapping[str, Any], overwrite: bool, update: bool, report: Report
-    ) -> set[int] | None:
-        try:
-            cache = open_any(partial)
-        except (DamagedError, FormatError) as error:
-            if overwrite and partial.is_file():
-                return None
-            raise OutputExistsError(
-                f"{error}; it stands where unfinished work belongs: remove it, or pass `overwrite=True`"
-            ) from None
-        found = self._differences(cache)
-        other_work = [
-            f"{name} ({partial}: {cache.plan.get(name)}, this run: {value})"
-            for name, value in plan.items()
-            if cache.plan.get(name) != value
-        ]
-        if cache.rows != self.scan.rows:
-            other_work.append(f"rows ({partial}: {cache.rows:,}, the table: {self.scan.rows:,})")
-        kept, other = ([], []) if found or other_work else kept_blocks(cache, self.scan.text_hashes)
-        if other and (update or not kept):  # an update finds rows wherever they stand now
-            other_work.append(f"rows ({len(other)} blocks of {partial} hold others)")
-        if other_work and update and not found and not overwrite:
-            if cache.block_checksums.any():
-                replace_durably(partial, _superseded_path(self.out, len(superseded_paths(self.out)) + 1))
-            return None
-        if overwrite and (found or other_work):
-            return None
-        if found or other_work:
-            raise OutputExistsError(
-                f"{partial} is unfinished work on something else: {'; '.join(found + other_work)}; to throw it away, "
-                "`overwrite=True`" + ("" if found else "; to take its rows over, `update=True`")
-            )
-        if cache.label_names != self.scan.label_names or not _equal(cache.labels, self.scan.labels):
-            scratch = relabelled_path(self.out)
-            try:
-                self._copy(cache, scratch)
-                replace_durably(scratch, partial)
-            finally:
-                scratch.unlink(missing_ok=True)
-        # The rows that are to be encoded are the table's, not those of the table that was here before.
-        with CacheWriter(partial) as writer:
-            for block in sorted(set(range(cache.layout.blocks)) - set(kept)):
-                rows = cache.layout.block_slice(block)
-                writer.write_row_metadata(rows.start, text_hashes=self.scan.text_hashes[rows])
-        if kept:
-            note = f"carrying on with {partial}: {len(kept)} of {cache.layout.blocks} blocks are done"
-            report(Note(note + (f"; {len(other)} hold rows that changed, and are encoded again" if other else "")))
-        return set(kept)
-
-    def _differences(self, cache: Cache) -> list[str]:
-        found = differences(cache.identity, self.identity, our_name=cache.path.name, their_name="this run")
-        if cache.layout.storage != self.storage:
-            found.append(f"storage ({cache.path.name}: {cache.layout.storage}, this run: {self.storage})")
-        return found
-
-    def _different_rows(self, cache: Cache) -> list[str]:
-        if cache.rows != self.scan.rows:
-            return [f"rows ({cache.path.name}: {cache.rows:,}, the table: {self.scan.rows:,})"]
-        changed = np.flatnonzero((cache.text_hashes != self.scan.text_hashes).any(axis=1))
-        return [f"{len(changed):,} texts, the first in row {changed[0] + 1:,}"] if len(changed) else []
+        cache = open_any(partial)
+        return UnfinishedCache(cache, scan.in_file(cache), kept=())
+    if decision.verdict is Verdict.RELABEL:
+        with labelled_copy(cache, relabelled_path(request.out), scan) as (scratch, _):
+            replace_durably(scratch, partial)
+        cache = open_any(partial)
+    with CacheWriter(partial) as writer:  # rows to encode get the table's hashes: it may have changed since
+        for block in sorted(set(range(cache.layout.blocks)) - set(decision.kept)):
+            rows = cache.layout.block_slice(block)
+            writer.write_row_metadata(rows.start, text_hashes=scan.text_hashes[rows])
+    if decision.kept:
+        note = f"carrying on with {partial}: {len(decision.kept)} of {cache.layout.blocks} blocks are done"
+        changed = f"; {decision.changed} hold rows that changed, and are encoded again" if decision.changed else ""
+        report(Note(note + changed))
+    return UnfinishedCache(cache, scan.in_file(cache), decision.kept)
 
 
-def relabelled_path(path: Path) -> Path:
-    """The name of a copy with other labels, until it takes the place of what it was copied from."""
-    return path.with_name(path.name + ".relabelled")
+@contextlib.contextmanager
+def labelled_copy(cache: Cache, scratch: Path, scan: TableScan) -> Iterator[tuple[Path, list[int]]]:
+    """Copy a cache into an unfinished file with the table's labels; it is removed at the end, unless it was renamed.
 
-
-def superseded_paths(path: Path) -> list[Path]:
-    """The unfinished work on earlier rows that there is, the oldest first: its features are taken over into this one.
-
-    There are several where the table changed more than once before an update was through.
+    Yields:
+        The copy's path, and the blocks that it lacks because their checksums do not hold.
     """
-    numbered = (_superseded_path(path, number) for number in itertools.count(1))
-    return list(itertools.takewhile(Path.exists, numbered))
+    try:
+        yield scratch, copy_with_labels(cache, scratch, labels=scan.labels, label_names=scan.label_names)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def remove_superseded(path: Path) -> None:
-    """Remove it all, the newest first, so that a crash leaves no gap in the numbers."""
-    for earlier in reversed(superseded_paths(path)):
-        earlier.unlink()
+    """Remove the unfinished caches of previous table versions, the newest first: a crash must leave no gap in their
+    numbers."""
+    for superseded in reversed(superseded_paths(path)):
+        superseded.unlink()
 
 
-def _superseded_path(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.name}.earlier{number}")
-
-
-def _equal(ours: npt.NDArray[np.int64] | None, theirs: npt.NDArray[np.int64] | None) -> bool:
-    return ours is theirs if ours is None or theirs is None else np.array_equal(ours, theirs)
+def _open_partial(partial: Path, *, overwrite: bool) -> Cache | None:
+    """Open an unfinished cache; None where there is none, or where a damaged one may be overwritten."""
+    try:
+        return open_any(partial) if partial.exists() else None
+    except (DamagedError, FormatError) as error:
+        if overwrite and partial.is_file():
+            return None
+        raise OutputExistsError(
+            f"{error}; it stands where unfinished work belongs: remove it, or pass `overwrite=True`"
+        ) from None

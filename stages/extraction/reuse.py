@@ -1,96 +1,130 @@
-"""Rows that other caches of the same identity hold already: they are copied, and never encoded again."""
+"""Rows that other caches already hold: their features are copied instead of encoded."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from ...cache.errors import IdentityError
 from ...cache.hashing import Hashes
 from ...cache.identity import Identity, differences
-from ...cache.reader import Cache
+from ...cache.reader import Cache, open_any, open_cache
 from ..progress import Note, Report, Step
-from .row_index import Indices, RowIndex
+from ..types import Indices, Mask
+from .row_index import RowIndex
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class RowLocations:
-    """For each row that was asked for, where it stands.
+    """Where some caches hold the rows that were asked for.
 
     Attributes:
-        donors: (rows,) int64, the number of the cache; -1 where no cache has the row.
-        rows: (rows,) int64, its row there.
+        cache_index: (rows,) int64, the index of the cache; -1 where no cache holds the row.
+        row_index: (rows,) int64, the row in that cache.
     """
 
-    donors: Indices
-    rows: Indices
+    cache_index: Indices
+    row_index: Indices
 
     @property
-    def found(self) -> npt.NDArray[np.bool_]:
-        return self.donors >= 0
+    def found(self) -> Mask:
+        return self.cache_index >= 0
+
+    def __getitem__(self, rows: Indices) -> RowLocations:
+        return RowLocations(self.cache_index[rows], self.row_index[rows])
+
+    def replaced(self, rows: Indices, locations: RowLocations) -> RowLocations:
+        """Return a copy in which ``rows`` have these locations."""
+        copy = RowLocations(self.cache_index.copy(), self.row_index.copy())
+        copy.cache_index[rows], copy.row_index[rows] = locations.cache_index, locations.row_index
+        return copy
 
 
 def join_locations(parts: Sequence[RowLocations]) -> RowLocations:
-    """Those of consecutive rows, as one."""
-    return RowLocations(np.concatenate([part.donors for part in parts]), np.concatenate([part.rows for part in parts]))
+    """Join the locations of consecutive rows."""
+    return RowLocations(
+        np.concatenate([part.cache_index for part in parts]), np.concatenate([part.row_index for part in parts])
+    )
 
 
 class ReusableCaches:
-    """Some caches, asked for rows by their texts or by their token sequences. The first that has a row gives it."""
+    """Finds rows in some caches by their texts or token sequences. The first cache that holds a row gives it."""
 
-    def __init__(self, caches: Sequence[Cache], report: Report) -> None:
-        """Read the caches once, and leave out the blocks whose checksums do not hold."""
+    def __init__(self, caches: Iterable[Cache], report: Report) -> None:
+        """Read every cache once; blocks whose checksums do not hold are left out."""
         self.caches = list(caches)
-        self._by_text: list[RowIndex] = []
-        self._by_tokens: list[RowIndex] = []
+        self._text_indexes: list[RowIndex] = []
+        self._sequence_indexes: list[RowIndex] = []
         for cache in self.caches:
-            blocks = cache.layout.blocks
-
-            def checked(block: int, blocks: int = blocks) -> None:
-                report(Step("checking", block + 1, blocks, "blocks"))
-
-            whole = cache.whole_blocks(checked)
+            whole = cache.whole_blocks(reporting_blocks(cache, report))
             if cache.record and not whole.all():
-                report(Note(f"{cache.path}: {int((~whole).sum())} of {blocks} blocks are damaged, and are not reused"))
+                damaged = f"{int((~whole).sum())} of {cache.layout.blocks} blocks are damaged"
+                report(Note(f"{cache.path}: {damaged}, and are not reused"))
             rows = np.flatnonzero(np.repeat(whole, cache.layout.block_rows)[: cache.rows])
-            for hashes, lookups in ((cache.text_hashes, self._by_text), (cache.token_hashes, self._by_tokens)):
-                lookups.append(RowIndex(hashes))
-                lookups[-1].add(rows)
+            for indexes, hashes in (
+                (self._text_indexes, cache.text_hashes),
+                (self._sequence_indexes, cache.token_hashes),
+            ):
+                indexes.append(RowIndex(hashes))
+                indexes[-1].add(rows)
 
-    def by_text(self, text_hashes: Hashes) -> RowLocations:
+    def find_texts(self, text_hashes: Hashes) -> RowLocations:
         """Find rows by the hashes of their texts, (rows, 16) uint8."""
-        return _find(self._by_text, text_hashes)
+        return _find(self._text_indexes, text_hashes)
 
-    def by_tokens(self, token_hashes: Hashes) -> RowLocations:
+    def find_sequences(self, token_hashes: Hashes) -> RowLocations:
         """Find rows by the hashes of their token sequences, (rows, 16) uint8."""
-        return _find(self._by_tokens, token_hashes)
+        return _find(self._sequence_indexes, token_hashes)
+
+    def by_cache(self, locations: RowLocations) -> Iterator[tuple[Cache, Indices, Indices]]:
+        """Group locations: yield each cache that holds some of the rows, their positions, and their rows there."""
+        for number, cache in enumerate(self.caches):
+            positions = np.flatnonzero(locations.cache_index == number)
+            if len(positions):
+                yield cache, positions, locations.row_index[positions]
 
 
-def require_reusable(cache: Cache, identity: Identity, storage: str, *, advice: str) -> None:
-    """Refuse a cache whose rows are not those that would be encoded here, with advice on what to do about it.
+def open_reusable(paths: Iterable[Path], identity: Identity, storage: str, *, superseded: bool = False) -> list[Cache]:
+    """Open caches to reuse their rows.
+
+    Args:
+        paths: The caches.
+        identity: The identity of the features that are asked for; a cache may hold more features.
+        storage: How they will be stored; a cache in float32 serves float16, too.
+        superseded: They are unfinished caches of a previous table version; otherwise they are finished.
 
     Raises:
-        IdentityError: it is of something else, lacks a feature, or stores less exactly.
+        IdentityError: a cache has another identity, lacks a feature, or stores features less exactly.
+        FormatError: one of them is not a cache, or is not finished.
+        DamagedError: one of them has a damaged structure or document.
     """
-    ours = dataclasses.replace(identity, features=cache.identity.features)
-    found = differences(cache.identity, ours, our_name=str(cache.path), their_name="this run")
-    lacking = [name for name in identity.features if name not in cache.identity.features]
-    if lacking:
-        found.append(f"features ({cache.path} lacks {', '.join(lacking)})")
-    if cache.layout.storage not in (storage, "float32"):
-        found.append(f"storage ({cache.path}: {cache.layout.storage}, this run: {storage})")
-    if found:
-        raise IdentityError(f"{cache.path} cannot be reused here: they differ in {'; '.join(found)}; {advice}")
+    caches = [open_any(path) if superseded else open_cache(path) for path in paths]
+    advice = "remove it, or pass `overwrite=True`" if superseded else "leave it out, or extract it again"
+    for cache in caches:
+        requested = dataclasses.replace(identity, features=cache.identity.features)
+        problems = differences(cache.identity, requested, our_name=str(cache.path), their_name="this run")
+        if lacking := [name for name in identity.features if name not in cache.identity.features]:
+            problems.append(f"features ({cache.path} lacks {', '.join(lacking)})")
+        if cache.layout.storage not in (storage, "float32"):
+            problems.append(f"storage ({cache.path}: {cache.layout.storage}, this run: {storage})")
+        if problems:
+            raise IdentityError(f"{cache.path} cannot be reused here: they differ in {'; '.join(problems)}; {advice}")
+    return caches
 
 
-def _find(lookups: Sequence[RowIndex], hashes: Hashes) -> RowLocations:
-    places = RowLocations(np.full(len(hashes), -1, np.int64), np.zeros(len(hashes), np.int64))
-    for number, lookup in enumerate(lookups):
-        asked = np.flatnonzero(~places.found)
-        rows = lookup.find(hashes[asked])
-        there = asked[rows >= 0]
-        places.donors[there], places.rows[there] = number, rows[rows >= 0]
-    return places
+def reporting_blocks(cache: Cache, report: Report) -> Callable[[int], None]:
+    """Return a callback for the methods that check a cache's blocks: it reports how many are checked."""
+    return lambda block: report(Step("checking", block + 1, cache.layout.blocks, "blocks"))
+
+
+def _find(indexes: Sequence[RowIndex], hashes: Hashes) -> RowLocations:
+    locations = RowLocations(np.full(len(hashes), -1, np.int64), np.zeros(len(hashes), np.int64))
+    for number, index in enumerate(indexes):
+        asked = np.flatnonzero(~locations.found)
+        rows = index.find(hashes[asked])
+        held = asked[rows >= 0]
+        locations.cache_index[held], locations.row_index[held] = number, rows[rows >= 0]
+    return locations

@@ -1,4 +1,4 @@
-"""Finding rows by their hashes: within a table, each sequence's first row; in another cache, the same text's row."""
+"""Indexes of rows by their hashes: rows of another cache, and the first row of the table with a token sequence."""
 
 from __future__ import annotations
 
@@ -8,31 +8,33 @@ import numpy as np
 import numpy.typing as npt
 
 from ...cache.hashing import Hashes, hash_keys
+from ..types import Indices
 
-Indices = npt.NDArray[np.int64]
-_Level = tuple[npt.NDArray[np.uint64], Indices]
+_Keys = npt.NDArray[np.uint64]
+_Level = tuple[_Keys, Indices]
 _LEVEL_GROWTH = 4
-"""How many times larger one level of the index is than the next: more means fewer to search, and more to copy."""
+"""How many times larger a level of the index is than the next one. A larger factor means fewer levels to search, and
+more rows to copy."""
 
 
 class RowIndex:
     """Finds a row by its 16-byte hash.
 
-    An entry takes 16 bytes: the first 8 of its hash, sorted, and its row. The other 8 are looked up in the hashes
-    themselves, which may be a map of a file. Of two entries that share the first 8 bytes the earlier is found, and the
-    other taken for absent: that costs an encoding, and no correctness.
+    An entry takes 16 bytes: the first 8 bytes of the hash, sorted, and the row number. The last 8 bytes are compared in
+    the hashes themselves, which may be a map of a file. Of two hashes with the same first 8 bytes the index finds the
+    one that was added first. The other one counts as missing: its row is encoded again, and nothing is wrong.
 
-    New entries come as a sorted level of their own, and levels of similar size are merged: so n entries that come
-    little by little cost n log n, not n squared (O'Neil et al., The Log-Structured Merge-Tree, 1996).
+    Added rows form a sorted level, and levels of similar size are merged. So n rows in many small additions cost
+    n log n, not n squared (O'Neil et al., The Log-Structured Merge-Tree, 1996).
     """
 
     def __init__(self, hashes: Hashes) -> None:
-        """``hashes`` (rows, 16) uint8: those of every row that will be entered, in place by then."""
+        """``hashes`` (rows, 16) uint8: the hash of a row must be in place when the row is added."""
         self._hashes = hashes
         self._levels: list[_Level] = []  # the largest first
 
     def add(self, rows: Indices) -> None:
-        """Enter rows, whose hashes are in place."""
+        """Add rows to the index."""
         if not len(rows):
             return
         keys = _keys(self._hashes[rows])
@@ -43,51 +45,50 @@ class RowIndex:
             self._levels.append(_merged(older, newer))
 
     def find(self, hashes: Hashes) -> Indices:
-        """For each hash (n, 16) the row that was entered with it, or -1: (n,) int64."""
+        """Return the row that was added with each hash of (n, 16), or -1: (n,) int64."""
         keys = _keys(hashes)
-        found = np.full(len(keys), -1, np.int64)
+        result = np.full(len(keys), -1, np.int64)
         for level_keys, level_rows in self._levels:
-            place = np.searchsorted(level_keys, keys)
-            inside = np.flatnonzero((place < len(level_keys)) & (found < 0))
-            inside = inside[level_keys[place[inside]] == keys[inside]]
-            rows = level_rows[place[inside]]
-            same = (self._hashes[rows] == hashes[inside]).all(axis=1)
-            found[inside[same]] = rows[same]
-        return found
+            places = np.searchsorted(level_keys, keys)
+            candidates = np.flatnonzero((places < len(level_keys)) & (result < 0))
+            candidates = candidates[level_keys[places[candidates]] == keys[candidates]]
+            rows = level_rows[places[candidates]]
+            equal = (self._hashes[rows] == hashes[candidates]).all(axis=1)
+            result[candidates[equal]] = rows[equal]
+        return result
 
 
 class FirstOccurrences:
-    """Remembers, for each token sequence, the first row of the table that has it."""
+    """Finds the first row of the table with the same token sequence."""
 
     def __init__(self, token_hashes: Hashes) -> None:
-        """``token_hashes`` (rows, 16) uint8: the hashes of every row, filled in as the table is read."""
+        """``token_hashes`` (rows, 16) uint8: one for each row of the table, filled in while the table is read."""
         self._hashes = token_hashes
-        self._lookup = RowIndex(token_hashes)
+        self._index = RowIndex(token_hashes)
 
     def add(self, rows: slice) -> Indices:
-        """Enter the next rows of the table, whose hashes are in place.
+        """Add the next rows of the table, whose hashes are in place.
 
         Returns:
-            (rows,) int64: for each of them the first row of the table with its sequence, or itself.
+            (rows,) int64: for each row the first row of the table with its token sequence, which may be the row itself.
         """
         hashes = self._hashes[rows]
         _, first, inverse = np.unique(hash_keys(hashes), return_index=True, return_inverse=True)
-        known = self._lookup.find(hashes[first])
-        sources = np.where(known < 0, first + rows.start, known)
-        self._lookup.add(np.sort(sources[known < 0]))
-        found: Indices = sources[inverse.reshape(-1)]
-        return found
+        known = self._index.find(hashes[first])
+        occurrences: Indices = np.where(known < 0, first + rows.start, known)
+        self._index.add(np.sort(occurrences[known < 0]))
+        return occurrences[inverse.reshape(-1)]
 
 
-def _keys(hashes: Hashes) -> npt.NDArray[np.uint64]:
+def _keys(hashes: Hashes) -> _Keys:
     return np.ascontiguousarray(hashes[:, :8]).view("<u8").reshape(-1)
 
 
 def _merged(older: _Level, newer: _Level) -> _Level:
-    """Both levels as one; of equal keys the older first. Takes no memory but the result's, and a byte an entry.
+    """Merge two levels; of equal keys the older one comes first. Besides the result it takes one byte for an entry.
 
-    Levels are mapped, not allocated: their memory goes back to the system when they are merged, whatever the allocator
-    is told to keep.
+    The result is mapped memory, not allocated: it goes back to the system when the level is merged in its turn, even
+    where the allocator keeps what is freed.
     """
     places = np.searchsorted(older[0], newer[0], side="right") + np.arange(len(newer[0]))
     from_older = np.ones(len(older[0]) + len(newer[0]), bool)

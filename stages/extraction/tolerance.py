@@ -1,4 +1,4 @@
-"""How far features that are encoded again may be from the stored ones, and how far they are."""
+"""How much features that are encoded again may differ from the stored ones, and how much they do."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ import numpy.typing as npt
 from ...cache.reader import Cache
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 0.1, "float16": 0.02}
-"""How far a feature that is encoded again may be from the stored one, relative to the largest of its row: in float32
-what other batches make of it, in half precision what other batches and machines do."""
-_STORED_HALF = 1e-3
+"""Largest relative difference by the encoder's precision. In float32 other batches cause it, in half precision other
+batches and other machines."""
+_FLOAT16_STORAGE = 1e-3
 
 
 def tolerance_of(cache: Cache) -> float:
-    """How far a row of this cache may be off what its encoder gives."""
-    return TOLERANCE[cache.identity.precision] + (_STORED_HALF if cache.layout.storage == "float16" else 0)
+    """Return how much a row of this cache may differ from what its encoder gives now, as `relative_difference`."""
+    return TOLERANCE[cache.identity.precision] + (_FLOAT16_STORAGE if cache.layout.storage == "float16" else 0)
 
 
 def relative_difference(encoded: Mapping[str, npt.NDArray[Any]], cache: Cache, row: int) -> float:
-    """How far a row of a cache is off, at most, relative to the largest of its stored values; NaN for what is none.
+    """Return the largest difference of a row from its stored features, relative to the row's largest stored value.
 
     Args:
-        encoded: What the encoder gives now, by the features' names: (width,) each.
-        cache: The cache, which holds these features.
-        row: Which of its rows.
+        encoded: The row's features as the encoder gives them now, by name: (width,) each.
+        cache: A cache that holds these features.
+        row: The row of the cache.
+
+    Returns:
+        The largest over all features; NaN where a feature is not finite.
     """
     largest = []
     for name, values in encoded.items():

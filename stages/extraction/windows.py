@@ -1,4 +1,4 @@
-"""The windows of a table on their way to the encoder: read, looked up in other caches, tokenized."""
+"""Windows of a table on their way to the encoder: read, looked up in other caches, tokenized."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from ..types import Indices, Mask, TokenIds
 from .reuse import ReusableCaches, RowLocations, join_locations
 
 _JOINED_BYTES = 64 << 20
-"""What the features of windows that are joined take in memory, at most."""
+"""Most bytes of memory for the features of windows that are joined."""
+_Part = tuple[slice, TableRows, RowLocations]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,17 +25,17 @@ class Window:
     """Some consecutive rows of a table.
 
     Attributes:
-        place: Which, of its good rows.
-        rows: As they were read.
-        donated: Where other caches have them.
-        tokenized: (rows to tokenize,) positions in the window.
-        sequences: What the tokenizer made of those.
-        cut: (rows to tokenize,) bool, which of them were cut.
+        span: Their numbers among the table's good rows.
+        rows: The rows as they were read.
+        reused: Where other caches hold their texts.
+        tokenized: (tokenized rows,) int64, positions in the window of the rows that were tokenized.
+        sequences: The token sequence of each tokenized row.
+        truncated: (tokenized rows,) bool, which texts had more tokens than their sequence.
     """
 
-    place: slice
+    span: slice
     rows: TableRows
-    donated: RowLocations
+    reused: RowLocations
     tokenized: Indices
     sequences: list[TokenIds]
     truncated: Mask
@@ -47,73 +48,69 @@ def tokenized_windows(
     table: Table,
     scan: TableScan,
     encoder: Encoder,
-    donors: ReusableCaches,
+    reusable: ReusableCaches,
     *,
     layout: Layout,
     window_rows: int,
     kept: Mask,
 ) -> Iterator[Window]:
-    """Read a table's rows, look them up by their texts, and tokenize those that are lacking.
+    """Read a table's rows, look up their texts in other caches, and tokenize the texts that no cache holds.
 
     Args:
-        table: The rows.
-        survey: What its first reading found.
-        encoder: Encoder.
-        donors: Caches that may have the rows.
-        layout: Of the file that is written.
+        table: The table.
+        scan: The scan of the table.
+        encoder: The encoder whose tokenizer is used.
+        reusable: Caches that may hold some of the rows.
+        layout: The layout of the cache that is written.
         window_rows: How many rows are read at a time.
-        kept: (blocks,) bool, which of the file's blocks are written; of a window of such alone nothing is tokenized.
+        kept: (blocks,) bool, which blocks of the cache are complete. A window of complete blocks is not tokenized.
 
     Raises:
-        TableError: the table changed since it was surveyed.
-        EncoderError: the tokenizer makes nothing of a text.
+        TableError: the table changed since it was scanned.
+        EncoderError: the tokenizer makes no tokens of a text.
     """
+    parts = (
+        (span, rows, reusable.find_texts(scan.text_hashes[span]))
+        for span, rows in read_windows(table, scan, window_rows)
+    )
     most_rows = _JOINED_BYTES // (4 * sum(layout.widths.values()))
-    for place, rows, donated in _joined(_found(table, scan, donors, window_rows), window_rows, most_rows):
+    for span, rows, reused in _joined(parts, window_rows, most_rows):
         lacking = np.empty(0, np.int64)
-        if not kept[layout.blocks_of(place)].all():
-            lacking = np.flatnonzero(~donated.found)
+        if not kept[layout.blocks_of(span)].all():
+            lacking = np.flatnonzero(~reused.found)
         pairs = None if rows.pairs is None else [rows.pairs[row] for row in lacking]
         sequences, truncated = encoder.tokenize([rows.texts[row] for row in lacking], pairs)
         for row, sequence in zip(lacking, sequences, strict=True):
             if not len(sequence):
-                where = rows.place(int(row))
-                raise EncoderError(f"{where}: the encoder's tokenizer makes no tokens of this text; mend the row")
-        yield Window(
-            place=place, rows=rows, donated=donated, tokenized=lacking, sequences=sequences, truncated=truncated
-        )
+                place = rows.place(int(row))
+                raise EncoderError(
+                    f"{place}: the encoder's tokenizer makes no tokens of this text; change the text, or remove the row"
+                )
+        yield Window(span=span, rows=rows, reused=reused, tokenized=lacking, sequences=sequences, truncated=truncated)
 
 
-def _found(
-    table: Table, scan: TableScan, donors: ReusableCaches, window_rows: int
-) -> Iterator[tuple[slice, TableRows, RowLocations]]:
-    """Read the table in windows, and look each up."""
-    for place, rows in read_windows(table, scan, window_rows):
-        yield place, rows, donors.by_text(scan.text_hashes[place])
+def _joined(parts: Iterator[_Part], window_rows: int, most_rows: int) -> Iterator[_Part]:
+    """Join windows of which other caches hold nearly all rows.
 
-
-def _joined(
-    found: Iterator[tuple[slice, TableRows, RowLocations]], window_rows: int, most_rows: int
-) -> Iterator[tuple[slice, TableRows, RowLocations]]:
-    """Join windows that other caches have nearly all of.
-
-    The few texts of each would make small batches, which take longer than full ones. A window that half of is lacking
-    joins nothing. All this depends on the table and the caches alone, so that a run which carries on joins the same.
+    The few texts that are left of each window would make small batches, which are slower than full ones. A window with
+    half of its rows lacking is not joined. What is joined depends on the table and the caches alone, so a run that
+    resumes joins the same windows.
     """
-    held: list[tuple[slice, TableRows, RowLocations]] = []
+    held: list[_Part] = []
     lacking = 0
-    for place, rows, donated in found:
-        held.append((place, rows, donated))
-        lacking += int((~donated.found).sum())
-        if lacking >= window_rows // 2 or place.stop + window_rows - held[0][0].start > most_rows:
-            yield _as_one(held)
+    for part in parts:
+        held.append(part)
+        span, _, reused = part
+        lacking += int((~reused.found).sum())
+        if lacking >= window_rows // 2 or span.stop + window_rows - held[0][0].start > most_rows:
+            yield _join(held)
             held, lacking = [], 0
     if held:
-        yield _as_one(held)
+        yield _join(held)
 
 
-def _as_one(parts: Sequence[tuple[slice, TableRows, RowLocations]]) -> tuple[slice, TableRows, RowLocations]:
+def _join(parts: Sequence[_Part]) -> _Part:
     if len(parts) == 1:
         return parts[0]
-    places, rows, donated = zip(*parts, strict=True)
-    return slice(places[0].start, places[-1].stop), join_rows(rows), join_locations(donated)
+    spans, rows, reused = zip(*parts, strict=True)
+    return slice(spans[0].start, spans[-1].stop), join_rows(rows), join_locations(reused)

@@ -1,27 +1,28 @@
-"""The books of the encoder: how many texts went through it, how many did not have to, and what those would have taken.
+"""How many texts went through the encoder, how many did not have to, and how long those would have taken.
 
-One pass is one text through the encoder once. Plain values in, plain values out.
+A pass is one text that goes through the encoder once.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from ..progress import Action, Outcome
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderPasses:
-    """What a run cost the encoder, and what it spared it.
+    """The encoder passes that a command did and saved.
 
     Attributes:
         done: Texts that went through the encoder.
         saved: Texts that would have gone through it without a cache, and did not.
-        tokens_per_second: The encoder's speed, measured while the cache, or those that its rows came from, were made;
-            None where it was not.
-        saved_seconds: What the saved passes would have taken at that speed: an estimate, which leaves out the padding
-            and the training step that a real loop adds. None where no speed was measured.
+        tokens_per_second: The encoder's speed, measured while the cache was made, or the caches that its rows were
+            taken from; None if no speed was measured.
+        saved_seconds: Estimate of the time for the saved passes at that speed. It leaves out padding and the training
+            step, which a loop that encodes in every epoch adds. None if no speed was measured.
     """
 
     done: int
@@ -30,35 +31,39 @@ class EncoderPasses:
     saved_seconds: float | None
 
 
-def passes_of_extraction(records: Sequence[Mapping[str, Any]], *, since: float) -> EncoderPasses:
-    """Of one command of stage one: saved are copies, rows that were there already, and rows from other caches.
+def passes_of_extraction(records: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcome]) -> EncoderPasses:
+    """The passes of one `extract`. Saved are copies of texts, rows that were finished before, and reused rows.
 
     Args:
-        records: Of each cache that it was to make.
-        since: When it began, in seconds since 1970. A record that is older was found, and its cache cost nothing.
+        records: The record of each cache.
+        outcomes: What the command did to each cache, in the same order. Only a cache that was made cost passes:
+            ``sequences_encoded`` and ``tokens_encoded`` of its counts.
     """
-    made = [record for record in records if datetime.datetime.fromisoformat(record["created"]).timestamp() >= since]
-    done = sum(record["sequences_encoded"] for record in made)
-    tokens = sum(record["tokens"] for record in records) - sum(record["tokens_encoded"] for record in made)
-    speed = _speed(records)
+    made = [outcome.counts for outcome in outcomes if outcome.action is Action.MADE]
+    done = round(sum(counts["sequences_encoded"] for counts in made))
+    saved_tokens = sum(record["tokens"] for record in records) - sum(counts["tokens_encoded"] for counts in made)
+    speed = _tokens_per_second(records)
     return EncoderPasses(
         done=done,
         saved=sum(record["rows"] for record in records) - done,
         tokens_per_second=speed,
-        saved_seconds=tokens / speed if speed else None,
+        saved_seconds=saved_tokens / speed if speed else None,
     )
 
 
 def passes_of_cached(record: Mapping[str, Any], passes: int) -> EncoderPasses:
-    """Of work on cached rows, which are taken to be of the cache's mean length: nothing done, so many passes saved."""
-    speed = _speed([record])
-    mean = record["tokens"] / record["rows"]
+    """The passes of work on cached rows: none is done and all are saved. Texts count with the cache's mean length."""
+    speed = _tokens_per_second([record])
+    mean_tokens = record["tokens"] / record["rows"]
     return EncoderPasses(
-        done=0, saved=passes, tokens_per_second=speed, saved_seconds=passes * mean / speed if speed else None
+        done=0,
+        saved=passes,
+        tokens_per_second=speed,
+        saved_seconds=passes * mean_tokens / speed if speed else None,
     )
 
 
-def _speed(records: Sequence[Mapping[str, Any]]) -> float | None:
-    """Tokens a second, as they were measured while these caches were made."""
-    spent = sum(record["measured_seconds"] for record in records)
-    return sum(record["measured_tokens"] for record in records) / spent if spent else None
+def _tokens_per_second(records: Sequence[Mapping[str, Any]]) -> float | None:
+    """The encoder's speed while these caches were made; None if it did not run."""
+    seconds = sum(record["measured_seconds"] for record in records)
+    return sum(record["measured_tokens"] for record in records) / seconds if seconds else None

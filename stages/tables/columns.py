@@ -1,8 +1,9 @@
-"""A table's two columns, as Python strings: what Arrow may hold in them, what is refused, and which rows are bad."""
+"""The columns of a table: which ones are read, how Arrow's types become Python strings, and which cells are bad."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
@@ -12,68 +13,84 @@ from ...cache.errors import TableError
 
 @dataclasses.dataclass(frozen=True)
 class ColumnNames:
-    """Which columns of a table are read.
+    """The columns that hold texts and labels.
 
     Attributes:
-        text: The column of the texts.
-        pair: That of the second texts, or None.
-        label: That of the labels, or None.
+        text: Column of the texts.
+        pair: Column of the second texts; None for single texts.
+        label: Column of the labels; None where labels are not read.
+        keep_others: All other columns are read too, as they are.
     """
 
     text: str
     pair: str | None
     label: str | None
+    keep_others: bool = False
 
     def names(self) -> list[str]:
-        """Those that are wanted."""
+        """The names that are not None."""
         return [name for name in (self.text, self.pair, self.label) if name is not None]
 
     def require(self, names: Sequence[str], where: str) -> None:
-        """Refuse a table that lacks one of them, or has it twice.
+        """Check that a table has each of these columns once.
 
         Args:
-            names: The columns that the table has.
-            where: What to call it.
+            names: The names in the table's header.
+            where: The table's name in a message.
 
         Raises:
-            TableError: it does.
+            TableError: a column is missing, or two columns have its name.
         """
-        options = ("`text_column`", "`text_pair_column`", "`label_column`")
-        for column, option in zip((self.text, self.pair, self.label), options, strict=True):
+        settings = ("`text_column`", "`text_pair_column`", "`label_column`")
+        for column, setting in zip((self.text, self.pair, self.label), settings, strict=True):
             if column is None or list(names).count(column) == 1:
                 continue
             problem = "has two columns" if column in names else "has no column"
-            without = " (or `label_column=None`)" if option == "`label_column`" else ""
-            found = ", ".join(map(repr, names))
+            without = " (or `label_column=None`)" if setting == "`label_column`" else ""
+            header = ", ".join(map(repr, names))
             separated = len(names) == 1 and any(mark in names[0] for mark in ";\t|,")
             advice = "; cells stand between commas in a .csv, between tabs in a .tsv" if separated else ""
-            raise TableError(f"{where} {problem} {column!r}; it has {found}: choose with {option}{without}{advice}")
+            raise TableError(f"{where} {problem} {column!r}; it has {header}: choose with {setting}{without}{advice}")
 
 
 def read_texts(column: pa.Array, name: str, where: str, numbers: Sequence[int]) -> list[str | None]:
-    """Read a column of texts; a null stays None."""
+    """Return a column of texts as Python strings; a null stays None.
+
+    Args:
+        column: The column of some rows.
+        name: The column's name.
+        where: The file's name in a message.
+        numbers: The number of each row, for a message.
+
+    Raises:
+        TableError: the column's type is no text, or a cell is not UTF-8.
+    """
+    values: list[str | None]
+    if isinstance(column.type, pa.JsonType):
+        return [None if cell is None else json.loads(cell) for cell in column.to_pylist()]
+    column = decode_dictionary(column)
     kind = column.type
-    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
-        column = column.cast(kind.value_type)
-        kind = column.type
     if pa.types.is_null(kind):
         return [None] * len(column)
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+    if is_binary(kind):
         try:
             column = column.cast(pa.large_string())
-        except pa.ArrowInvalid:  # not UTF-8: look for the row, and say so
+        except pa.ArrowInvalid:  # some cell is not UTF-8: find its row
             return [_decode(v, name, where, number) for v, number in zip(column.to_pylist(), numbers, strict=True)]
-        kind = column.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+    elif not is_string(kind):
         raise TableError(f"{where}: the column {name!r} holds {kind}, not text; choose another column")
-    values: list[str | None] = column.to_pylist()
+    values = column.to_pylist()
     return values
 
 
 def read_labels(column: pa.Array, name: str, where: str, numbers: Sequence[int]) -> list[str | None]:
-    """Read a column of labels as their names; a null stays None."""
-    encoded = pa.types.is_dictionary(column.type) or pa.types.is_run_end_encoded(column.type)
-    kind = column.type.value_type if encoded else column.type
+    """Return a column of labels as class names; a null stays None. Arguments as for `read_texts`.
+
+    Raises:
+        TableError: the column's type is not one of classes, or a cell is not UTF-8.
+    """
+    column = decode_dictionary(column)
+    kind = column.type
     if pa.types.is_nested(kind):
         raise TableError(
             f"{where}: the column {name!r} holds {kind}: multi-label targets are not supported; give one label per row"
@@ -83,11 +100,60 @@ def read_labels(column: pa.Array, name: str, where: str, numbers: Sequence[int])
             f"{where}: the column {name!r} holds {kind}: regression targets are not supported; "
             "if these are classes, write them as whole numbers or names"
         )
+    if pa.types.is_temporal(kind):
+        raise TableError(f"{where}: the column {name!r} holds {kind}, not labels; choose with `label_column`")
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         column = column.cast(pa.string())
-    elif pa.types.is_temporal(kind):
-        raise TableError(f"{where}: the column {name!r} holds {kind}, not labels; choose with `label_column`")
     return read_texts(column, name, where, numbers)
+
+
+def decode_text_cells(batch: pa.RecordBatch, where: str, numbers: Sequence[int]) -> pa.RecordBatch:
+    """Return columns of bytes as columns of strings; the arguments are those of `read_texts`.
+
+    Raises:
+        TableError: a cell is not UTF-8.
+    """
+    columns = []
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            columns.append(column.cast(pa.large_string()))
+        except pa.ArrowInvalid:
+            read_texts(column, name, where, numbers)  # which names the row
+            raise
+    return pa.RecordBatch.from_arrays(columns, batch.schema.names)
+
+
+def decode_dictionary(column: pa.Array) -> pa.Array:
+    """Return the plain values of a column that is stored as a dictionary (a pandas categorical) or run by run."""
+    kind = column.type
+    encoded = pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind)
+    return column.cast(kind.value_type) if encoded else column
+
+
+def is_string(kind: pa.DataType) -> bool:
+    """Whether a type is one of Arrow's three kinds of strings."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def is_binary(kind: pa.DataType) -> bool:
+    """Whether a type is one of Arrow's three kinds of bytes of any length."""
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def bad_rows(
+    texts: Mapping[str | None, list[str | None] | None], label_column: str | None, labels: list[str | None] | None
+) -> dict[int, str]:
+    """Return the reason why each bad row is bad, by the row's index.
+
+    Args:
+        texts: The columns of texts, by name; None for a column that is not read.
+        label_column: The name of the column of labels.
+        labels: That column's values; None where labels are not read.
+    """
+    reasons: dict[int, str] = {}
+    for what, name, values in [("label", label_column, labels), *(("text", n, v) for n, v in texts.items())]:
+        reasons |= {i: f"its {what} ({name!r}) is blank" for i, v in enumerate(values or ()) if not (v and v.strip())}
+    return reasons
 
 
 def _decode(value: bytes | None, name: str, where: str, number: int) -> str | None:
@@ -99,19 +165,3 @@ def _decode(value: bytes | None, name: str, where: str, number: int) -> str | No
             f"{where}, row {number:,}: the column {name!r} is not UTF-8 (byte {byte:#04x}); convert the file, for "
             "example with iconv"
         ) from None
-
-
-def bad_rows(
-    texts: Mapping[str | None, list[str | None] | None], label_column: str | None, labels: list[str | None] | None
-) -> dict[int, str]:
-    """Say what is wrong with each bad row, by its index.
-
-    Args:
-        texts: The columns of texts, by name; one that is not there is None.
-        label_column: The name of the column of labels.
-        labels: That column, or None.
-    """
-    reasons: dict[int, str] = {}
-    for what, name, values in [("label", label_column, labels), *(("text", n, v) for n, v in texts.items())]:
-        reasons |= {i: f"its {what} ({name!r}) is blank" for i, v in enumerate(values or ()) if not (v and v.strip())}
-    return reasons

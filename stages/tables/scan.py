@@ -1,4 +1,4 @@
-"""The first reading of a table: how many rows, which texts, which labels. It costs no encoding."""
+"""The first reading of a table: how many rows, which texts, labels and columns. Then its rows, a window at a time."""
 
 from __future__ import annotations
 
@@ -7,39 +7,41 @@ import re
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 
 from ...cache.errors import TableError
 from ...cache.hashing import Hashes, hash_texts
 from ...cache.reader import Cache
 from ..progress import Report, Step
+from ..types import Indices
+from .json_lines import JsonKinds
 from .table import Table, TableRows, join_rows
 
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
-TOP_ROWS, TOP_CHARACTERS = 1 << 15, 1 << 24
-"""How much of a table is kept as it was read: all of a small one, which then need not be read again."""
+KEEP_ROWS, KEEP_CHARACTERS = 1 << 15, 1 << 24
+"""How much of a table `scan_table` keeps in memory: all of a small table, which then is not read again."""
 _CHUNK = 1 << 16
-"""Rows that are looked at together where an array of all of them would take memory."""
+"""Rows that are handled together, where an array for all rows would take too much memory."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TableScan:
-    """What a table holds.
+    """What the first reading of a table found.
 
     Attributes:
         text_hashes: (rows, 16) uint8, one per good row.
         labels: (rows,) int64, indices into ``label_names``; None without a label column.
-        label_names: The classes: by value where all are whole numbers, else in the order of their characters.
-        distinct_texts: How many of the rows' texts are not alike.
-        conflicting_texts: How many distinct texts stand in the table with two different labels.
+        label_names: The classes, sorted: as numbers where all are whole numbers, else as strings.
+        distinct_texts: The number of distinct texts.
+        conflicting_texts: The number of distinct texts that have two different labels in the table.
         skipped: Bad rows left out.
-        state: What the file system said of the files before they were read.
-        top: The first rows, of a small table all of them, without their labels.
+        state: `Table.state` before the reading.
+        top: The first rows without their labels; all rows of a small table.
     """
 
     text_hashes: Hashes
-    labels: npt.NDArray[np.int64] | None
+    labels: Indices | None
     label_names: tuple[str, ...] | None
     distinct_texts: int
     conflicting_texts: int
@@ -57,23 +59,31 @@ class TableScan:
         return len(self.top) == self.rows
 
     def in_file(self, cache: Cache) -> TableScan:
-        """The same, with the arrays of a cache of this table in place of those in memory; of a large one, no rows."""
+        """Return a scan that takes less memory: its arrays are those of a cache of this table, which are mapped from
+        its file, and a large table's ``top`` is empty."""
         top = self.top if self.holds_all else join_rows([])
         return dataclasses.replace(self, text_hashes=cache.text_hashes, labels=cache.labels, top=top)
 
 
-def scan_table(table: Table, report: Report) -> TableScan:
-    """Read a table once. While it is read, a row takes 24 bytes of memory; at the end, for a moment, 56.
+def scan_table(
+    table: Table, report: Report, *, keep_rows: int = KEEP_ROWS, keep_characters: int = KEEP_CHARACTERS
+) -> TableScan:
+    """Read a table once. A row takes 24 bytes of memory during the reading, and 56 bytes for a moment at the end.
 
-    The rows themselves are kept up to `TOP_ROWS` and about `TOP_CHARACTERS`.
+    Args:
+        table: The table.
+        report: Receives progress.
+        keep_rows: Most rows in `TableScan.top`.
+        keep_characters: About how many characters `TableScan.top` may have.
 
     Raises:
-        TableError: it cannot be parsed, has no rows, a row is bad, or its labels are not classes.
-        StorageError: it cannot be read.
+        TableError: the table cannot be parsed, has no rows, has a bad row, changes during the reading, or its labels
+            are not classes.
+        StorageError: the table cannot be read.
     """
     state = table.state()
     hashes: list[Hashes] = []
-    codes: list[npt.NDArray[np.int64]] = []
+    codes: list[Indices] = []
     numbers: dict[str, int] = {}  # label name -> number, in order of appearance
     skipped = rows = 0
     top: list[TableRows] = []
@@ -83,15 +93,13 @@ def scan_table(table: Table, report: Report) -> TableScan:
         if batch.labels is not None:
             codes.append(np.array([numbers.setdefault(name, len(numbers)) for name in batch.labels], np.int64))
         skipped += batch.skipped
-        if rows < TOP_ROWS and characters < TOP_CHARACTERS:
+        if rows < keep_rows and characters < keep_characters:
             top.append(batch)
             characters += sum(map(len, batch.texts)) + sum(map(len, batch.pairs or ()))
         rows += len(batch.texts)
         report(Step("reading", rows, 0, "rows"))
-    if table.state() != state:
-        raise _changed(table)
-    if rows == 0:
-        raise TableError(f"{table.source} has no rows" + (f" (all {skipped:,} are bad)" if skipped else ""))
+    _require_state(table, state)
+    _require_rows(table, rows, skipped)
     labels = names = None
     if table.columns.label is not None:
         names = _sorted_names(list(numbers), table)
@@ -112,12 +120,12 @@ def scan_table(table: Table, report: Report) -> TableScan:
         conflicting_texts=conflicting,
         skipped=skipped,
         state=state,
-        top=join_rows(top)[:TOP_ROWS],
+        top=join_rows(top)[:keep_rows],
     )
 
 
-def count_texts(text_hashes: Hashes, labels: npt.NDArray[np.int64] | None) -> tuple[int, int]:
-    """Count the distinct texts, and those of them that bear two different labels.
+def count_texts(text_hashes: Hashes, labels: Indices | None) -> tuple[int, int]:
+    """Count the distinct texts, and those of them that have two different labels.
 
     Args:
         text_hashes: (rows, 16) uint8.
@@ -125,30 +133,30 @@ def count_texts(text_hashes: Hashes, labels: npt.NDArray[np.int64] | None) -> tu
     """
     halves = text_hashes.view("<u8")  # (rows, 2)
     keys = [halves[:, 1], halves[:, 0]]
-    order = np.lexsort(keys if labels is None else [labels, *keys])  # (rows,) texts together, and their labels in them
-    new = np.ones(len(order) + 1, bool)  # where another text begins; and the end
+    order = np.lexsort(keys if labels is None else [labels, *keys])  # (rows,) sorted by text, then by label
+    new = np.ones(len(order) + 1, bool)  # where the next text begins, and the end
     for start in range(1, len(order), _CHUNK):
         here, before = order[start : start + _CHUNK], order[start - 1 : start - 1 + _CHUNK]
         new[start : start + _CHUNK][: len(here)] = (halves[here] != halves[before[: len(here)]]).any(axis=1)
     begins = np.flatnonzero(new)  # (distinct + 1,)
     distinct, conflicting = len(begins) - 1, 0
     for start in range(0, distinct if labels is not None else 0, _CHUNK):
-        part = begins[start : start + _CHUNK + 1]  # a text's rows are sorted by label: its first and last tell
+        part = begins[start : start + _CHUNK + 1]  # rows of one text are sorted by label: compare the first and last
         assert labels is not None
         conflicting += int((labels[order[part[:-1]]] != labels[order[part[1:] - 1]]).sum())
     return distinct, conflicting
 
 
 def read_windows(table: Table, scan: TableScan, window_rows: int) -> Iterator[tuple[slice, TableRows]]:
-    """Give a table's rows in windows of so many, without their labels.
+    """Yield a table's rows in windows of ``window_rows``, without their labels.
 
-    A table that is too large to be kept is read again, and checked to be still the one that was surveyed.
+    A table that `scan` does not hold is read again, and its texts are compared with the first reading.
 
     Yields:
-        The rows' place among the good rows of the table, and the rows.
+        The place of the rows among the good rows of the table, and the rows.
 
     Raises:
-        TableError: the table has changed since.
+        TableError: the table has changed since the first reading.
     """
     if scan.holds_all:
         for place in (slice(start, start + window_rows) for start in range(0, scan.rows, window_rows)):
@@ -156,9 +164,8 @@ def read_windows(table: Table, scan: TableScan, window_rows: int) -> Iterator[tu
             yield slice(place.start, place.start + len(rows)), rows
         return
     start = 0
-    for rows in _regrouped(table.batches(), window_rows):
-        if table.state() != scan.state:
-            raise _changed(table)
+    for rows in _windows(table.batches(), window_rows):
+        _require_state(table, scan.state)
         place = slice(start, start + len(rows.texts))
         if not np.array_equal(hash_texts(rows.texts, rows.pairs), scan.text_hashes[place]):
             raise _changed(table)
@@ -168,11 +175,87 @@ def read_windows(table: Table, scan: TableScan, window_rows: int) -> Iterator[tu
         raise _changed(table)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColumnScan:
+    """What the first reading of a table with all its columns found; it takes no memory that grows with the rows.
+
+    Attributes:
+        rows: The number of good rows.
+        schema: All columns that a file or a row has, in the order of their first appearance.
+        json_types: For each column of JSON cells, the type that all its values fit in. Where their kinds differ, or
+            they are lists or objects, that is a string of JSON.
+        state: `Table.state` before the reading.
+    """
+
+    rows: int
+    schema: pa.Schema
+    json_types: dict[str, pa.DataType]
+    state: tuple[tuple[int, int, int], ...]
+
+
+def scan_columns(table: Table, report: Report) -> ColumnScan:
+    """Read a table that was opened with ``keep_others`` once.
+
+    Raises:
+        TableError: as for `scan_table`; or two files give one column types that do not fit together.
+        StorageError: the table cannot be read.
+    """
+    state, rows, skipped = table.state(), 0, 0
+    schema: pa.Schema | None = None
+    kinds = JsonKinds()
+    for batch in table.batches():
+        if batch.cells is not None:
+            schema = _unified(schema, batch.cells.schema, table)
+            kinds.add(batch.cells)
+        skipped += batch.skipped
+        rows += len(batch)
+        report(Step("reading", rows, 0, "rows"))
+    _require_state(table, state)
+    _require_rows(table, rows, skipped)
+    assert schema is not None
+    return ColumnScan(rows=rows, schema=schema, json_types=kinds.types(), state=state)
+
+
+def read_column_windows(table: Table, scan: ColumnScan, window_rows: int) -> Iterator[TableRows]:
+    """Yield a table's rows with all their columns, in windows of ``window_rows``.
+
+    Raises:
+        TableError: the table has changed since the first reading.
+    """
+    rows = 0
+    for window in _windows(table.batches(), window_rows):
+        _require_state(table, scan.state)
+        rows += len(window)
+        yield window
+    if rows != scan.rows:
+        raise _changed(table)
+
+
+def _unified(schema: pa.Schema | None, other: pa.Schema, table: Table) -> pa.Schema:
+    """Return a schema that rows of both schemas fit in."""
+    if schema is None or schema.equals(other):
+        return other if schema is None else schema
+    try:
+        return pa.unify_schemas([schema, other], promote_options="permissive")
+    except pa.ArrowException as error:
+        raise TableError(f"{table.source}: the columns of its files do not fit together: {error}") from None
+
+
+def _require_state(table: Table, state: tuple[tuple[int, int, int], ...]) -> None:
+    if table.state() != state:
+        raise _changed(table)
+
+
+def _require_rows(table: Table, rows: int, skipped: int) -> None:
+    if rows == 0:
+        raise TableError(f"{table.source} has no rows" + (f" (all {skipped:,} are bad)" if skipped else ""))
+
+
 def _changed(table: Table) -> TableError:
     return TableError(f"{table.source} changed while it was read; run again when nothing writes to it")
 
 
-def _regrouped(batches: Iterator[TableRows], window_rows: int) -> Iterator[TableRows]:
+def _windows(batches: Iterator[TableRows], window_rows: int) -> Iterator[TableRows]:
     """Cut the same rows into windows of equal size, without their labels."""
     held = join_rows([])
     for batch in batches:

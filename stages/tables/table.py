@@ -1,52 +1,60 @@
-"""Tables of texts, read a batch at a time: a file, a folder of files of one kind, or arrays in memory."""
+"""Tables of texts, read a batch at a time: a file, a folder of files of one format, or a table in memory."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from ...cache.errors import SettingsError, StorageError, TableError
-from .columns import ColumnNames, bad_rows, read_labels, read_texts
-from .formats import BATCH_ROWS, FORMATS, file_format, read_file, readable
+from .columns import ColumnNames, bad_rows, decode_text_cells, read_labels, read_texts
+from .formats import BATCH_ROWS, DIALECTS, SUFFIXES, file_format, read_file, readable
 
 
 @dataclasses.dataclass(frozen=True)
 class TableRows:
-    """Some consecutive good rows of a table."""
+    """Some consecutive good rows of a table.
+
+    Attributes:
+        texts: The texts.
+        pairs: The second texts; None for single texts.
+        labels: The class names; None where labels are not read.
+        files: The file of each row.
+        numbers: Each row's number in its file, from 1; the header is not counted.
+        skipped: How many bad rows among them were left out.
+        cells: All columns as the table has them; None where the other columns are not read.
+    """
 
     texts: list[str]
     pairs: list[str] | None
-    """The second text of each row, where there are two."""
     labels: list[str] | None
     files: list[str]
-    """The file that each row stands in."""
     numbers: list[int]
-    """Each row's number in that file, from 1, a header not counted."""
     skipped: int
-    """Bad rows left out among them."""
+    cells: pa.Table | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, some: slice) -> TableRows:
-        """Some of them; none skipped."""
-        pairs, labels = (None if values is None else values[some] for values in (self.pairs, self.labels))
-        return TableRows(self.texts[some], pairs, labels, self.files[some], self.numbers[some], 0)
+    def __getitem__(self, rows: slice) -> TableRows:
+        """Return some of the rows; ``skipped`` is 0."""
+        pairs, labels = (None if values is None else values[rows] for values in (self.pairs, self.labels))
+        cells = None if self.cells is None else self.cells[rows]
+        return TableRows(self.texts[rows], pairs, labels, self.files[rows], self.numbers[rows], 0, cells)
 
     def place(self, index: int) -> str:
-        """Where a row stands, for a message."""
+        """Return the file and the number of a row, for a message."""
         return f"{self.files[index]}, row {self.numbers[index]:,}"
 
 
 def join_rows(parts: Sequence[TableRows]) -> TableRows:
-    """Consecutive rows as one; labels, and how many were skipped, are left out."""
-    parts = [part for part in parts if len(part)]  # one without rows may not know of pairs
+    """Join consecutive rows; ``labels`` and ``skipped`` are left out."""
+    parts = [part for part in parts if len(part)]  # a part without rows may not know whether there are pairs
     in_pairs = all(part.pairs is not None for part in parts)
     return TableRows(
         texts=[text for part in parts for text in part.texts],
@@ -55,19 +63,28 @@ def join_rows(parts: Sequence[TableRows]) -> TableRows:
         files=[file for part in parts for file in part.files],
         numbers=[number for part in parts for number in part.numbers],
         skipped=0,
+        cells=_join_cells([part.cells for part in parts if part.cells is not None]),
     )
+
+
+def _join_cells(parts: Sequence[pa.Table]) -> pa.Table | None:
+    """Join tables of cells; a column that a part lacks is null there."""
+    if not parts:
+        return None
+    same = all(part.schema.equals(parts[0].schema) for part in parts)  # columns of one name can be joined only so
+    return pa.concat_tables(parts, promote_options="none" if same else "permissive")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table that can be read again and again, the same each time.
+    """A table that can be read again and again, with the same result each time.
 
     Attributes:
-        source: What to call it in a message.
+        source: The table's name in a message.
         files: The files, in reading order; empty for a table in memory.
         memory: The table in memory, or None.
-        columns: Those of its columns that are read.
-        skip_bad_rows: Leave out rows without text or label instead of raising.
+        columns: The columns that are read.
+        skip_bad_rows: Leave out rows without text or label, instead of raising.
     """
 
     source: str
@@ -80,22 +97,22 @@ class Table:
         """Read the rows in order.
 
         Raises:
-            TableError: a file cannot be parsed, a column is missing or of the wrong kind, or a row is bad.
+            TableError: a file cannot be parsed, a column is missing or has the wrong type, or a row is bad.
             StorageError: a file cannot be read.
         """
         if self.memory is not None:
             try:
-                yield from self._good_rows(self.memory.to_batches(BATCH_ROWS), self.source, set())
+                yield from self._good_rows(self.memory.to_batches(BATCH_ROWS), self.source, ragged=set())
             except UnicodeError as error:
                 raise TableError(f"{self.source}: a text or a label is not UTF-8: {error}") from None
         for file in self.files:
             ragged: set[int] = set()
             with readable(file, self.columns):
                 batches = read_file(file, self.columns, ragged=ragged, skip_ragged=self.skip_bad_rows)
-                yield from self._good_rows(batches, str(file), ragged)
+                yield from self._good_rows(batches, str(file), ragged=ragged, delimited=file_format(file) in DIALECTS)
 
     def state(self) -> tuple[tuple[int, int, int], ...]:
-        """What the file system says of the files: it changes when they do."""
+        """Return the inode, size and modification time of each file: they change when a file changes."""
         try:
             stats = [file.stat() for file in self.files]
         except OSError as error:
@@ -103,16 +120,23 @@ class Table:
         return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
 
     def _good_rows(
-        self, batches: Iterator[pa.RecordBatch] | Sequence[pa.RecordBatch], where: str, ragged: set[int]
+        self, batches: Iterable[pa.RecordBatch], where: str, *, ragged: set[int], delimited: bool = False
     ) -> Iterator[TableRows]:
-        """Check each row. Rows in ``ragged`` are in no batch: the numbers of those that are leave them out."""
+        """Number and check each row of a file.
+
+        Args:
+            batches: The file's rows, without the ragged ones.
+            where: The file's name in a message.
+            ragged: The numbers of the ragged rows that were read so far.
+            delimited: All columns hold text, as bytes that may not be UTF-8.
+        """
         last, columns = 0, self.columns
         # A block of a CSV file is one batch, of more rows than should be Python strings at once.
         for batch in (b.slice(at, BATCH_ROWS) for b in batches for at in range(0, max(len(b), 1), BATCH_ROWS)):
             columns.require(batch.schema.names, where)
             numbers = list(itertools.islice((n for n in itertools.count(last + 1) if n not in ragged), len(batch)))
             texts = read_texts(batch.column(columns.text), columns.text, where, numbers)
-            pairs = labels = None
+            pairs = labels = cells = None
             if columns.pair is not None:
                 pairs = read_texts(batch.column(columns.pair), columns.pair, where, numbers)
             if columns.label is not None:
@@ -120,8 +144,13 @@ class Table:
             bad = bad_rows({columns.text: texts, columns.pair: pairs}, columns.label, labels)
             if bad and not self.skip_bad_rows:
                 index = min(bad)
-                raise TableError(f"{where}, row {numbers[index]:,}: {bad[index]}; mend it, or use `skip_bad_rows=True`")
+                raise TableError(
+                    f"{where}, row {numbers[index]:,}: {bad[index]}; correct it, or use `skip_bad_rows=True`"
+                )
             good = [i for i in range(len(texts)) if i not in bad]
+            if columns.keep_others:
+                cells = pa.Table.from_batches([decode_text_cells(batch, where, numbers) if delimited else batch])
+                cells = cells.take(good) if bad else cells
             before, last = last, numbers[-1] if numbers else last
             yield TableRows(
                 texts=[texts[i] or "" for i in good],
@@ -129,9 +158,10 @@ class Table:
                 labels=None if labels is None else [labels[i] or "" for i in good],
                 files=[where] * len(good),
                 numbers=[numbers[i] for i in good],
-                skipped=len(bad) + sum(before < number < last for number in ragged),
+                skipped=len(bad) + last - before - len(numbers),
+                cells=cells,
             )
-        if trailing := sum(number > last for number in ragged):
+        if (trailing := max(ragged, default=last) - last) > 0:
             yield TableRows(texts=[], pairs=None, labels=None, files=[], numbers=[], skipped=trailing)
 
 
@@ -143,27 +173,31 @@ def open_table(
     pair_column: str | None = None,
     label_column: str | None,
     skip_bad_rows: bool,
+    keep_others: bool = False,
 ) -> Table:
-    """Find out what kind of table this is, without reading it.
+    """Tell what kind of table this is, without reading it.
 
     Args:
-        table: A file or folder; or in memory a sequence of texts, a mapping of columns, an Arrow table, or a
-            DataFrame of any library that speaks Arrow.
+        table: A file or folder; or in memory: a sequence of texts, a mapping of columns, an Arrow table, or a
+            DataFrame of a library that supports Arrow.
         labels: One label per text, where ``table`` is a sequence of texts.
         text_column: Column of the texts.
         pair_column: Column of the second texts, or None.
         label_column: Column of the labels, or None.
-        skip_bad_rows: Leave out rows without text or label instead of raising.
+        skip_bad_rows: Leave out rows without text or label, instead of raising.
+        keep_others: Read all other columns too, as they are.
 
     Raises:
-        TableError: there is no such file, its kind is unknown, or a folder mixes kinds.
+        TableError: there is no such file, its format is unknown, a folder mixes formats, or a table in memory cannot
+            be read as columns.
+        SettingsError: one column is named twice, or labels or second texts are given where they cannot be used.
     """
-    columns = ColumnNames(text_column, pair_column, label_column)
-    named = columns.names()
-    if len(set(named)) < len(named):
-        twice = next(column for column in named if named.count(column) > 1)
+    columns = ColumnNames(text_column, pair_column, label_column, keep_others)
+    names = columns.names()
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
         raise SettingsError(f"the column {twice!r} is named for two things (texts, second texts, labels); name others")
-    table, labels = _as_list(table), _as_list(labels)
+    table, labels = as_list(table), as_list(labels)
     if labels is not None and (isinstance(table, (str, os.PathLike)) or not isinstance(table, Sequence)):
         raise SettingsError("labels go with a sequence of texts; a table brings its own, in its label column")
     if isinstance(table, (str, os.PathLike)):
@@ -174,7 +208,7 @@ def open_table(
         if isinstance(table, Sequence) and pair_column is not None:
             raise SettingsError("second texts go with a table that has a column of them, not with a sequence of texts")
         if isinstance(table, Sequence):
-            columns = ColumnNames(text_column, None, None if labels is None else label_column or "label")
+            columns = ColumnNames(text_column, None, None if labels is None else label_column or "label", keep_others)
             memory = pa.table({name: list(v) for name, v in zip(columns.names(), (table, labels), strict=False)})
         else:
             memory = pa.table(dict(table) if isinstance(table, Mapping) else table)
@@ -183,17 +217,20 @@ def open_table(
     return Table(source=source, files=(), memory=memory, columns=columns, skip_bad_rows=skip_bad_rows)
 
 
-def _as_list(values: Any) -> Any:
-    """A one-dimensional array or a Series as a list; anything else as it is."""
-    return values.tolist() if getattr(values, "ndim", None) == 1 and hasattr(values, "tolist") else values
+def as_list(values: Any) -> Any:
+    """Return an array or a Series (of numpy, pandas, polars or Arrow) as a list; other values unchanged."""
+    if getattr(values, "ndim", 1) != 1 or hasattr(values, "column_names"):  # a matrix, a frame, an Arrow table
+        return values
+    method = next((name for name in ("to_pylist", "to_list", "tolist") if hasattr(values, name)), None)
+    return values if method is None else getattr(values, method)()
 
 
 def _files(path: Path) -> tuple[Path, ...]:
-    known = ", ".join(sorted(FORMATS))
+    known = ", ".join(sorted(SUFFIXES))
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith((".", "_")))
-        kinds = {file_format(p) for p in files}
-        if len(kinds) != 1 or None in kinds:
+        formats = {file_format(p) for p in files}
+        if len(formats) != 1 or None in formats:
             names = ", ".join(p.name for p in files[:4]) or "nothing"
             raise TableError(f"{path} must hold table files of one kind ({known}); it holds {names}")
         return tuple(files)

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +36,8 @@ from headstart.stages.baseline.report import sections
 from headstart.stages.baseline.rungs import Padding, Rung, RungSettings
 from headstart.stages.baseline.stages import Draw
 from headstart.stages.encoders.files import find_encoder
-from headstart.stages.extract import extract
 from headstart.stages.inspect import inspect_path
 from headstart.stages.progress import Note
-from headstart.stages.runs.savings import passes_of_cached, passes_of_extraction
 from headstart.stages.settings import Precision, SpeedupSettings, parse_duration
 from headstart.stages.speedup import speedup
 from hypothesis import given
@@ -538,35 +535,3 @@ def test_a_spread_is_the_median_and_the_range(values: list[float]) -> None:
     found = Spread.of(values)
     assert (found.low, found.high, found.repeats) == (min(values), max(values), len(values))
     assert found.median == pytest.approx(float(np.median(values)))
-
-
-def test_the_books_of_an_extraction_are_of_texts_that_the_encoder_read(
-    tiny: Path, tmp_path: Path, encoded: list[list[int]], write_csv: Callable[..., Path]
-) -> None:
-    rows = tiny_rows(100)
-    started = time.time()
-    settings = {"encoder": str(tiny), "precision": "float32"}
-    from headstart.stages.settings import ExtractSettings
-
-    cache = extract(write_csv(rows), tmp_path / "c.h5", ExtractSettings(**settings))  # type: ignore[arg-type]
-    record = inspect_path(cache)["record"]
-    books = passes_of_extraction([record], since=started)
-    assert (books.done, books.saved) == (len(encoded), 100 - len(encoded))
-    spared = record["tokens"] - sum(map(len, encoded))
-    assert books.saved_seconds == pytest.approx(spared / record["tokens_per_second"])
-    assert record["measured_tokens"] == record["tokens_encoded"]
-    found = passes_of_extraction([record], since=time.time())
-    assert (found.done, found.saved) == (0, 100)
-    assert found.saved_seconds == pytest.approx(record["tokens"] / record["tokens_per_second"])
-    cached = passes_of_cached(record, 1000)
-    assert (cached.done, cached.saved) == (0, 1000)
-    assert cached.saved_seconds == pytest.approx(10 * record["tokens"] / record["tokens_per_second"])
-    assert passes_of_cached({**record, "measured_seconds": 0.0}, 1000).saved_seconds is None
-    more = extract(
-        write_csv([("the film works", "class0"), *rows], "more.csv"),
-        tmp_path / "more.h5",
-        ExtractSettings(**settings),  # type: ignore[arg-type]
-        reuse=[cache],
-    )
-    pooled = inspect_path(more)["record"]  # a few texts alone say little of an encoder's speed
-    assert pooled["measured_tokens"] == record["tokens_encoded"] + pooled["tokens_encoded"] > record["tokens_encoded"]

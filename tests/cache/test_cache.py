@@ -14,8 +14,10 @@ from headstart.cache.errors import DamagedError, FormatError
 from headstart.cache.hashing import digest, hash_texts
 from headstart.cache.identity import Identity, differences
 from headstart.cache.layout import read_layout
-from headstart.cache.reader import RECORD_FIELDS, Cache, open_any, open_cache
-from headstart.cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks, partial_path
+from headstart.cache.reader import Cache, open_any, open_cache
+from headstart.cache.record import Record
+from headstart.cache.siblings import partial_path
+from headstart.cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -32,7 +34,9 @@ IDENTITY = Identity(
 PLAN = {"batch_tokens": 7, "window_rows": 8, "device": "cpu", "path": "padded"}
 FACTS = ("text_hashes", "token_hashes", "lengths", "truncated")
 RECORD = {
-    **{name: kinds[0]() for name, kinds in RECORD_FIELDS.items() if isinstance(kinds, tuple)},
+    **dict.fromkeys(Record.__annotations__, 0),
+    "table": "table.csv",
+    "precision_reason": "",
     "created": "2026-11-24T12:00:00+00:00",
     "rows": 10,
     "encoder": {"name": "bert", "folder": "bert", "revision": None},
@@ -226,7 +230,7 @@ def test_a_file_that_is_not_ours_is_refused(tmp_path: Path) -> None:
 def test_a_newer_version_is_refused(tmp_path: Path) -> None:
     make_cache(tmp_path / "cache.h5")
     seal_again(tmp_path / "cache.h5", version=2)
-    with pytest.raises(FormatError, match="version 2; this headstart reads version 1"):
+    with pytest.raises(FormatError, match="version 2, and this headstart reads version 1"):
         open_cache(tmp_path / "cache.h5")
 
 
@@ -255,9 +259,9 @@ def replace_dataset(file: h5py.File, name: str, value: Any, **how: Any) -> None:
         (lambda f: f.__delitem__("hashes/tokens"), "lacks the dataset 'hashes/tokens'"),
         (lambda f: f.__delitem__("identity"), "lacks a document"),
         (lambda f: f.__delitem__("checksums"), "lacks the group 'checksums'"),
-        (lambda f: f.__setitem__("features/" + "n" * 200, np.zeros(3)), "no name for a feature"),
-        (lambda f: f.__setitem__("features/a b", np.zeros(3)), "no name for a feature"),
-        (lambda f: [f.__setitem__(f"features/x{n}", np.zeros(3)) for n in range(600)], "512 are the most"),
+        (lambda f: f.__setitem__("features/" + "n" * 200, np.zeros(3)), "not a valid name of a feature"),
+        (lambda f: f.__setitem__("features/a b", np.zeros(3)), "not a valid name of a feature"),
+        (lambda f: [f.__setitem__(f"features/x{n}", np.zeros(3)) for n in range(600)], "512 is the maximum"),
         (lambda f: replace_dataset(f, "lengths", np.zeros(10, [("a", "<i4")])), "'lengths' is"),
         (lambda f: replace_dataset(f, "lengths", ["long"] * 10, dtype=h5py.string_dtype()), "'lengths' is object"),
         (lambda f: f.move("cut", "away") or f.__setitem__("cut", h5py.SoftLink("/cut")), "is a link"),
@@ -306,15 +310,15 @@ def test_nothing_outside_the_file_is_read_through_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": "one"}, "cannot be so"),
-        ({"block_rows": 0}, "cannot be so"),
-        ({"block_rows": 1.5}, "cannot be so"),
-        ({"datasets": [[0, 100]]}, "cannot be so"),
-        ({"datasets": [[20000, 30000], [25000, 35000]]}, "cannot be so"),
-        ({"datasets": [[1 << 70, 1 << 71]]}, "cannot be so"),
-        ({"datasets": 7}, "nothing that can be read"),
-        ({"bytes": 1 << 62}, "cannot be so"),
-        ({"structure": None}, "cannot be so"),
+        ({"version": "one"}, "its content is impossible"),
+        ({"block_rows": 0}, "its content is impossible"),
+        ({"block_rows": 1.5}, "its content is impossible"),
+        ({"datasets": [[0, 100]]}, "its content is impossible"),
+        ({"datasets": [[20000, 30000], [25000, 35000]]}, "its content is impossible"),
+        ({"datasets": [[1 << 70, 1 << 71]]}, "its content is impossible"),
+        ({"datasets": 7}, "cannot be understood"),
+        ({"bytes": 1 << 62}, "its content is impossible"),
+        ({"structure": None}, "its content is impossible"),
         ({"structure": "00"}, "structure is damaged"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import headstart
 import numpy as np
 import pytest
-from extracting import datasets, flip_a_byte, interrupted_after, run
+from extracting import SMALL_BLOCKS, datasets, flip_a_byte, interrupted_after, settings
+from extracting import run_small_blocks as run
 from headstart.cache.errors import (
     DamagedError,
     EncoderError,
@@ -22,17 +24,15 @@ from headstart.cache.errors import (
     TableError,
 )
 from headstart.cache.reader import open_any
-from headstart.cache.writer import CacheWriter, partial_path
+from headstart.cache.siblings import partial_path
+from headstart.cache.writer import CacheWriter
 from headstart.stages.encoders.backend import Backend
 from headstart.stages.encoders.encoder import Encoder
 from headstart.stages.extract import extract
-from headstart.stages.predict import predict
-from headstart.stages.progress import Step
-from headstart.stages.settings import ExtractSettings, TrainSettings
-from headstart.stages.train_head import train_head
+from headstart.stages.progress import Action, Event, Outcome, Step
+from headstart.stages.settings import ExtractSettings
+from headstart.stages.tables.scan import TableScan, scan_table
 from tiny import save_tiny_encoder, tiny_rows
-
-pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 def test_rows_come_out_in_the_order_of_the_table(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
@@ -328,10 +328,6 @@ def test_a_text_of_no_tokens_is_named(tiny: Path, tmp_path: Path, write_csv: Cal
     rows = [*tiny_rows(40), ("\u200b", "class0")]
     with pytest.raises(EncoderError, match=r"table.csv, row 41: the encoder's tokenizer makes no tokens of this text"):
         run(write_csv(rows), tmp_path / "c.h5", folder)
-    run(write_csv(rows[:40]), tmp_path / "d.h5", folder)
-    head = train_head(tmp_path / "d.h5", tmp_path / "run", TrainSettings(epochs=1))
-    with pytest.raises(EncoderError, match="text 2: the encoder's tokenizer makes no tokens of it"):
-        predict(head, ["good film", "\u200b"])
 
 
 def test_a_disk_that_fails_is_told_by_the_thread_that_writes(
@@ -401,16 +397,60 @@ def test_the_prefix_stands_before_every_text(tiny: Path, tmp_path: Path) -> None
 
 
 def test_progress_reaches_the_end(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
-    steps: list[Step] = []
-    extract(
-        write_csv(tiny_rows(50)),
-        tmp_path / "c.h5",
-        ExtractSettings(encoder=str(tiny)),
-        report=lambda e: steps.append(e) if isinstance(e, Step) else None,
-    )
-    encoding = [step for step in steps if step.phase == "encoding"]
+    events: list[Event] = []
+    extract(write_csv(tiny_rows(50)), tmp_path / "c.h5", settings(tiny, **SMALL_BLOCKS), report=events.append)
+    encoding = [event for event in events if isinstance(event, Step) and event.phase == "encoding"]
     assert (encoding[-1].done, encoding[-1].total) == (50, 50)
     assert [step.done for step in encoding] == sorted(step.done for step in encoding)
+
+
+def test_each_run_ends_with_one_outcome_that_counts_what_it_did(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]
+) -> None:
+    def outcome(rows: list[tuple[str, str]], **options: Any) -> tuple[Action, dict[str, float]]:
+        events: list[Event] = []
+        extract(write_csv(rows), tmp_path / "c.h5", settings(tiny, **SMALL_BLOCKS), report=events.append, **options)
+        (found,) = (event for event in events if isinstance(event, Outcome))
+        assert events[-1] is found and (found.command, found.output) == ("extract", tmp_path / "c.h5")
+        return found.action, {name: count for name, count in found.counts.items() if count}
+
+    rows = [(f"good film {number:03}", "x") for number in range(60)]
+    with interrupted_after(5), pytest.raises(KeyboardInterrupt):
+        outcome(rows)
+    resumed = {"rows": 60, "kept_blocks": 4, "sequences_encoded": 28, "tokens_encoded": 28 * 7}
+    assert outcome(rows) == (Action.MADE, resumed)
+    assert outcome(rows) == (Action.CURRENT, {"rows": 60})
+    relabelled = [(text, "y") for text, _ in rows]
+    assert outcome(relabelled) == (Action.RELABELLED, {"rows": 60})
+    updated = {"rows": 61, "reused_rows": 60, "sequences_encoded": 1, "tokens_encoded": 3}
+    assert outcome([*relabelled, ("bad", "y")], update=True) == (Action.MADE, updated)
+
+
+def test_what_the_scan_holds_in_memory_is_gone_when_rows_are_encoded(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its arrays are in the file by then; of a table of many millions of rows they would fill the memory."""
+    scanned: list[weakref.ref[Any]] = []
+    at_work: list[bool] = []
+
+    def scan(*arguments: Any) -> TableScan:
+        found = scan_table(*arguments)
+        scanned[:] = [weakref.ref(found.text_hashes), weakref.ref(found.labels)]
+        return found
+
+    def encode(self: Backend, batch: Any) -> Any:
+        if partial_path(tmp_path / "c.h5").exists():  # else a sample is encoded, to prove the encoder before an update
+            at_work.extend(reference() is not None for reference in scanned)
+        return original(self, batch)
+
+    original = Backend.encode
+    monkeypatch.setattr("headstart.stages.extract.scan_table", scan)
+    monkeypatch.setattr(Backend, "encode", encode)
+    with interrupted_after(3), pytest.raises(KeyboardInterrupt):
+        run(write_csv(tiny_rows(40)), tmp_path / "c.h5", tiny)
+    for rows, options in ((40, {}), (50, {"update": True}), (60, {"overwrite": True})):
+        run(write_csv(tiny_rows(rows)), tmp_path / "c.h5", tiny, **options)
+    assert at_work and not any(at_work)
 
 
 def remove(name: str) -> Callable[[Path], Any]:
@@ -423,7 +463,7 @@ def remove(name: str) -> Callable[[Path], Any]:
         (remove("config.json"), "holds no config.json"),
         (remove("tokenizer.json"), "cannot be read|no fast tokenizer"),
         (remove("model.safetensors"), "holds no weights"),
-        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "--allow-pickled-weights"),
+        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "allow_pickled_weights=True"),
         (
             lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]),
             "cannot be read",
@@ -454,7 +494,7 @@ def change(folder: Path, old: str, new: str) -> None:
 
 def test_an_encoder_that_is_nowhere_is_one_line(tmp_path: Path) -> None:
     for name, message in [
-        ("no-such-model", "is not on this machine, and the hub cannot be reached.*--encoder FOLDER"),
+        ("no-such-model", "is not on this machine, and the hub cannot be reached.*pass its folder: `encoder`"),
         ("./no-such-folder", "is not a folder"),
         ("what is this?", "is neither a folder nor the form of a hub id"),
     ]:
@@ -486,6 +526,9 @@ def test_pickled_weights_are_read_where_that_is_asked_for(tiny: Path, tmp_path: 
         ({"precision": "float8"}, "choose one of auto, float32"),
         ({"device": "tpu9"}, "cannot be used here"),
         ({"batch_tokens": 0}, "at least 1"),
+        ({"block_rows": 0}, "at least 1"),
+        ({"window_rows": 0}, "a multiple of 8"),
+        ({"block_rows": 24}, r"`window_rows` is 16; it must be a multiple of 24 \(`block_rows`\)"),
     ],
 )
 def test_settings_out_of_range_are_refused(tiny: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -584,5 +627,5 @@ def test_an_output_of_no_use_is_refused_before_any_work(
         run(["good film"], Path(), tiny)
     with pytest.raises(SettingsError, match="is not supported"):
         run(["good film"], tmp_path / "c.h5", tiny, device="meta")
-    with pytest.raises(SettingsError, match=r"prefix is .* it must be UTF-8"):
+    with pytest.raises(SettingsError, match=r"prefix` is .* it must be UTF-8"):
         run(["good film"], tmp_path / "c.h5", tiny, prefix="\udcff")

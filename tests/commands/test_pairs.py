@@ -15,19 +15,15 @@ import pyarrow.parquet
 import pytest
 import torch
 import transformers
-from extracting import datasets, interrupted_after, run
+from extracting import datasets, interrupted_after
+from extracting import run_small_blocks as run
 from headstart.cache.errors import IdentityError, OutputExistsError, SettingsError, TableError
 from headstart.cache.hashing import hash_texts
 from headstart.stages.encoders import hf
-from headstart.stages.predict import predict, predict_table
-from headstart.stages.settings import TrainSettings
-from headstart.stages.train_head import train_head
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import command
 from tiny import SEGMENTED, WORDS, save_tiny_encoder
-
-pytestmark = pytest.mark.usefixtures("small_blocks")
 
 KINDS = ("bert", "electra", "roberta", "distilbert")
 
@@ -158,7 +154,7 @@ def test_pairs_are_read_from_every_kind_of_table(tiny: Path, tmp_path: Path, suf
 def test_a_blank_second_text_is_a_bad_row(tiny: Path, tmp_path: Path) -> None:
     table = pairs(10)
     table["hypothesis"][3] = " "
-    with pytest.raises(TableError, match=r"row 4: its text \('hypothesis'\) is blank; mend it, or use --skip-bad-rows"):
+    with pytest.raises(TableError, match=r"row 4: its text \('hypothesis'\) is blank; .*`skip_bad_rows=True`"):
         run(table, tmp_path / "c.h5", tiny, text_pair_column="hypothesis")
     cache, _ = run(table, tmp_path / "c.h5", tiny, text_pair_column="hypothesis", skip_bad_rows=True)
     assert (cache.record["rows"], cache.record["skipped_rows"]) == (11, 1)
@@ -170,7 +166,7 @@ def test_a_blank_second_text_is_a_bad_row(tiny: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "options", "error", "message"),
     [
-        (pairs(5), {"text_pair_column": "premise"}, TableError, "has no column 'premise'.*choose with --text-pair-col"),
+        (pairs(5), {"text_pair_column": "premise"}, TableError, "has no column 'premise'.*choose with `text_pair_col"),
         (pairs(5), {"text_pair_column": "text"}, SettingsError, "the column 'text' is named for two things"),
         (pairs(5), {"text_pair_column": "label"}, SettingsError, "the column 'label' is named for two things"),
         (["good film"], {"text_pair_column": "hypothesis"}, SettingsError, "not with a sequence of texts"),
@@ -206,57 +202,8 @@ def test_the_prefix_stands_before_the_first_text(tiny: Path, tmp_path: Path) -> 
     np.testing.assert_array_equal(prefixed.features(), plain.features())
 
 
-@pytest.fixture(scope="module")
-def heads(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a head trained on pairs, one trained on single texts, and the cache of each."""
-    folder = tmp_path_factory.mktemp("heads")
-    for name, options in [("pairs", {"text_pair_column": "hypothesis"}), ("single", {})]:
-        run(pairs(60), folder / f"{name}.h5", tiny, **options)
-        train_head(folder / f"{name}.h5", folder / name, TrainSettings(epochs=2))
-    return folder
-
-
-def test_pairs_are_classified_by_their_features(heads: Path, tmp_path: Path) -> None:
-    table = pairs(60)
-    found = predict(heads / "pairs", table["text"], pairs=table["hypothesis"])
-    features = headstart.open_cache(heads / "pairs.h5").features()
-    expected = headstart.load_head(heads / "pairs").probabilities(features)
-    np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
-    assert found.pairs == table["hypothesis"]
-    out = predict_table(heads / "pairs", table, tmp_path / "out.jsonl", text_pair_column="hypothesis")
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [(row["text"], row["text_pair"]) for row in rows] == list(
-        zip(table["text"], table["hypothesis"], strict=True)
-    )
-    np.testing.assert_allclose([row["probability_class0"] for row in rows], expected[:, 0], atol=1e-5)
-
-
-def test_a_head_is_given_what_it_was_trained_on(heads: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="was trained on pairs of texts: give a table with `text_pair_column`"):
-        predict(heads / "pairs", ["good film"])
-    with pytest.raises(SettingsError, match="was trained on single texts"):
-        predict(heads / "single", ["good film"], pairs=["bad"])
-    with pytest.raises(SettingsError, match="was trained on pairs"):
-        predict_table(heads / "pairs", pairs(5), tmp_path / "out.csv")
-    with pytest.raises(SettingsError, match="was trained on single texts"):
-        predict_table(heads / "single", pairs(5), tmp_path / "out.csv", text_pair_column="hypothesis")
-    with pytest.raises(TableError, match="second text 2 is blank"):
-        predict(heads / "pairs", ["good", "film"], pairs=["bad", ""])
-    with pytest.raises(SettingsError, match="2 texts and 1 second texts"):
-        predict(heads / "pairs", ["good", "film"], pairs=["bad"])
-    assert not (tmp_path / "out.csv").exists()
-
-
-def test_the_commands_read_pairs(heads: Path, tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
+def test_the_command_reads_pairs(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
     table = write_csv(list(zip(*pairs(20).values(), strict=True)), header=("text", "hypothesis", "label"))
     extract = ["extract", table, "--encoder", tiny, "--precision", "float32", "--text-pair-column", "hypothesis"]
     done = command(*extract, "--out", tmp_path / "c.h5")
     assert done.returncode == 0 and headstart.open_cache(tmp_path / "c.h5").identity.pairs
-    done = command("predict", heads / "pairs", "good film")
-    assert (done.returncode, done.stdout) == (2, "") and "was trained on pairs of texts" in done.stderr
-    out = tmp_path / "out.csv"
-    done = command(
-        "predict", heads / "pairs", "--input", table, "--text-pair-column", "hypothesis", "--out", out, "--quiet"
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert out.read_text().splitlines()[0] == "text,text_pair,label,probability_class0,probability_class1"

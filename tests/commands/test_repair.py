@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from extracting import Notes, datasets, flip_a_byte, noting, run
+from extracting import Notes, datasets, flip_a_byte
+from extracting import run_small_blocks as run
 from headstart.cache.errors import DamagedError, EncoderError, FormatError, IdentityError, TableError
 from headstart.cache.reader import open_cache
-from headstart.stages.extraction.extraction import Extraction
+from headstart.stages.encoders.session import EncoderSession
+from headstart.stages.progress import Action, Event, Note, Outcome
 from headstart.stages.repair import repair
-from processes import blocks_of, fault_at, finish
+from processes import fault_at, finish
 from tiny import save_tiny_encoder, tiny_rows
-
-pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 @pytest.fixture
@@ -34,10 +34,15 @@ def cache(table: Path, tiny: Path, tmp_path: Path) -> Path:
     return run(table, tmp_path / "c.h5", tiny, features=("cls", "mean"), prefix="the ", max_length=9)[0].path
 
 
-def repaired(cache: Path, table: Any, **options: Any) -> Notes:
-    notes: Notes = []
-    assert repair(cache, table, report=noting(notes), **options) == cache
-    return notes
+def repaired(cache: Path, table: Any, action: Action = Action.REPAIRED, **options: Any) -> Notes:
+    """Repair, and return the notes; the outcome is the last event."""
+    events: list[Event] = []
+    assert repair(cache, table, report=events.append, **options) == cache
+    outcomes = [event for event in events if isinstance(event, Outcome)]
+    assert outcomes == events[-1:] and (outcomes[0].action, outcomes[0].output) == (action, cache)
+    record = open_cache(cache).record
+    assert outcomes[0].counts["sequences_encoded"] in (0, record["sequences_encoded"])
+    return [event.text for event in events if isinstance(event, Note)]
 
 
 @pytest.mark.parametrize(
@@ -76,16 +81,16 @@ def test_what_is_whole_is_not_encoded_again(cache: Path, table: Path, encoded: l
 
 def test_a_whole_cache_is_left_alone(cache: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = cache.read_bytes()
-    monkeypatch.setattr(Extraction, "__init__", None)
-    assert "is whole: all 8 blocks hold; nothing to repair" in repaired(cache, table)[0]
+    monkeypatch.setattr(EncoderSession, "__init__", None)
+    assert "is whole: all 8 blocks hold; nothing to repair" in repaired(cache, table, Action.CURRENT)[0]
     assert cache.read_bytes() == before
 
 
 def test_rows_that_came_from_another_cache_agree_to_rounding(
     tiny: Path, table: Path, tmp_path: Path, write_csv: Callable[..., Path]
 ) -> None:
-    run(write_csv(tiny_rows(60)[::-1], "donor.csv"), tmp_path / "donor.h5", tiny)
-    cache, _ = run(table, tmp_path / "c.h5", tiny, reuse=[tmp_path / "donor.h5"])
+    run(write_csv(tiny_rows(60)[::-1], "reversed.csv"), tmp_path / "reversed.h5", tiny)
+    cache, _ = run(table, tmp_path / "c.h5", tiny, reuse=[tmp_path / "reversed.h5"])
     assert cache.record["sequences_encoded"] == 0
     before = np.array(cache.features())
     flip_a_byte(cache.path, "features/cls", 20)
@@ -102,7 +107,7 @@ def test_another_table_is_refused(cache: Path, tiny: Path, write_csv: Callable[.
     before, rows = cache.read_bytes(), tiny_rows(60)
     for row in (3, 20):
         changed = [*rows[:row], ("another text", rows[row][1]), *rows[row + 1 :]]
-        with pytest.raises(TableError, match=r"other texts, in rows (1 to 8|17 to 24); headstart extract --update"):
+        with pytest.raises(TableError, match=r"other texts, in rows (1 to 8|17 to 24); extracting with `update=True`"):
             repair(cache, write_csv(changed))
     other = {"class0": "class1", "class1": "class0"}
     with pytest.raises(TableError, match="other labels, in rows 1 to 8"):
@@ -123,7 +128,7 @@ def test_the_encoder_must_be_the_same(tiny: Path, table: Path, tmp_path: Path) -
     moved.rename(tmp_path / "elsewhere")
     with pytest.raises(EncoderError, match=r"pass its folder|is not a folder"):
         repair(cache, table)
-    with pytest.raises(IdentityError, match=r"made otherwise: they differ in weights_sha256 .*--encoder"):
+    with pytest.raises(IdentityError, match=r"made with: they differ in weights_sha256 .*`encoder`"):
         repair(cache, table, encoder=str(save_tiny_encoder(tmp_path / "other", seed=1)))
     repaired(cache, table, encoder=str(tmp_path / "elsewhere"))
     assert datasets(cache) == before
@@ -132,7 +137,7 @@ def test_the_encoder_must_be_the_same(tiny: Path, table: Path, tmp_path: Path) -
 @pytest.mark.parametrize("document", ["identity", "plan", "record", "label_names"])
 def test_documents_are_beyond_repair(cache: Path, table: Path, document: str) -> None:
     flip_a_byte(cache, f"checksums/{document}", 0)
-    with pytest.raises(DamagedError, match=f"beyond repair, so extract the table again with --overwrite: .*{document}"):
+    with pytest.raises(DamagedError, match=f"beyond repair, .*again with `overwrite=True`: .*{document}"):
         repair(cache, table)
 
 
@@ -149,9 +154,9 @@ def test_a_kill_in_a_repair_leaves_the_cache_to_be_repaired(cache: Path, table: 
     flip_a_byte(cache, "features/cls", 20)
     before, command = cache.read_bytes(), ["repair", cache, table]
     for point, call, when in [("fsync", 2, "before"), ("write", 40, "inside"), ("replace", 2, "before")]:
-        code, _ = finish(command, tmp_path / "log", partial(blocks_of, 8), partial(fault_at, point, call, when))
+        code, _ = finish(command, tmp_path / "log", partial(fault_at, point, call, when))
         assert code == -signal.SIGKILL and cache.read_bytes() == before
-    code, said = finish(command, tmp_path / "log", partial(blocks_of, 8))
+    code, said = finish(command, tmp_path / "log")
     assert code == 0 and "1 of 8 blocks are damaged, and are encoded again" in said
     assert datasets(cache) == whole
     assert not [file for file in tmp_path.iterdir() if file.name.startswith("c.h5.")]

@@ -10,15 +10,14 @@ from typing import Any
 import headstart
 import numpy as np
 import pytest
-from extracting import Notes, datasets, interrupted_after, noting, run, settings
+from extracting import SMALL_BLOCKS, Notes, datasets, interrupted_after, noting, settings
+from extracting import run_small_blocks as run
 from headstart.cache.errors import OutputExistsError, SettingsError, TableError
 from headstart.cache.reader import Cache, open_cache
 from headstart.stages.encoders.encoder import Encoder
 from headstart.stages.extract import extract_tables
 from processes import command
 from tiny import tiny_rows
-
-pytestmark = pytest.mark.usefixtures("small_blocks")
 
 ROWS = tiny_rows(60)
 TABLES = {"train.csv": ROWS[:40], "validation.csv": ROWS[30:50], "test.csv": [*ROWS[45:], *ROWS[:5]]}
@@ -33,7 +32,7 @@ def tables(write_csv: Callable[..., Path]) -> list[Path]:
 def several(tables: list[Path], folder: Path, tiny: Path, **options: Any) -> tuple[list[Cache], Notes]:
     notes: Notes = []
     chosen = {name: options.pop(name) for name in ("update", "reuse", "overwrite") if name in options}
-    paths = extract_tables(tables, folder, settings(tiny, **options), report=noting(notes), **chosen)
+    paths = extract_tables(tables, folder, settings(tiny, **SMALL_BLOCKS, **options), report=noting(notes), **chosen)
     return [open_cache(path) for path in paths], notes
 
 

@@ -16,7 +16,7 @@ import pytest
 import safetensors.torch
 import tokenizers
 import torch
-from extracting import datasets, flip_a_byte, run
+from extracting import SMALL_BLOCKS, datasets, flip_a_byte, run
 from headstart.cache.errors import EncoderError, TableError
 from headstart.cache.reader import Cache, open_cache
 from headstart.cache.writer import CacheWriter, copy_with_labels
@@ -267,7 +267,6 @@ def test_tokens_that_the_tokenizer_does_not_make_prove_nothing(
     assert_new_rows_are_right(cache, tiny, tmp_path)
 
 
-@pytest.mark.usefixtures("small_blocks")
 def test_rows_that_are_not_shared_whole_and_near_prove_nothing(
     tiny: Path, tmp_path: Path, loads: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,13 +282,13 @@ def test_rows_that_are_not_shared_whole_and_near_prove_nothing(
         ("damaged", [*numbered, *new], (0, 8), 1),
         ("one block whole", [*numbered, *new], (0,), 0),
     ):
-        run(numbered, tmp_path / f"{name}.h5", tiny)
+        run(numbered, tmp_path / f"{name}.h5", tiny, **SMALL_BLOCKS)
         for row in damaged:
             flip_a_byte(tmp_path / f"{name}.h5", "features/cls", row)
         loads.clear()
-        cache, _ = run(table, tmp_path / f"{name}.h5", tiny, update=True)
+        cache, _ = run(table, tmp_path / f"{name}.h5", tiny, update=True, **SMALL_BLOCKS)
         assert len(loads) == expected, name
-        fresh, _ = run(table, tmp_path / "fresh.h5", tiny, overwrite=True)
+        fresh, _ = run(table, tmp_path / "fresh.h5", tiny, overwrite=True, **SMALL_BLOCKS)
         np.testing.assert_allclose(cache.features(), fresh.features(), atol=1e-5, rtol=0)
 
 

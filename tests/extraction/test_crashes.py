@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from extracting import datasets, holding, interrupted_after, run
-from powercut import after_a_cut, recorded
+from extracting import datasets, holding, interrupted_after
+from extracting import run_small_blocks as run
+from powercut import after_a_cut, carry_on_after_cuts, recorded
 from processes import (
     Stuttering,
     blocks_of,
@@ -120,7 +121,7 @@ def test_ctrl_c_and_sigterm_say_what_is_kept(
 
 @pytest.mark.parametrize("how", ["callback", "error"])
 @pytest.mark.parametrize("quiet", [[], ["--quiet"]], ids=["told", "quiet"])
-def test_ctrl_c_is_heeded_where_a_library_loses_its_exception(
+def test_ctrl_c_ends_the_run_where_a_library_loses_its_exception(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], how: str, quiet: list[str | Path]
 ) -> None:
     command = ["extract", write_csv(tiny_rows(1000)), "--encoder", tiny, "--precision", "float32", *quiet]
@@ -133,32 +134,6 @@ def test_ctrl_c_is_heeded_where_a_library_loses_its_exception(
     assert finish(command, tmp_path / "log", partial(blocks_of, 64))[0] == 0
 
 
-def carry_on_after_cuts(table: Path, folder: Path, tiny: Path, whole: dict[str, bytes], *, cuts: int, seed: int) -> int:
-    """Cut the power again and again: of the run, and of the runs that carry on with it. Return the blocks kept."""
-    rng, out, kept = np.random.default_rng(seed), folder / "c.h5", 0
-    there = sorted((file.name, file.read_bytes()) for file in folder.iterdir())
-    for _ in range(cuts):
-        for file in folder.iterdir():
-            file.unlink()
-        for name, content in there:
-            (folder / name).write_bytes(content)
-        for _ in range(rng.integers(1, 3)):
-            durable = holding(out)
-            with recorded(folder) as events:
-                run(table, out, tiny)
-            first = next((i for i, event in enumerate(events) if event.kind != "there"), len(events))
-            after_a_cut(events[: rng.integers(first, len(events) + 1)], folder, rng)
-            assert out.exists() or durable <= holding(out)
-        held = len(holding(out))
-        cache, _ = run(table, out, tiny)
-        if held:
-            assert cache.record["kept_blocks"] == held
-            kept += held
-        assert datasets(out) == whole
-    return kept
-
-
-@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("begun", ["nothing", "half", "half with other labels"])
 def test_a_power_cut_loses_no_synced_block_and_the_next_run_ends_at_the_same_bytes(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], begun: str
@@ -175,7 +150,6 @@ def test_a_power_cut_loses_no_synced_block_and_the_next_run_ends_at_the_same_byt
     assert begun == "nothing" or kept  # most cuts of a run that begins come before its first synced block
 
 
-@pytest.mark.usefixtures("small_blocks")
 def test_a_power_cut_in_an_update_loses_no_synced_block(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]
 ) -> None:

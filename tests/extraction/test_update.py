@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from extracting import datasets, flip_a_byte, interrupted_after, run
+from extracting import datasets, flip_a_byte, interrupted_after
+from extracting import run_small_blocks as run
 from headstart.cache.errors import (
     DamagedError,
     EncoderError,
@@ -23,15 +23,14 @@ from headstart.cache.errors import (
     StorageError,
 )
 from headstart.cache.reader import Cache, open_any
-from headstart.cache.writer import CacheWriter, partial_path
+from headstart.cache.siblings import partial_path, superseded_paths
+from headstart.cache.writer import CacheWriter
 from headstart.stages.encoders.backend import Backend
 from headstart.stages.encoders.packed.backend import PackedCpuBackend
-from headstart.stages.extraction.resume import superseded_paths
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from processes import blocks_of, finish, kill_at_batch
 from tiny import save_tiny_encoder, tiny_rows
-
-pytestmark = pytest.mark.usefixtures("small_blocks")
 
 Table = list[tuple[str, str]]
 COUNTS = (
@@ -69,8 +68,8 @@ def assert_is_update_of(cache: Cache, old: dict[str, Any], fresh: Cache, table: 
     cache.check()
     for name in cache.identity.features:
         np.testing.assert_allclose(cache.features(name), fresh.features(name), atol=1e-5, rtol=0)
-    for fact in ("text_hashes", "token_hashes", "lengths", "truncated"):
-        np.testing.assert_array_equal(getattr(cache, fact), getattr(fresh, fact))
+    for name in ("text_hashes", "token_hashes", "lengths", "truncated"):
+        np.testing.assert_array_equal(getattr(cache, name), getattr(fresh, name))
     assert (cache.labels is None) == (fresh.labels is None)
     assert cache.label_names == fresh.label_names == tuple(sorted({label for _, label in table}))
     assert cache.label_names is not None and cache.labels is not None
@@ -222,27 +221,6 @@ def test_an_interrupted_update_leaves_the_old_cache_and_is_carried_on_to_the_sam
     assert [path.name for path in tmp_path.glob("c.h5*")] == ["c.h5"]
 
 
-KILLED = """
-import os, signal, sys
-from headstart.__main__ import main
-from headstart.stages import extraction
-from headstart.stages.encoders.backend import Backend
-
-extraction.BLOCK_ROWS, extraction.WINDOW_BLOCKS = 8, 2
-left, original = int(sys.argv.pop(1)), Backend.encode
-
-def encode(self, batch):
-    global left
-    left -= 1
-    if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(self, batch)
-
-Backend.encode = encode
-main()
-"""
-
-
 @pytest.mark.parametrize("batches", [3, 30])
 def test_a_killed_update_leaves_the_old_cache_and_is_carried_on_to_the_same_bytes(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], batches: int
@@ -253,9 +231,10 @@ def test_a_killed_update_leaves_the_old_cache_and_is_carried_on_to_the_same_byte
         run(write_csv(rows), tmp_path / name, tiny)
     before = (tmp_path / "c.h5").read_bytes()
     table = write_csv([*tiny_rows(200, seed=1), *rows[::-1]])
-    command = [sys.executable, "-c", KILLED, str(batches), "extract", str(table), "--encoder", str(tiny), "--quiet"]
-    command += ["--precision", "float32", "--batch-tokens", "64", "--update", "--out", str(tmp_path / "c.h5")]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    command = ["extract", table, "--encoder", tiny, "--precision", "float32", "--batch-tokens", "64", "--update"]
+    killed = partial(kill_at_batch, batches + 1)
+    code, _ = finish([*command, "--out", tmp_path / "c.h5"], tmp_path / "log", partial(blocks_of, 8), killed)
+    assert code == -signal.SIGKILL
     assert (tmp_path / "c.h5").read_bytes() == before
     whole = open_any(partial_path(tmp_path / "c.h5")).whole_blocks()
     assert not whole.all()
@@ -384,7 +363,9 @@ def test_work_of_another_identity_left_aside_is_named(
     with interrupted_after(5), pytest.raises(KeyboardInterrupt):
         run(table, out, tiny)
     partial_path(out).rename(tmp_path / "c.h5.earlier1")
-    with pytest.raises(IdentityError, match=r"c.h5.earlier1 cannot be .*max_length.*; remove it, or --overwrite"):
+    with pytest.raises(
+        IdentityError, match=r"c.h5.earlier1 cannot be .*max_length.*; remove it, or pass `overwrite=True`"
+    ):
         run(table, out, tiny, max_length=16)
 
 
@@ -466,7 +447,7 @@ def test_rows_are_taken_from_any_cache_of_the_same_identity(
     assert_is_update_of(cache, {}, fresh, rows)
 
 
-def test_no_donor_needs_no_encoding_where_it_holds_every_row(
+def test_nothing_is_encoded_where_a_reused_cache_holds_every_row(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], encoded: list[list[int]]
 ) -> None:
     rows = tiny_rows(50)
@@ -482,39 +463,39 @@ def test_texts_that_differ_and_read_the_same_are_found_by_their_tokens(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], encoded: list[list[int]]
 ) -> None:
     rows = numbered(30)
-    donor, _ = run(write_csv(rows), tmp_path / "a.h5", tiny)
+    whole, _ = run(write_csv(rows), tmp_path / "a.h5", tiny)
     encoded.clear()
     shouted = [(text.upper(), label) for text, label in reversed(rows)]
     cache, _ = run(write_csv(shouted), tmp_path / "c.h5", tiny, reuse=[tmp_path / "a.h5"])
     assert encoded == [] and cache.record["reused_rows"] == 30
-    np.testing.assert_array_equal(cache.features(), donor.features()[::-1])
+    np.testing.assert_array_equal(cache.features(), whole.features()[::-1])
     fresh, _ = run(write_csv(shouted), tmp_path / "fresh.h5", tiny)
     assert_is_update_of(cache, {}, fresh, shouted)
 
 
-def test_a_donor_with_more_features_serves(
+def test_a_cache_with_more_features_can_be_reused(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], encoded: list[list[int]]
 ) -> None:
     rows = numbered(30)
-    donor, _ = run(write_csv(rows), tmp_path / "a.h5", tiny, features=("cls", "mean", "layer1.max"))
+    whole, _ = run(write_csv(rows), tmp_path / "a.h5", tiny, features=("cls", "mean", "layer1.max"))
     encoded.clear()
     cache, _ = run(
         write_csv(rows[::-1]), tmp_path / "c.h5", tiny, features=("mean", "layer1.max"), reuse=[tmp_path / "a.h5"]
     )
     assert encoded == [] and cache.identity.features == ("layer1.max", "mean")
     for name in cache.identity.features:
-        np.testing.assert_array_equal(cache.features(name), donor.features(name)[::-1])
+        np.testing.assert_array_equal(cache.features(name), whole.features(name)[::-1])
 
 
-def test_a_donor_in_float32_serves_a_cache_in_float16(
+def test_a_cache_in_float32_can_be_reused_in_float16(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], encoded: list[list[int]]
 ) -> None:
     rows = numbered(30)
-    donor, _ = run(write_csv(rows), tmp_path / "a.h5", tiny)
+    whole, _ = run(write_csv(rows), tmp_path / "a.h5", tiny)
     encoded.clear()
     cache, _ = run(write_csv(rows), tmp_path / "c.h5", tiny, storage="float16", reuse=[tmp_path / "a.h5"])
     assert encoded == []
-    np.testing.assert_array_equal(cache.features(), donor.features().astype(np.float16))
+    np.testing.assert_array_equal(cache.features(), whole.features().astype(np.float16))
 
 
 def test_a_reused_feature_that_float16_cannot_hold_names_its_row(
@@ -538,7 +519,7 @@ def test_a_reused_feature_that_float16_cannot_hold_names_its_row(
 
 
 @pytest.mark.parametrize(
-    ("donor", "options", "message"),
+    ("other_options", "options", "message"),
     [
         ({"max_length": 16}, {}, r"max_length \(.*a.h5: 16, this run: 128\)"),
         ({"prefix": "query: "}, {}, r"prefix \(.*a.h5: 'query: ', this run: ''\)"),
@@ -548,22 +529,22 @@ def test_a_reused_feature_that_float16_cannot_hold_names_its_row(
         ({"other_weights": True}, {}, r"weights_sha256 \(.*a.h5: [0-9a-f]{12}…, this run: "),
     ],
 )
-def test_a_donor_of_something_else_is_refused_before_any_work(
+def test_a_cache_of_something_else_is_not_reused_and_no_work_begins(
     tiny: Path,
     tmp_path: Path,
     write_csv: Callable[..., Path],
-    donor: dict[str, Any],
+    other_options: dict[str, Any],
     options: dict[str, Any],
     message: str,
 ) -> None:
-    other = save_tiny_encoder(tmp_path / "other", seed=1) if donor.pop("other_weights", False) else tiny
-    run(write_csv(numbered(10)), tmp_path / "a.h5", other, **donor)
+    other = save_tiny_encoder(tmp_path / "other", seed=1) if other_options.pop("other_weights", False) else tiny
+    run(write_csv(numbered(10)), tmp_path / "a.h5", other, **other_options)
     with pytest.raises(IdentityError, match=message):
         run(write_csv(numbered(10)), tmp_path / "c.h5", tiny, reuse=[tmp_path / "a.h5"], **options)
     assert list(tmp_path.glob("c.h5*")) == []
 
 
-def test_a_donor_that_is_nowhere_or_unfinished_is_refused(
+def test_a_missing_or_unfinished_cache_is_not_reused(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]
 ) -> None:
     table, out = write_csv(numbered(60)), tmp_path / "c.h5"
@@ -576,7 +557,7 @@ def test_a_donor_that_is_nowhere_or_unfinished_is_refused(
     assert list(tmp_path.glob("c.h5*")) == []
 
 
-def test_the_output_itself_is_no_donor(
+def test_the_output_itself_is_not_reused(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], encoded: list[list[int]]
 ) -> None:
     """--overwrite means encoding again, whatever --reuse names; by another path it is still the same file."""

@@ -17,7 +17,9 @@ import pyarrow.parquet
 import pytest
 from headstart.cache.errors import SettingsError, StorageError, TableError
 from headstart.stages.progress import silent
-from headstart.stages.tables import formats
+from headstart.stages.tables.columns import ColumnNames
+from headstart.stages.tables.delimited import CSV, read_delimited
+from headstart.stages.tables.json_lines import read_json_lines
 from headstart.stages.tables.scan import TableScan, read_windows, scan_table
 from headstart.stages.tables.table import Table, open_table
 from hypothesis import given
@@ -86,8 +88,8 @@ def test_texts_and_labels_in_memory() -> None:
 
 
 BAD = {
-    "missing column": ("body,label\na,b\n", "a.csv has no column 'text'; it has 'body', 'label'.*--text-column"),
-    "missing label": ("text,mark\na,b\n", "has no column 'label'.*--no-labels"),
+    "missing column": ("body,label\na,b\n", "a.csv has no column 'text'; it has 'body', 'label'.*`text_column`"),
+    "missing label": ("text,mark\na,b\n", "has no column 'label'.*`label_column=None`"),
     "two columns": ("text,label,text\na,b,c\n", "has two columns 'text'"),
     "wrong delimiter": ("text;label\na;b\n", "has no column 'text'; it has 'text;label'.*commas"),
     "empty": ("", "a.csv is empty"),
@@ -190,48 +192,43 @@ def test_texts_are_counted_distinct_and_conflicting() -> None:
     assert (scan.distinct_texts, scan.conflicting_texts) == (3, 1)
 
 
-@pytest.mark.parametrize("most", [0, 29, 30])
+@pytest.mark.parametrize("keep_rows", [0, 29, 30])
 def test_windows_hold_the_rows_in_order_with_their_places(
-    most: int, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    keep_rows: int, tmp_path: Path, write_csv: Callable[..., Path]
 ) -> None:
     """Whether the table is read again or was small enough to be kept."""
-    monkeypatch.setattr("headstart.stages.tables.scan.TOP_ROWS", most)
     (tmp_path / "parts").mkdir()
     for part in range(3):
         write_csv([(f"text {part} {i}", "x") for i in range(10)], name=f"parts/{part}.csv")
     table = opened(tmp_path / "parts")
-    found = list(read_windows(table, scan_table(table, silent), 7))
-    assert [(p.start, p.stop) for p, _ in found] == [(0, 7), (7, 14), (14, 21), (21, 28), (28, 30)]
-    assert found[1][1].texts[3:] == [f"text 1 {i}" for i in range(4)]
-    assert found[1][1].place(5).endswith("1.csv, row 3")
+    windows = list(read_windows(table, scan_table(table, silent, keep_rows=keep_rows), 7))
+    assert [(place.start, place.stop) for place, _ in windows] == [(0, 7), (7, 14), (14, 21), (21, 28), (28, 30)]
+    assert windows[1][1].texts[3:] == [f"text 1 {i}" for i in range(4)]
+    assert windows[1][1].place(5).endswith("1.csv, row 3")
 
 
-@pytest.mark.parametrize("most", [0, 10])
-def test_windows_of_pairs_stay_pairs_where_a_bad_row_comes_last(
-    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is told of in a batch that has no rows."""
-    monkeypatch.setattr("headstart.stages.tables.scan.TOP_ROWS", most)
+@pytest.mark.parametrize("keep_rows", [0, 10])
+def test_windows_of_pairs_stay_pairs_where_a_bad_row_comes_last(keep_rows: int, tmp_path: Path) -> None:
+    """The bad row is counted in a batch that has no rows."""
     (tmp_path / "t.csv").write_text("text,second\na,b\nc,d\ne,f,one too many\n")
     table = open_table(
         tmp_path / "t.csv", text_column="text", pair_column="second", label_column=None, skip_bad_rows=True
     )
-    scan = scan_table(table, silent)
+    scan = scan_table(table, silent, keep_rows=keep_rows)
     assert scan.skipped == 1
     assert [(rows.texts, rows.pairs) for _, rows in read_windows(table, scan, 10)] == [(["a", "c"], ["b", "d"])]
 
 
-@pytest.mark.parametrize("limit", ["TOP_ROWS", "TOP_CHARACTERS"])
+@pytest.mark.parametrize("limit", ["keep_rows", "keep_characters"])
 def test_a_small_table_is_read_once_and_of_a_large_one_little_is_kept(
-    limit: str, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    limit: str, write_csv: Callable[..., Path]
 ) -> None:
     path = write_csv([(f"text {number:05}", "x") for number in range(20_000)])
     table = opened(path)
     small = scan_table(table, silent)
-    monkeypatch.setattr(f"headstart.stages.tables.scan.{limit}", 10)
-    large = scan_table(table, silent)
+    large = scan_table(table, silent, **{limit: 10})
     assert len(small.top) == 20_000
-    assert len(large.top) <= (10 if limit == "TOP_ROWS" else 19_999)
+    assert len(large.top) <= (10 if limit == "keep_rows" else 19_999)
     path.unlink()
     assert [text for _, rows in read_windows(table, small, 4096) for text in rows.texts][::5000] == small.top.texts[
         ::5000
@@ -240,21 +237,19 @@ def test_a_small_table_is_read_once_and_of_a_large_one_little_is_kept(
         list(read_windows(table, large, 4096))
 
 
-@pytest.mark.usefixtures("large_table")
 def test_a_table_that_changes_while_it_is_read_is_refused(write_csv: Callable[..., Path]) -> None:
     path = write_csv([("aaa", "x"), ("bbb", "y")])
     table = opened(path)
-    scan = scan_table(table, silent)
+    scan = scan_table(table, silent, keep_rows=0)
     write_csv([("aaa", "x"), ("bbc", "y")])
     with pytest.raises(TableError, match="changed while it was read"):
         list(read_windows(table, scan, 10))
 
 
-@pytest.mark.usefixtures("large_table")
 def test_a_change_that_the_file_system_does_not_show_is_found_by_the_texts(write_csv: Callable[..., Path]) -> None:
     path = write_csv([("aaa", "x"), ("bbb", "y")])
     table, stat = opened(path), path.stat()
-    scan = scan_table(table, silent)
+    scan = scan_table(table, silent, keep_rows=0)
     write_csv([("aaa", "x"), ("bbc", "y")])
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert table.state() == scan.state
@@ -302,26 +297,26 @@ def test_odd_encodings_and_numbers_are_refused(tmp_path: Path, name: str, conten
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
-def test_a_row_may_be_long(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_may_be_long(tmp_path: Path, name: str) -> None:
     """The rows around one that is longer than a block are there once each."""
-    monkeypatch.setattr(formats, "_BLOCK_BYTES", (1 << 10, 1 << 14))
-    monkeypatch.setattr(formats, "_JSON_BLOCK_BYTES", (1 << 10, 1 << 14))
+    path, columns, sizes = tmp_path / name, ColumnNames("text", None, "label"), (1 << 10, 1 << 14)
     texts = [f"text {number}" for number in range(200)]
     texts[100] = "long " * 2000
     table = pd.DataFrame({"text": texts, "label": "x"})
 
-    def save() -> None:
+    def read_again() -> list[str]:
         if name == "a.csv":
-            table.to_csv(tmp_path / name, index=False)
+            table.to_csv(path, index=False)
+            batches = read_delimited(path, CSV, columns, ragged=set(), skip_ragged=False, block_bytes=sizes)
         else:
-            table.to_json(tmp_path / name, orient="records", lines=True)
+            table.to_json(path, orient="records", lines=True)
+            batches = read_json_lines(path, columns, block_bytes=sizes)
+        return [str(text) for batch in batches for text in batch.column("text").cast(pa.string()).to_pylist()]
 
-    save()
-    assert read(tmp_path / name)[0] == texts
+    assert read_again() == texts
     table.loc[150, "text"] = "longer " * 5000
-    save()
     with pytest.raises(TableError, match=rf"{name}, after row \d+: a row is longer than 16,384 bytes"):
-        read(tmp_path / name)
+        read_again()
 
 
 @given(st.lists(st.text(st.characters(blacklist_categories=("Cs",)), min_size=1), min_size=1, max_size=20))

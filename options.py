@@ -1,0 +1,144 @@
+"""Options of the command line, made from classes of settings: each field gives a name, a default and a help text."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from .cache.errors import SettingsError, spell_settings
+
+_NAMES = {"feature": "features", "learning_rate": "lr", "seeds": "seed"}
+"""Options that are not named as their settings."""
+_Command = Callable[..., None]
+_type_hints = functools.cache(typing.get_type_hints)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """Marks a parameter of a command that stands for one option for each field of a dataclass.
+
+    The parameter receives an object of the type that it is annotated with, which is made of the values by name.
+
+    Attributes:
+        of: The dataclass. Its fields are declared with `setting`.
+        only: The fields to offer; empty for all.
+        without: Fields to leave out.
+        lists: Fields whose options take several values.
+        help: Help texts that replace the fields' own.
+    """
+
+    of: Any
+    only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
+    help: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """The options that stand for one parameter of a command."""
+
+    name: str
+    make: Callable[..., Any]
+    parameters: list[inspect.Parameter]
+    parsers: dict[str, Callable[[str], Any]]
+    """How to read the options whose values typer leaves as texts."""
+
+    def collect(self, values: dict[str, Any]) -> Any:
+        """Take the values of these options out of those of the command, and make one object of them."""
+        ours = {parameter.name: values.pop(parameter.name) for parameter in self.parameters}
+        texts = {name: ours[name] for name in self.parsers if ours[name] is not None}
+        return self.make(**ours | {name: self.parsers[name](text) for name, text in texts.items()})
+
+
+def command(app: typer.Typer, name: str) -> Callable[[_Command], _Command]:
+    """Register a function as a command. Its parameters that are marked with `Fields` become options."""
+
+    def register(function: _Command) -> _Command:
+        parameters: list[inspect.Parameter] = []
+        groups: list[_Group] = []
+        for parameter in inspect.signature(function, eval_str=True).parameters.values():
+            kind, *marks = typing.get_args(parameter.annotation) or (None,)
+            if marks and isinstance(marks[0], Fields):
+                options, parsers = _options(marks[0])
+                groups.append(_Group(parameter.name, kind, options, parsers))
+                parameters += options
+            else:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+
+        def run(**values: Any) -> None:
+            function(**{group.name: group.collect(values) for group in groups}, **values)
+
+        run.__doc__ = function.__doc__
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        app.command(name)(run)
+        return function
+
+    return register
+
+
+def option_name(setting: str) -> str:
+    """Return the option of a setting."""
+    return "--" + _NAMES.get(setting, setting).replace("_", "-")
+
+
+def refuse_unused(ctx: typer.Context, reason: str, *settings: str) -> None:
+    """Refuse options that were given but have no effect.
+
+    Raises:
+        SettingsError: one of them was given.
+    """
+    for parameter in ctx.command.params:
+        if parameter.name in settings and was_given(ctx, parameter.name):
+            names = "/".join([*parameter.opts, *parameter.secondary_opts])
+            raise SettingsError(f"{names} has no effect {reason}")
+
+
+def was_given(ctx: typer.Context, setting: str) -> bool:
+    """Return whether the option of a setting was given on the command line."""
+    source = ctx.get_parameter_source(setting)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _options(fields: Fields) -> tuple[list[inspect.Parameter], dict[str, Callable[[str], Any]]]:
+    """Make the options of some fields, and the functions that read those which are texts."""
+    parameters, parsers = [], {}
+    hints = _type_hints(fields.of)
+    for field in dataclasses.fields(fields.of):
+        name, default, kind, metavar = field.name, field.default, hints[field.name], None
+        if name in fields.without or (fields.only and name not in fields.only):
+            continue
+        parse, shown = field.metadata["parse"], field.metadata["shown"]
+        if name in fields.lists or isinstance(default, tuple):
+            values: tuple[Any, ...] = default if isinstance(default, tuple) else (default,)
+            item = type(values[0])
+            parse, shown = functools.partial(_parse_list, name, item), ",".join(map(str, values))
+            metavar = f"<{'|'.join(item) if issubclass(item, StrEnum) else item.__name__},...>"
+        if parse is not None:
+            parsers[name], kind, default = parse, str | None, None if default is None else shown
+        option = option_name(name) + (f"/--no-{option_name(name)[2:]}" if default is True else "")
+        help = spell_settings(fields.help.get(name, field.metadata["help"]), lambda name, _: option_name(name))
+        info = typer.Option(
+            option, help=help, metavar=metavar, show_default=shown if default is None and shown else True
+        )
+        annotation: Any = Annotated[kind, info]
+        parameters.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        )
+    return parameters, parsers
+
+
+def _parse_list(name: str, kind: type[Any], text: str) -> tuple[Any, ...]:
+    """Read the comma-separated values of an option."""
+    try:
+        return tuple(kind(part.strip()) for part in text.split(","))
+    except ValueError:
+        examples = ", ".join(kind) if issubclass(kind, StrEnum) else "0.1,0.01" if kind is float else "0,1,2"
+        raise SettingsError(f"`{name}` is {text!r}; write values with commas between, such as {examples}") from None

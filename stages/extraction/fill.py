@@ -1,0 +1,89 @@
+"""Filling an unfinished cache: every row that it lacks is encoded or copied, and the file takes its final name.
+
+Torch takes a second to load: what needs it is imported where a cache has to be filled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...cache.writer import CacheWriter
+from ..encoders.memory import freed_memory_kept
+from ..encoders.session import EncoderSession
+from ..progress import Report
+from ..tables.table import Table
+from .resume import UnfinishedCache
+from .reuse import ReusableCaches
+
+_COUNTED = ("sequences_encoded", "tokens_encoded", "reused_rows", "kept_blocks")
+"""Fields of a record that count what one run did."""
+
+
+def fill_cache(
+    unfinished: UnfinishedCache,
+    out: Path,
+    *,
+    table: Table,
+    session: EncoderSession,
+    reusable: ReusableCaches,
+    started: float,
+    report: Report,
+) -> Mapping[str, Any]:
+    """Write the blocks that an unfinished cache lacks, and its record; then move it to ``out``.
+
+    Args:
+        unfinished: The cache to fill.
+        out: The finished cache's path; a cache that is there is replaced in one step.
+        table: The table.
+        session: The encoder.
+        reusable: Other caches of the same identity, whose rows are copied instead of encoded.
+        started: When the run began, by `time.perf_counter`.
+        report: Receives progress.
+
+    Returns:
+        The record.
+
+    Raises:
+        TableError: the table changed since it was scanned.
+        EncoderError: a feature is not finite, or a text has no tokens.
+        StorageError: the file cannot be written, or one text alone does not fit in memory.
+    """
+    from ..encoders.encoder import VERSIONS
+    from ..provenance import provenance
+    from .encode_table import encode_table
+
+    scan = unfinished.scan
+    with CacheWriter(unfinished.cache.path) as writer, freed_memory_kept():
+        counts = encode_table(table, unfinished, writer, session.encoder, reusable=reusable, report=report)
+        reused_records = [cache.record for cache in reusable.caches]
+        fields = {
+            "table": table.source,
+            "rows": scan.rows,
+            "skipped_rows": scan.skipped,
+            "distinct_texts": scan.distinct_texts,
+            "conflicting_texts": scan.conflicting_texts,
+            **dataclasses.asdict(counts),
+            # A few texts say little about the encoder's speed, so the measurements of the reused caches are added.
+            "measured_tokens": counts.tokens_encoded + sum(r.get("measured_tokens", 0) for r in reused_records),
+            "measured_seconds": counts.encode_seconds + sum(r.get("measured_seconds", 0) for r in reused_records),
+            "tokens_per_second": counts.tokens_per_second,
+            "seconds": time.perf_counter() - started,
+            **session.record(),
+        }
+        record = provenance(session.device, fields, timespec="milliseconds", versions=VERSIONS)
+        writer.finish(record, out)
+    return record
+
+
+def outcome_counts(record: Mapping[str, Any], *, filled: bool) -> dict[str, float]:
+    """Return the counts for an `Outcome`, named as in the record.
+
+    Args:
+        record: The cache's record.
+        filled: Whether this run filled the cache. Otherwise the run encoded, copied and kept nothing.
+    """
+    return {"rows": record["rows"], **{name: record[name] if filled else 0 for name in _COUNTED}}

@@ -1,0 +1,321 @@
+"""A run put to work: its head, with its encoder kept loaded. `headstart.load` returns one."""
+
+from __future__ import annotations
+
+import dataclasses
+import reprlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from ..cache.documents import is_text
+from ..cache.errors import EncoderError, SettingsError, StorageError, TableError
+from .encoders.session import EncoderSession
+from .progress import Report, Step, silent
+from .runs.run import load_head, read_run
+from .tables.table import as_list
+from .types import TokenIds
+
+if TYPE_CHECKING:
+    from .encoders.encoder import BatchReport, Encoder
+
+WINDOW_ROWS = 4096
+"""Texts that are encoded together: more make fuller batches, and take more memory."""
+Names = npt.NDArray[np.object_]
+"""Class names, (n,) of str. Numpy's own strings would lose a NUL at the end of a name."""
+Probabilities = npt.NDArray[np.float32]
+"""(n, classes) float32; each row sums to 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """Texts that a caller gave, checked.
+
+    Attributes:
+        texts: The texts.
+        pairs: The second text of each; None for single texts.
+        is_one: The caller gave one str, not a list of them.
+    """
+
+    texts: list[str]
+    pairs: list[str] | None
+    is_one: bool
+
+
+class TextClassifier:
+    """Classifies texts with a run's head, through the encoder that the head's features came from.
+
+    The encoder is loaded once, at the first use. Threads may share a classifier: they encode one after the other, for
+    the encoder uses all cores by itself.
+
+    Attributes:
+        head: The head.
+        classes_: (classes,) the class names, in the order of the columns of `predict_proba`.
+    """
+
+    def __init__(
+        self,
+        run: str | Path,
+        *,
+        encoder: str | None = None,
+        device: str = "auto",
+        allow_pickled_weights: bool = False,
+        window_rows: int = WINDOW_ROWS,
+        report: Report = silent,
+    ) -> None:
+        """Load the head; the encoder is found and loaded when it is first needed.
+
+        Args:
+            run: The run folder.
+            encoder: A folder or hub id, where the encoder is no longer where the run says; it must be the same encoder.
+            device: ``auto``, or a torch device.
+            allow_pickled_weights: Read a ``pytorch_model.bin`` where the encoder has no safetensors.
+            window_rows: Texts that are encoded together.
+            report: Receives progress.
+
+        Raises:
+            FormatError: the folder is not a run.
+            DamagedError: the run cannot be read.
+        """
+        self.head = load_head(run)
+        self.classes_: Names = np.array(self.head.label_names, object)
+        self.window_rows = window_rows
+        self._run, self._report = Path(run), report
+        self._options: dict[str, Any] = {
+            "encoder": encoder,
+            "device": device,
+            "allow_pickled_weights": allow_pickled_weights,
+        }
+        self._encoder: Encoder | None = None
+        self._loading, self._encoding = threading.Lock(), threading.Lock()
+
+    @overload
+    def predict(self, texts: str, pairs: str | None = None) -> str: ...
+
+    @overload
+    def predict(self, texts: Any, pairs: Any = None) -> Names: ...
+
+    def predict(self, texts: Any, pairs: Any = None) -> str | Names:
+        """Return the most probable class of each text.
+
+        Args:
+            texts: One text, or a list, a tuple, a one-dimensional array or a Series of texts.
+            pairs: The second text of each, where the head was trained on pairs.
+
+        Returns:
+            (n,) the class names; of one str, its class name.
+
+        Raises:
+            TableError: ``texts`` or ``pairs`` are not texts, or one of them is blank.
+            SettingsError: the head was trained on pairs and there are none, or the other way round.
+            EncoderError: the encoder cannot be found or read, its tokenizer makes no tokens of a text, or it gives a
+                feature that is not finite.
+            IdentityError: the encoder is not the one that the head was trained on.
+            StorageError: the memory is full with one text alone.
+        """
+        checked = self.read(texts, pairs)
+        names = self.names(self.classify(checked))
+        return str(names[0]) if checked.is_one else names
+
+    def predict_proba(self, texts: Any, pairs: Any = None) -> Probabilities:
+        """Return the probability of each class for each text. Arguments and errors as for `predict`.
+
+        Returns:
+            (n, classes) float32; of one str, (classes,).
+        """
+        checked = self.read(texts, pairs)
+        probabilities = self.classify(checked)
+        return probabilities[0] if checked.is_one else probabilities
+
+    def names(self, probabilities: Probabilities) -> Names:
+        """Return the class of the largest probability in each row: (n,)."""
+        names: Names = self.classes_[probabilities.argmax(axis=1)]
+        return names
+
+    def read(self, texts: Any, pairs: Any = None) -> Texts:
+        """Check texts without loading the encoder; arguments and errors as for `predict`."""
+        self.require_pairs(pairs is not None)
+        checked = _read_texts(texts, "text")
+        if pairs is None:
+            return Texts(checked, None, isinstance(texts, str))
+        if isinstance(texts, str) != isinstance(pairs, str):
+            raise SettingsError("one text goes with one second text, a list of texts with a list of `pairs`")
+        seconds = _read_texts(pairs, "second text")
+        if len(seconds) != len(checked):
+            raise SettingsError(
+                f"there are {len(checked):,} texts and {len(seconds):,} second texts; give one for each"
+            )
+        return Texts(checked, seconds, isinstance(texts, str))
+
+    def require_pairs(self, pairs: bool) -> None:
+        """Check that the head was trained on pairs, or on single texts.
+
+        Raises:
+            SettingsError: it was trained on the other.
+        """
+        if self.head.identity.pairs != pairs:
+            wanted = "single texts" if pairs else "pairs of texts: give a table with `text_pair_column`"
+            raise SettingsError(f"{self._run} was trained on {wanted}")
+
+    def classify(self, texts: Texts) -> Probabilities:
+        """Return the probabilities of texts that `read` has checked; errors as for `predict`."""
+        parts: list[Probabilities] = [np.empty((0, len(self.classes_)), np.float32)]
+        for start in range(0, len(texts.texts), self.window_rows):
+            rows = slice(start, start + self.window_rows)
+
+            def place(index: int, start: int = start) -> str:
+                return f"text {start + index + 1}"
+
+            pairs = None if texts.pairs is None else texts.pairs[rows]
+            sequences = self.tokenize(texts.texts[rows], pairs, place)
+            parts.append(self.probabilities(sequences, place))
+            self._report(Step("encoding", start + len(sequences), len(texts.texts), "texts"))
+        return np.concatenate(parts)
+
+    def tokenize(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, place: Callable[[int], str]
+    ) -> list[TokenIds]:
+        """Return the token sequence of each text.
+
+        Args:
+            texts: The texts.
+            pairs: The second text of each, or None.
+            place: Returns the name of a text in a message, by its index.
+
+        Raises:
+            EncoderError: the tokenizer makes no tokens of a text.
+        """
+        sequences, _ = self.load_encoder().tokenize(texts, pairs)
+        for index, sequence in enumerate(sequences):
+            if not len(sequence):
+                raise EncoderError(f"{place(index)}: the encoder's tokenizer makes no tokens of this text; change it")
+        return sequences
+
+    def probabilities(
+        self,
+        sequences: Sequence[TokenIds],
+        place: Callable[[int], str],
+        on_batch: Callable[[BatchReport], None] | None = None,
+    ) -> Probabilities:
+        """Return the probabilities of some token sequences, which are encoded together.
+
+        Args:
+            sequences: The token sequences; equal ones are encoded once.
+            place: Returns the name of a text in a message, by its index.
+            on_batch: As for `encode_sequences`.
+
+        Raises:
+            EncoderError: a feature is not finite.
+            StorageError: the memory is full with one sequence alone.
+        """
+        from .encoders.encoder import encode_sequences
+        from .encoders.memory import MemoryFullError
+
+        encoder = self.load_encoder()
+        try:
+            with self._encoding:
+                (features,) = encode_sequences(encoder, sequences, on_batch=on_batch).values()
+        except MemoryFullError as error:
+            raise StorageError(
+                f"{place(error.sequence)}: the memory is full with this text alone, of "
+                f"{len(sequences[error.sequence]):,} tokens; free some"
+            ) from error
+        finite = np.isfinite(features).all(axis=1)
+        if not finite.all():
+            raise EncoderError(f"{place(int(np.argmin(finite)))}: the encoder's feature of this text is not finite")
+        return self.head.probabilities(features)
+
+    def load_encoder(self) -> Encoder:
+        """Return the encoder; the first call finds, checks and loads it. Errors as for `predict`."""
+        with self._loading:
+            if self._encoder is None:
+                session = EncoderSession.from_identity(
+                    self.head.identity,
+                    read_run(self._run)["encoder"],
+                    where=self._run,
+                    report=self._report,
+                    **self._options,
+                )
+                self._encoder = session.encoder
+            return self._encoder
+
+
+def load(
+    run: str | Path,
+    *,
+    encoder: str | None = None,
+    device: str = "auto",
+    allow_pickled_weights: bool = False,
+    report: Report = silent,
+) -> TextClassifier:
+    """Load a run's head and its encoder, to classify texts again and again.
+
+    Args:
+        run: The run folder.
+        encoder: A folder or hub id, where the encoder is no longer where the run says; it must be the same encoder.
+        device: ``auto``, or a torch device.
+        allow_pickled_weights: Read a ``pytorch_model.bin`` where the encoder has no safetensors.
+        report: Receives progress.
+
+    Raises:
+        FormatError: the folder is not a run.
+        DamagedError: the run cannot be read.
+        EncoderError: the encoder cannot be found or read.
+        IdentityError: the encoder is not the one that the head was trained on.
+    """
+    classifier = TextClassifier(
+        run, encoder=encoder, device=device, allow_pickled_weights=allow_pickled_weights, report=report
+    )
+    classifier.load_encoder()
+    return classifier
+
+
+def _read_texts(values: Any, what: str) -> list[str]:
+    """Return texts as a list of str.
+
+    Args:
+        values: One str, or a sequence, an array or a Series of str.
+        what: What one of them is called in a message.
+
+    Raises:
+        TableError: the values are not texts that can be read in order and again, or one of them is no text or blank.
+    """
+    if isinstance(values, str):
+        texts: list[Any] = [values]
+    else:
+        _require_sequence(values, what)
+        texts = list(as_list(values))
+    for number, text in enumerate(texts, 1):
+        if not isinstance(text, str):
+            advice = "; second texts go into `pairs`" if isinstance(text, list | tuple) else ""
+            raise TableError(f"{what} {number} is {reprlib.repr(text)}, not a str; change it, or leave it out{advice}")
+        if not text.strip():
+            raise TableError(f"{what} {number} is blank; give it some words")
+        if not is_text(text):
+            raise TableError(f"{what} {number} is not UTF-8; correct it, or the terminal's encoding")
+    return [str(text) for text in texts]
+
+
+def _require_sequence(values: Any, what: str) -> None:
+    kind, wanted = type(values).__name__, f"a list of {what}s"
+    if isinstance(values, Mapping):
+        problem = "give one of its values, such as data['text']"
+    elif hasattr(values, "columns") or hasattr(values, "column_names"):
+        problem = "give one of its columns, such as table['text'], or classify the table with predict_table"
+    elif isinstance(values, Set):
+        problem = "it has no order: give a list"
+    elif isinstance(values, Iterator):
+        problem = "it can be read only once, and may be used up: give list(...) of it"
+    elif isinstance(values, bytes | bytearray | memoryview):
+        problem = "decode it to a str"
+    elif getattr(values, "ndim", 1) != 1:
+        problem = f"it has the shape {tuple(values.shape)}: give one of its columns"
+    elif isinstance(values, Sequence) or isinstance(as_list(values), list):
+        return
+    else:
+        problem = f"give a str, or {wanted}"
+    raise TableError(f"{what}s: got {kind}, not {wanted}; {problem}")
