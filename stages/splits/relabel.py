@@ -48,7 +48,7 @@ def relabel(
         text_column=text_column,
         pair_column=text_pair_column,
         label_column=label_column,
-        skip_bad_rows=False,
+        skip_bad_rows=None,
     )
     scan = scan_table(source, report)
     assert scan.labels is not None and scan.label_names is not None
