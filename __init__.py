@@ -20,13 +20,24 @@ if TYPE_CHECKING:
     from .cache.identity import Identity
     from .cache.reader import Cache, open_cache
     from .stages.extract import extract, extract_tables
-    from .stages.heads.head import Head, load_head
+    from .stages.heads.head import Head
     from .stages.model import TextClassifier, load
     from .stages.predict import Predictions, predict
-    from .stages.settings import ExtractSettings, Precision, SpeedupSettings, Storage, SweepSettings, TrainSettings
+    from .stages.runs.run import load_head
+    from .stages.settings import (
+        ExtractSettings,
+        Labels,
+        Precision,
+        SpeedupSettings,
+        Storage,
+        SweepSettings,
+        TrainSettings,
+    )
     from .stages.speedup import speedup
     from .stages.sweep import sweep
-    from .stages.train_head import Labels, train_head
+    from .stages.train_head import train_head
+
+    __version__: str
 
 _HOMES = {
     "Cache": "cache.reader",
@@ -34,7 +45,7 @@ _HOMES = {
     "Head": "stages.heads.head",
     "HeadstartError": "cache.errors",
     "Identity": "cache.identity",
-    "Labels": "stages.train_head",
+    "Labels": "stages.settings",
     "Precision": "stages.settings",
     "Predictions": "stages.predict",
     "SpeedupSettings": "stages.settings",
@@ -46,7 +57,7 @@ _HOMES = {
     "extract": "stages.extract",
     "extract_tables": "stages.extract",
     "load": "stages.model",
-    "load_head": "stages.heads.head",
+    "load_head": "stages.runs.run",
     "open_cache": "cache.reader",
     "predict": "stages.predict",
     "speedup": "stages.speedup",
@@ -69,6 +80,7 @@ __all__ = [
     "TextClassifier",
     "TrainSettings",
     "UserError",
+    "__version__",
     "extract",
     "extract_tables",
     "load",
@@ -82,6 +94,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # takes as long to load as the rest of `import headstart`
+
+        return version(__name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -55,10 +55,10 @@ def test_accuracy(cache: Cache, seed: int) -> float:
 
 def sklearn_accuracy(cache: Cache, seed: int) -> tuple[float, int]:
     """On the same training rows (validation rows take no part in it) and the same test rows."""
-    parts = divide(cache, validation=None, test=None, settings=TrainSettings(split_seed=seed), report=silent)
+    splits = divide(cache, validation=None, test=None, settings=TrainSettings(split_seed=seed), report=silent)
     model = LogisticRegression(max_iter=10_000, tol=1e-5)
-    model.fit(parts.train.features[parts.train.index], parts.train.labels[parts.train.index])
-    score = model.score(parts.test.features[parts.test.index], parts.test.labels[parts.test.index])
+    model.fit(splits.train.features[splits.train.index], splits.train.labels[splits.train.index])
+    score = model.score(splits.test.features[splits.test.index], splits.test.labels[splits.test.index])
     return float(score), int(model.n_iter_.max())
 
 

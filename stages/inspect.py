@@ -1,4 +1,4 @@
-"""What a cache or a run says of itself, as plain values for a screen or for JSON."""
+"""What a cache, a run, a sweep or a speedup report records, as plain values for a screen or for JSON."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from .runs.sweep_folder import SWEEP, read_sweep
 
 
 def inspect_path(path: str | Path) -> dict[str, Any]:
-    """Describe a cache file or a folder: its ``kind`` (``cache``, ``run``, ``sweep``, ``speedup``) and all it records.
+    """Describe a cache file or an output folder.
+
+    Returns:
+        ``kind`` (``cache``, ``run``, ``sweep`` or ``speedup``), ``path``, and everything that it records.
 
     Raises:
-        NotOursError: it is neither.
-        DamagedError: it is damaged.
+        FormatError: the path is neither a cache nor a folder of headstart's.
+        DamagedError: the file is damaged.
     """
     path = Path(path)
     if (path / SWEEP.file).is_file():
@@ -28,7 +31,6 @@ def inspect_path(path: str | Path) -> dict[str, Any]:
         folder = path.parent if path.name == RUN.file else path
         return {"kind": "run", "path": str(folder), **read_run(folder)}
     cache = open_cache(path)
-    counts = cache.label_counts()
     return {
         "kind": "cache",
         "path": str(path),
@@ -37,7 +39,7 @@ def inspect_path(path: str | Path) -> dict[str, Any]:
         "features": dict(cache.layout.widths),
         "storage": cache.layout.storage,
         "block_rows": cache.layout.block_rows,
-        "label_rows": counts,
+        "label_rows": cache.label_counts(),
         "identity": dataclasses.asdict(cache.identity),
         "plan": dict(cache.plan),
         "record": dict(cache.record),

@@ -1,7 +1,7 @@
-"""Several threads that work side by side, with torch's own threads dealt out to them.
+"""Thread pools for torch's work: each worker computes on its own, with a share of torch's threads.
 
-Where the steps of a piece of work are short, torch's threads would meet at a barrier in every one of them: it is
-faster to give each its own piece.
+Where the steps of a computation are short, torch's own threads would wait for each other at the end of every step. It
+is faster to give each thread its own rows or items.
 """
 
 from __future__ import annotations
@@ -15,31 +15,33 @@ from typing import TypeVar
 import torch
 
 SHARES = 4
-MOST_AT_ONCE = 8
-"""Each item holds memory, and more threads of Python's would wait for each other. Tried with 2 cores alone."""
+"""Parts that `WorkerThreads` divides work into, whatever the number of threads."""
+MAX_WORKERS = 8
+"""Threads of `ordered_map`, at most. Each holds an item's memory, and more of them would wait for Python's lock. Tried
+with 2 cores alone."""
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
 class WorkerThreads:
-    """Deals work over chunks of rows out to lanes. Made by `open_threads`.
+    """Threads that sum over shares of rows. Made by `open_threads`.
 
-    It is always the same number of lanes, and their sums are added in the lanes' order: the result does not depend on
-    how many threads there are.
+    The number of shares is fixed, and results come in the order of the shares: a sum over them does not depend on the
+    number of threads, not even in its last bit.
     """
 
     def __init__(self, pool: concurrent.futures.Executor) -> None:
         self._pool = pool
 
-    def run(self, work: Callable[[Sequence[_Item]], _Result], items: Sequence[_Item]) -> list[_Result]:
-        """Call ``work`` with each lane's share of the items; what it returned, in the lanes' order."""
-        shares = [items[lane::SHARES] for lane in range(min(SHARES, len(items)))]
+    def map_shares(self, work: Callable[[Sequence[_Item]], _Result], items: Sequence[_Item]) -> list[_Result]:
+        """Divide the items into at most `SHARES` shares, call ``work`` with each, and return the results in order."""
+        shares = [items[first::SHARES] for first in range(min(SHARES, len(items)))]
         return list(self._pool.map(work, shares))
 
 
 @contextmanager
 def open_threads() -> Iterator[WorkerThreads]:
-    """Lanes on as many threads as torch has, while torch itself is kept to one in each."""
+    """Open as many worker threads as torch has threads, at most `SHARES`. Meanwhile torch uses one thread in each."""
     threads = torch.get_num_threads()
     with _torch_threads(1), concurrent.futures.ThreadPoolExecutor(min(threads, SHARES)) as pool:
         yield WorkerThreads(pool)
@@ -47,7 +49,7 @@ def open_threads() -> Iterator[WorkerThreads]:
 
 @contextmanager
 def _torch_threads(number: int) -> Iterator[None]:
-    """Keep torch to so many threads, in this thread and in those that it starts."""
+    """Limit torch to so many threads, in this thread and in the threads that it starts."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -57,27 +59,29 @@ def _torch_threads(number: int) -> Iterator[None]:
 
 
 def ordered_map(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> Generator[_Result, None, None]:
-    """Call ``work`` with each item, several at a time, and yield what it returned in the items' order.
+    """Call ``work`` with each item, several at a time in threads, and yield the results in the order of the items.
 
-    With up to `MOST_AT_ONCE` threads of torch's, each takes an item of its own; of more, several share one. A single
-    item has all of them. What a call raises is raised in its turn. No call is begun after that, nor after the iterator
-    was closed, or Ctrl-C came while it waited.
+    There is one worker for each of torch's threads, and at most `MAX_WORKERS`, which then divide torch's threads among
+    them. A single item gets all of torch's threads.
+
+    What a call raises is raised when its result is due. No further call starts after that, after the generator is
+    closed, or after Ctrl-C.
     """
     threads = torch.get_num_threads()
-    each = -(-threads // MOST_AT_ONCE)
-    lanes = threads // each
-    if lanes == 1 or len(items) < 2:
+    threads_per_worker = -(-threads // MAX_WORKERS)
+    workers = threads // threads_per_worker
+    if workers == 1 or len(items) < 2:
         yield from map(work, items)
         return
-    with _torch_threads(each), concurrent.futures.ThreadPoolExecutor(lanes, "headstart-lane") as pool:
-        begun: collections.deque[concurrent.futures.Future[_Result]] = collections.deque()
+    with _torch_threads(threads_per_worker), concurrent.futures.ThreadPoolExecutor(workers, "headstart-map") as pool:
+        pending: collections.deque[concurrent.futures.Future[_Result]] = collections.deque()
         try:
             for item in items:
-                begun.append(pool.submit(work, item))
-                if len(begun) > lanes:  # one waits, so that no lane has to
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
+                pending.append(pool.submit(work, item))
+                if len(pending) > workers:  # one item waits in the queue, so that no worker is idle
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for waiting in begun:
-                waiting.cancel()
+            for future in pending:
+                future.cancel()

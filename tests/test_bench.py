@@ -1,16 +1,23 @@
-"""The benchmark's own arithmetic: what it draws, what work it counts, what it says of a contender."""
+"""The benchmarks' own arithmetic: what they draw, what work they count, what they say; and dry runs."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+import gpu
+import h5py
 import numpy as np
 import pytest
 import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from same_bytes import compare_caches, compare_values
 from samples import as_they_stand, counted_flop, draw_pieces
 from speed_report import Measurement, Row, markdown, times_as_fast
 from torch.utils.flop_counter import FlopCounterMode
@@ -95,3 +102,60 @@ def test_the_update_adds_new_texts_and_copies_among_the_old_rows(vader: list[dic
     known = {text for text, _ in old}
     assert sum(text in known for text, _ in added) == COPIES
     assert len({text for text, _ in added} - known) == NEW
+
+
+def test_the_gpu_benchmark_runs_without_a_gpu_and_without_an_installation(tmp_path: Path) -> None:
+    script, out = Path(gpu.__file__), tmp_path / "gpu.json"
+    command = [sys.executable, script, "--device", "cpu", "--tiny", "--out", out]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(out.read_text())
+    assert "no GPU was used" in document["header"]["device"]
+    rows = [gpu.Row(**row) for row in document["rows"]]
+    assert [row.markdown() for row in rows] == done.stdout.splitlines()[-len(rows) :]
+    assert {row.part for row in rows} == set(gpu.PARTS)
+    assert not [row for row in rows if row.value is None and "sentence-transformers" not in row.what]
+    assert all(row.value < 1e-5 for row in rows if row.value is not None and "largest difference" in row.what)
+
+
+def test_a_part_of_the_gpu_benchmark_that_fails_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(bench: gpu.Bench) -> Any:
+        yield gpu.attempt("one", "absent", "s", lambda: float(len(__import__("no_such_library"))))
+        yield gpu.Row("one", "measured", 1.0, "s")
+        raise RuntimeError("no kernel image\nand more")
+
+    monkeypatch.setattr(gpu, "PARTS", {"one": fails, "two": fails})
+    rows = list(gpu.run(None, ["one"], minutes=1))  # type: ignore[arg-type]
+    assert [row.note for row in rows] == [
+        "absent: No module named 'no_such_library'",
+        "",
+        "failed: RuntimeError: no kernel image",
+    ]
+    (late,) = gpu.run(None, ["two"], minutes=-1)  # type: ignore[arg-type]
+    assert "left out" in late.note
+
+
+def test_two_documents_differ_where_anything_but_a_time_does() -> None:
+    old = {"created": "now", "seconds": 1.0, "rows": 3, "list": [{"fit_seconds": 2.0, "loss": 0.5}]}
+    assert not list(compare_values(old, old | {"created": "later", "list": [{"fit_seconds": 3.0, "loss": 0.5}]}))
+    assert list(compare_values(old, old | {"list": [{"fit_seconds": 2.0, "loss": 0.25}]})) == [
+        "list[0].loss: 0.5, and 0.25"
+    ]
+    assert list(compare_values(old, old | {"seconds": None}))
+    assert list(compare_values(old, old | {"rows": 3.0}))
+    assert list(compare_values(old, dict(reversed(old.items()))))
+    assert list(compare_values(old, old | {"more": 1}))
+
+
+def test_two_caches_differ_where_a_byte_does(tmp_path: Path) -> None:
+    def made(name: str, features: list[float], record: str) -> Path:
+        with h5py.File(tmp_path / name, "w") as file:
+            file["features/cls"] = np.array(features)
+            file["record"] = np.bytes_(record.ljust(64, "\0"))
+        return tmp_path / name
+
+    one = made("one.h5", [1.0, 0.0], '{"seconds": 1}')
+    assert not list(compare_caches(one, made("two.h5", [1.0, 0.0], '{"seconds": 2}')))
+    assert list(compare_caches(one, made("three.h5", [1.0, -0.0], '{"seconds": 1}'))) == ["features/cls differs"]
+    assert list(compare_caches(one, made("four.h5", [1.0], '{"seconds": 1}')))
+    assert list(compare_caches(one, made("five.h5", [1.0, 0.0], '{"rows": 1}')))

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from headstart.stages.threads import MOST_AT_ONCE, ordered_map
+from headstart.stages.threads import MAX_WORKERS, ordered_map
 
 
-@pytest.fixture(params=[1, 2, 3, MOST_AT_ONCE + 1])
+@pytest.fixture(params=[1, 2, 3, MAX_WORKERS + 1])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """As many threads of torch's."""
     before = torch.get_num_threads()
@@ -31,7 +31,7 @@ def test_results_come_in_the_order_of_the_items(threads: int) -> None:
 
 
 def test_torchs_threads_are_dealt_out_and_given_back(threads: int) -> None:
-    each = 1 if threads <= MOST_AT_ONCE else 2
+    each = 1 if threads <= MAX_WORKERS else 2
     assert set(ordered_map(lambda _: torch.get_num_threads(), range(6))) == {each if threads > 1 else 1}
     assert torch.get_num_threads() == threads
     assert list(ordered_map(lambda _: torch.get_num_threads(), [0])) == [threads]  # a single item has them all

@@ -29,16 +29,16 @@ VERSIONS = {"torch": str(torch.__version__), "transformers": version("transforme
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderSettings:
-    """How an encoder is to run.
+    """How an encoder runs.
 
     Attributes:
         features: What to take.
-        device: Where to compute.
-        precision: What to compute in.
+        device: Where it runs.
+        precision: What it computes in.
         prefix: Text put before every text; of a pair, before the first.
         max_length: Longest token sequence, special tokens included.
-        pairs: Whether pairs of texts will be read, which take more special tokens.
-        batch_tokens: How large batches are going to be; None for what suits the device.
+        pairs: Whether it reads pairs of texts, which take more special tokens.
+        batch_tokens: Tokens in a batch; None for a number that suits the device.
     """
 
     features: tuple[Feature, ...]
@@ -50,7 +50,7 @@ class EncoderSettings:
     batch_tokens: int | None = None
 
     def chosen_batch_tokens(self, path: ForwardMode) -> int:
-        """How many tokens a batch should have where the encoder runs that way."""
+        """Tokens in a batch, for an encoder that runs in this way."""
         return self.batch_tokens or default_batch_tokens(self.device, path)
 
 

@@ -1,4 +1,4 @@
-"""Finding an encoder's files, in a folder or on the hub, and telling which encoder they are by their hashes."""
+"""Finds an encoder's files, in a folder or on the hub, and hashes them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ELSEWHERE = {
     CONFIG: ("transformers_weights",),
     "tokenizer_config.json": ("fast_tokenizer_files",),
 }
-"""Fields by which a folder's JSON files make transformers read files that are not hashed."""
+"""Fields of a folder's JSON files that make transformers read files which are not hashed."""
 _ADAPTER = "adapter_config.json"
 _PIECE_BYTES = 8 << 20
 _PICKLE_ADVICE = "use `allow_pickled_weights=True` if you trust its author: reading a pickle can run code"
@@ -46,7 +46,7 @@ class EncoderFiles:
         name: As the user gave it.
         folder: Where the files are.
         revision: The commit that a hub id resolved to; None for a folder.
-        weights: Files of the weights: safetensors, or one pickle where that was allowed.
+        weights: Files of the weights: safetensors, or one pickle where the user allowed it.
         tokenizer: Files of the tokenizer.
     """
 
@@ -58,10 +58,11 @@ class EncoderFiles:
 
     @property
     def pickled(self) -> bool:
+        """Whether the weights are a pickle."""
         return self.weights[0].name == PICKLED_WEIGHTS
 
     def layers(self) -> int | None:
-        """How many layers its configuration names; None where it does not say.
+        """The number of layers in config.json; None where it does not say.
 
         Raises:
             EncoderError: the configuration is not JSON.
@@ -74,7 +75,7 @@ class EncoderFiles:
         return counts[0] if counts and isinstance(counts[0], int) else None
 
     def hashes(self) -> dict[str, str]:
-        """The three hashes of an identity (FORMAT.md says how many files make one hash).
+        """The three hashes of an identity. FORMAT.md says how several files make one hash.
 
         Raises:
             StorageError: a file cannot be read.
@@ -87,15 +88,15 @@ class EncoderFiles:
 
 
 def find_encoder(name: str, *, revision: str | None = None, allow_pickled_weights: bool = False) -> EncoderFiles:
-    """Find an encoder's files, downloading them where ``name`` is a hub id that is not here yet.
+    """Find an encoder's files. Where ``name`` is a hub id whose files are not here yet, they are downloaded.
 
     Raises:
-        EncoderError: there is no such encoder, it may not be read, a file is missing, or its weights are
-            pickled and that was not allowed.
+        EncoderError: there is no such encoder, it may not be read, a file is missing, or its weights are a pickle and
+            the user did not allow that.
     """
     try:
         folder = Path(name).expanduser()
-    except RuntimeError as error:  # a home that there is not
+    except RuntimeError as error:  # there is no such home
         raise EncoderError(f"`encoder` {name} is not a folder: {error}") from None
     if folder.is_dir():
         if revision is not None:
@@ -124,7 +125,11 @@ def recorded_encoder(record_encoder: Mapping[str, Any], where: Path) -> tuple[st
 
 
 def hash_files(files: Sequence[Path]) -> str:
-    """sha256 of one file; of several, the sha256 of what ``sha256sum`` prints of them, in order of their names."""
+    """sha256 of one file; of several, the sha256 of what ``sha256sum`` prints for them, sorted by name.
+
+    Raises:
+        StorageError: a file cannot be read.
+    """
     lines = []
     for file in sorted(files, key=lambda path: path.name):
         try:
@@ -137,7 +142,7 @@ def hash_files(files: Sequence[Path]) -> str:
 
 
 def _sha256(file: Path) -> str:
-    """Of one file; in large pieces, so that a thread which does this seldom waits for its turn to run Python."""
+    """sha256 of one file. It is read in large pieces, so that a thread seldom waits for its turn to run Python."""
     digest, piece = hashlib.sha256(), memoryview(bytearray(_PIECE_BYTES))
     with file.open("rb", buffering=0) as stream:
         while size := stream.readinto(piece):
@@ -157,13 +162,13 @@ def _files(name: str, folder: Path, *, revision: str | None, allow_pickled_weigh
 
 
 def _require_plain(name: str, folder: Path) -> None:
-    """Refuse a folder that would have transformers read more than the files whose hashes name the encoder."""
+    """Refuse a folder that makes transformers read other files than those whose hashes identify the encoder."""
     if (folder / _ADAPTER).exists():
         raise EncoderError(f"encoder {name}: {folder} holds an adapter ({_ADAPTER}); merge it into the weights first")
     for file, fields in _ELSEWHERE.items():
-        with contextlib.suppress(OSError, ValueError, RecursionError):  # what cannot be read is said when it is needed
-            found = json.loads((folder / file).read_bytes())
-            if present := [field for field in fields if isinstance(found, dict) and found.get(field)]:
+        with contextlib.suppress(OSError, ValueError, RecursionError):  # reported when the file is needed
+            content = json.loads((folder / file).read_bytes())
+            if present := [field for field in fields if isinstance(content, dict) and content.get(field)]:
                 raise EncoderError(
                     f"encoder {name}: its {file} names other files to read ({present[0]!r}), which is not followed; "
                     "take that out, and put the files under their usual names"
@@ -214,7 +219,7 @@ def _download(name: str, revision: str | None, allow_pickled_weights: bool) -> P
         problem = "is neither a folder nor the form of a hub id (NAME or OWNER/NAME)"
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         problem = f"is not on this machine, and the hub cannot be reached; connect to the network, {instead}"
-    except Exception as error:  # the hub's client lets errors of its transport through, of many kinds
+    except Exception as error:  # the hub's client passes on many kinds of errors from its transport
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         problem = f"could not be fetched from the hub ({reason}); check the network, {instead}"
     raise EncoderError(f"encoder {name} {problem}")

@@ -17,7 +17,7 @@ from ..prefetch import in_background
 from ..progress import Report, Step, silent
 from ..settings import ExtractSettings, Precision
 from .files import EncoderFiles, find_encoder, recorded_encoder
-from .pooling import parse_features
+from .pooling import Feature, parse_features
 
 if TYPE_CHECKING:
     import torch
@@ -97,17 +97,21 @@ class EncoderSession:
     @functools.cached_property
     def identity(self) -> Identity:
         """The identity of the features that this encoder gives with these settings."""
-        features = parse_features(self._settings.features, self.files.layers())
+        features = self._features  # refused, where one is wrong, before anything slow
         with in_background(self.files.hashes) as hashes:  # a second for each GB, and torch takes one to load
-            precision = self.precision.value
+            settings = self.encoder_settings
             return Identity(
                 **hashes(),
-                prefix=self._settings.prefix,
-                pairs=self._pairs,
-                max_length=self._settings.max_length,
-                precision=precision,
+                prefix=settings.prefix,
+                pairs=settings.pairs,
+                max_length=settings.max_length,
+                precision=settings.precision.value,
                 features=tuple(feature.name for feature in features),
             )
+
+    @functools.cached_property
+    def _features(self) -> tuple[Feature, ...]:
+        return parse_features(self._settings.features, self.files.layers())
 
     @functools.cached_property
     def device(self) -> torch.device:
@@ -116,14 +120,9 @@ class EncoderSession:
 
         return choose_device(self._settings.device)
 
-    @property
-    def precision(self) -> Precision:
-        """What the encoder computes in."""
-        return self._precision[0]
-
     @functools.cached_property
     def _precision(self) -> tuple[Precision, str]:
-        """The precision, and why."""
+        """What the encoder computes in, and why."""
         from ..devices import choose_precision
 
         return choose_precision(self._settings.precision, self.device)
@@ -135,9 +134,9 @@ class EncoderSession:
 
         settings = self._settings
         return EncoderSettings(
-            features=parse_features(settings.features, self.files.layers()),
+            features=self._features,
             device=self.device,
-            precision=self.precision,
+            precision=self._precision[0],
             prefix=settings.prefix,
             max_length=settings.max_length,
             pairs=self._pairs,
@@ -164,8 +163,15 @@ class EncoderSession:
         """Numbers in each feature; the encoder is loaded for it."""
         return self.encoder.width
 
+    def load_packed(self, packed: Any) -> Encoder | None:
+        """Load the encoder without transformers: see `fast_load.load_packed`. It is unproven, so `use` it after a
+        proof."""
+        from .fast_load import load_packed
+
+        return load_packed(self.files, self.encoder_settings, packed)
+
     def use(self, encoder: Encoder) -> None:
-        """Take an encoder that was loaded from these files with these settings in another way."""
+        """Take this as the session's encoder from now on."""
         self._encoder = encoder
 
     def record(self) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""Multinomial logistic regression to its optimum: arrays in, a head and a certificate out.
+"""Multinomial logistic regression to its optimum: arrays in, a head and a convergence report out.
 
-Newton's method, its steps found by conjugate gradients (Nocedal and Wright, Numerical Optimization, 2006, chapter 7),
-preconditioned. Features of real encoders are badly conditioned, and a gradient method crawls along their narrow
-directions. The preconditioner is the Hessian with every row's class covariance replaced by the mean of them, A: a
-Kronecker product A x G with the features' covariance G, whose inverse, penalty included, costs two products with the
-eigenvectors of A and G (the structure of KFAC: Martens and Grosse, 2015). Products with the features are in float32,
-sums in float64.
+The method is Newton's, with each step solved for by preconditioned conjugate gradients (Nocedal and Wright, Numerical
+Optimization, 2006, chapter 7). The features of real encoders are ill-conditioned, and a gradient method would crawl
+along their narrow directions. The preconditioner is the Hessian with every row's class covariance replaced by the mean
+class covariance A. It is the Kronecker product of A and the feature covariance G. Its inverse, penalty included, costs
+two products with the eigenvectors of A and G, as in KFAC (Martens and Grosse, 2015). Products with the features are in
+float32, sums in float64.
 """
 
 from __future__ import annotations
@@ -16,43 +16,47 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from ..settings import TrainSettings
 from ..threads import WorkerThreads
-from .dataset import Dataset, ScaledDataset, fits_in_memory
-from .scaler import Parameters, absorb
+from ..types import Float64Array, Indices
+from .dataset import Dataset
+from .head import Parameters
+from .scaler import ScaledDataset, fit_scaler, fits_in_memory
 from .stacked import class_weights
 
-Array = npt.NDArray[np.float64]
-Span = tuple[int, int]
+Tensor = torch.Tensor
+SpanWork = Callable[[slice, Tensor, Indices, Tensor], list[Tensor]]
+"""Computes on a span of rows. It is given the span, and its features (rows, width) float32, labels (rows,) int64 and
+class weights (rows,) float64."""
 
 TOLERANCE = 1e-9
-"""Converged where the gain that is still to be had is estimated to be below this share of the objective."""
+"""The solver has converged if the estimated gap to the optimum is below this share of the objective."""
 _ROUNDING = 1e-10
-"""What rounding of the products may change the objective by, as a share of it."""
-_NEAR = 1e-6
-_MOST_ITERATIONS = 100
-_MOST_CONJUGATE = 200
-_SPAN_ROWS, _GRAM_ROWS = 512, 2048
+"""Rounding of the products may change the objective by this share."""
+_LOOSE_TOLERANCE = 1e-6
+"""The gap at which the solver still counts as converged if rounding allows no better step."""
+_MAX_NEWTON_STEPS = 100
+_MAX_CONJUGATE_STEPS = 200
+_SPAN_ROWS, _COVARIANCE_ROWS = 512, 2048
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvergenceReport:
-    """How near an exact head is to its optimum.
+    """How near the exact solver came to the optimum.
 
     Attributes:
         l2: The penalty, 1 / C in scikit-learn's terms.
-        objective: Sum over rows of (class weight x cross-entropy), plus l2 / 2 x the squared weights.
-        gradient_norm: Euclidean norm of its gradient.
-        gap: Estimate of how far the objective is above its minimum: half the squared Newton decrement, in the
-            preconditioner's terms.
+        objective: The sum over the rows of class weight x cross-entropy, plus l2 / 2 x the sum of squared weights.
+        gradient_norm: Euclidean norm of the objective's gradient.
+        gap: Estimate of the objective minus its minimum: half the squared Newton decrement, with the preconditioner in
+            place of the Hessian's inverse.
         iterations: Newton steps taken.
-        passes: Times that the features were multiplied forth and back.
-        converged: The estimate is below 1e-9 of the objective; or below 1e-6, and rounding leaves no lower place.
-        reason: Why it stopped, in words.
-        seconds: Spent on it.
+        passes: How often all features were multiplied with weights, and residuals with the features.
+        converged: The gap is below 1e-9 of the objective; or it is below 1e-6, and rounding allows no better step.
+        reason: Why the solver stopped, in words.
+        seconds: Time spent.
     """
 
     l2: float
@@ -68,10 +72,10 @@ class ConvergenceReport:
 
 @dataclasses.dataclass(frozen=True)
 class _Point:
-    """Weights (classes, width) and biases (classes,), float64: a place, a step, or a gradient."""
+    """Weights (classes, width) and biases (classes,), float64: a point, a step, or a gradient."""
 
-    weight: Array
-    bias: Array
+    weight: Float64Array
+    bias: Float64Array
 
     def plus(self, scale: float, other: _Point) -> _Point:
         return _Point(self.weight + scale * other.weight, self.bias + scale * other.bias)
@@ -81,38 +85,39 @@ class _Point:
 
 
 class LogisticSolver:
-    """Solves for one training set, for any number of penalties; each starts where the last one ended."""
+    """Solves for one training set and any number of penalties, one after the other. Each starts at the last optimum."""
 
-    def __init__(self, train: Dataset, *, classes: int, settings: TrainSettings, lanes: WorkerThreads) -> None:
-        self._columns = train.measure(center=True, standardize=settings.standardize)
-        self._source = ScaledDataset(train, self._columns, in_memory=fits_in_memory((train,), settings.memory))
-        self._lanes, self._classes = lanes, classes
-        counts = np.bincount(self._source.targets, minlength=classes)
+    def __init__(self, train: Dataset, *, classes: int, settings: TrainSettings, threads: WorkerThreads) -> None:
+        self._scaler = fit_scaler(train, center=True, standardize=settings.standardize)
+        self._train = ScaledDataset(train, self._scaler, in_memory=fits_in_memory((train,), settings.memory))
+        self._threads, self._classes = threads, classes
+        counts = np.bincount(self._train.targets, minlength=classes)
         self._class_weights = class_weights(settings.class_weight, counts)
-        self._weight = float(self._class_weights @ counts)  # of all rows
+        self._total_weight = float(self._class_weights @ counts)  # over all rows
         self._probabilities = np.empty((classes, len(train)), np.float32)
         self._passes = 0
-        rows = len(train)
-        self._spans = [(start, min(start + _SPAN_ROWS, rows)) for start in range(0, rows, _SPAN_ROWS)]
-        covariance = self._covariance()
-        # torch's, which keeps to this thread: numpy's would start threads of its own beside the lanes.
+        # The sum over the rows of class weight x features x features^T, (width, width). Its eigenvectors are torch's,
+        # which stays in this thread here; numpy would start threads of its own beside the worker threads.
+        (covariance,) = self._sum_over_rows(
+            lambda span, features, labels, weights: [torch.mm(features.T * weights.to(torch.float32), features)],
+            _COVARIANCE_ROWS,
+        )
         variances, self._directions = torch.linalg.eigh(torch.from_numpy(covariance))
         self._variances = np.maximum(variances.numpy(), 0)
-        share = np.maximum(counts * self._class_weights, 1e-3) / self._weight
+        share = np.maximum(counts * self._class_weights, 1e-3) / self._total_weight
         self._start = _Point(np.zeros((classes, train.width)), np.log(share))
 
     def solve(
         self, l2: float, on_iteration: Callable[[int], None] = lambda iteration: None
     ) -> tuple[Parameters, ConvergenceReport]:
-        """Minimise for one penalty, from where the last call ended.
+        """Minimise the objective for one penalty.
 
         Args:
-            l2: The penalty.
-            on_iteration: Called with each Newton step's number.
+            l2: The penalty. With ``standardize``, it applies to the weights of the standardized columns.
+            on_iteration: Called with the number of each Newton step.
 
         Returns:
-            ``weight`` and ``bias`` for features as they are, and the certificate. With ``standardize``, the penalty is
-            on the weights of the standardized columns.
+            ``weight`` and ``bias`` for raw features, and how near to the optimum they are.
         """
         started, first_pass = time.perf_counter(), self._passes
         point = self._start
@@ -125,7 +130,7 @@ class LogisticSolver:
             if decrement / 2 <= TOLERANCE * value:
                 reason, converged = f"the gain to be had is below {TOLERANCE:g} of the objective", True
                 break
-            if iteration == _MOST_ITERATIONS:
+            if iteration == _MAX_NEWTON_STEPS:
                 reason, converged = f"{iteration} iterations are over; a larger l2 converges sooner", False
                 break
             step = self._newton_step(gradient, l2, invert, min(0.1, math.sqrt(decrement / value)))
@@ -139,8 +144,8 @@ class LogisticSolver:
                 if -slope * length < _ROUNDING * value:
                     break
             if not new_value < value:
-                # The probabilities of the last evaluation are those of a point that is not taken; none are read again.
-                converged = decrement / 2 <= _NEAR * value
+                # self._probabilities belong now to the rejected point; that is harmless, as none are read again.
+                converged = decrement / 2 <= _LOOSE_TOLERANCE * value
                 reason = "no step lowers the objective any more, for rounding"
                 reason += "" if converged else "; a larger l2 is better conditioned"
                 break
@@ -148,10 +153,8 @@ class LogisticSolver:
             iteration += 1
             on_iteration(iteration)
         self._start = point
-        parameters = absorb(
-            {"weight": point.weight.astype(np.float32), "bias": point.bias.astype(np.float32)}, self._columns
-        )
-        certificate = ConvergenceReport(
+        scaled: Parameters = {"weight": point.weight.astype(np.float32), "bias": point.bias.astype(np.float32)}
+        convergence = ConvergenceReport(
             l2=l2,
             objective=value,
             gradient_norm=math.sqrt(gradient.dot(gradient)),
@@ -162,108 +165,93 @@ class LogisticSolver:
             reason=reason,
             seconds=time.perf_counter() - started,
         )
-        return parameters, certificate
+        return self._scaler.fold_into(scaled), convergence
 
-    def _covariance(self) -> Array:
-        """(width, width): the sum over rows of weight x feature x feature."""
-        rows, width = len(self._source), self._source.width
+    def _sum_over_rows(self, work: SpanWork, span_rows: int) -> list[Float64Array]:
+        """Call ``work`` with each span of rows, in threads, and add up each of the tensors that it returns."""
 
-        def work(spans: Sequence[Span]) -> Array:
-            total = np.zeros((width, width))
-            for start, stop in spans:
-                features = torch.from_numpy(self._source.between(start, stop))
-                weights = torch.from_numpy(self._class_weights[self._source.targets[start:stop]].astype(np.float32))
-                total += torch.mm(features.T * weights, features).numpy()
-            return total
-
-        return sum(
-            self._lanes.run(work, [(at, min(at + _GRAM_ROWS, rows)) for at in range(0, rows, _GRAM_ROWS)]),
-            np.zeros((width, width)),
-        )
-
-    def _evaluate(self, point: _Point, l2: float) -> tuple[float, _Point, Array]:
-        """The objective, its gradient, and the mean class covariance (classes, classes); notes the probabilities."""
-        self._passes += 1
-        entry = torch.from_numpy(point.weight.astype(np.float32))
-        bias = torch.from_numpy(point.bias)[:, None]
-
-        def work(spans: Sequence[Span]) -> tuple[float, Array, Array, Array]:
-            value, weight = 0.0, np.zeros_like(point.weight)
-            bias_gradient, covariance = np.zeros_like(point.bias), np.zeros((self._classes, self._classes))
-            for start, stop in spans:
-                features = torch.from_numpy(self._source.between(start, stop))
-                labels = self._source.targets[start:stop]
+        def sum_share(starts: Sequence[int]) -> list[Tensor]:
+            totals: list[Tensor] = []
+            for start in starts:
+                span = slice(start, start + span_rows)
+                features, labels = torch.from_numpy(self._train.take(span)), self._train.targets[span]
                 weights = torch.from_numpy(self._class_weights[labels])
-                logits = torch.mm(entry, features.T).to(torch.float64).add_(bias)
-                logits -= logits.amax(0)
-                own = logits[labels, torch.arange(stop - start)]
-                total = logits.exp_().sum(0)
-                value += float(((total.log() - own) * weights).sum())
-                probabilities = logits.div_(total)
-                self._probabilities[:, start:stop] = probabilities.numpy()
-                weighted = probabilities * weights
-                covariance += torch.diag(weighted.sum(1)).sub_(weighted @ probabilities.T).numpy()
-                weighted[labels, torch.arange(stop - start)] -= weights
-                weight += torch.mm(weighted.to(torch.float32), features).numpy()
-                bias_gradient += weighted.sum(1).numpy()
-            return value, weight, bias_gradient, covariance
+                terms = [term.to(torch.float64) for term in work(span, features, labels, weights)]
+                totals = [total.add_(term) for total, term in zip(totals, terms, strict=True)] if totals else terms
+            return totals
 
-        value, weight, bias_gradient, covariance = (
-            sum(parts[1:], parts[0]) for parts in zip(*self._lanes.run(work, self._spans), strict=True)
-        )
-        value += l2 / 2 * float((point.weight**2).sum())
-        return value, _Point(weight + l2 * point.weight, bias_gradient), covariance / self._weight
+        shares = self._threads.map_shares(sum_share, range(0, len(self._train), span_rows))
+        return [sum(others, first).numpy() for first, *others in zip(*shares, strict=True)]
+
+    def _evaluate(self, point: _Point, l2: float) -> tuple[float, _Point, Float64Array]:
+        """The objective, its gradient, and the mean class covariance (classes, classes). Keeps the probabilities."""
+        self._passes += 1
+        point_weight = torch.from_numpy(point.weight.astype(np.float32))
+        point_bias = torch.from_numpy(point.bias)[:, None]
+
+        def work(span: slice, features: Tensor, labels: Indices, weights: Tensor) -> list[Tensor]:
+            logits = torch.mm(point_weight, features.T).to(torch.float64).add_(point_bias)  # (classes, rows)
+            logits -= logits.amax(0)
+            rows = torch.arange(len(labels))
+            label_logits = logits[labels, rows]
+            total = logits.exp_().sum(0)
+            value = ((total.log() - label_logits) * weights).sum()
+            probabilities = logits.div_(total)
+            self._probabilities[:, span] = probabilities.numpy()
+            weighted = probabilities * weights
+            covariance = torch.diag(weighted.sum(1)).sub_(weighted @ probabilities.T)
+            weighted[labels, rows] -= weights
+            return [value, torch.mm(weighted.to(torch.float32), features), weighted.sum(1), covariance]
+
+        value, weight, bias, covariance = self._sum_over_rows(work, _SPAN_ROWS)
+        penalty = l2 / 2 * float((point.weight**2).sum())
+        return float(value) + penalty, _Point(weight + l2 * point.weight, bias), covariance / self._total_weight
 
     def _curvature(self, direction: _Point, l2: float) -> _Point:
-        """The Hessian, at the last evaluated point, times a direction."""
+        """The product of the Hessian, at the point that was evaluated last, and a direction."""
         self._passes += 1
-        entry = torch.from_numpy(direction.weight.astype(np.float32))
-        bias = torch.from_numpy(direction.bias.astype(np.float32))[:, None]
+        direction_weight = torch.from_numpy(direction.weight.astype(np.float32))
+        direction_bias = torch.from_numpy(direction.bias.astype(np.float32))[:, None]
 
-        def work(spans: Sequence[Span]) -> tuple[Array, Array]:
-            weight, bias_total = np.zeros_like(direction.weight), np.zeros_like(direction.bias)
-            for start, stop in spans:
-                features = torch.from_numpy(self._source.between(start, stop))
-                probabilities = torch.from_numpy(self._probabilities[:, start:stop])
-                weights = torch.from_numpy(self._class_weights[self._source.targets[start:stop]].astype(np.float32))
-                change = torch.mm(entry, features.T).add_(bias)
-                change -= (probabilities * change).sum(0)
-                change *= probabilities * weights
-                weight += torch.mm(change, features).numpy()
-                bias_total += change.sum(1, dtype=torch.float64).numpy()
-            return weight, bias_total
+        def work(span: slice, features: Tensor, labels: Indices, weights: Tensor) -> list[Tensor]:
+            probabilities = torch.from_numpy(self._probabilities[:, span])
+            change = torch.mm(direction_weight, features.T).add_(direction_bias)  # (classes, rows)
+            change -= (probabilities * change).sum(0)
+            change *= probabilities * weights.to(torch.float32)
+            return [torch.mm(change, features), change.sum(1, dtype=torch.float64)]
 
-        weight, bias_total = (
-            sum(parts[1:], parts[0]) for parts in zip(*self._lanes.run(work, self._spans), strict=True)
-        )
-        return _Point(weight + l2 * direction.weight, bias_total)
+        weight, bias = self._sum_over_rows(work, _SPAN_ROWS)
+        return _Point(weight + l2 * direction.weight, bias)
 
-    def _preconditioner(self, covariance: Array, l2: float) -> Callable[[_Point], _Point]:
-        """An approximate inverse of the Hessian, from the mean class covariance."""
+    def _preconditioner(self, covariance: Float64Array, l2: float) -> Callable[[_Point], _Point]:
+        """Make a function that multiplies by an approximate inverse of the Hessian, from the mean class covariance."""
         values, vectors = np.linalg.eigh(covariance)
         values = np.maximum(values, 0)
         curvatures = values[:, None] * self._variances + l2  # (classes, width)
-        # Moving all biases together changes nothing: that direction, and any without curvature, is left alone.
-        bias_curvatures = np.where(values > 1e-12 * max(values[-1], 1e-300), values * self._weight, np.inf)
+        # To add one number to all biases changes nothing: no step is taken in a direction without curvature.
+        bias_curvatures = np.where(values > 1e-12 * max(values[-1], 1e-300), values * self._total_weight, np.inf)
 
         def invert(gradient: _Point) -> _Point:
-            turned = torch.from_numpy(vectors.T @ gradient.weight) @ self._directions  # (classes, width)
-            weight = (turned / torch.from_numpy(curvatures)) @ self._directions.T
+            rotated = torch.from_numpy(vectors.T @ gradient.weight) @ self._directions  # (classes, width)
+            weight = (rotated / torch.from_numpy(curvatures)) @ self._directions.T
             bias = vectors.T @ gradient.bias / bias_curvatures
             return _Point(vectors @ weight.numpy(), vectors @ bias)
 
         return invert
 
     def _newton_step(self, gradient: _Point, l2: float, invert: Callable[[_Point], _Point], tolerance: float) -> _Point:
-        """Solve Hessian x step = -gradient by preconditioned conjugate gradients, to this share of its start."""
+        """Solve Hessian x step = -gradient by preconditioned conjugate gradients.
+
+        Stops when the residual's norm, in the preconditioner's metric, is the tolerance times its first value.
+        """
         step = _Point(np.zeros_like(gradient.weight), np.zeros_like(gradient.bias))
         residual = _Point(-gradient.weight, -gradient.bias)
         direction = preconditioned = invert(residual)
         size = first = residual.dot(preconditioned)
-        for _ in range(_MOST_CONJUGATE):
+        for _ in range(_MAX_CONJUGATE_STEPS):
             curved = self._curvature(direction, l2)
             curvature = direction.dot(curved)
-            if curvature <= 0:  # rounding: the objective is convex
+            if curvature <= 0:  # by rounding alone, since the objective is convex
                 break
             length = size / curvature
             step, residual = step.plus(length, direction), residual.plus(-length, curved)

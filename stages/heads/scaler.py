@@ -1,62 +1,91 @@
-"""Shifting and scaling columns before training, and putting that into the head afterwards."""
+"""Centering and scaling of feature columns before training; afterwards both are folded into the head's weights."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
 
 import numpy as np
-import numpy.typing as npt
 
-Matrix = npt.NDArray[np.float32]
-Parameters = dict[str, Matrix]
-"""A head's arrays by name: ``weight``, ``bias``, and an MLP's ``hidden.weight`` and ``hidden.bias``."""
+from ..types import Features, Indices
+from .dataset import READ_ROWS, Dataset
+from .head import Parameters, Weights
 
-_FLAT = 1e-5
-"""A column whose spread is below this share of its own size, or a tenth of this share of the widest spread, is taken
-for constant: what is left of it is rounding."""
+_CONSTANT = 1e-5
+"""A column counts as constant if its standard deviation is below this share of its root mean square, or below a tenth
+of this share of the largest standard deviation: what varies in it is rounding."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scaler:
-    """What is taken off each column, and what it is multiplied by: (width,) float32 each."""
+    """Scaled features are (features - center) * scale. Both arrays are (width,) float32."""
 
-    center: Matrix
-    scale: Matrix
+    center: Weights
+    scale: Weights
+
+    def fold_into(self, parameters: Parameters) -> Parameters:
+        """Turn parameters for scaled features into parameters for raw features, with the same logits.
+
+        Biases are returned as (outputs,), whatever shape they had.
+        """
+        layer = "hidden_" if "hidden_weight" in parameters else ""
+        weight = parameters[f"{layer}weight"].astype(np.float64) * self.scale
+        bias = parameters[f"{layer}bias"].reshape(-1) - weight @ self.center
+        folded: Parameters = {
+            name: value.reshape(-1) if name.endswith("bias") else value for name, value in parameters.items()
+        }
+        return folded | {f"{layer}weight": weight.astype(np.float32), f"{layer}bias": bias.astype(np.float32)}
 
 
-def fit_scaler(
-    chunks: Callable[[], Iterator[Matrix]], *, rows: int, width: int, center: bool, standardize: bool
-) -> Scaler:
-    """Measure the columns over the training rows, with float64 sums.
+def fit_scaler(train: Dataset, *, center: bool, standardize: bool) -> Scaler:
+    """Measure the columns of the training rows, with sums in float64: their means to ``center`` them, their standard
+    deviations to ``standardize`` them.
 
-    A column without spread is left in its own scale: MiniLM has three that are constant to 1e-9, and dividing by that
-    would make features of rounding noise.
-
-    Args:
-        chunks: Gives the features, (some rows, width) at a time; it is called twice to standardize.
-        rows: How many rows that are in all.
-        width: How many columns.
-        center: Take the means off.
-        standardize: Divide by the spreads.
+    A constant column is not scaled: three of MiniLM's columns are constant to 1e-9, and division by that would turn
+    rounding noise into a feature.
     """
-    means, scale = np.zeros(width), np.ones(width)
+    zeros, scale = np.zeros(train.width), np.ones(train.width)
+    means = zeros
     if center or standardize:
-        means = sum((chunk.sum(axis=0, dtype=np.float64) for chunk in chunks()), np.zeros(width)) / rows
+        means = sum((chunk.sum(axis=0, dtype=np.float64) for chunk in train.chunks()), zeros) / len(train)
     if standardize:
-        squares = sum((((c - means) ** 2).sum(axis=0) for c in chunks()), np.zeros(width)) / rows
-        spread = np.sqrt(squares)
-        flat = spread <= np.maximum(_FLAT * np.sqrt(means**2 + squares), _FLAT / 10 * spread.max())
-        scale = 1 / np.where(flat, 1.0, spread)
-    return Scaler((means if center else np.zeros(width)).astype(np.float32), scale.astype(np.float32))
+        variances = sum((((chunk - means) ** 2).sum(axis=0) for chunk in train.chunks()), zeros) / len(train)
+        deviations = np.sqrt(variances)
+        least = np.maximum(_CONSTANT * np.sqrt(means**2 + variances), _CONSTANT / 10 * deviations.max())
+        scale = 1 / np.where(deviations <= least, 1.0, deviations)
+    return Scaler((means if center else zeros).astype(np.float32), scale.astype(np.float32))
 
 
-def absorb(parameters: Parameters, columns: Scaler) -> Parameters:
-    """Turn parameters for shifted and scaled columns into parameters for columns as they are; biases become flat."""
-    layer = "hidden." if "hidden.weight" in parameters else ""
-    weight = parameters[f"{layer}weight"].astype(np.float64) * columns.scale
-    bias = parameters[f"{layer}bias"].reshape(-1) - weight @ columns.center
-    changed: dict[str, Matrix] = {
-        name: value.reshape(-1) if name.endswith("bias") else value for name, value in parameters.items()
-    }
-    return changed | {f"{layer}weight": weight.astype(np.float32), f"{layer}bias": bias.astype(np.float32)}
+class ScaledDataset:
+    """The scaled rows of a dataset, in float32. They are kept in memory or read from the file each time; the numbers
+    are the same."""
+
+    def __init__(self, dataset: Dataset, scaler: Scaler, *, in_memory: bool) -> None:
+        self.targets, self.width = dataset.targets, dataset.width
+        self._dataset, self._scaler = dataset, scaler
+        self._kept: Features | None = None
+        if in_memory:
+            kept = np.empty((len(dataset), dataset.width), np.float32)
+            for start in range(0, len(dataset), READ_ROWS):
+                rows = slice(start, start + READ_ROWS)
+                kept[rows] = self._read(rows)
+            self._kept = kept
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, positions: Indices | slice) -> Features:
+        """The rows at these positions: (positions, width) float32. The caller must not write to them."""
+        if self._kept is None:
+            return self._read(positions)
+        return self._kept[positions] if isinstance(positions, slice) else np.take(self._kept, positions, axis=0)
+
+    def _read(self, positions: Indices | slice) -> Features:
+        rows = self._dataset.take(positions)
+        rows -= self._scaler.center
+        rows *= self._scaler.scale
+        return rows
+
+
+def fits_in_memory(datasets: tuple[Dataset, ...], memory: int | None) -> bool:
+    """Whether float32 copies of these datasets fit into half of the memory bound; the rest is for computation."""
+    return memory is None or 2 * sum(4 * len(dataset) * dataset.width for dataset in datasets) <= memory

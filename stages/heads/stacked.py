@@ -1,230 +1,218 @@
-"""Many heads as one product: their parameters, their losses' gradients, and AdamW, each head with its own settings.
+"""Several heads that train as one: stacked parameters, the gradient of their losses, and AdamW.
 
-Every tensor's first dimension is the head's. Logits are (heads, classes, rows): softmax then runs over whole rows of
-memory whatever the number of heads and classes. Training many linear heads in one pass over the features is what
-DINOv2's linear evaluation does with one module for each (Oquab et al., 2023); here they share the products.
+The first dimension of every tensor is the head. Logits are (heads, classes, rows), so that the softmax runs over
+contiguous rows however many heads and classes there are. DINOv2's linear evaluation also trains many linear heads in
+one pass over the features, with one module per head (Oquab et al., 2023); here the heads share matrix products.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from ..settings import ClassWeight, HeadKind, Schedule, TrainSettings
-from .dataset import Indices, drop_level, keep_scale
+from ..types import Float64Array, Indices
+from .sampling import dropout_threshold, keep_scale
 
 Tensor = torch.Tensor
 
 ADAM_EPSILON = 1e-5
-"""AdamW's guard against division by zero, far above torch's 1e-8: real features have columns that are constant to
-1e-9, and a small epsilon turns the rounding noise of their gradients into steps of full length. With this one the
-same texts batched otherwise give the same head, and no curve is worse for it (bench/README.md)."""
+"""AdamW's guard against division by zero, much larger than torch's 1e-8. Real features have columns that are constant
+to 1e-9; with a small epsilon, the rounding noise of their gradients becomes steps of full length. With 1e-5, the same
+texts in other batches give the same head, and no training curve is worse (bench/README.md)."""
 _BETAS = 0.9, 0.999
 
 
-@dataclasses.dataclass(frozen=True)
 class Loss:
-    """What each head's loss is: cross-entropy with smoothed labels, a row weighing what its class does.
+    """Each head's loss: cross-entropy with label smoothing and class weights."""
 
-    Attributes:
-        smoothing: (heads, 1, 1) float32.
-        class_weights: (heads, classes) float32.
-        smooth: Some head smooths its labels.
-        weighted: Some head weighs its classes.
-    """
+    def __init__(self, settings: Sequence[TrainSettings], counts: Indices, device: torch.device) -> None:
+        """Make the loss of heads with these settings; counts are (classes,) int64, the training rows of each class."""
+        smoothing = torch.tensor([head.label_smoothing for head in settings], dtype=torch.float32, device=device)
+        weights = np.stack([class_weights(head.class_weight, counts) for head in settings]).astype(np.float32)
+        self._smoothing = smoothing.reshape(-1, 1, 1)  # (heads, 1, 1)
+        self._class_weights = torch.from_numpy(weights).to(device)  # (heads, classes)
+        self._is_smoothed = any(head.label_smoothing > 0 for head in settings)
+        self._is_weighted = any(head.class_weight is not ClassWeight.NONE for head in settings)
 
-    smoothing: Tensor
-    class_weights: Tensor
-    smooth: bool
-    weighted: bool
+    def loss_and_gradient(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The losses summed over the rows, (heads,) float64, and their gradient with respect to the logits.
 
-    @classmethod
-    def of(cls, settings: Sequence[TrainSettings], counts: Indices, device: torch.device) -> Loss:
-        """Args: settings: one for each head. counts: (classes,) int64, training rows of each class."""
-        smoothing = torch.tensor([[[each.label_smoothing]] for each in settings], dtype=torch.float32, device=device)
-        weights = [class_weights(each.class_weight, counts) for each in settings]
-        return cls(
-            smoothing,
-            torch.from_numpy(np.stack(weights).astype(np.float32)).to(device),
-            smooth=any(each.label_smoothing > 0 for each in settings),
-            weighted=any(each.class_weight is not ClassWeight.NONE for each in settings),
-        )
-
-    def gradient(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses summed over the rows, (heads,) float64, and their gradient by the logits, (heads, classes, rows).
-
-        The logits (heads, classes, rows) are overwritten; labels are (rows,) int64.
+        Logits and gradient are (heads, classes, rows) float32, labels (rows,) int64. The logits are overwritten.
         """
         _, classes, rows = logits.shape
         target = torch.zeros(classes, rows, device=logits.device).scatter_(0, labels[None], 1.0)
-        if self.smooth:
-            target = target * (1 - self.smoothing) + self.smoothing / classes  # (heads, classes, rows)
+        if self._is_smoothed:
+            target = target * (1 - self._smoothing) + self._smoothing / classes  # (heads, classes, rows)
         logits -= logits.amax(1, keepdim=True)
-        aimed = (logits * target).sum(1)  # (heads, rows)
+        target_logits = (logits * target).sum(1)  # (heads, rows)
         total = logits.exp_().sum(1, keepdim=True)
-        losses = total.log()[:, 0] - aimed
+        losses = total.log()[:, 0] - target_logits
         gradient = logits.div_(total).sub_(target)
-        if self.weighted:
-            weights = self.class_weights.index_select(1, labels)  # (heads, rows)
+        if self._is_weighted:
+            weights = self._class_weights.index_select(1, labels)  # (heads, rows)
             losses *= weights
             gradient *= weights.unsqueeze(1)
         return losses.sum(1, dtype=torch.float64), gradient
 
-    def __getitem__(self, heads: Tensor) -> Loss:
-        return dataclasses.replace(self, smoothing=self.smoothing[heads], class_weights=self.class_weights[heads])
 
-
-def class_weights(kind: ClassWeight, counts: Indices) -> npt.NDArray[np.float64]:
-    """What a row of each class counts, (classes,) float64: 1 on average over the rows."""
+def class_weights(kind: ClassWeight, counts: Indices) -> Float64Array:
+    """The weight of a row of each class, (classes,) float64; the mean over all rows is 1."""
     if kind is ClassWeight.NONE:
         return np.ones(len(counts))
-    weights: npt.NDArray[np.float64] = counts.sum() / (len(counts) * np.maximum(counts, 1))
+    weights: Float64Array = counts.sum() / (len(counts) * np.maximum(counts, 1))
     return weights
 
 
 class StackedHeads:
-    """Several heads of one kind, and the products that they share.
+    """Several heads of one kind, sorted by their dropout rates, that share matrix products.
 
     Attributes:
-        parameters: ``weight`` and ``bias``; for an MLP also ``hidden.weight`` and ``hidden.bias``.
+        parameters: ``weight`` (heads, classes, width) and ``bias`` (heads, classes, 1), float32. Of MLPs ``weight`` is
+            (heads, classes, hidden), after ``hidden_weight`` (heads, hidden, width) and ``hidden_bias``
+            (heads, hidden, 1).
+        thresholds: The heads' distinct dropout thresholds, ascending.
     """
 
     def __init__(self, settings: Sequence[TrainSettings], *, width: int, classes: int, device: torch.device) -> None:
         heads, first = len(settings), settings[0]
         self.parameters: dict[str, Tensor] = {}
-        inner = width
+        inputs = width
         if first.head is HeadKind.MLP:
-            inner = first.hidden
-            # Kaiming's uniform start (He et al., 2015), from the seed; the last layer starts at zero as ever.
+            inputs = first.hidden
+            # Kaiming's uniform initialization (He et al., 2015) from the seed; the last layer starts at zero.
             generator = torch.Generator().manual_seed(first.seed)
             bound = math.sqrt(6 / width)
-            start = (torch.rand(inner, width, generator=generator) * 2 - 1) * bound
-            self.parameters["hidden.weight"] = start.to(device).repeat(heads, 1, 1)
-            self.parameters["hidden.bias"] = torch.zeros(heads, inner, 1, device=device)
-        # Zero: the linear problem is convex, and a start that no seed chooses is one thing fewer to vary.
-        self.parameters["weight"] = torch.zeros(heads, classes, inner, device=device)
+            start = (torch.rand(inputs, width, generator=generator) * 2 - 1) * bound
+            self.parameters["hidden_weight"] = start.to(device).repeat(heads, 1, 1)
+            self.parameters["hidden_bias"] = torch.zeros(heads, inputs, 1, device=device)
+        # Zeros: the linear problem is convex, and so a linear head does not depend on the seed's first weights.
+        self.parameters["weight"] = torch.zeros(heads, classes, inputs, device=device)
         self.parameters["bias"] = torch.zeros(heads, classes, 1, device=device)
         self.device = device
-        self._set_rates([each.dropout for each in settings])
+        self._first_layer = "hidden_" if "hidden_weight" in self.parameters else ""
+        self._set_dropout(settings)
 
-    def _set_rates(self, rates: list[float]) -> None:
-        """Note which heads share a dropout mask: heads must stand sorted by their rate."""
-        self._rates = rates
-        self.levels = sorted({drop_level(rate) for rate in rates})
-        levels = [drop_level(rate) for rate in rates]
-        self._spans = [(levels.index(level), levels.index(level) + levels.count(level)) for level in self.levels]
-        scales = [keep_scale(rate) for rate in rates]
+    def _set_dropout(self, settings: Sequence[TrainSettings]) -> None:
+        """Find out which heads share a dropout mask."""
+        thresholds = [dropout_threshold(head.dropout) for head in settings]
+        self.thresholds = sorted(set(thresholds))
+        first = [thresholds.index(threshold) for threshold in self.thresholds]
+        self._head_ranges = list(zip(first, [*first[1:], len(settings)], strict=True))
+        scales = [keep_scale(head.dropout) for head in settings]
         self._scale = torch.tensor(scales, dtype=torch.float32, device=self.device).reshape(-1, 1, 1)
 
     def __len__(self) -> int:
-        return len(self._rates)
+        return len(self._scale)
 
     @property
-    def entry(self) -> str:
-        """The parameter that is multiplied by the features."""
-        return "hidden.weight" if "hidden.weight" in self.parameters else "weight"
+    def first_weight(self) -> Tensor:
+        """The weight that is multiplied with the features, (heads, outputs, width)."""
+        return self.parameters[f"{self._first_layer}weight"]
 
-    def scaled_entry(self) -> Tensor:
-        """The first weight times what dropout scales kept values by: cheaper than scaling the values."""
-        return self.parameters[self.entry] * self._scale
+    def scaled_first_weight(self) -> Tensor:
+        """The first weight times the scale of kept values: that is cheaper than to scale the values themselves."""
+        return self.first_weight * self._scale
 
-    def products(self, inputs: Sequence[Tensor], entry: Tensor) -> tuple[Tensor, Tensor]:
-        """Forward pass.
+    def forward(self, inputs: Sequence[Tensor], first_weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the logits.
 
         Args:
-            inputs: (rows, width) features, one for each dropout rate in ascending order, or one for all heads.
-            entry: The first weight, from `scaled_entry`, or the parameter itself where nothing is dropped.
+            inputs: (rows, width) features: one tensor for each of `thresholds`, or one for all heads.
+            first_weight: `scaled_first_weight` in training, `first_weight` in validation.
 
         Returns:
-            Logits (heads, classes, rows), and what the last layer saw: an MLP's (heads, hidden, rows), else nothing.
+            Logits (heads, classes, rows), and the hidden layer's outputs (heads, hidden, rows), which are empty for
+            linear heads.
         """
-        heads, outputs, _ = entry.shape
-        flat = entry.reshape(heads * outputs, -1)
+        heads, outputs, _ = first_weight.shape
+        flat = first_weight.reshape(heads * outputs, -1)
         if len(inputs) == 1:
             product = torch.mm(flat, inputs[0].T)
         else:
             product = torch.empty(len(flat), len(inputs[0]), device=self.device)
-            for features, (start, stop) in zip(inputs, self._spans, strict=True):
-                rows = slice(start * outputs, stop * outputs)
-                torch.mm(flat[rows], features.T, out=product[rows])
+            for features, (start, stop) in zip(inputs, self._head_ranges, strict=True):
+                outputs_of_heads = slice(start * outputs, stop * outputs)
+                torch.mm(flat[outputs_of_heads], features.T, out=product[outputs_of_heads])
         product = product.view(heads, outputs, -1)
-        if "hidden.weight" not in self.parameters:
+        if not self._first_layer:
             return product.add_(self.parameters["bias"]), product.new_empty(0)
-        hidden = product.add_(self.parameters["hidden.bias"]).relu_()
+        hidden = product.add_(self.parameters["hidden_bias"]).relu_()
         return torch.baddbmm(self.parameters["bias"], self.parameters["weight"], hidden), hidden
 
-    def add_gradients(
-        self, into: dict[str, Tensor], gradient: Tensor, hidden: Tensor, inputs: Sequence[Tensor]
-    ) -> None:
-        """Backward pass: add the parameters' gradients (the first weight's unscaled) to those of earlier chunks."""
-        into["bias"] += gradient.sum(2, keepdim=True)
-        if "hidden.weight" in self.parameters:
-            into["weight"].baddbmm_(gradient, hidden.transpose(1, 2))
+    def backward(self, sums: dict[str, Tensor], gradient: Tensor, hidden: Tensor, inputs: Sequence[Tensor]) -> None:
+        """Add the parameters' gradients on one chunk of rows to their sums over earlier chunks.
+
+        The gradient is with respect to the logits, (heads, classes, rows); hidden and inputs are those of `forward`.
+        The first weight's sum is not scaled yet: see `average`.
+        """
+        sums["bias"] += gradient.sum(2, keepdim=True)
+        if self._first_layer:
+            sums["weight"].baddbmm_(gradient, hidden.transpose(1, 2))
             gradient = torch.bmm(self.parameters["weight"].transpose(1, 2), gradient).mul_(hidden > 0)
-            into["hidden.bias"] += gradient.sum(2, keepdim=True)
+            sums["hidden_bias"] += gradient.sum(2, keepdim=True)
         outputs = gradient.shape[1]
-        flat, target = gradient.reshape(-1, gradient.shape[2]), into[self.entry].view(-1, inputs[0].shape[1])
-        for features, (start, stop) in zip(inputs, self._spans, strict=True):
-            rows = slice(start * outputs, stop * outputs)
-            target[rows].addmm_(flat[rows], features)
+        flat = gradient.reshape(-1, gradient.shape[2])
+        weight_sum = sums[f"{self._first_layer}weight"].view(-1, inputs[0].shape[1])
+        for features, (start, stop) in zip(inputs, self._head_ranges, strict=True):
+            outputs_of_heads = slice(start * outputs, stop * outputs)
+            weight_sum[outputs_of_heads].addmm_(flat[outputs_of_heads], features)
 
-    def finish(self, gradients: dict[str, Tensor], rows: int) -> None:
-        """Turn sums over a batch into its mean's gradients."""
-        for gradient in gradients.values():
+    def average(self, sums: dict[str, Tensor], rows: int) -> None:
+        """Turn sums of gradients over a batch of so many rows into the gradients of its mean loss, in place."""
+        for gradient in sums.values():
             gradient.div_(rows)
-        gradients[self.entry] *= self._scale
+        sums[f"{self._first_layer}weight"] *= self._scale
 
-    def keep(self, heads: Tensor) -> None:
-        """Go on with these heads alone."""
+    def select(self, heads: Tensor, settings: Sequence[TrainSettings]) -> None:
+        """Keep these heads alone, which have these settings."""
         self.parameters = {name: value[heads].contiguous() for name, value in self.parameters.items()}
-        self._set_rates([self._rates[head] for head in heads.tolist()])
+        self._set_dropout(settings)
 
 
 class AdamW:
-    """AdamW (Loshchilov and Hutter, 2019) over several heads, each with its own learning rate and decay.
+    """AdamW (Loshchilov and Hutter, 2019) for several heads, each with its own learning rate and weight decay.
 
-    As torch.optim.AdamW, with `ADAM_EPSILON`, and no decay for a bias.
+    It computes what torch.optim.AdamW does, with `ADAM_EPSILON`, and without decay of the biases.
     """
 
     def __init__(self, heads: StackedHeads, settings: Sequence[TrainSettings], steps: int) -> None:
-        column = torch.Tensor([[each.learning_rate, each.weight_decay] for each in settings]).to(heads.device)
-        self._rate, self._decay = (column[:, i].reshape(-1, 1, 1) for i in range(2))
-        self._first = {name: torch.zeros_like(value) for name, value in heads.parameters.items()}
-        self._second = {name: torch.zeros_like(value) for name, value in heads.parameters.items()}
+        rates = torch.Tensor([[head.learning_rate, head.weight_decay] for head in settings]).to(heads.device)
+        self._learning_rate, self._decay = (rates[:, column].reshape(-1, 1, 1) for column in range(2))
+        self._first_moment = {name: torch.zeros_like(value) for name, value in heads.parameters.items()}
+        self._second_moment = {name: torch.zeros_like(value) for name, value in heads.parameters.items()}
         self._schedule, self._warmup = settings[0].schedule, settings[0].warmup
         self._steps, self._step = steps, 0
 
     def step(self, parameters: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:
-        """Move the parameters by one batch's gradients."""
-        rate = self._rate * schedule_factor(self._step, self._steps, self._schedule, self._warmup)
+        """Update the parameters, in place, by the gradients of one batch."""
+        rate = self._learning_rate * schedule_factor(self._step, self._steps, self._schedule, self._warmup)
         self._step += 1
-        bias_first, bias_second = (1 - beta**self._step for beta in _BETAS)
+        correction_first, correction_second = (1 - beta**self._step for beta in _BETAS)
         for name, value in parameters.items():
-            gradient, first, second = gradients[name], self._first[name], self._second[name]
+            gradient, first, second = gradients[name], self._first_moment[name], self._second_moment[name]
             if name.endswith("weight"):
                 value.mul_(1 - rate * self._decay)
             first.lerp_(gradient, 1 - _BETAS[0])
             second.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
-            spread = (second.sqrt() / math.sqrt(bias_second)).add_(ADAM_EPSILON)
-            value.addcdiv_(first * (-rate / bias_first), spread)
+            denominator = (second.sqrt() / math.sqrt(correction_second)).add_(ADAM_EPSILON)
+            value.addcdiv_(first * (-rate / correction_first), denominator)
 
-    def keep(self, heads: Tensor) -> None:
-        """Go on with these heads alone."""
-        self._rate, self._decay = self._rate[heads], self._decay[heads]
-        for moments in (self._first, self._second):
+    def select(self, heads: Tensor) -> None:
+        """Keep these heads alone."""
+        self._learning_rate, self._decay = self._learning_rate[heads], self._decay[heads]
+        for moments in (self._first_moment, self._second_moment):
             moments.update({name: value[heads].contiguous() for name, value in moments.items()})
 
 
 def schedule_factor(step: int, steps: int, schedule: Schedule, warmup: float) -> float:
-    """What the learning rate is multiplied by at a step, counted from 0: a linear rise, then as the schedule says."""
-    rising = math.ceil(warmup * steps)
-    if step < rising:
-        return (step + 1) / rising
+    """The factor of the learning rate at a step, counted from 0: a linear warm-up, then the schedule."""
+    warmup_steps = math.ceil(warmup * steps)
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
     if schedule is Schedule.CONSTANT:
         return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(steps - warmup_steps, 1)))

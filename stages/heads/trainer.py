@@ -1,8 +1,9 @@
-"""The numeric core of stage two: arrays in, fitted heads out. It knows no file and no terminal."""
+"""Training of heads with AdamW: arrays in, fitted heads out."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,33 +11,30 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from ...cache.errors import SettingsError
-from ..progress import Report, Step, silent
 from ..settings import TrainSettings
 from ..threads import WorkerThreads, open_threads
-from .dataset import (
-    CHUNK_ROWS,
-    Dataset,
-    Indices,
-    ScaledDataset,
-    batches,
-    epoch_order,
-    fits_in_memory,
-    random_bits,
-)
-from .scaler import Parameters, absorb
+from .dataset import Dataset
+from .head import Parameters
+from .logistic import ConvergenceReport
+from .sampling import CHUNK_ROWS, Chunk, epoch_order, random_bits, split_batches
+from .scaler import ScaledDataset, fit_scaler, fits_in_memory
 from .stacked import AdamW, Loss, StackedHeads
 
-TIE = 1e-6
-"""Validation losses that differ by less count as equal, and the earlier epoch is kept: rounding does not choose."""
-OWN = ("learning_rate", "weight_decay", "dropout", "label_smoothing", "class_weight")
-"""The settings in which heads that train together may differ."""
+TIE_TOLERANCE = 1e-6
+"""Validation losses that differ by less count as equal, and the earlier epoch is kept: rounding must not choose."""
+PER_HEAD = ("learning_rate", "weight_decay", "dropout", "label_smoothing", "class_weight")
+"""The settings that may differ between heads that train together."""
+GradientSums = tuple[dict[str, torch.Tensor], torch.Tensor]
+"""Gradients by name, and losses (heads,) float64, both summed over rows."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:
-    """One line of the training curve. Losses are mean cross-entropies, in nats: in training of the loss that is
-    minimised, with dropout, smoothing and class weights; in validation the plain one."""
+    """One line of the training curve.
+
+    Losses are mean cross-entropies, in nats. The training loss is the one that is minimised, with dropout, smoothing
+    and class weights; the validation loss is without them.
+    """
 
     epoch: int
     train_loss: float
@@ -50,46 +48,28 @@ class Fit:
     """A fitted head.
 
     Attributes:
-        parameters: ``weight`` (classes, width) and ``bias`` (classes,) float32, of the best epoch, for features as they
-            are. An MLP's ``weight`` is (classes, hidden), after ``hidden.weight`` (hidden, width) and ``hidden.bias``.
-        best_epoch: The epoch of the lowest validation loss, from 1; the earliest of equals (within 1e-6). 0 where
-            training diverged at once.
-        history: One entry per epoch that was trained.
-        diverged: The loss was no longer finite, and training ended.
-        seconds: Spent training and validating; shared by the heads of one product.
+        parameters: The arrays of the best epoch, for raw features: ``weight`` (classes, width) and ``bias`` (classes,)
+            float32. An MLP's ``weight`` is (classes, hidden), after ``hidden_weight`` (hidden, width) and
+            ``hidden_bias`` (hidden,).
+        best_epoch: The epoch with the lowest validation loss, from 1; of equal ones (within 1e-6) the earliest. 0 if
+            training diverged in the first epoch; None from the exact solver.
+        history: One entry per epoch; empty from the exact solver.
+        diverged: Training stopped because the loss was no longer finite.
+        convergence: How near the exact solver came to the optimum; None from SGD.
+        seconds: Time spent. Heads that train together report the time of all.
     """
 
     parameters: Parameters
-    best_epoch: int
-    history: tuple[Epoch, ...]
-    diverged: bool
+    best_epoch: int | None = None
+    history: tuple[Epoch, ...] = ()
+    diverged: bool = False
+    convergence: ConvergenceReport | None = None
     seconds: float
 
-
-def fit_head(
-    train: Dataset,
-    validation: Dataset,
-    *,
-    classes: int,
-    settings: TrainSettings,
-    device: torch.device,
-    report: Report = silent,
-) -> Fit:
-    """Train one head; see `fit_heads`, of which it is the case of one.
-
-    Raises:
-        SettingsError: the loss is no longer finite.
-    """
-
-    def on_epoch(trainer: Trainer) -> None:
-        report(Step("training", trainer.epoch, settings.epochs, "epochs"))
-
-    (fit,) = fit_heads(train, validation, classes=classes, settings=[settings], device=device, on_epoch=on_epoch)
-    if fit.diverged:
-        raise SettingsError(
-            f"training diverged in epoch {len(fit.history)} (the loss is not finite); lower the learning rate"
-        )
-    return fit
+    @property
+    def epochs(self) -> int:
+        """How often the encoder would have read the rows without a cache; a solver would have kept what it read."""
+        return len(self.history) or 1
 
 
 def fit_heads(
@@ -101,31 +81,31 @@ def fit_heads(
     device: torch.device,
     on_epoch: Callable[[Trainer], None] = lambda trainer: None,
 ) -> list[Fit]:
-    """Train dropout and a linear layer (or an MLP) with AdamW on cross-entropy, and keep each head's best epoch.
+    """Train linear heads or MLPs with dropout and AdamW on cross-entropy, and keep each head's best epoch.
 
-    Many heads are one product over the same rows in the same order. Each is the head that it would be alone: it has
-    its own optimiser's state, loss and stopping, and its dropout mask is a function of seed, epoch, rows and rate.
+    The heads share matrix products over the same rows in the same order. Each is the head that it would be alone: it
+    has its own optimizer state, loss and early stopping, and its dropout mask depends on seed, epoch, rows and rate
+    alone.
 
-    Where ``center`` or ``standardize`` is set, the columns are shifted and scaled first, and the parameters that are
-    returned have that in them: they read features as they are. Weight decay leaves the bias alone.
+    With ``center`` or ``standardize``, the columns are scaled first, and the scaling is folded into the parameters that
+    are returned: they read raw features. Biases are not decayed.
 
     Args:
         train: The rows to train on.
         validation: The rows that choose the epoch.
-        classes: How many classes there are.
-        settings: One for each head; they may differ in `OWN` alone.
+        classes: Number of classes.
+        settings: One per head; they may differ in `PER_HEAD` alone.
         device: Where to compute.
         on_epoch: Called after each epoch.
 
     Returns:
-        One fit for each head, in the order of the settings.
+        One fit per head, in the order of the settings.
     """
     started = time.perf_counter()
     order = sorted(range(len(settings)), key=lambda head: settings[head].dropout)
-    with open_threads() as lanes:
-        trainer = Trainer(
-            train, validation, classes=classes, settings=[settings[head] for head in order], device=device, lanes=lanes
-        )
+    with open_threads() as threads:
+        ordered = [settings[head] for head in order]
+        trainer = Trainer(train, validation, classes=classes, settings=ordered, device=device, threads=threads)
         for _ in trainer.run():
             on_epoch(trainer)
         fits = trainer.result(time.perf_counter() - started)
@@ -133,11 +113,11 @@ def fit_heads(
 
 
 class Trainer:
-    """Heads while they train.
+    """Heads in training.
 
     Attributes:
-        epoch: The last epoch that was trained; 0 before the first.
-        active: Which heads still train, by their number.
+        epoch: The last epoch that is finished; 0 before the first.
+        active: The heads that still train, by their numbers.
     """
 
     def __init__(
@@ -148,20 +128,22 @@ class Trainer:
         classes: int,
         settings: Sequence[TrainSettings],
         device: torch.device,
-        lanes: WorkerThreads,
+        threads: WorkerThreads,
     ) -> None:
         first = settings[0]
-        alike = [dataclasses.replace(each, **{name: getattr(first, name) for name in OWN}) for each in settings]
-        assert all(each == first for each in alike), f"heads that train together differ in {OWN} alone"
-        assert list(settings) == sorted(settings, key=lambda each: each.dropout), "heads stand sorted by dropout"
-        self._common, self._lanes, self._classes, self._device = first, lanes, classes, device
+        common = {dataclasses.replace(head, **{name: getattr(first, name) for name in PER_HEAD}) for head in settings}
+        assert common == {first}, f"heads that train together differ in {PER_HEAD} alone"
+        assert list(settings) == sorted(settings, key=lambda head: head.dropout), "heads are sorted by dropout"
+        self._settings, self._common, self._classes = settings, first, classes
+        self._threads, self._device = threads, device
         in_memory = fits_in_memory((train, validation), first.memory)
-        self._columns = train.measure(center=first.center, standardize=first.standardize)
-        self._train = ScaledDataset(train, self._columns, in_memory=in_memory)
-        self._validation = ScaledDataset(validation, self._columns, in_memory=in_memory)
+        self._scaler = fit_scaler(train, center=first.center, standardize=first.standardize)
+        self._train = ScaledDataset(train, self._scaler, in_memory=in_memory)
+        self._validation = ScaledDataset(validation, self._scaler, in_memory=in_memory)
         self._heads = StackedHeads(settings, width=train.width, classes=classes, device=device)
-        self._loss = Loss.of(settings, np.bincount(self._train.targets, minlength=classes), device)
-        self._validation_counts = np.bincount(self._validation.targets, minlength=classes)
+        self._support = np.bincount(self._train.targets, minlength=classes)
+        self._loss = Loss(settings, self._support, device)
+        self._validation_support = np.bincount(self._validation.targets, minlength=classes)
         steps = first.epochs * math.ceil(len(train) / first.batch_size)
         self._optimizer = AdamW(self._heads, settings, steps)
         self.epoch = 0
@@ -171,141 +153,127 @@ class Trainer:
         self._diverged = [False] * len(settings)
 
     def run(self) -> Iterator[int]:
-        """Train, and yield each epoch's number when it is over; ends when no head trains any more."""
+        """Train, and yield each epoch's number when the epoch is over. Ends when no head trains any more."""
         for epoch in range(1, self._common.epochs + 1):
             losses = self._train_epoch(epoch)
             validation = self._validate()
             self.epoch = epoch
-            going = []
+            remaining = []
             for place, head in enumerate(self.active):
                 line = Epoch(epoch, losses[place], *(values[place] for values in validation))
-                if self._goes_on(head, place, line):
-                    going.append(place)
-            if len(going) < len(self.active):
-                self.active = [self.active[place] for place in going]
-                if going:
-                    kept = torch.tensor(going, device=self._device)
-                    self._heads.keep(kept)
-                    self._optimizer.keep(kept)
-                    self._loss = self._loss[kept]
+                if self._record(head, place, line):
+                    remaining.append(place)
+            if len(remaining) < len(self.active):
+                self.active = [self.active[place] for place in remaining]
+                if remaining:
+                    selected = torch.tensor(remaining, device=self._device)
+                    settings = [self._settings[head] for head in self.active]
+                    self._heads.select(selected, settings)
+                    self._optimizer.select(selected)
+                    self._loss = Loss(settings, self._support, self._device)
             yield epoch
             if not self.active:
                 return
 
     def parameters(self) -> dict[int, Parameters]:
-        """The parameters as they are now, of each head that still trains."""
-        values = self._heads.parameters
+        """The current parameters, for raw features, of each head that still trains."""
+        stacked = self._heads.parameters
         return {
-            head: self._absorbed({name: value[place] for name, value in values.items()})
+            head: self._for_raw_features({name: value[place] for name, value in stacked.items()})
             for place, head in enumerate(self.active)
         }
 
     def result(self, seconds: float) -> list[Fit]:
         """Each head at its best epoch."""
-        fits = []
-        for best, history, diverged in zip(self._best, self._histories, self._diverged, strict=True):
-            parameters = {} if best is None else self._absorbed(best[2])
-            epoch = 0 if best is None else best[1]
-            fits.append(
-                Fit(
-                    parameters=parameters,
-                    best_epoch=epoch,
-                    history=tuple(history),
-                    diverged=diverged,
-                    seconds=seconds,
-                )
+        return [
+            Fit(
+                parameters={} if best is None else self._for_raw_features(best[2]),
+                best_epoch=0 if best is None else best[1],
+                history=tuple(history),
+                diverged=diverged,
+                seconds=seconds,
             )
-        return fits
+            for best, history, diverged in zip(self._best, self._histories, self._diverged, strict=True)
+        ]
 
-    def _goes_on(self, head: int, place: int, line: Epoch) -> bool:
-        """Note a head's epoch, and say whether it trains on."""
+    def _record(self, head: int, place: int, line: Epoch) -> bool:
+        """Record a head's epoch; returns whether the head trains on."""
         self._histories[head].append(line)
         if not math.isfinite(line.train_loss) or not math.isfinite(line.validation_loss):
             self._diverged[head] = True
             return False
         best = self._best[head]
-        if best is None or line.validation_loss < best[0] - TIE:
-            values = self._heads.parameters
-            kept = {name: value[place].clone() for name, value in values.items()}
-            best = self._best[head] = (line.validation_loss, line.epoch, kept)
+        if best is None or line.validation_loss < best[0] - TIE_TOLERANCE:
+            copies = {name: value[place].clone() for name, value in self._heads.parameters.items()}
+            best = self._best[head] = (line.validation_loss, line.epoch, copies)
         return not self._common.patience or line.epoch - best[1] < self._common.patience
 
     def _train_epoch(self, epoch: int) -> list[float]:
-        """One pass over the training rows: each active head's mean loss."""
+        """Train for one pass over the rows; returns each active head's mean loss."""
         common = self._common
         order = epoch_order(len(self._train), batch_size=common.batch_size, seed=common.seed, epoch=epoch)
         total = torch.zeros(len(self._heads), dtype=torch.float64, device=self._device)
-        for chunks in batches(order, common.batch_size):
-            entry = self._heads.scaled_entry()
-
-            def work(share: Sequence[tuple[int, Indices]], entry: torch.Tensor = entry) -> Sums:
-                return self._add_up(share, epoch, entry)
-
-            found = self._lanes.run(work, chunks)
-            gradients, losses = found[0]
-            for more, loss in found[1:]:
-                losses += loss
-                for name, value in more.items():
-                    gradients[name] += value
-            self._heads.finish(gradients, sum(len(positions) for _, positions in chunks))
+        for chunks in split_batches(order, common.batch_size):
+            work = functools.partial(self._sum_gradients, epoch=epoch, first_weight=self._heads.scaled_first_weight())
+            (gradients, losses), *others = self._threads.map_shares(work, chunks)
+            for other_gradients, other_losses in others:
+                losses += other_losses
+                for name, gradient in other_gradients.items():
+                    gradients[name] += gradient
+            self._heads.average(gradients, sum(len(positions) for _, positions in chunks))
             self._optimizer.step(self._heads.parameters, gradients)
             total += losses
         means: list[float] = (total / len(self._train)).tolist()
         return means
 
-    def _add_up(self, chunks: Sequence[tuple[int, Indices]], epoch: int, entry: torch.Tensor) -> Sums:
-        """Gradients and losses summed over some chunks."""
+    def _sum_gradients(self, chunks: Sequence[Chunk], epoch: int, first_weight: torch.Tensor) -> GradientSums:
+        """Gradients and losses, summed over some chunks."""
         gradients = {name: torch.zeros_like(value) for name, value in self._heads.parameters.items()}
         total = torch.zeros(len(self._heads), dtype=torch.float64, device=self._device)
-        levels = self._heads.levels
+        thresholds = self._heads.thresholds
         for number, positions in chunks:
-            features = self._train.take(positions)
-            inputs = [features]
-            if levels != [0]:
+            features = self._train.take(positions)  # (rows, width)
+            dropped = [features]
+            if thresholds != [0]:
                 bits = random_bits(*features.shape, seed=self._common.seed, epoch=epoch, chunk=number)
-                inputs = [features * (bits >= level) if level else features for level in levels]
-            tensors = [torch.from_numpy(each).to(self._device) for each in inputs]
+                dropped = [features * (bits >= threshold) if threshold else features for threshold in thresholds]
+            inputs = [torch.from_numpy(array).to(self._device) for array in dropped]
             labels = torch.from_numpy(self._train.targets[positions]).to(self._device)
-            logits, hidden = self._heads.products(tensors, entry)
-            losses, gradient = self._loss.gradient(logits, labels)
-            self._heads.add_gradients(gradients, gradient, hidden, tensors)
+            logits, hidden = self._heads.forward(inputs, first_weight)
+            losses, gradient = self._loss.loss_and_gradient(logits, labels)
+            self._heads.backward(gradients, gradient, hidden, inputs)
             total += losses
         return gradients, total
 
     def _validate(self) -> tuple[list[float], list[float], list[float]]:
         """Each active head's mean cross-entropy, accuracy and macro F1 on the validation rows, without dropout."""
         rows = len(self._validation)
-        spans = [(start, min(start + CHUNK_ROWS, rows)) for start in range(0, rows, CHUNK_ROWS)]
-        found = self._lanes.run(self._score, spans)
-        loss, matches, guessed = (torch.stack(each).sum(0) for each in zip(*found, strict=True))
-        seen = guessed + torch.from_numpy(self._validation_counts).to(self._device)
-        f1 = torch.where(seen > 0, 2 * matches / seen, 0).sum(1) / (seen > 0).sum(1)
-        return (loss / rows).tolist(), (matches.sum(1) / rows).tolist(), f1.tolist()
+        shares = self._threads.map_shares(self._score, range(0, rows, CHUNK_ROWS))
+        loss, true_positives, predicted = (torch.stack(sums).sum(0) for sums in zip(*shares, strict=True))
+        both = predicted + torch.from_numpy(self._validation_support).to(self._device)
+        f1 = torch.where(both > 0, 2 * true_positives / both, 0).sum(1) / (both > 0).sum(1)
+        return (loss / rows).tolist(), (true_positives.sum(1) / rows).tolist(), f1.tolist()
 
-    def _score(self, spans: Sequence[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Over some rows: losses (heads,); how often each class was predicted rightly, and at all (heads, classes)."""
+    def _score(self, starts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Sums over some chunks: losses (heads,), true positives and predicted counts (heads, classes), all float64."""
         heads, classes = len(self._heads), self._classes
         loss = torch.zeros(heads, dtype=torch.float64, device=self._device)
-        matches, guessed = torch.zeros(2, heads * classes, dtype=torch.float64, device=self._device)
-        entry = self._heads.parameters[self._heads.entry]
+        true_positives, predicted_counts = torch.zeros(2, heads * classes, dtype=torch.float64, device=self._device)
         first_class = torch.arange(heads, device=self._device)[:, None] * classes
-        for start, stop in spans:
-            features = torch.from_numpy(self._validation.between(start, stop)).to(self._device)
-            labels = torch.from_numpy(self._validation.targets[start:stop]).to(self._device)
-            logits, _ = self._heads.products([features], entry)
-            highest, predicted = logits.max(1)
-            own = logits.gather(1, labels.expand(heads, 1, -1))[:, 0]  # (heads, rows)
+        for start in starts:
+            rows = slice(start, start + CHUNK_ROWS)
+            features = torch.from_numpy(self._validation.take(rows)).to(self._device)
+            labels = torch.from_numpy(self._validation.targets[rows]).to(self._device)
+            logits, _ = self._heads.forward([features], self._heads.first_weight)
+            highest, predicted = logits.max(1)  # (heads, rows)
+            label_logits = logits.gather(1, labels.expand(heads, 1, -1))[:, 0]  # (heads, rows)
             cells = predicted + first_class
-            guessed += torch.bincount(cells.reshape(-1), minlength=heads * classes)
-            matches += torch.bincount(cells[predicted == labels], minlength=heads * classes)
-            loss += ((logits - highest.unsqueeze(1)).exp_().sum(1).log_() + highest - own).sum(1, dtype=torch.float64)
-        return loss, matches.view(heads, classes), guessed.view(heads, classes)
+            predicted_counts += torch.bincount(cells.reshape(-1), minlength=heads * classes)
+            true_positives += torch.bincount(cells[predicted == labels], minlength=heads * classes)
+            losses = (logits - highest.unsqueeze(1)).exp_().sum(1).log_() + highest - label_logits
+            loss += losses.sum(1, dtype=torch.float64)
+        return loss, true_positives.view(heads, classes), predicted_counts.view(heads, classes)
 
-    def _absorbed(self, values: dict[str, torch.Tensor]) -> Parameters:
-        """A head's parameters for features as they are."""
-        arrays = {name: value.cpu().numpy().copy() for name, value in values.items()}  # training goes on
-        return absorb(arrays, self._columns)
-
-
-Sums = tuple[dict[str, torch.Tensor], torch.Tensor]
-"""Gradients by name, and losses (heads,) float64, summed over rows."""
+    def _for_raw_features(self, parameters: dict[str, torch.Tensor]) -> Parameters:
+        """Copy a head's parameters, because training goes on, and fold the scaling into them."""
+        return self._scaler.fold_into({name: value.cpu().numpy().copy() for name, value in parameters.items()})

@@ -1,4 +1,4 @@
-"""Folders that a stage writes: complete or not there, and never in the place of what is not ours."""
+"""Output folders: each appears when it is complete, and replaces nothing that headstart did not write."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class FolderKind:
     """A kind of folder that headstart writes.
 
     Attributes:
-        name: What it is called, such as ``run``.
-        file: The JSON file by which it is known.
-        format: What that file says of itself.
-        version: Of the format.
-        command: What makes one.
+        name: Its name in messages, such as ``run``.
+        file: The JSON file that identifies such a folder.
+        format: The value of ``format`` in that file.
+        version: The value of ``version`` in that file.
+        command: The command that makes such a folder.
     """
 
     name: str
@@ -39,7 +39,7 @@ class FolderKind:
     command: str
 
     def write(self, folder: Path, fields: dict[str, Any]) -> None:
-        """Write the JSON file into a folder that is being made."""
+        """Write the JSON file into a folder that is not complete yet."""
         content = json.dumps({"format": self.format, "version": self.version, **fields}, ensure_ascii=False, indent=1)
         (folder / self.file).write_text(content + "\n", encoding="utf-8")
 
@@ -47,9 +47,9 @@ class FolderKind:
         """Read the JSON file.
 
         Raises:
-            NotOursError: the folder is not of this kind, or of a newer version.
-            DamagedError: its file is not JSON, or no file.
-            StorageError: it cannot be read.
+            FormatError: the folder is not of this kind, or was written by a newer version.
+            DamagedError: the file is not JSON, or is a pipe or the like.
+            StorageError: the file cannot be read.
         """
         path = folder / self.file
         try:
@@ -69,15 +69,13 @@ class FolderKind:
         return fields
 
     def require_free(self, folder: Path, *, overwrite: bool) -> None:
-        """Refuse an output that is there already, unless it is of this kind and may be replaced.
+        """Refuse an output folder that exists, unless it is empty, or is of this kind and may be overwritten.
 
         Raises:
-            OutputExistsError: it is.
+            OutputExistsError: the folder exists and may not be replaced.
         """
         if not folder.name:
-            raise OutputExistsError(
-                f"{str(folder)!r} is no name for a {self.name}; choose a folder that is to be made with `out`"
-            )
+            raise OutputExistsError(f"{str(folder)!r} is no name for a {self.name}; name a new folder with `out`")
         if folder.exists() and not folder.is_dir():
             raise OutputExistsError(f"{folder} is a file; choose another `out` for the {self.name}'s folder")
         if not folder.exists() or not any(folder.iterdir()):
@@ -91,55 +89,53 @@ class FolderKind:
                 f"{folder} is not a {self.name}, so it is not overwritten; choose another `out`"
             ) from None
         except DamagedError:
-            return  # ours, and what `overwrite` is for
+            return  # a damaged folder of this kind: `overwrite` may replace it
 
     @contextlib.contextmanager
     def held(self, folder: Path, *, overwrite: bool, wait: bool, report: Report) -> Iterator[None]:
-        """Keep other runs from an output while it is being made.
+        """Lock an output folder, so that no other run writes it in the meantime.
 
         Raises:
-            OutputExistsError: it is there already and may not be replaced.
-            BusyError: another run is writing it, and ``wait`` is False.
-            StorageError: its parent folder cannot be written.
+            OutputExistsError: the folder exists and may not be replaced.
+            BusyError: another run is writing the folder, and ``wait`` is False.
+            StorageError: the parent folder cannot be written.
         """
         self.require_free(folder, overwrite=overwrite)
         with hold(folder, wait=wait, note=lambda text: report(Note(text))):
-            self.require_free(folder, overwrite=overwrite)  # the run that was waited for may have made it
+            self.require_free(folder, overwrite=overwrite)  # another run may have made it while this one waited
             yield
 
     @contextlib.contextmanager
     def new(self, folder: Path, *, overwrite: bool) -> Iterator[Path]:
-        """Give a scratch folder to fill; it takes the folder's name when all went well, and is gone when not.
+        """Yield a scratch folder to fill. It gets the folder's name at the end; after an error it is removed.
 
         Raises:
-            OutputExistsError: the folder is there already and may not be replaced.
-            StorageError: it cannot be written.
+            OutputExistsError: the folder exists and may not be replaced.
+            StorageError: the folder cannot be written.
         """
         self.require_free(folder, overwrite=overwrite)
-        folder = folder.resolve()  # a link stays a link: what it points to is replaced
+        folder = folder.resolve()  # a symbolic link stays; the folder that it points to is replaced
         with storage_errors(f"cannot write {folder}"):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            # Beside the folder, so that it is moved and not copied; of a name that is nobody's.
+            # Beside the folder, so that a rename moves it; with a random name, so that it replaces nothing.
             holder = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            scratch = holder / "new"
             with storage_errors(f"cannot write {folder}"):
+                scratch = holder / "new"
                 scratch.mkdir()
-            with storage_errors(f"cannot write {folder}"):
                 yield scratch
-            self.require_free(folder, overwrite=overwrite)  # another run may have made it in the meantime
-            with storage_errors(f"cannot write {folder}"):
+                self.require_free(folder, overwrite=overwrite)  # another run may have made it in the meantime
                 replace_folder(scratch, folder, aside=holder / "old")
         finally:
             shutil.rmtree(holder, ignore_errors=True)
 
 
 def replace_folder(scratch: Path, folder: Path, *, aside: Path) -> None:
-    """Give a folder that is complete its final name, durably; what was there stands aside meanwhile, and comes back
-    where anything goes wrong.
+    """Give a complete folder its final name, durably. The old folder is moved aside first; after an error it is moved
+    back.
 
     Raises:
-        OSError: it cannot be done; what was there is there still.
+        OSError: the folder cannot be renamed; the old folder is in its place.
     """
     for path in [*scratch.rglob("*"), scratch]:
         sync_folder(path) if path.is_dir() else sync_file(path)
@@ -155,6 +151,6 @@ def replace_folder(scratch: Path, folder: Path, *, aside: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make a file's content durable."""
+    """Write a file's content through to the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

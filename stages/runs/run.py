@@ -1,21 +1,29 @@
-"""The folder that a training run leaves: ``head.safetensors`` and ``run.json``."""
+"""The folder of a training run: ``head.safetensors`` holds the head's arrays, ``run.json`` everything else."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
+import safetensors
+import safetensors.numpy
+
 from ...cache.documents import are_names, checked
-from ...cache.errors import DamagedError
+from ...cache.errors import DamagedError, FormatError, StorageError
+from ...cache.identity import Identity
 from ...cache.record import EncoderRecord
+from ..heads.head import Head
 from .folders import FolderKind
 
 HEAD_FILE = "head.safetensors"
+_TENSORS = {name.replace("_", "."): name for name in ("weight", "bias", "hidden_weight", "hidden_bias")}
+"""The names of a head's tensors in the file, and in `Head`."""
 RUN = FolderKind(name="run", file="run.json", format="headstart-run", version=1, command="headstart train-head")
 
 
 class RunRows(TypedDict):
-    """How many rows each part of the data had."""
+    """Number of rows in each split."""
 
     train: int
     validation: int
@@ -23,14 +31,14 @@ class RunRows(TypedDict):
 
 
 class RunMetrics(TypedDict):
-    """Metrics on two parts of the data."""
+    """Metrics on the validation and test rows; see `evaluate`."""
 
     validation: dict[str, Any]
     test: dict[str, Any]
 
 
 class RunRecord(TypedDict):
-    """What every ``run.json`` holds; it may hold more."""
+    """Fields that every ``run.json`` holds; it MAY hold more."""
 
     label_names: list[str]
     identity: dict[str, Any]
@@ -47,12 +55,68 @@ def read_run(folder: Path) -> dict[str, Any]:
     """Read and check ``run.json``.
 
     Raises:
-        NotOursError: the folder is not a run, or one of a newer version.
-        DamagedError: its ``run.json`` is not what it should be.
-        StorageError: it cannot be read.
+        FormatError: the folder is not a run, or was written by a newer version.
+        DamagedError: ``run.json`` lacks a field, or a field has the wrong type.
+        StorageError: the file cannot be read.
     """
     fields, path = RUN.read(folder), folder / RUN.file
     checked(fields, RunRecord, str(path))
     if not are_names(fields["label_names"]):
         raise DamagedError(f"{path}: its label_names are not a list of distinct names")
     return fields
+
+
+def save_head(head: Head, folder: Path) -> None:
+    """Write ``head.safetensors``: the head's arrays, and ``temperature`` (1,) float32 if one was fitted."""
+    arrays = {name: getattr(head, attribute) for name, attribute in _TENSORS.items()}
+    tensors = {name: array for name, array in arrays.items() if array is not None}
+    if head.temperature != 1:
+        tensors["temperature"] = np.array([head.temperature], np.float32)
+    (folder / HEAD_FILE).write_bytes(safetensors.numpy.save(tensors))
+
+
+def load_head(run: str | Path) -> Head:
+    """Load the head of a run folder.
+
+    Raises:
+        FormatError: the folder is not a run.
+        DamagedError: the head cannot be read, or does not fit ``run.json``.
+        StorageError: a file cannot be read.
+    """
+    folder = Path(run)
+    fields, path = read_run(folder), folder / HEAD_FILE
+    names = tuple(fields["label_names"])
+    identity = Identity.from_dict(fields["identity"], str(folder))
+    try:
+        if not path.is_file():
+            raise FormatError(
+                f"{folder} holds no {HEAD_FILE}; train one with: headstart train-head CACHE --out {folder}"
+            )
+        tensors = safetensors.numpy.load(path.read_bytes())
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from None
+    except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a type of number that numpy does not have
+        raise DamagedError(f"{path} cannot be read: {error}") from None
+    if not _is_layer(tensors, "", outputs=len(names)):
+        raise DamagedError(f"{path} does not hold a weight and a bias, finite and in float32, for {len(names)} classes")
+    if tensors.keys() & {"hidden.weight", "hidden.bias"} and not _is_layer(
+        tensors, "hidden.", outputs=tensors["weight"].shape[1]
+    ):
+        raise DamagedError(f"{path}: its hidden layer does not fit its weight")
+    stored = tensors.get("temperature", np.ones(1))
+    temperature = float(stored.reshape(-1)[0]) if stored.size == 1 else np.nan
+    if not 0 < temperature < np.inf:
+        raise DamagedError(f"{path}: its temperature is {temperature}, not a number above 0")
+    parameters = {attribute: tensors[name] for name, attribute in _TENSORS.items() if name in tensors}
+    return Head(**parameters, temperature=temperature, label_names=names, identity=identity)
+
+
+def _is_layer(tensors: dict[str, Any], layer: str, *, outputs: int) -> bool:
+    """Whether the tensors hold a layer with this many outputs: weight (outputs, any) and bias (outputs,), finite
+    float32."""
+    weight, bias = tensors.get(f"{layer}weight"), tensors.get(f"{layer}bias")
+    if weight is None or bias is None:
+        return False
+    shapes = weight.ndim == 2 and weight.shape[0] == outputs and bias.shape == (outputs,)
+    numbers = weight.dtype == bias.dtype == np.float32
+    return shapes and numbers and bool(np.isfinite(weight).all() and np.isfinite(bias).all())

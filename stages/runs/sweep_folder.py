@@ -1,8 +1,8 @@
-"""The folder that a sweep leaves, and the unfinished one in which it keeps what is done already.
+"""The folder of a sweep, and the unfinished folder that keeps what is done so far.
 
-While it runs, a sweep's folder bears its name with ``.partial`` added, and holds ``plan.json`` (what is swept, and on
-which rows) and one file for each group of heads that is finished. In the end it holds ``sweep.json``,
-``sweep.parquet`` and ``winner``, and takes its own name in one rename.
+A running sweep writes into a folder with ``.partial`` after its name: ``plan.json`` (the settings, and the caches that
+they are swept on) and one file for each finished group of heads. At the end the folder holds ``sweep.json``,
+``sweep.parquet`` and ``winner``, and gets its final name by one rename.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -18,6 +18,7 @@ from ...cache.documents import checked, read_json_file
 from ...cache.errors import DamagedError, OutputExistsError
 from ...cache.layout import storage_errors
 from ...cache.writer import replace_durably
+from ..heads.ranking import HeadResult
 from .folders import FolderKind, replace_folder, sync_file
 
 TABLE_FILE = "sweep.parquet"
@@ -27,7 +28,7 @@ _PLAN_FILE = "plan.json"
 _GROUPS, _NEW = "groups", ".new"
 
 
-class _Settings(TypedDict):
+class _SettingsRecord(TypedDict):
     base: dict[str, Any]
     values: dict[str, Any]
     seeds: list[int]
@@ -35,30 +36,14 @@ class _Settings(TypedDict):
 
 
 class _SweepRecord(TypedDict):
-    """What every ``sweep.json`` holds; it may hold more."""
+    """Fields that every ``sweep.json`` holds; it MAY hold more."""
 
     ranking: list[Any]
-    settings: _Settings
+    settings: _SettingsRecord
     heads: int
     diverged: int
     kept_heads: int
     seconds: float
-
-
-class _History(TypedDict):
-    epoch: list[int]
-
-
-class _HeadResult(TypedDict):
-    """What a finished group says of one head, at least."""
-
-    setting: int
-    seed: int
-    fold: int
-    diverged: bool
-    best_epoch: int
-    history: _History
-    certificate: dict[str, Any] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,40 +53,40 @@ class SweepFolder:
     scratch: Path
     final: Path
 
-    def finished(self, group: int) -> Any:
-        """What was kept of a group of heads; None where it is not finished, or cannot be read any more."""
+    def finished(self, group: int) -> list[HeadResult] | None:
+        """The results of a group of heads; None if the group is not finished, or its file is damaged."""
         path = self._group(group)
         with storage_errors(f"cannot read {path}"):
             if not path.exists():
                 return None
             try:
-                results = read_json_file(path)
-                for result in results if isinstance(results, list) else [None]:
-                    checked(result, _HeadResult, str(path))
+                documents = read_json_file(path)
+                heads = documents if isinstance(documents, list) else [None]
+                return [checked(head, HeadResult, str(path)) for head in heads]
             except DamagedError:
                 return None
-        return results
 
-    def keep(self, group: int, results: Any) -> None:
-        """Keep what a group of heads came to; after a crash it is there in full or not at all."""
+    def keep(self, group: int, results: Sequence[HeadResult]) -> None:
+        """Keep the results of a group of heads. After a crash, the file is there in full or not at all."""
         path = self._group(group)
         with storage_errors(f"cannot write {path}"):
-            _write(path, results)
+            _write(path, [dataclasses.asdict(result) for result in results])
 
     def write_table(self, columns: Mapping[str, list[Any]]) -> None:
         """Write ``sweep.parquet``."""
-        import pyarrow as pa  # stage two does without it otherwise
+        import pyarrow as pa  # training does not need it otherwise
         import pyarrow.parquet
 
         with storage_errors(f"cannot write {self.scratch / TABLE_FILE}"):
             pa.parquet.write_table(pa.table(dict(columns)), self.scratch / TABLE_FILE)
 
     def finish(self, fields: dict[str, Any]) -> None:
-        """Write ``sweep.json``, take the final name, and drop what is needed no more."""
+        """Write ``sweep.json``, give the folder its final name, and remove the plan and the groups' files."""
         with storage_errors(f"cannot write {self.final}"):
             SWEEP.write(self.scratch, fields)
             aside = self.final.with_name(f".{self.final.name}.old")
-            if self.final.exists():  # else a run was killed between the renames, and aside is all there is of the old
+            # If a run was killed between the two renames, ``aside`` is the only copy of the old sweep: keep it then.
+            if self.final.exists():
                 shutil.rmtree(aside, ignore_errors=True)
             replace_folder(self.scratch, self.final, aside=aside)
             shutil.rmtree(aside, ignore_errors=True)
@@ -109,7 +94,7 @@ class SweepFolder:
             (self.final / _PLAN_FILE).unlink()
 
     def discard(self) -> None:
-        """Remove the unfinished folder: nothing in it is worth carrying on with."""
+        """Remove the unfinished folder: none of its results is of use."""
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _group(self, group: int) -> Path:
@@ -117,23 +102,24 @@ class SweepFolder:
 
 
 def open_folder(folder: Path, plan: Mapping[str, Any], *, overwrite: bool) -> SweepFolder:
-    """Make a sweep's unfinished folder, or take up the one that an interrupted sweep of the same plan left.
+    """Make a sweep's unfinished folder, or open the one that an interrupted sweep with the same plan left.
 
     Raises:
-        OutputExistsError: the unfinished folder is of another sweep, or is none of ours.
-        StorageError: it cannot be written.
+        OutputExistsError: the unfinished folder belongs to another sweep, or was not written by headstart.
+        StorageError: the folder cannot be written.
     """
     folder = folder.resolve()
     scratch = folder.with_name(folder.name + ".partial")
-    wanted = json.loads(json.dumps(plan))
+    plan = json.loads(json.dumps(plan))  # as it is read back: tuples are lists
     with storage_errors(f"cannot write {scratch}"):
         if scratch.exists():
-            found = _read_plan(scratch)
-            if found == wanted:
+            kept_plan = _read_plan(scratch)
+            if kept_plan == plan:
                 return SweepFolder(scratch, folder)
             started = any((scratch / _GROUPS).glob("*.json"))
-            strange = any(path.name not in (_GROUPS, _PLAN_FILE + _NEW) for path in scratch.iterdir())
-            if (found is None and strange) or (found is not None and not _is_plan(found)):
+            known = all(path.name in (_GROUPS, _PLAN_FILE + _NEW) for path in scratch.iterdir())
+            ours = known if kept_plan is None else kept_plan.keys() == plan.keys()
+            if not ours:
                 raise OutputExistsError(f"{scratch} is in the way and is no sweep; remove it, or choose another `out`")
             if started and not overwrite:
                 raise OutputExistsError(
@@ -142,7 +128,7 @@ def open_folder(folder: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Sw
                 )
             shutil.rmtree(scratch)
         (scratch / _GROUPS).mkdir(parents=True)
-        _write(scratch / _PLAN_FILE, wanted)
+        _write(scratch / _PLAN_FILE, plan)
     return SweepFolder(scratch, folder)
 
 
@@ -150,24 +136,22 @@ def read_sweep(folder: Path) -> dict[str, Any]:
     """Read and check ``sweep.json``.
 
     Raises:
-        NotOursError: it is not a sweep's, or of a newer version.
-        DamagedError: it is not what it should be.
-        StorageError: it cannot be read.
+        FormatError: the folder is not a sweep, or was written by a newer version.
+        DamagedError: ``sweep.json`` lacks a field, or a field has the wrong type.
+        StorageError: the file cannot be read.
     """
     fields, path = SWEEP.read(folder), folder / SWEEP.file
     checked(fields, _SweepRecord, str(path))
     return fields
 
 
-def _read_plan(scratch: Path) -> Any:
+def _read_plan(scratch: Path) -> dict[str, Any] | None:
+    """The plan of an unfinished sweep; None if there is none, or it cannot be read."""
     try:
-        return read_json_file(scratch / _PLAN_FILE)
+        plan = read_json_file(scratch / _PLAN_FILE)
     except (FileNotFoundError, NotADirectoryError, DamagedError):
         return None
-
-
-def _is_plan(found: Any) -> bool:
-    return isinstance(found, dict) and set(found) == {"settings", "caches"}
+    return plan if isinstance(plan, dict) else {}
 
 
 def _write(path: Path, content: Any) -> None:

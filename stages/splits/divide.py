@@ -1,61 +1,71 @@
-"""Which rows a head trains on, is chosen by and is tested on: split off one cache, or brought as others."""
+"""Which rows a head is trained on, chosen by and tested on: shares of one cache, or the rows of other caches."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from ...cache.errors import IdentityError, TableError
+from ...cache.errors import IdentityError, SettingsError, TableError
 from ...cache.identity import differences
-from ...cache.reader import Cache
-from ..heads.dataset import Dataset
-from ..progress import Note, Report
-from ..settings import TrainSettings
-from .relabel import UNLABELLED
+from ...cache.reader import Cache, open_cache
+from ..heads.dataset import Dataset, Splits
+from ..progress import Note, Report, Step
+from ..settings import Labels, TrainSettings
+from ..types import Indices, Mask
+from .relabel import UNLABELLED, relabel
 from .stratify import assign_folds, group_rows, hold_out, require_trainable
 
-Indices = npt.NDArray[np.int64]
 
+def open_caches(
+    train: str | Path,
+    *,
+    validation: str | Path | None,
+    test: str | Path | None,
+    settings: TrainSettings,
+    labels: Labels | None,
+    report: Report,
+) -> tuple[Cache, Cache | None, Cache | None]:
+    """Open the training, validation and test caches, verify the checksums of all rows, and replace labels if asked to.
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Splits:
-    """Training, validation and test rows, in the class numbers of the training cache.
-
-    Attributes:
-        train, validation, test: The rows.
-        validation_groups, test_groups: (rows of the part,) int64, equal for rows with the same token sequence.
-        shared_rows: Training rows that the validation or test cache has too: left out, or kept where told so.
+    Raises:
+        SettingsError: ``folds`` and a validation cache both choose the validation rows.
+        DamagedError: a checksum does not match.
     """
-
-    train: Dataset
-    validation: Dataset
-    test: Dataset
-    validation_groups: Indices
-    test_groups: Indices
-    shared_rows: int
+    if settings.folds and validation is not None:
+        raise SettingsError("`folds` and `validation` both say which rows to choose by; choose one of them")
+    opened: dict[str, Cache] = {}
+    for path in (train, validation, test):
+        if path is not None and str(path) not in opened:
+            opened[str(path)] = _open_checked(path, labels, report)
+    validation_cache = None if validation is None else opened[str(validation)]
+    return opened[str(train)], validation_cache, None if test is None else opened[str(test)]
 
 
 def divide(
     cache: Cache, *, validation: Cache | None, test: Cache | None, settings: TrainSettings, report: Report
 ) -> Splits:
-    """Divide the rows: those of one cache by distinct texts, stratified and seeded; or take other caches as parts.
+    """Divide a cache's rows into training, validation and test rows, or take the latter two from other caches.
+
+    Rows with one token sequence stay together. The division is stratified by class, and fixed by ``split_seed``.
 
     Raises:
-        IdentityError: another cache is of another encoder or other settings.
-        TableError: a cache has no labels, a class cannot be divided, or a cache has a class that training has not.
-        UserError: a cache lacks the feature.
+        IdentityError: another cache comes from another encoder or other settings.
+        TableError: a cache has no labels, a class cannot be divided, or the training rows lack a class of another
+            cache.
+        UserError: a cache does not hold the feature.
     """
     names = _label_names(cache)
     labels = _labels(cache, names)
     groups = group_rows(cache.token_hashes)
-    rows = np.flatnonzero(labels >= 0)  # a row that `labels` does not name has none
+    rows = np.flatnonzero(labels != UNLABELLED)
     require_trainable(labels[rows], groups[rows], names, str(cache.path), divided=validation is None or test is None)
     shared = _shared_with(cache, [other for other in (validation, test) if other is not None])
     if shared.any():
-        told = "kept, as told" if settings.keep_shared else "left out of training"
-        report(Note(f"{int(shared.sum()):,} training rows have texts that are also validated or tested on: {told}"))
+        consequence = "kept, as told" if settings.keep_shared else "left out of training"
+        texts = f"{int(shared.sum()):,} training rows have texts that are also validated or tested on"
+        report(Note(f"{texts}: {consequence}"))
     if not settings.keep_shared:
         rows = rows[~shared[rows]]
     rng = np.random.default_rng(settings.split_seed)
@@ -67,52 +77,58 @@ def divide(
         rows, validation_rows = rows[fold != settings.fold], rows[fold == settings.fold]
     elif validation is None:
         rows, validation_rows = hold_out(rows, labels, groups, fraction=settings.validation_fraction, rng=rng)
-    validation_part = _part(cache, validation_rows, labels, validation, names, settings)
-    validation_groups = _groups(groups, validation, validation_part)
+    own = Dataset(features=cache.features(settings.feature), labels=labels, index=rows)
+
+    def held_out(own_rows: Indices, other: Cache | None) -> Dataset:
+        if other is None:
+            return dataclasses.replace(own, index=own_rows)
+        _require_same_identity(cache, other, settings.feature)
+        other_labels = _labels(other, names)
+        index = np.flatnonzero(other_labels != UNLABELLED)
+        return Dataset(features=other.features(settings.feature), labels=other_labels, index=index)
+
+    validation_split, test_split = held_out(validation_rows, validation), held_out(test_rows, test)
     if test is not None:
-        # Rows that choose the epoch must not be those that test it.
-        tested = _shared_with(validation or cache, [test])[validation_part.index]
+        # A row that chooses the epoch must not test it.
+        tested = _shared_with(validation or cache, [test])[validation_split.index]
         if tested.any():
-            told = "kept, as told" if settings.keep_shared else "left out of validation"
-            report(Note(f"{int(tested.sum()):,} validation rows have texts that are also tested on: {told}"))
+            consequence = "kept, as told" if settings.keep_shared else "left out of validation"
+            report(Note(f"{int(tested.sum()):,} validation rows have texts that are also tested on: {consequence}"))
         if not settings.keep_shared:
-            validation_groups = validation_groups[~tested]
-            validation_part = dataclasses.replace(validation_part, index=validation_part.index[~tested])
-    test_part = _part(cache, test_rows, labels, test, names, settings)
-    parts = Splits(
-        train=Dataset(features=cache.features(settings.feature), labels=labels, index=rows),
-        validation=validation_part,
-        test=test_part,
-        validation_groups=validation_groups,
-        test_groups=_groups(groups, test, test_part),
+            validation_split = dataclasses.replace(validation_split, index=validation_split.index[~tested])
+    absent = np.flatnonzero(np.bincount(labels[rows], minlength=len(names)) == 0)
+    if len(absent):
+        label = f" of the label {names[int(absent[0])]!r}" if len(rows) else ""
+        why = "the others are tested or validated on; `keep_shared=True` keeps them" if shared.any() else "add more"
+        raise TableError(f"{cache.path}: no rows{label} are left to train on: {why}")
+    for split, setting in ((validation_split, "`validation`"), (test_split, "`test`")):
+        if not len(split):
+            raise TableError(f"{cache.path} leaves no rows for {setting}; give other rows, as a cache, with {setting}")
+
+    def groups_of(split: Dataset, other: Cache | None) -> Indices:
+        return (groups if other is None else group_rows(other.token_hashes))[split.index]
+
+    return Splits(
+        train=own,
+        validation=validation_split,
+        test=test_split,
+        validation_groups=groups_of(validation_split, validation),
+        test_groups=groups_of(test_split, test),
         shared_rows=int(shared.sum()),
     )
-    absent = np.flatnonzero(np.bincount(labels[rows], minlength=len(names)) == 0)
-    if not len(rows) or len(absent):
-        name = f" of the label {names[int(absent[0])]!r}" if len(rows) else ""
-        why = (
-            "the rest is tested or validated on; `keep_shared=True` keeps it" if shared.any() else "bring more of them"
-        )
-        raise TableError(f"{cache.path}: no rows{name} are left to train on: {why}")
-    for part, option in ((parts.validation, "`validation`"), (parts.test, "`test`")):
-        if not len(part):
-            raise TableError(f"{cache.path} leaves no rows for {option}; bring others as a cache with {option}")
-    return parts
 
 
-def _part(
-    cache: Cache,
-    rows: Indices,
-    labels: Indices,
-    other: Cache | None,
-    names: tuple[str, ...],
-    settings: TrainSettings,
-) -> Dataset:
-    if other is None:
-        return Dataset(features=cache.features(settings.feature), labels=labels, index=rows)
+def _open_checked(path: str | Path, labels: Labels | None, report: Report) -> Cache:
+    cache = open_cache(path)
+    cache.check(lambda block: report(Step("checking", block + 1, cache.layout.blocks, "blocks")))
+    return cache if labels is None else relabel(cache, labels, report)
+
+
+def _require_same_identity(cache: Cache, other: Cache, feature: str) -> None:
+    """Refuse features of another encoder. The other cache may hold more features besides."""
     clauses = differences(
-        cache.identity.narrowed(settings.feature),
-        dataclasses.replace(other.identity, features=(settings.feature,)),
+        cache.identity.narrowed(feature),
+        other.identity.narrowed(feature),
         our_name=str(cache.path),
         their_name=str(other.path),
     )
@@ -120,12 +136,6 @@ def _part(
         raise IdentityError(
             f"{other.path} does not fit {cache.path}: they differ in {'; '.join(clauses)}; extract one of them again"
         )
-    features, other_labels = other.features(settings.feature), _labels(other, names)
-    return Dataset(features=features, labels=other_labels, index=np.flatnonzero(other_labels >= 0))
-
-
-def _groups(groups: Indices, other: Cache | None, part: Dataset) -> Indices:
-    return (groups if other is None else group_rows(other.token_hashes))[part.index]
 
 
 def _label_names(cache: Cache) -> tuple[str, ...]:
@@ -135,22 +145,23 @@ def _label_names(cache: Cache) -> tuple[str, ...]:
 
 
 def _labels(cache: Cache, names: tuple[str, ...]) -> Indices:
-    """A cache's labels in these names' numbers: classes are matched by name, since each table numbers its own."""
-    own = _label_names(cache)
-    strangers = [name for name in own if name not in set(names)]
-    if strangers:
+    """A cache's labels, (rows,) int64, as indices into these names. Each table numbers its classes in its own way, so
+    classes are matched by name."""
+    own_names = _label_names(cache)
+    unknown = [name for name in own_names if name not in set(names)]
+    if unknown:
         raise TableError(
-            f"{cache.path} has the label {strangers[0]!r}, which the training rows have not ({', '.join(names[:5])}); "
+            f"{cache.path} has the label {unknown[0]!r}, which the training rows have not ({', '.join(names[:5])}); "
             "correct the label, or train on rows that have it"
         )
     assert cache.labels is not None
     numbers = {name: number for number, name in enumerate(names)}
-    found = np.array([numbers[name] for name in own], np.int64)[cache.labels]
-    return np.where(cache.labels == UNLABELLED, UNLABELLED, found)
+    labels = np.array([numbers[name] for name in own_names], np.int64)[cache.labels]
+    return np.where(cache.labels == UNLABELLED, UNLABELLED, labels)
 
 
-def _shared_with(cache: Cache, others: list[Cache]) -> npt.NDArray[np.bool_]:
-    """(rows,) bool: which rows have a token sequence that one of the other caches has too."""
+def _shared_with(cache: Cache, others: list[Cache]) -> Mask:
+    """(rows,) bool: which rows have a token sequence that another cache holds as well."""
     shared = np.zeros(cache.rows, bool)
     for other in others:
         numbers = group_rows(np.concatenate([cache.token_hashes, other.token_hashes]))

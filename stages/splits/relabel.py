@@ -1,88 +1,85 @@
-"""Labels from elsewhere: a table's labels, put on the cached rows that have its texts. It costs no encoding."""
+"""Labels from another table: cached rows get the labels that the table gives to their texts. Nothing is encoded."""
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 
 from ...cache.errors import SettingsError, TableError
 from ...cache.hashing import Hashes, hash_keys
-from ...cache.reader import Cache, Labels
+from ...cache.reader import Cache
 from ..progress import Note, Report
+from ..settings import Labels
+from ..types import Indices
 
 UNLABELLED = -1
-"""The class number of a row whose text the table does not have."""
+"""The class number of a row whose text the table does not hold."""
 
 
-def relabel(
-    cache: Cache,
-    table: str | Path,
-    *,
-    text_column: str,
-    text_pair_column: str | None = None,
-    label_column: str,
-    report: Report,
-) -> Cache:
-    """Give a cache the labels of a table, by the hashes of its texts.
+def relabel(cache: Cache, labels: Labels, report: Report) -> Cache:
+    """Replace a cache's labels by the labels of a table. Rows are matched by the hashes of their texts.
 
-    A text that stands in both several times keeps its order: its first row takes the first label, and so on; rows
-    past the table's last take the last.
+    If both hold a text several times, their copies are matched in order: the cache's first copy gets the label of the
+    table's first copy, and so on. If the cache holds more copies, the rest get the label of the table's last copy.
 
     Returns:
-        The cache with other labels; rows whose text the table does not have are `UNLABELLED`.
+        The cache with other labels; rows whose text the table does not hold are `UNLABELLED`.
 
     Raises:
-        SettingsError: the cache is of pairs of texts and the table is not read as such, or the other way round.
-        TableError: the table cannot be read, or none of its texts is in the cache.
+        SettingsError: the cache holds pairs of texts and ``text_pair_column`` is not set, or the reverse.
+        TableError: the table cannot be read, or holds none of the cache's texts.
     """
-    if cache.identity.pairs != (text_pair_column is not None):
-        what = "pairs of texts: name `text_pair_column`" if text_pair_column is None else "single texts"
+    if cache.identity.pairs != (labels.text_pair_column is not None):
+        what = "pairs of texts: name `text_pair_column`" if cache.identity.pairs else "single texts"
         raise SettingsError(f"{cache.path} is of {what}")
-    from ..tables.scan import scan_table  # these load pyarrow, which stage two does without otherwise
+    from ..tables.scan import scan_table  # they load pyarrow, which training does not need otherwise
     from ..tables.table import open_table
 
     source = open_table(
-        table,
-        text_column=text_column,
-        pair_column=text_pair_column,
-        label_column=label_column,
+        labels.table,
+        text_column=labels.text_column,
+        pair_column=labels.text_pair_column,
+        label_column=labels.label_column,
         skip_bad_rows=None,
     )
     scan = scan_table(source, report)
     assert scan.labels is not None and scan.label_names is not None
-    labels = match(cache.text_hashes, scan.text_hashes, scan.labels)
-    missing = int((labels == UNLABELLED).sum())
-    if missing == len(labels):
-        raise TableError(f"{table} has none of the texts of {cache.path}; choose another table, or `text_column`")
+    matched = match_labels(cache.text_hashes, scan.text_hashes, scan.labels)
+    rows, missing = len(matched), int((matched == UNLABELLED).sum())
+    if missing == rows:
+        raise TableError(
+            f"{labels.table} has none of the texts of {cache.path}; choose another table, or `text_column`"
+        )
     if missing:
-        report(Note(f"{missing:,} of {len(labels):,} rows of {cache.path} have texts that {table} has not: left out"))
-    borne = np.unique(labels[labels != UNLABELLED])  # the table may have classes that no cached row bears
-    ranks = np.full(len(scan.label_names) + 1, UNLABELLED, np.int64)  # the last is that of -1
-    ranks[borne] = np.arange(len(borne))
-    names = tuple(scan.label_names[number] for number in borne.tolist())
-    return dataclasses.replace(cache, labels=ranks[labels], label_names=names, label_checksums=None)
+        report(Note(f"{missing:,} of {rows:,} rows of {cache.path} are left out: {labels.table} lacks their texts"))
+    used = np.unique(matched[matched != UNLABELLED])  # the table may have classes that no cached row has
+    numbers = np.full(len(scan.label_names) + 1, UNLABELLED, np.int64)  # -1 (unlabelled) indexes the last entry
+    numbers[used] = np.arange(len(used))
+    names = tuple(scan.label_names[number] for number in used.tolist())
+    return dataclasses.replace(cache, labels=numbers[matched], label_names=names, label_checksums=None)
 
 
-def match(wanted: Hashes, given: Hashes, labels: Labels) -> Labels:
-    """The label of each wanted row: (wanted rows,) int64, -1 where no given row has its hash."""
-    _, numbers = np.unique(hash_keys(np.concatenate([wanted, given])), return_inverse=True)
-    numbers = numbers.reshape(-1)
-    ours, theirs = numbers[: len(wanted)], numbers[len(wanted) :]
-    order = np.argsort(theirs, kind="stable")  # given rows by text, each text's in the order of the table
+def match_labels(texts: Hashes, table_texts: Hashes, table_labels: Indices) -> Indices:
+    """Find the label of each text in a table, by the hashes of both.
+
+    Returns:
+        (rows,) int64; `UNLABELLED` where the table does not hold the text.
+    """
+    _, numbers = np.unique(hash_keys(np.concatenate([texts, table_texts])), return_inverse=True)
+    ours, theirs = numbers[: len(texts)], numbers[len(texts) :]
+    order = np.argsort(theirs, kind="stable")  # table rows sorted by text; copies stay in the table's order
     first = np.searchsorted(theirs[order], ours)
     copies = np.bincount(theirs, minlength=int(numbers.max()) + 1)[ours]
-    place = first + np.minimum(_occurrence(ours), np.maximum(copies - 1, 0))
-    found = labels[order[np.minimum(place, len(order) - 1)]]
-    return np.where(copies > 0, found, UNLABELLED).astype(np.int64)
+    place = first + np.minimum(_copy_number(ours), np.maximum(copies - 1, 0))
+    labels = table_labels[order[np.minimum(place, len(order) - 1)]]
+    return np.where(copies > 0, labels, UNLABELLED).astype(np.int64)
 
 
-def _occurrence(numbers: Labels) -> Labels:
-    """How often each row's number stood before it."""
+def _copy_number(numbers: Indices) -> Indices:
+    """For each row, how many earlier rows have the same number."""
     order = np.argsort(numbers, kind="stable")
     ordered = numbers[order]
-    starts = np.searchsorted(ordered, ordered)
     result = np.empty(len(numbers), np.int64)
-    result[order] = np.arange(len(numbers)) - starts
+    result[order] = np.arange(len(numbers)) - np.searchsorted(ordered, ordered)
     return result

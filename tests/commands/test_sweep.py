@@ -15,15 +15,15 @@ from headstart.cache.errors import OutputExistsError, SettingsError
 from headstart.cache.reader import open_cache
 from headstart.stages import sweep as sweeping
 from headstart.stages.extract import extract
-from headstart.stages.heads.head import load_head
-from headstart.stages.heads.trainer import OWN
+from headstart.stages.heads.trainer import PER_HEAD
 from headstart.stages.inspect import inspect_path
-from headstart.stages.progress import Note, Step, silent
+from headstart.stages.progress import Action, Event, Note, Outcome, Step, silent
+from headstart.stages.runs.run import load_head
 from headstart.stages.runs.sweep_folder import SweepFolder
-from headstart.stages.settings import ExtractSettings, SweepSettings, TrainSettings
+from headstart.stages.settings import ExtractSettings, Labels, SweepSettings, TrainSettings
 from headstart.stages.splits.divide import divide
 from headstart.stages.sweep import group_cells, sweep
-from headstart.stages.train_head import Labels, train_head
+from headstart.stages.train_head import train_head
 from tiny import tiny_rows
 
 BASE = TrainSettings(epochs=4, batch_size=64, patience=2)
@@ -76,7 +76,7 @@ def test_every_setting_seed_and_fold_is_there_with_every_epoch(swept: Path) -> N
     assert any(len(each) < 4 for each in epochs.values()) and any(len(each) == 4 for each in epochs.values())
 
 
-def test_the_books_count_every_epoch_of_every_head(swept: Path) -> None:
+def test_saved_passes_count_every_epoch_of_every_head(swept: Path) -> None:
     found, winner = inspect_path(swept), inspect_path(swept / "winner")
     rest = winner["rows"]["train"] + winner["rows"]["validation"]
     assert winner["encoder_passes"]["saved"] == len(winner["history"]) * rest + winner["rows"]["test"]
@@ -139,23 +139,23 @@ def test_the_winner_is_a_run_that_was_tested(swept: Path, cache: Path, tmp_path:
 
 
 def test_no_test_row_is_trained_or_ranked_on(cache: Path) -> None:
-    """Over all seeds and folds the test rows are the same, and no other part has them or their copies."""
+    """Over all seeds and folds the test rows are the same, and no other split has them or their copies."""
     opened = open_cache(cache)
     settings = dataclasses.replace(SETTINGS, base=dataclasses.replace(BASE, folds=3))
     tests, validated = set(), Counter[int]()
     for _, each in settings.cells():
-        parts = divide(opened, validation=None, test=None, settings=each, report=silent)
-        tests.add(parts.test.index.tobytes())
+        splits = divide(opened, validation=None, test=None, settings=each, report=silent)
+        tests.add(splits.test.index.tobytes())
         hashes = [
-            {opened.token_hashes[row].tobytes() for row in part.index}
-            for part in (parts.train, parts.validation, parts.test)
+            {opened.token_hashes[row].tobytes() for row in split.index}
+            for split in (splits.train, splits.validation, splits.test)
         ]
         assert not (hashes[0] & hashes[1] or hashes[0] & hashes[2] or hashes[1] & hashes[2])
-        assert len(parts.train) + len(parts.validation) + len(parts.test) == 300
+        assert len(splits.train) + len(splits.validation) + len(splits.test) == 300
         if each.seed == 0 and each == next(s for _, s in settings.cells() if s.fold == each.fold):
-            validated.update(parts.validation.index.tolist())
+            validated.update(splits.validation.index.tolist())
     assert len(tests) == 1
-    assert set(validated.values()) == {1} and len(validated) + len(parts.test) == 300
+    assert set(validated.values()) == {1} and len(validated) + len(splits.test) == 300
 
 
 def test_an_interrupted_sweep_carries_on(
@@ -165,11 +165,11 @@ def test_an_interrupted_sweep_carries_on(
     calls = []
     original = sweeping.fit_heads
 
-    def stopping(*parts: Any, **options: Any) -> Any:
+    def stopping(*datasets: Any, **options: Any) -> Any:
         calls.append(options["settings"][0].feature)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return original(*parts, **options)
+        return original(*datasets, **options)
 
     monkeypatch.setattr(sweeping, "fit_heads", stopping)
     with pytest.raises(KeyboardInterrupt):
@@ -189,10 +189,14 @@ def test_an_interrupted_sweep_carries_on(
     options = ExtractSettings(encoder=str(tiny), precision="float32", features=("cls", "mean"))
     with pytest.raises(OutputExistsError, match="unfinished sweep of other settings, rows or labels"):
         sweep(extract(columns, moved, options), tmp_path / "runs", SETTINGS)
-    notes: list[str] = []
-    sweep(cache, tmp_path / "runs", SETTINGS, report=lambda e: notes.append(e.text) if isinstance(e, Note) else None)
+    events: list[Event] = []
+    sweep(cache, tmp_path / "runs", SETTINGS, report=events.append)
     assert len(calls) == 3 + 2  # two groups were finished, two were not
-    assert "carried on: 16 of 32 heads were finished already" in notes
+    assert Note("carried on: 16 of 32 heads were finished already") in events
+    epochs = len(table_of(tmp_path / "runs"))
+    counts = {"heads": 32, "diverged": 0, "kept_heads": 16, "epochs": epochs}
+    assert [event for event in events if isinstance(event, Outcome)] == [events[-1]]
+    assert events[-1] == Outcome(command="sweep", output=tmp_path / "runs", action=Action.MADE, counts=counts)
     assert table_of(tmp_path / "runs") == table_of(undisturbed)
     assert not (tmp_path / "runs.partial").exists()
     assert (tmp_path / "runs" / "winner" / "head.safetensors").read_bytes() == (
@@ -300,7 +304,7 @@ def test_groups_hold_every_head_once_and_only_heads_that_may_train_together(memo
     groups = group_cells(settings.cells(), classes=5, width=1000)
     assert Counter(cell for group in groups for cell in group) == Counter(settings.cells())
     for group in groups:
-        common = {dataclasses.replace(each, **{name: getattr(BASE, name) for name in OWN}) for _, each in group}
+        common = {dataclasses.replace(each, **{name: getattr(BASE, name) for name in PER_HEAD}) for _, each in group}
         assert len(common) == 1
         # Parameters, moments, gradients and the best epochs, in float32, in a quarter of the bound.
         assert memory is None or len(group) * 12 * 4 * 5 * 1000 <= memory // 4
@@ -313,7 +317,7 @@ def test_contradictions_are_refused(cache: Path, tmp_path: Path) -> None:
         SweepSettings(base=TrainSettings(solver="exact"), seeds=(0, 1))
     with pytest.raises(SettingsError, match="distinct values"):
         SweepSettings(values={"dropout": (0.1, 0.1)})
-    with pytest.raises(SettingsError, match=r"dropout is 1\.5"):
+    with pytest.raises(SettingsError, match=r"`dropout` is 1\.5"):
         SweepSettings(values={"dropout": (0.1, 1.5)})
     folds = SweepSettings(base=TrainSettings(folds=2))
     with pytest.raises(SettingsError, match="`folds` and `validation`"):

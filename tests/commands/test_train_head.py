@@ -23,10 +23,10 @@ from headstart.cache.layout import read_layout
 from headstart.cache.reader import open_cache
 from headstart.stages.extract import extract
 from headstart.stages.heads.dataset import Dataset
-from headstart.stages.heads.head import load_head
-from headstart.stages.heads.trainer import fit_head
+from headstart.stages.heads.fit import fit_head
 from headstart.stages.predict import predict
-from headstart.stages.progress import Note
+from headstart.stages.progress import Action, Event, Note, Outcome
+from headstart.stages.runs.run import load_head
 from headstart.stages.settings import ExtractSettings, TrainSettings
 from headstart.stages.train_head import train_head
 from safetensors.numpy import load_file, save_file
@@ -43,7 +43,7 @@ def problem(rows: int = 300, width: int = 12, classes: int = 3, seed: int = 0) -
     return (centres[labels] + rng.normal(size=(rows, width))).astype(np.float32), labels
 
 
-def parts(rows: int = 300, **options: Any) -> tuple[Dataset, Dataset]:
+def datasets(rows: int = 300, **options: Any) -> tuple[Dataset, Dataset]:
     features, labels = problem(rows, **options)
     index = np.arange(rows)
     return (
@@ -53,7 +53,7 @@ def parts(rows: int = 300, **options: Any) -> tuple[Dataset, Dataset]:
 
 
 def test_a_float16_cache_trains_as_its_values_in_float32() -> None:
-    train, validation = parts()
+    train, validation = datasets()
     half = train.features.astype(np.float16)
     settings = TrainSettings(epochs=3)
     fits = [
@@ -104,6 +104,15 @@ def test_a_run_holds_the_head_and_says_how_it_came_about(cache: Path, tmp_path: 
     assert fields["settings"]["epochs"] == 4
     passes = fields["encoder_passes"]
     assert (passes["done"], passes["saved"]) == (0, 4 * (300 - fields["rows"]["test"]) + fields["rows"]["test"])
+
+
+def test_the_last_event_says_what_was_made(cache: Path, tmp_path: Path) -> None:
+    events: list[Event] = []
+    run = train_head(cache, tmp_path / "run", QUICK, report=events.append)
+    rows = run_of(run)["rows"]
+    counts = {f"{split}_rows": rows[split] for split in ("train", "validation", "test")} | {"epochs": 4}
+    assert events[-1] == Outcome(command="train-head", output=run, action=Action.MADE, counts=counts)
+    assert sum(isinstance(event, Outcome) for event in events) == 1
 
 
 def test_a_seed_fixes_every_byte_of_the_head(cache: Path, tmp_path: Path) -> None:
@@ -157,7 +166,7 @@ def test_no_text_is_trained_on_and_tested(tiny: Path, tmp_path: Path) -> None:
     """A table in which every text stands three times, by a head that would show it: each text has its own class mix."""
     rows = [row for row in tiny_rows(80, classes=2) for _ in range(3)]
     fields = run_of(train_head(make_cache(tiny, tmp_path / "c.h5", rows), tmp_path / "run", QUICK))
-    assert all(count % 3 == 0 for count in (fields["rows"][part] for part in ("train", "validation", "test")))
+    assert all(count % 3 == 0 for count in (fields["rows"][split] for split in ("train", "validation", "test")))
 
 
 def test_test_and_validation_come_from_other_caches(tiny: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The exact solver: scikit-learn's optimum on problems of every kind, and a certificate that holds."""
+"""The exact solver: scikit-learn's optimum on problems of every kind, and a convergence report that holds."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ def objective(features: Any, labels: Any, weight: Any, bias: Any, l2: float, wei
 
 def solve(features: Any, labels: Any, *l2s: float, **settings: Any) -> list[tuple[dict[str, Any], ConvergenceReport]]:
     rows = Dataset(features=features, labels=labels, index=np.arange(len(labels)))
-    with open_threads() as lanes:
-        solver = LogisticSolver(rows, classes=int(labels.max()) + 1, settings=TrainSettings(**settings), lanes=lanes)
+    with open_threads() as threads:
+        solver = LogisticSolver(
+            rows, classes=int(labels.max()) + 1, settings=TrainSettings(**settings), threads=threads
+        )
         return [solver.solve(l2) for l2 in l2s]
 
 
@@ -79,13 +81,13 @@ KINDS = [
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_optimum_is_scikit_learns_with_c_of_one_over_l2(kind: str, l2: float) -> None:
     features, labels = hard(kind)
-    ((found, certificate),) = solve(features, labels, l2)
+    ((found, convergence),) = solve(features, labels, l2)
     model = sklearn(features, labels, l2)
     theirs = objective(features, labels, model.coef_, model.intercept_, l2)
     ours = objective(features, labels, found["weight"], found["bias"], l2)
     assert ours <= theirs * (1 + 1e-7) + 1e-9
-    assert certificate.converged, certificate.reason
-    assert certificate.objective == pytest.approx(ours, rel=1e-6)
+    assert convergence.converged, convergence.reason
+    assert convergence.objective == pytest.approx(ours, rel=1e-6)
     np.testing.assert_allclose(
         softmax(features, found["weight"], found["bias"]), model.predict_proba(features), atol=2e-3
     )
@@ -100,26 +102,26 @@ def softmax(features: Any, weight: Any, bias: Any) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_hardly_penalised_problem_converges_or_says_why_not(kind: str) -> None:
     features, labels = hard(kind)
-    ((found, certificate),) = solve(features, labels, 1e-7)
+    ((found, convergence),) = solve(features, labels, 1e-7)
     model = sklearn(features, labels, 1e-7, solver="newton-cholesky")
     theirs = objective(features, labels, model.coef_, model.intercept_, 1e-7)
     ours = objective(features, labels, found["weight"], found["bias"], 1e-7)
     assert np.isfinite(found["weight"]).all()
     assert ours <= theirs * 1.0001 + 1e-4
-    if certificate.converged:
+    if convergence.converged:
         assert ours <= theirs * (1 + 1e-5) + 1e-5
-    assert certificate.reason and "\n" not in certificate.reason
+    assert convergence.reason and "\n" not in convergence.reason
 
 
 def test_balanced_classes_weigh_what_they_do_in_scikit_learn() -> None:
     features, labels = hard("constant columns")
     labels = np.where(np.arange(600) < 450, 0, labels)
-    ((found, certificate),) = solve(features, labels, 1.0, class_weight=ClassWeight.BALANCED)
+    ((found, convergence),) = solve(features, labels, 1.0, class_weight=ClassWeight.BALANCED)
     model = sklearn(features, labels, 1.0, class_weight="balanced")
     weights = (len(labels) / (3 * np.bincount(labels)))[labels]
     theirs = objective(features, labels, model.coef_, model.intercept_, 1.0, weights)
     assert objective(features, labels, found["weight"], found["bias"], 1.0, weights) <= theirs * (1 + 1e-8)
-    assert certificate.converged
+    assert convergence.converged
 
 
 def test_a_path_ends_where_each_penalty_alone_does_and_is_shorter() -> None:
@@ -127,28 +129,28 @@ def test_a_path_ends_where_each_penalty_alone_does_and_is_shorter() -> None:
     l2s = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1)
     path = solve(features, labels, *l2s)
     passes = 0
-    for l2, (found, certificate) in zip(l2s, path, strict=True):
-        ((alone, alone_certificate),) = solve(features, labels, l2)
+    for l2, (found, convergence) in zip(l2s, path, strict=True):
+        ((alone, alone_convergence),) = solve(features, labels, l2)
         ours, theirs = (objective(features, labels, each["weight"], each["bias"], l2) for each in (found, alone))
         assert ours == pytest.approx(theirs, rel=1e-8)
-        assert certificate.converged and certificate.l2 == l2
-        passes += alone_certificate.passes
-    assert sum(certificate.passes for _, certificate in path) < 0.8 * passes
+        assert convergence.converged and convergence.l2 == l2
+        passes += alone_convergence.passes
+    assert sum(convergence.passes for _, convergence in path) < 0.8 * passes
 
 
-def test_the_certificate_holds_in_float64() -> None:
+def test_the_convergence_report_holds_in_float64() -> None:
     """Its gradient and its gap, recomputed from the definition: the minimum is where Newton in float64 ends."""
     features, labels = hard("badly conditioned")
-    ((found, certificate),) = solve(features, labels, 0.5)
+    ((found, convergence),) = solve(features, labels, 0.5)
     wide = features.astype(np.float64)
     residuals = softmax(features, found["weight"].astype(np.float64), found["bias"]) - np.eye(3)[labels]
     gradient = residuals.T @ (wide - wide.mean(0)) + 0.5 * found["weight"]
-    assert np.linalg.norm(gradient) < certificate.gradient_norm + 1e-2
+    assert np.linalg.norm(gradient) < convergence.gradient_norm + 1e-2
     model = sklearn(features, labels, 0.5, solver="newton-cholesky")
     least = objective(features, labels, model.coef_, model.intercept_, 0.5)
     ours = objective(features, labels, found["weight"], found["bias"], 0.5)
-    assert ours - least <= 10 * certificate.gap + 1e-9 * least
-    assert certificate.gap <= 1e-9 * certificate.objective
+    assert ours - least <= 10 * convergence.gap + 1e-9 * least
+    assert convergence.gap <= 1e-9 * convergence.objective
 
 
 def test_without_preconditioner_it_would_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,9 +182,9 @@ def test_standardized_columns_are_penalised_in_their_own_scale() -> None:
     np.testing.assert_allclose(softmax(scaled, found["weight"], found["bias"]), theirs, atol=1e-4)
 
 
-def test_a_run_holds_the_certificate(tiny: Path, tmp_path: Path) -> None:
+def test_a_run_holds_the_convergence_report(tiny: Path, tmp_path: Path) -> None:
     from headstart.stages.extract import extract
-    from headstart.stages.heads.head import load_head
+    from headstart.stages.runs.run import load_head
     from headstart.stages.settings import ExtractSettings
     from headstart.stages.train_head import train_head
     from tiny import tiny_rows
@@ -194,9 +196,9 @@ def test_a_run_holds_the_certificate(tiny: Path, tmp_path: Path) -> None:
         train_head(cache, tmp_path / str(seed), TrainSettings(solver="exact", l2=0.1, seed=seed)) for seed in (0, 1)
     ]
     fields = json.loads((runs[0] / "run.json").read_text())
-    certificate = fields["certificate"]
-    assert certificate["converged"] and certificate["gap"] <= 1e-9 * certificate["objective"]
-    assert {"objective", "gradient_norm", "iterations", "reason"} <= set(certificate)
+    convergence = fields["certificate"]
+    assert convergence["converged"] and convergence["gap"] <= 1e-9 * convergence["objective"]
+    assert {"objective", "gradient_norm", "iterations", "reason"} <= set(convergence)
     assert fields["history"] == [] and fields["best_epoch"] is None
     assert load_head(runs[0]).weight.shape == (3, 32)
     assert (runs[0] / "head.safetensors").read_bytes() == (runs[1] / "head.safetensors").read_bytes()

@@ -1,4 +1,4 @@
-"""The trainer: what the walk over the rows promises, and heads that are the ones plain torch trains, alone or many."""
+"""The trainer: heads are the ones that plain torch trains, alone or together."""
 
 from __future__ import annotations
 
@@ -12,21 +12,15 @@ import numpy as np
 import pytest
 import torch
 from headstart.stages.heads.calibration import fit_temperature
-from headstart.stages.heads.dataset import (
-    Dataset,
-    drop_level,
-    epoch_order,
-    keep_scale,
-    random_bits,
-    training_batches,
-)
+from headstart.stages.heads.dataset import Dataset
+from headstart.stages.heads.fit import fit_head
 from headstart.stages.heads.logistic import LogisticSolver
+from headstart.stages.heads.sampling import training_batches
+from headstart.stages.heads.scaler import fit_scaler
 from headstart.stages.heads.stacked import ADAM_EPSILON, Loss, StackedHeads, class_weights, schedule_factor
-from headstart.stages.heads.trainer import Fit, Trainer, fit_head, fit_heads
+from headstart.stages.heads.trainer import Fit, Trainer, fit_heads
 from headstart.stages.settings import ClassWeight, HeadKind, Schedule, TrainSettings
 from headstart.stages.threads import open_threads
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
 CPU = torch.device("cpu")
@@ -38,82 +32,11 @@ def problem(rows: int = 400, width: int = 12, classes: int = 3, seed: int = 0) -
     labels = rng.choice(classes, size=rows, p=np.arange(1, classes + 1) / np.arange(1, classes + 1).sum())
     features = (rng.normal(size=(classes, width))[labels] + rng.normal(size=(rows, width)) + 2).astype(np.float32)
     index = np.arange(rows)
-    truncated = rows * 3 // 4
+    three_quarters = rows * 3 // 4
     return (
-        Dataset(features=features, labels=labels, index=index[:truncated]),
-        Dataset(features=features, labels=labels, index=index[truncated:]),
+        Dataset(features=features, labels=labels, index=index[:three_quarters]),
+        Dataset(features=features, labels=labels, index=index[three_quarters:]),
     )
-
-
-@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 5), st.integers(1, 5))
-def test_every_row_is_seen_once_an_epoch(rows: int, batch_size: int, seed: int, epoch: int) -> None:
-    order = epoch_order(rows, batch_size=batch_size, seed=seed, epoch=epoch)
-    assert np.array_equal(np.sort(order), np.arange(rows))
-    assert np.array_equal(order, epoch_order(rows, batch_size=batch_size, seed=seed, epoch=epoch))
-
-
-def test_orders_differ_by_seed_and_epoch_and_runs_begin_anywhere() -> None:
-    orders = [epoch_order(5000, batch_size=4096, seed=seed, epoch=epoch) for seed in (0, 1) for epoch in (1, 2, 3)]
-    assert len({order.tobytes() for order in orders}) == 6
-    starts = [np.bincount(order[np.flatnonzero(np.diff(order, prepend=-9) != 1)] % 32).argmax() for order in orders]
-    assert len(set(starts)) > 1  # the runs' grid moves from epoch to epoch
-
-
-def test_a_batch_of_a_table_sorted_by_class_holds_every_class_in_its_share() -> None:
-    """100,000 sorted rows: 128 runs in a batch, so a class's share has a spread of 1/sqrt(128) x its own at most."""
-    labels = np.repeat([0, 1, 2], [20_000, 30_000, 50_000])
-    for batch_size in (4096, 256, 32):
-        order = epoch_order(len(labels), batch_size=batch_size, seed=0, epoch=1)
-        shares = [np.bincount(labels[order[at : at + batch_size]], minlength=3) / batch_size for at in (0, batch_size)]
-        runs = min(batch_size, max(64, batch_size // 32))
-        for share in shares:
-            np.testing.assert_allclose(share, [0.2, 0.3, 0.5], atol=4 * 0.5 / np.sqrt(runs))
-
-
-@pytest.mark.parametrize("dropout", [0.1, 0.3, 0.5, 0.85])
-def test_masks_have_their_rate_and_scale_and_are_independent(dropout: float) -> None:
-    rows, width = 1024, 500
-    masks = []
-    for batches in training_batches(rows, width, epochs=2, batch_size=512, dropout=dropout, seed=5):
-        masks.append(np.concatenate([mask for _, mask in batches]))
-    kept = [(mask > 0).astype(np.float64) for mask in masks]
-    deviation = np.sqrt(dropout * (1 - dropout))
-    for mask, keep in zip(masks, kept, strict=True):
-        assert set(np.unique(mask)) == {np.float32(0), np.float32(keep_scale(dropout))}
-        assert abs(keep.mean() - (1 - dropout)) < 4 * deviation / np.sqrt(rows * width)
-        # Each column, each row, and neighbours in both directions: four and a half standard deviations.
-        assert np.abs(keep.mean(0) - (1 - dropout)).max() < 4.5 * deviation / np.sqrt(rows)
-        assert np.abs(keep.mean(1) - (1 - dropout)).max() < 4.5 * deviation / np.sqrt(width)
-        for a, b in ((keep[1:], keep[:-1]), (keep[:, 1:], keep[:, :-1]), (keep[256:], keep[:-256])):
-            assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 4.5 / np.sqrt(a.size)
-    assert abs(np.corrcoef(kept[0].ravel(), kept[1].ravel())[0, 1]) < 4.5 / np.sqrt(rows * width)
-
-
-@given(st.floats(0, 0.999))
-def test_the_scale_matches_the_rate_that_is_drawn(dropout: float) -> None:
-    """Exactly: drop_level of 65,536 equally likely values are dropped, and the rest is scaled by the inverse."""
-    share = drop_level(dropout) / 65536
-    assert abs(share - dropout) <= 1 / 131072
-    assert keep_scale(dropout) == pytest.approx(1 / (1 - share), rel=1e-15)
-
-
-def test_random_bits_are_uniform() -> None:
-    bits = random_bits(256, 768, seed=0, epoch=1, chunk=3)
-    counts = np.bincount(bits.ravel() >> 8, minlength=256)
-    expected = bits.size / 256
-    assert ((counts - expected) ** 2 / expected).sum() < 255 + 4 * np.sqrt(2 * 255)  # chi squared
-    counts = np.bincount(bits.ravel() & 255, minlength=256)
-    assert ((counts - expected) ** 2 / expected).sum() < 255 + 4 * np.sqrt(2 * 255)
-
-
-def test_masks_of_several_rates_are_nested() -> None:
-    low, high = (
-        np.concatenate(
-            [mask for _, mask in next(training_batches(500, 20, epochs=1, batch_size=128, dropout=p, seed=0))]
-        )
-        for p in (0.2, 0.6)
-    )
-    assert ((high > 0) <= (low > 0)).all()
 
 
 def plain_torch(train: Dataset, validation: Dataset, settings: TrainSettings) -> tuple[list[Any], list[float]]:
@@ -128,7 +51,7 @@ def plain_torch(train: Dataset, validation: Dataset, settings: TrainSettings) ->
     if settings.head is HeadKind.MLP:
         last = torch.nn.Linear(settings.hidden, classes)
         first = torch.nn.Linear(width, settings.hidden)
-        start = StackedHeads([settings], width=width, classes=classes, device=CPU).parameters["hidden.weight"][0]
+        start = StackedHeads([settings], width=width, classes=classes, device=CPU).parameters["hidden_weight"][0]
         first.weight.data.copy_(start)
         torch.nn.init.zeros_(first.bias)
         layers = [first, torch.nn.ReLU(), last]
@@ -201,7 +124,7 @@ def test_the_head_is_the_one_that_plain_torch_trains(changes: dict[str, Any]) ->
     heads, losses = plain_torch(train, validation, settings)
     np.testing.assert_allclose([e.validation_loss for e in fit.history], losses, rtol=2e-5)
     assert fit.best_epoch == int(np.argmin(losses)) + 1
-    layer = "hidden." if settings.head is HeadKind.MLP else ""
+    layer = "hidden_" if settings.head is HeadKind.MLP else ""
     for name, value in zip(("weight", "bias"), heads[fit.best_epoch - 1], strict=True):
         np.testing.assert_allclose(fit.parameters[layer + name], value, atol=5e-5)
 
@@ -211,7 +134,7 @@ def test_the_gradient_is_autograds() -> None:
     settings = [
         TrainSettings(label_smoothing=s, class_weight=w) for s in (0, 0.3) for w in (ClassWeight.NONE, "balanced")
     ]
-    loss = Loss.of(settings, np.array([10, 30, 60]), CPU)
+    loss = Loss(settings, np.array([10, 30, 60]), CPU)
     logits = (torch.randn(4, 3, 50) * 3).requires_grad_()
     labels = torch.randint(3, (50,))
     total = torch.zeros(())
@@ -222,7 +145,7 @@ def test_the_gradient_is_autograds() -> None:
         )
         total = total + (losses * weights[labels]).sum()
     total.backward()
-    found, gradient = loss.gradient(logits.detach().clone(), labels)
+    found, gradient = loss.loss_and_gradient(logits.detach().clone(), labels)
     assert float(found.sum()) == pytest.approx(float(total.detach()), rel=1e-6)
     torch.testing.assert_close(gradient, logits.grad, atol=1e-6, rtol=1e-5)
 
@@ -255,8 +178,8 @@ def trace(train: Dataset, validation: Dataset, settings: list[TrainSettings]) ->
     """Every head's parameters after every epoch that it trained."""
     ordered = sorted(settings, key=lambda each: each.dropout)
     found = {}
-    with open_threads() as lanes:
-        trainer = Trainer(train, validation, classes=3, settings=ordered, device=CPU, lanes=lanes)
+    with open_threads() as threads:
+        trainer = Trainer(train, validation, classes=3, settings=ordered, device=CPU, threads=threads)
         before = list(trainer.active)
         for epoch in trainer.run():
             now = trainer.parameters()
@@ -372,8 +295,8 @@ def test_streaming_keeps_to_its_bound(solver: str, tmp_path: Path) -> None:
         tracemalloc.start()
         try:
             if solver == "exact":
-                with open_threads() as lanes:
-                    LogisticSolver(train, classes=3, settings=settings, lanes=lanes).solve(1.0)
+                with open_threads() as threads:
+                    LogisticSolver(train, classes=3, settings=settings, threads=threads).solve(1.0)
             else:
                 each = many if solver == "many heads" else [settings]
                 fit_heads(train, validation, classes=3, settings=each, device=CPU)
@@ -393,9 +316,9 @@ def test_a_column_without_spread_is_not_divided_by_it() -> None:
     features[:, 4] = 3
     features[:, 5] = 1e-9 * rng.normal(size=500)
     rows = Dataset(features=features.astype(np.float32), labels=np.zeros(500, np.int64), index=np.arange(500))
-    columns = rows.measure(center=True, standardize=True)
-    assert columns.scale[[1, 4, 5]].tolist() == [1, 1, 1]
-    spread = ((rows.features - columns.center) * columns.scale).std(0)
+    scaler = fit_scaler(rows, center=True, standardize=True)
+    assert scaler.scale[[1, 4, 5]].tolist() == [1, 1, 1]
+    spread = ((rows.features - scaler.center) * scaler.scale).std(0)
     np.testing.assert_allclose(spread[[0, 2, 3]], 1, rtol=1e-5)
     assert spread[[1, 4, 5]].max() < 1e-6
 
@@ -434,8 +357,8 @@ def test_a_table_sorted_by_class_trains_like_a_shuffled_one() -> None:
     settings = TrainSettings(epochs=30, batch_size=512)
     curves = []
     for index in (train, by_class):
-        parts = [Dataset(features=features, labels=labels, index=each) for each in (index, held)]
-        fit = fit_head(*parts, classes=3, settings=settings, device=CPU)
+        datasets = [Dataset(features=features, labels=labels, index=each) for each in (index, held)]
+        fit = fit_head(*datasets, classes=3, settings=settings, device=CPU)
         curves.append([epoch.validation_accuracy for epoch in fit.history[10:]])
     shuffled, ordered = np.array(curves)
     assert abs(shuffled.mean() - ordered.mean()) < 0.005

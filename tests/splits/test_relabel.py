@@ -12,9 +12,9 @@ from headstart.cache.errors import TableError
 from headstart.cache.hashing import hash_texts
 from headstart.stages.extract import extract
 from headstart.stages.progress import Note
-from headstart.stages.settings import ExtractSettings, TrainSettings
-from headstart.stages.splits.relabel import match
-from headstart.stages.train_head import Labels, train_head
+from headstart.stages.settings import ExtractSettings, Labels, TrainSettings
+from headstart.stages.splits.relabel import match_labels
+from headstart.stages.train_head import train_head
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_rows
@@ -26,7 +26,7 @@ Texts = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=30)
 def test_copies_are_matched_in_their_order(wanted: list[str], given_texts: list[str]) -> None:
     """Against the rule written out: the n-th copy takes the n-th label, and those past the last take the last."""
     labels = np.arange(len(given_texts))
-    found = match(hash_texts(wanted), hash_texts(given_texts), labels)
+    found = match_labels(hash_texts(wanted), hash_texts(given_texts), labels)
     for row, text in enumerate(wanted):
         places = [i for i, other in enumerate(given_texts) if other == text]
         copy = wanted[:row].count(text)
@@ -74,7 +74,7 @@ def test_relabelled_rows_train_the_head_of_a_cache_with_those_labels(tiny: Path,
     assert run_of(runs[0])["labels"]["table"].endswith("labels.jsonl") and run_of(runs[1])["labels"] is None
 
 
-def test_rows_without_a_label_are_left_out_of_every_part(tiny: Path, tmp_path: Path) -> None:
+def test_rows_without_a_label_are_left_out_of_every_split(tiny: Path, tmp_path: Path) -> None:
     rows = tiny_rows(300, classes=2)
     settings = ExtractSettings(encoder=str(tiny), precision="float32")
     cache = extract(write(tmp_path / "t.jsonl", rows), tmp_path / "t.h5", settings)

@@ -11,7 +11,6 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -79,9 +78,9 @@ def find_architecture(config: Mapping[str, Any]) -> Architecture | None:
 
 @functools.cache
 def _architectures() -> dict[str, type[Architecture]]:
-    """All classes of this folder, by ``model_type``. What is imported depends on the folder alone."""
-    modules = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
-    found: dict[str, type[Architecture]] = {}
-    for name in modules:
-        found |= getattr(importlib.import_module(f"{__package__}.{name}"), "ARCHITECTURES", {})
-    return found
+    """All architectures of this package, by ``model_type``. No name from a configuration is ever imported."""
+    package = importlib.import_module(__name__.rpartition(".")[0])
+    known: dict[str, type[Architecture]] = {}
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        known |= getattr(importlib.import_module(module.name), "ARCHITECTURES", {})
+    return known
