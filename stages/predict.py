@@ -130,7 +130,7 @@ def predict_table(
         text_column=text_column,
         pair_column=text_pair_column,
         label_column=None,
-        skip_bad_rows=False,
+        skip_bad_rows=None,
         keep_others=True,
     )
     if out.resolve() in [file.resolve() for file in source.files]:
