@@ -18,7 +18,7 @@ import transformers
 from headstart.cache.hashing import hash_sequences
 from headstart.stages.heads import stacked
 from headstart.stages.heads.dataset import Dataset
-from headstart.stages.heads.trainer import fit_head
+from headstart.stages.heads.fit import fit_head
 from headstart.stages.settings import TrainSettings
 from headstart.stages.splits.stratify import group_rows, hold_out
 

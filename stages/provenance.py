@@ -17,17 +17,11 @@ TORCH = {"torch": str(torch.__version__)}
 def provenance(
     device: torch.device, fields: Mapping[str, Any], *, timespec: str = "seconds", versions: Mapping[str, str] = TORCH
 ) -> dict[str, Any]:
-    """Put a record's fields between the header that every record begins with and the one that it ends with.
-
-    Args:
-        device: Where the work was done.
-        fields: What the record holds besides.
-        timespec: Precision of the time, as in `datetime.datetime.isoformat`.
-        versions: The libraries that took part, with their versions.
+    """Add to the fields of a record what every record says of its origin.
 
     Returns:
-        ``headstart`` (its version) and ``created`` (the time in UTC), then the fields, then ``machine`` and
-        ``versions``.
+        ``headstart`` (its version) and ``created`` (the time in UTC, with isoformat's ``timespec``), then the fields,
+        then ``machine`` (with the device) and ``versions`` of the libraries.
     """
     return {
         "headstart": version("headstart"),

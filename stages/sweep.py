@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,9 +19,10 @@ from .heads.fit import head_device, score
 from .heads.head import Head
 from .heads.logistic import LogisticSolver
 from .heads.ranking import HeadResult, rank, table_columns
-from .heads.trainer import PER_HEAD, Epoch, Trainer, fit_heads
+from .heads.trainer import PER_HEAD, Epoch, Fit, Trainer, fit_heads
 from .progress import Action, Note, Outcome, Report, Step, silent
 from .provenance import provenance
+from .runs.run import RUN
 from .runs.savings import passes_of_cached
 from .runs.sweep_folder import SWEEP, WINNER, SweepFolder, open_folder
 from .runs.training import train_run
@@ -64,10 +66,7 @@ def sweep(
         settings: See `SweepSettings`.
         test: A cache to test the winner on; without it, a share of the rows is held out.
         validation: A cache to rank by; without it, a share or folds of the rows.
-        labels: A table whose labels replace the caches' own.
-        overwrite: Replace the sweep at ``out``.
-        wait: If another run is writing ``out``, wait for it.
-        report: Where progress and notes go. The last event is an `Outcome`.
+        labels, overwrite, wait, report: As for `train_head`.
 
     Returns:
         The folder: ``sweep.json`` with the ranking, ``sweep.parquet`` with every epoch of every head, and ``winner``, a
@@ -76,11 +75,9 @@ def sweep(
     Raises:
         As `train_head`; SettingsError also if every setting diverged.
     """
-    settings = settings or SweepSettings()
-    out = Path(out)
+    settings, out = settings or SweepSettings(), Path(out)
     with SWEEP.held(out, overwrite=overwrite, wait=wait, report=report):
-        started = time.perf_counter()
-        device = head_device(settings.base.device)
+        started, device = time.perf_counter(), head_device(settings.base.device)
         caches = open_caches(
             cache, validation=validation, test=test, settings=settings.base, labels=labels, report=report
         )
@@ -102,27 +99,19 @@ def sweep(
             raise SettingsError("training diverged with every one of the settings; lower the learning rates")
         first = settings.settings()[ranking[0]["setting"]]
         winner = dataclasses.replace(first, folds=0, fold=1, seed=settings.seeds[0])
-        splits = splits_of(winner, report)
-        fit = train_run(
-            folder.scratch / WINNER,
-            train_cache,
-            splits,
-            winner,
-            labels=labels,
-            device=device,
-            overwrite=True,
-            started=time.perf_counter(),
-            report=report,
-        )
-        epochs = sum(len(result.history["epoch"]) for result in results)
+        winner_started, splits = time.perf_counter(), splits_of(winner, report)
+        trained = train_run(train_cache, splits, winner, labels=labels, device=device, report=report)
+        with RUN.new(folder.scratch / WINNER, overwrite=True) as winner_folder:
+            trained.write(winner_folder, seconds=time.perf_counter() - winner_started)
         # In every epoch, a head reads as many rows as the winner trains on and is chosen by.
-        passes = passes_of_cached(train_cache.record, splits.texts_read(epochs + fit.epochs))
-        counts = {"heads": len(results), "diverged": sum(result.diverged for result in results), "kept_heads": kept}
+        epochs = sum(len(result["history"]["epoch"]) for result in results)
+        passes = passes_of_cached(train_cache.record, splits.texts_read(epochs + trained.fit.epochs))
+        diverged = sum(result["diverged"] for result in results)
         folder.write_table(table_columns(settings, results))
         fields = {
             "settings": dataclasses.asdict(settings),
-            "heads": counts["heads"],
-            "diverged": counts["diverged"],
+            "heads": len(results),
+            "diverged": diverged,
             "ranking": ranking,
             "winner": dataclasses.asdict(winner),
             "kept_heads": kept,
@@ -130,14 +119,16 @@ def sweep(
             "encoder_passes": dataclasses.asdict(passes),
         }
         folder.finish(provenance(device, fields))
-    report(Outcome(command="sweep", output=out, action=Action.MADE, counts={**counts, "epochs": epochs}))
+    counts = {"heads": len(results), "diverged": diverged, "kept_heads": kept, "epochs": epochs}
+    report(Outcome(command="sweep", output=out, action=Action.MADE, counts=counts))
     return out
 
 
 def group_cells(cells: Sequence[Cell], *, classes: int, width: int) -> list[list[Cell]]:
     """Group heads that can train together: equal in all settings but `PER_HEAD`, or for the exact solver but ``l2``.
 
-    Groups are limited in size by the memory bound, and by what a core's cache holds.
+    Groups are limited in size by the memory bound, and by what a core's cache holds. For the exact solver, the largest
+    penalty comes first.
     """
     groups: dict[TrainSettings, list[Cell]] = {}
     base = cells[0][1]
@@ -152,6 +143,7 @@ def group_cells(cells: Sequence[Cell], *, classes: int, width: int) -> list[list
         most = max(1, min(most, base.memory // 4 // (4 * _COPIES * parameters)))
     if base.solver is Solver.EXACT:
         most = len(cells)
+        groups = {common: sorted(group, key=lambda cell: -cell[1].l2) for common, group in groups.items()}
     return [group[start : start + most] for group in groups.values() for start in range(0, len(group), most)]
 
 
@@ -175,15 +167,26 @@ def _train_groups(
         finished = folder.finished(number)
         cells = {(setting, head.seed, head.fold) for setting, head in group}
         # Another release may have grouped the heads in another way.
-        if finished is not None and {(result.setting, result.seed, result.fold) for result in finished} == cells:
+        if finished is not None and {(head["setting"], head["seed"], head["fold"]) for head in finished} == cells:
             kept += len(finished)
             progress.skip(group)
         else:
-            train_group = _solve_group if group[0][1].solver is Solver.EXACT else _train_group
-            finished = train_group(group, splits_of(group[0][1]), cache, device, progress)
+            splits = splits_of(group[0][1])
+            if group[0][1].solver is Solver.EXACT:
+                fits = _solve_group(group, splits, cache, progress)
+            else:
+                fits = fit_heads(
+                    splits.train,
+                    splits.validation,
+                    classes=len(cache.label_names or ()),
+                    settings=[head for _, head in group],
+                    device=device,
+                    on_epoch=functools.partial(progress.epoch, len(group)),
+                )
+            finished = [_result(cell, fit) for cell, fit in zip(group, fits, strict=True)]
             folder.keep(number, finished)
         results += finished
-    reports = [result.convergence for result in results if result.convergence is not None]
+    reports = [head["certificate"] for head in results if head["certificate"] is not None]
     if failed := [convergence for convergence in reports if not convergence["converged"]]:
         first = f"l2 {failed[0]['l2']:g}: {failed[0]['reason']}"
         report(Note(f"{len(failed):,} of {len(results):,} heads did not converge; the first, {first}"))
@@ -225,66 +228,40 @@ class _Progress:
         self._report(Step("sweeping", done, self._heads * self._epochs, self._unit, detail=detail))
 
 
-def _train_group(
-    group: Sequence[Cell], splits: Splits, cache: Cache, device: torch.device, progress: _Progress
-) -> list[HeadResult]:
-    """Train a group's heads together."""
-    fits = fit_heads(
-        splits.train,
-        splits.validation,
-        classes=len(cache.label_names or ()),
-        settings=[head for _, head in group],
-        device=device,
-        on_epoch=lambda trainer: progress.epoch(len(group), trainer),
-    )
-    names = [field.name for field in dataclasses.fields(Epoch)]
-    return [
-        HeadResult(
-            setting=number,
-            seed=head.seed,
-            fold=head.fold,
-            diverged=fit.diverged,
-            best_epoch=fit.best_epoch or 0,
-            history={name: [getattr(epoch, name) for epoch in fit.history] for name in names},
-            convergence=None,
-        )
-        for (number, head), fit in zip(group, fits, strict=True)
-    ]
-
-
-def _solve_group(
-    group: Sequence[Cell], splits: Splits, cache: Cache, device: torch.device, progress: _Progress
-) -> list[HeadResult]:
-    """Solve from the largest penalty to the smallest, each from the optimum before. The solver runs on the CPU."""
-    names, results = cache.label_names or (), []
+def _solve_group(group: Sequence[Cell], splits: Splits, cache: Cache, progress: _Progress) -> list[Fit]:
+    """Solve for a group's heads, each from the optimum of the one before. The solver runs on the CPU."""
+    names, fits = cache.label_names or (), []
     with open_threads() as threads:
         solver = LogisticSolver(splits.train, classes=len(names), settings=group[0][1], threads=threads)
-        for number, head in sorted(group, key=lambda cell: -cell[1].l2):
-            parameters, convergence = solver.solve(head.l2)
-            identity = cache.identity.narrowed(head.feature)
-            solved = Head.from_parameters(parameters, label_names=names, identity=identity)
-            metrics = score(solved, splits.validation, splits.validation_groups, resamples=1)
-            penalty = head.l2 / 2 * float((parameters["weight"].astype("float64") ** 2).sum())
-            history = {
-                "epoch": 0,
-                "train_loss": (convergence.objective - penalty) / len(splits.train),
-                "validation_loss": metrics["log_loss"],
-                "validation_accuracy": metrics["accuracy"],
-                "validation_macro_f1": metrics["macro_f1"],
-            }
-            results.append(
-                HeadResult(
-                    setting=number,
-                    seed=head.seed,
-                    fold=head.fold,
-                    diverged=False,
-                    best_epoch=0,
-                    history={name: [value] for name, value in history.items()},
-                    convergence=dataclasses.asdict(convergence),
-                )
+        for _, settings in group:
+            parameters, convergence = solver.solve(settings.l2)
+            identity = cache.identity.narrowed(settings.feature)
+            head = Head(**parameters, temperature=1.0, label_names=names, identity=identity)
+            metrics = score(head, splits.validation, splits.validation_groups, resamples=1)
+            penalty = settings.l2 / 2 * float((head.weight.astype("float64") ** 2).sum())
+            train_loss = (convergence.objective - penalty) / len(splits.train)
+            epoch = Epoch(0, train_loss, metrics["log_loss"], metrics["accuracy"], metrics["macro_f1"])
+            fits.append(
+                Fit(parameters=parameters, history=(epoch,), convergence=convergence, seconds=convergence.seconds)
             )
             progress.head()
-    return results
+    return fits
+
+
+def _result(cell: Cell, fit: Fit) -> HeadResult:
+    """What the sweep keeps of a fit."""
+    number, settings = cell
+    names = [field.name for field in dataclasses.fields(Epoch)]
+    history: Any = {name: [getattr(epoch, name) for epoch in fit.history] for name in names}
+    return HeadResult(
+        setting=number,
+        seed=settings.seed,
+        fold=settings.fold,
+        diverged=fit.diverged,
+        best_epoch=fit.best_epoch or 0,
+        history=history,
+        certificate=None if fit.convergence is None else dataclasses.asdict(fit.convergence),
+    )
 
 
 def _plan(settings: SweepSettings, caches: Sequence[Cache | None]) -> dict[str, Any]:

@@ -37,8 +37,8 @@ def train_head(
         validation: A cache to choose the epoch by; without it, a share of the rows is held out.
         labels: A table whose labels replace the caches' own. Rows whose text it does not hold are left out.
         overwrite: Replace the run at ``out``.
-        wait: If another run is writing ``out``, wait for it.
-        report: Where progress and notes go. The last event is an `Outcome`.
+        wait: If another run is writing ``out``, wait until it has ended.
+        report: Receives progress, notes and the outcome.
 
     Returns:
         The run folder: ``head.safetensors`` and ``run.json``.
@@ -52,31 +52,16 @@ def train_head(
         OutputExistsError: ``out`` exists already.
         BusyError: another run is writing ``out``, and ``wait`` is False.
     """
-    settings = settings or TrainSettings()
-    out = Path(out)
+    settings, out = settings or TrainSettings(), Path(out)
     with RUN.held(out, overwrite=overwrite, wait=wait, report=report):
-        started = time.perf_counter()
-        device = head_device(settings.device)
-        train_cache, validation_cache, test_cache = open_caches(
-            cache, validation=validation, test=test, settings=settings, labels=labels, report=report
-        )
-        splits = divide(train_cache, validation=validation_cache, test=test_cache, settings=settings, report=report)
-        fit = train_run(
-            out,
-            train_cache,
-            splits,
-            settings,
-            labels=labels,
-            device=device,
-            overwrite=overwrite,
-            started=started,
-            report=report,
-        )
-    counts = {
-        "train_rows": len(splits.train),
-        "validation_rows": len(splits.validation),
-        "test_rows": len(splits.test),
-        "epochs": len(fit.history),
-    }
+        started, device = time.perf_counter(), head_device(settings.device)
+        caches = open_caches(cache, validation=validation, test=test, settings=settings, labels=labels, report=report)
+        splits = divide(caches[0], validation=caches[1], test=caches[2], settings=settings, report=report)
+        trained = train_run(caches[0], splits, settings, labels=labels, device=device, report=report)
+        with RUN.new(out, overwrite=overwrite) as folder:
+            trained.write(folder, seconds=time.perf_counter() - started)
+    rows = trained.record["rows"]
+    counts = {f"{split}_rows": rows[split] for split in ("train", "validation", "test")}
+    counts["epochs"] = len(trained.fit.history)
     report(Outcome(command="train-head", output=out, action=Action.MADE, counts=counts))
     return out

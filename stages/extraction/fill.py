@@ -6,10 +6,8 @@ Torch takes a second to load: what needs it is imported where a cache has to be 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +52,15 @@ def fill_cache(
         EncoderError: a feature is not finite, or a text has no tokens.
         StorageError: the file cannot be written, or one text alone does not fit in memory.
     """
-    from ..devices import machine
     from ..encoders.encoder import VERSIONS
+    from ..provenance import provenance
     from .encode_table import encode_table
 
     scan = unfinished.scan
     with CacheWriter(unfinished.cache.path) as writer, freed_memory_kept():
         counts = encode_table(table, unfinished, writer, session.encoder, reusable=reusable, report=report)
         reused_records = [cache.record for cache in reusable.caches]
-        record = {
-            "headstart": version("headstart"),
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+        fields = {
             "table": table.source,
             "rows": scan.rows,
             "skipped_rows": scan.skipped,
@@ -77,9 +73,8 @@ def fill_cache(
             "tokens_per_second": counts.tokens_per_second,
             "seconds": time.perf_counter() - started,
             **session.record(),
-            "machine": machine(session.device),
-            "versions": VERSIONS,
         }
+        record = provenance(session.device, fields, timespec="milliseconds", versions=VERSIONS)
         writer.finish(record, out)
     return record
 

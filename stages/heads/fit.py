@@ -1,4 +1,4 @@
-"""Find a head with either solver, and score it: what training one head and a sweep share."""
+"""Find a head with either solver, and score it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 
 from ...cache.errors import SettingsError
 from ..devices import choose_device
-from ..progress import Note, Report, Step
+from ..progress import Note, Report, Step, silent
 from ..settings import Solver, TrainSettings
 from ..threads import open_threads
 from ..types import Indices
-from .dataset import Dataset, Splits
+from .dataset import Dataset
 from .head import Head
 from .logistic import LogisticSolver
 from .metrics import RESAMPLES, evaluate
-from .trainer import Fit, fit_head
+from .trainer import Fit, fit_heads
 
 
 def head_device(name: str) -> torch.device:
@@ -28,30 +28,47 @@ def head_device(name: str) -> torch.device:
         SettingsError: there is no such device, or MPS is asked for by name.
     """
     device = choose_device(name)
-    if device.type != "mps":
-        return device
-    if name != "auto":
+    if device.type == "mps" and name != "auto":
         raise SettingsError(f"device {name!r} has no float64, in which losses are summed; try `device=cpu`")
-    return torch.device("cpu")
+    return torch.device("cpu") if device.type == "mps" else device
 
 
-def find_head(splits: Splits, *, classes: int, settings: TrainSettings, device: torch.device, report: Report) -> Fit:
-    """Find one head with the solver that the settings name.
+def fit_head(
+    train: Dataset,
+    validation: Dataset,
+    *,
+    classes: int,
+    settings: TrainSettings,
+    device: torch.device,
+    report: Report = silent,
+) -> Fit:
+    """Find one head with the solver that the settings name: see `fit_heads` and `LogisticSolver`.
 
     Raises:
         SettingsError: training diverged.
     """
-    if settings.solver is Solver.SGD:
-        return fit_head(
-            splits.train, splits.validation, classes=classes, settings=settings, device=device, report=report
-        )
     started = time.perf_counter()
-    report(Step("solving", 0, 0, "iterations"))
-    with open_threads() as threads:
-        solver = LogisticSolver(splits.train, classes=classes, settings=settings, threads=threads)
-        parameters, convergence = solver.solve(
-            settings.l2, lambda iteration: report(Step("solving", iteration, 0, "iterations"))
+
+    def step(phase: str, done: int, total: int, unit: str) -> None:
+        report(Step(phase, done, total, unit))
+
+    if settings.solver is Solver.SGD:
+        (fit,) = fit_heads(
+            train,
+            validation,
+            classes=classes,
+            settings=[settings],
+            device=device,
+            on_epoch=lambda trainer: step("training", trainer.epoch, settings.epochs, "epochs"),
         )
+        if fit.diverged:
+            message = f"training diverged in epoch {len(fit.history)} (the loss is not finite)"
+            raise SettingsError(f"{message}; lower the learning rate")
+        return fit
+    step("solving", 0, 0, "iterations")
+    with open_threads() as threads:
+        solver = LogisticSolver(train, classes=classes, settings=settings, threads=threads)
+        parameters, convergence = solver.solve(settings.l2, lambda number: step("solving", number, 0, "iterations"))
     if not convergence.converged:
         report(Note(f"the exact solver did not converge: {convergence.reason}"))
     return Fit(parameters=parameters, convergence=convergence, seconds=time.perf_counter() - started)

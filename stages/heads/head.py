@@ -14,7 +14,7 @@ from ..types import Float64Array, Indices, StoredFeatures
 Weights = npt.NDArray[np.float32]
 """Weights or biases of one layer, float32."""
 Parameters = dict[str, Weights]
-"""A head's arrays by name: ``weight`` and ``bias``; for an MLP also ``hidden.weight`` and ``hidden.bias``."""
+"""A head's arrays by the names that `Head` has for them; ``hidden_weight`` and ``hidden_bias`` for an MLP only."""
 _BATCH_ROWS = 8192
 
 
@@ -40,29 +40,6 @@ class Head:
     temperature: float = 1.0
     label_names: tuple[str, ...]
     identity: Identity
-
-    @classmethod
-    def from_parameters(
-        cls, parameters: Parameters, *, label_names: tuple[str, ...], identity: Identity, temperature: float = 1.0
-    ) -> Head:
-        """Make a head of named arrays, as `parameters` returns them."""
-        return cls(
-            weight=parameters["weight"],
-            bias=parameters["bias"],
-            hidden_weight=parameters.get("hidden.weight"),
-            hidden_bias=parameters.get("hidden.bias"),
-            temperature=temperature,
-            label_names=label_names,
-            identity=identity,
-        )
-
-    @property
-    def parameters(self) -> Parameters:
-        """The head's arrays by name."""
-        named = {"weight": self.weight, "bias": self.bias}
-        if self.hidden_weight is not None and self.hidden_bias is not None:
-            named |= {"hidden.weight": self.hidden_weight, "hidden.bias": self.hidden_bias}
-        return named
 
     @property
     def width(self) -> int:

@@ -20,13 +20,16 @@ import torch
 
 from ..settings import TrainSettings
 from ..threads import WorkerThreads
-from ..types import Float64Array
-from .dataset import Dataset, ScaledDataset, fits_in_memory
+from ..types import Float64Array, Indices
+from .dataset import Dataset
 from .head import Parameters
+from .scaler import ScaledDataset, fit_scaler, fits_in_memory
 from .stacked import class_weights
 
-Span = tuple[int, int]
-"""Rows from the first number up to the second, without it."""
+Tensor = torch.Tensor
+SpanWork = Callable[[slice, Tensor, Indices, Tensor], list[Tensor]]
+"""Computes on a span of rows. It is given the span, and its features (rows, width) float32, labels (rows,) int64 and
+class weights (rows,) float64."""
 
 TOLERANCE = 1e-9
 """The solver has converged if the estimated gap to the optimum is below this share of the objective."""
@@ -85,7 +88,7 @@ class LogisticSolver:
     """Solves for one training set and any number of penalties, one after the other. Each starts at the last optimum."""
 
     def __init__(self, train: Dataset, *, classes: int, settings: TrainSettings, threads: WorkerThreads) -> None:
-        self._scaler = train.fit_scaler(center=True, standardize=settings.standardize)
+        self._scaler = fit_scaler(train, center=True, standardize=settings.standardize)
         self._train = ScaledDataset(train, self._scaler, in_memory=fits_in_memory((train,), settings.memory))
         self._threads, self._classes = threads, classes
         counts = np.bincount(self._train.targets, minlength=classes)
@@ -93,10 +96,12 @@ class LogisticSolver:
         self._total_weight = float(self._class_weights @ counts)  # over all rows
         self._probabilities = np.empty((classes, len(train)), np.float32)
         self._passes = 0
-        rows = len(train)
-        self._spans = [(start, min(start + _SPAN_ROWS, rows)) for start in range(0, rows, _SPAN_ROWS)]
-        covariance = self._covariance()
-        # torch stays in this thread here; numpy would start threads of its own beside the worker threads.
+        # The sum over the rows of class weight x features x features^T, (width, width). Its eigenvectors are torch's,
+        # which stays in this thread here; numpy would start threads of its own beside the worker threads.
+        (covariance,) = self._sum_over_rows(
+            lambda span, features, labels, weights: [torch.mm(features.T * weights.to(torch.float32), features)],
+            _COVARIANCE_ROWS,
+        )
         variances, self._directions = torch.linalg.eigh(torch.from_numpy(covariance))
         self._variances = np.maximum(variances.numpy(), 0)
         share = np.maximum(counts * self._class_weights, 1e-3) / self._total_weight
@@ -162,77 +167,61 @@ class LogisticSolver:
         )
         return self._scaler.fold_into(scaled), convergence
 
-    def _covariance(self) -> Float64Array:
-        """(width, width): the sum over the rows of class weight x features x features^T."""
-        rows, width = len(self._train), self._train.width
+    def _sum_over_rows(self, work: SpanWork, span_rows: int) -> list[Float64Array]:
+        """Call ``work`` with each span of rows, in threads, and add up each of the tensors that it returns."""
 
-        def work(spans: Sequence[Span]) -> Float64Array:
-            total = np.zeros((width, width))
-            for start, stop in spans:
-                features = torch.from_numpy(self._train.between(start, stop))
-                weights = torch.from_numpy(self._class_weights[self._train.targets[start:stop]].astype(np.float32))
-                total += torch.mm(features.T * weights, features).numpy()
-            return total
+        def sum_share(starts: Sequence[int]) -> list[Tensor]:
+            totals: list[Tensor] = []
+            for start in starts:
+                span = slice(start, start + span_rows)
+                features, labels = torch.from_numpy(self._train.take(span)), self._train.targets[span]
+                weights = torch.from_numpy(self._class_weights[labels])
+                terms = [term.to(torch.float64) for term in work(span, features, labels, weights)]
+                totals = [total.add_(term) for total, term in zip(totals, terms, strict=True)] if totals else terms
+            return totals
 
-        spans = [(start, min(start + _COVARIANCE_ROWS, rows)) for start in range(0, rows, _COVARIANCE_ROWS)]
-        return sum(self._threads.map_shares(work, spans), np.zeros((width, width)))
+        shares = self._threads.map_shares(sum_share, range(0, len(self._train), span_rows))
+        return [sum(others, first).numpy() for first, *others in zip(*shares, strict=True)]
 
     def _evaluate(self, point: _Point, l2: float) -> tuple[float, _Point, Float64Array]:
         """The objective, its gradient, and the mean class covariance (classes, classes). Keeps the probabilities."""
         self._passes += 1
-        weight32 = torch.from_numpy(point.weight.astype(np.float32))
-        bias = torch.from_numpy(point.bias)[:, None]
+        point_weight = torch.from_numpy(point.weight.astype(np.float32))
+        point_bias = torch.from_numpy(point.bias)[:, None]
 
-        def work(spans: Sequence[Span]) -> tuple[float, Float64Array, Float64Array, Float64Array]:
-            value, weight_gradient = 0.0, np.zeros_like(point.weight)
-            bias_gradient, covariance = np.zeros_like(point.bias), np.zeros((self._classes, self._classes))
-            for start, stop in spans:
-                features = torch.from_numpy(self._train.between(start, stop))
-                labels = self._train.targets[start:stop]
-                weights = torch.from_numpy(self._class_weights[labels])
-                logits = torch.mm(weight32, features.T).to(torch.float64).add_(bias)
-                logits -= logits.amax(0)
-                label_logits = logits[labels, torch.arange(stop - start)]
-                total = logits.exp_().sum(0)
-                value += float(((total.log() - label_logits) * weights).sum())
-                probabilities = logits.div_(total)
-                self._probabilities[:, start:stop] = probabilities.numpy()
-                weighted = probabilities * weights
-                covariance += torch.diag(weighted.sum(1)).sub_(weighted @ probabilities.T).numpy()
-                weighted[labels, torch.arange(stop - start)] -= weights
-                weight_gradient += torch.mm(weighted.to(torch.float32), features).numpy()
-                bias_gradient += weighted.sum(1).numpy()
-            return value, weight_gradient, bias_gradient, covariance
+        def work(span: slice, features: Tensor, labels: Indices, weights: Tensor) -> list[Tensor]:
+            logits = torch.mm(point_weight, features.T).to(torch.float64).add_(point_bias)  # (classes, rows)
+            logits -= logits.amax(0)
+            rows = torch.arange(len(labels))
+            label_logits = logits[labels, rows]
+            total = logits.exp_().sum(0)
+            value = ((total.log() - label_logits) * weights).sum()
+            probabilities = logits.div_(total)
+            self._probabilities[:, span] = probabilities.numpy()
+            weighted = probabilities * weights
+            covariance = torch.diag(weighted.sum(1)).sub_(weighted @ probabilities.T)
+            weighted[labels, rows] -= weights
+            return [value, torch.mm(weighted.to(torch.float32), features), weighted.sum(1), covariance]
 
-        value, weight_gradient, bias_gradient, covariance = (
-            sum(shares[1:], shares[0]) for shares in zip(*self._threads.map_shares(work, self._spans), strict=True)
-        )
-        value += l2 / 2 * float((point.weight**2).sum())
-        return value, _Point(weight_gradient + l2 * point.weight, bias_gradient), covariance / self._total_weight
+        value, weight, bias, covariance = self._sum_over_rows(work, _SPAN_ROWS)
+        penalty = l2 / 2 * float((point.weight**2).sum())
+        return float(value) + penalty, _Point(weight + l2 * point.weight, bias), covariance / self._total_weight
 
     def _curvature(self, direction: _Point, l2: float) -> _Point:
         """The product of the Hessian, at the point that was evaluated last, and a direction."""
         self._passes += 1
-        weight32 = torch.from_numpy(direction.weight.astype(np.float32))
-        bias = torch.from_numpy(direction.bias.astype(np.float32))[:, None]
+        direction_weight = torch.from_numpy(direction.weight.astype(np.float32))
+        direction_bias = torch.from_numpy(direction.bias.astype(np.float32))[:, None]
 
-        def work(spans: Sequence[Span]) -> tuple[Float64Array, Float64Array]:
-            weight, bias_total = np.zeros_like(direction.weight), np.zeros_like(direction.bias)
-            for start, stop in spans:
-                features = torch.from_numpy(self._train.between(start, stop))
-                probabilities = torch.from_numpy(self._probabilities[:, start:stop])
-                weights = torch.from_numpy(self._class_weights[self._train.targets[start:stop]].astype(np.float32))
-                change = torch.mm(weight32, features.T).add_(bias)
-                change -= (probabilities * change).sum(0)
-                change *= probabilities * weights
-                weight += torch.mm(change, features).numpy()
-                bias_total += change.sum(1, dtype=torch.float64).numpy()
-            return weight, bias_total
+        def work(span: slice, features: Tensor, labels: Indices, weights: Tensor) -> list[Tensor]:
+            probabilities = torch.from_numpy(self._probabilities[:, span])
+            change = torch.mm(direction_weight, features.T).add_(direction_bias)  # (classes, rows)
+            change -= (probabilities * change).sum(0)
+            change *= probabilities * weights.to(torch.float32)
+            return [torch.mm(change, features), change.sum(1, dtype=torch.float64)]
 
-        weight, bias_total = (
-            sum(shares[1:], shares[0]) for shares in zip(*self._threads.map_shares(work, self._spans), strict=True)
-        )
-        return _Point(weight + l2 * direction.weight, bias_total)
+        weight, bias = self._sum_over_rows(work, _SPAN_ROWS)
+        return _Point(weight + l2 * direction.weight, bias)
 
     def _preconditioner(self, covariance: Float64Array, l2: float) -> Callable[[_Point], _Point]:
         """Make a function that multiplies by an approximate inverse of the Hessian, from the mean class covariance."""

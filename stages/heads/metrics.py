@@ -16,7 +16,7 @@ CALIBRATION_BINS = 15
 MAX_MATRIX_CLASSES = 256
 """A confusion matrix of more classes is not kept: nobody reads it, and its size grows with their square."""
 _95_PERCENT = [2.5, 97.5]
-_Counts = npt.NDArray[Any]
+_Array = npt.NDArray[Any]
 """float64; the type stubs of a weighted `np.bincount` say otherwise."""
 
 
@@ -51,8 +51,8 @@ def evaluate(
     """
     classes = len(names)
     predicted: Indices = log_probabilities.argmax(axis=1)
-    counts = _ClassCounts.of(labels, predicted, classes)
-    scores = {"precision": counts.precision, "recall": counts.recall}
+    scores = _scores(labels, predicted, classes)
+    by_class = {"precision": scores.precision, "recall": scores.recall}
     losses = -log_probabilities[np.arange(len(labels)), labels]
     gaps = calibration_gaps(labels, log_probabilities)
     intervals = bootstrap(labels, predicted, groups, classes=classes, seed=seed, resamples=resamples)
@@ -61,9 +61,9 @@ def evaluate(
     if classes <= MAX_MATRIX_CLASSES:
         matrix = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes).tolist()
     overall = {
-        "accuracy": float(np.mean(labels == predicted)),
-        "macro_f1": counts.macro_f1,
-        "weighted_f1": counts.weighted_f1,
+        "accuracy": scores.accuracy,
+        "macro_f1": scores.macro_f1,
+        "weighted_f1": scores.weighted_f1,
         "log_loss": float(losses.mean()),
         "calibration_error": float(np.abs(gaps.sum(axis=0)).sum() / len(labels)),
     }
@@ -73,10 +73,10 @@ def evaluate(
         **{f"{name}_interval": intervals[name] for name in overall},
         "per_class": {
             name: {
-                **{score: float(values[i]) for score, values in scores.items()},
-                **{f"{score}_interval": intervals[score][i] for score in scores},
-                "f1": float(counts.f1[i]),
-                "rows": int(counts.support[i]),
+                **{score: float(values[i]) for score, values in by_class.items()},
+                **{f"{score}_interval": intervals[score][i] for score in by_class},
+                "f1": float(scores.f1[i]),
+                "rows": int(scores.support[i]),
             }
             for i, name in enumerate(names)
         },
@@ -108,19 +108,14 @@ def bootstrap_means(
     rows themselves, because absolute values do not average out.
     """
     _, group = np.unique(groups, return_inverse=True)
-    group = group.reshape(-1)
     texts = int(group.max()) + 1
     columns = np.column_stack([gaps, losses, np.ones(len(losses))])
     sums = np.zeros((texts, columns.shape[1]))
     np.add.at(sums, group, columns)
     rng = np.random.default_rng(seed)
     resamples = max(min(resamples, 200), min(resamples, _MAX_DRAWS // texts))
-    drawn = np.stack(
-        [
-            np.bincount(rng.integers(texts, size=texts), minlength=texts).astype(np.float64) @ sums
-            for _ in range(resamples)
-        ]
-    )
+    draws = (np.bincount(rng.integers(texts, size=texts), minlength=texts) for _ in range(resamples))
+    drawn = np.stack([draw.astype(np.float64) @ sums for draw in draws])
     errors = np.abs(drawn[:, :-2]).sum(axis=1) / drawn[:, -1]
     means = drawn[:, -2] / drawn[:, -1]
     return {
@@ -148,10 +143,9 @@ def bootstrap(
     samples = []
     for _ in range(resamples):
         drawn = rng.multinomial(texts, kind_counts / texts)  # (kinds,)
-        counts = _ClassCounts.of(cells[:, 0], cells[:, 1], classes, drawn[kinds] * cells[:, 2])
-        accuracy = counts.true_positives.sum() / counts.support.sum()
-        overall = [accuracy, counts.macro_f1, counts.weighted_f1]
-        samples.append(np.concatenate([overall, counts.precision, counts.recall]))
+        scores = _scores(cells[:, 0], cells[:, 1], classes, drawn[kinds] * cells[:, 2])
+        overall = [scores.accuracy, scores.macro_f1, scores.weighted_f1]
+        samples.append(np.concatenate([overall, scores.precision, scores.recall]))
     bounds = np.percentile(samples, _95_PERCENT, axis=0).T.tolist()  # (3 + 2 x classes) of [low, high]
     overall_bounds = dict(zip(("accuracy", "macro_f1", "weighted_f1"), bounds[:3], strict=True))
     return {**overall_bounds, "precision": bounds[3 : 3 + classes], "recall": bounds[3 + classes :]}
@@ -167,58 +161,46 @@ def _group_kinds(labels: Indices, predicted: Indices, groups: Indices) -> tuple[
     pairs, rows = np.unique(np.stack([groups, labels, predicted], axis=1), axis=0, return_counts=True)
     # Most groups have one cell. A group with several cells is a kind of its own, and is told apart by its number.
     _, first, group, sizes = np.unique(pairs[:, 0], return_index=True, return_inverse=True, return_counts=True)
-    single = sizes[group.reshape(-1)] == 1
-    own_kind = np.where(single, -1, group.reshape(-1))
+    own_kind = np.where(sizes[group] == 1, -1, group)
     stacked = np.stack([pairs[:, 1], pairs[:, 2], rows, own_kind], axis=1)
     cells, cell = np.unique(stacked, axis=0, return_inverse=True)
-    cell = cell.reshape(-1)
     key = np.where(cells[:, 3] < 0, -1 - np.arange(len(cells)), cells[:, 3])
     _, kinds = np.unique(key, return_inverse=True)
-    kinds = kinds.reshape(-1)
-    counts = np.bincount(kinds[cell[first]], minlength=kinds.max() + 1)
+    counts = np.bincount(kinds[cell.reshape(-1)[first]], minlength=kinds.max() + 1)
     return cells[:, :3], kinds, counts
 
 
 @dataclasses.dataclass(frozen=True)
-class _ClassCounts:
-    """Rows of each class, (classes,) float64: true positives, support (rows with the label) and predicted count."""
+class _Scores:
+    """Scores by class, (classes,) float64, and over all classes. The support is the number of rows with the label."""
 
-    true_positives: _Counts
-    support: _Counts
-    predicted: _Counts
-
-    @classmethod
-    def of(cls, labels: Indices, predicted: Indices, classes: int, weights: Indices | None = None) -> _ClassCounts:
-        """Count rows, or sum their weights."""
-        correct = labels == predicted
-        weights = np.ones(len(labels), np.int64) if weights is None else weights
-        return cls(
-            true_positives=np.bincount(labels[correct], weights[correct], classes),
-            support=np.bincount(labels, weights, classes),
-            predicted=np.bincount(predicted, weights, classes),
-        )
-
-    @property
-    def precision(self) -> Float64Array:
-        return _ratio(self.true_positives, self.predicted)
-
-    @property
-    def recall(self) -> Float64Array:
-        return _ratio(self.true_positives, self.support)
-
-    @property
-    def f1(self) -> Float64Array:
-        return _ratio(2 * self.true_positives, self.support + self.predicted)
-
-    @property
-    def macro_f1(self) -> float:
-        return float(self.f1[self.support + self.predicted > 0].mean())
-
-    @property
-    def weighted_f1(self) -> float:
-        return float((self.f1 * self.support).sum() / self.support.sum())
+    support: _Array
+    precision: _Array
+    recall: _Array
+    f1: _Array
+    accuracy: float
+    macro_f1: float
+    weighted_f1: float
 
 
-def _ratio(part: _Counts, whole: _Counts) -> Float64Array:
+def _scores(labels: Indices, predicted: Indices, classes: int, weights: Indices | None = None) -> _Scores:
+    """Score predictions; rows may have weights."""
+    weights = np.ones(len(labels), np.int64) if weights is None else weights
+    correct = labels == predicted
+    true_positives = np.bincount(labels[correct], weights[correct], classes)
+    support, predicted_count = (np.bincount(numbers, weights, classes) for numbers in (labels, predicted))
+    f1 = _ratio(2 * true_positives, support + predicted_count)
+    return _Scores(
+        support=support,
+        precision=_ratio(true_positives, predicted_count),
+        recall=_ratio(true_positives, support),
+        f1=f1,
+        accuracy=float(true_positives.sum() / support.sum()),
+        macro_f1=float(f1[support + predicted_count > 0].mean()),
+        weighted_f1=float((f1 * support).sum() / support.sum()),
+    )
+
+
+def _ratio(part: _Array, whole: _Array) -> Float64Array:
     ratio: Float64Array = np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
     return ratio

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -19,17 +20,21 @@ MEASURES = {
 """Which measure each ranking compares, and whether a low value (1) or a high one (-1) wins."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HeadResult:
-    """What a sweep keeps of one head.
+class History(TypedDict):
+    """The training curve of one head, one value per epoch; see `Epoch`. The exact solver's only epoch is 0."""
 
-    Attributes:
-        setting: The number of its settings, in the order of `SweepSettings.settings`.
-        seed, fold: Its seed and fold.
-        diverged: Its loss was no longer finite.
-        best_epoch: The epoch of the lowest validation loss. 0 from the exact solver, or if training diverged at once.
-        history: One value per epoch, by name: ``epoch``, ``train_loss``, ``validation_loss``, ...
-        convergence: The fields of the exact solver's `ConvergenceReport`; None from SGD.
+    epoch: list[int]
+    train_loss: list[float]
+    validation_loss: list[float]
+    validation_accuracy: list[float]
+    validation_macro_f1: list[float]
+
+
+class HeadResult(TypedDict):
+    """What a sweep keeps of one head, as a JSON document.
+
+    ``setting`` is the number of its settings, in the order of `SweepSettings.settings`. ``best_epoch`` is 0 if training
+    diverged at once. ``certificate`` is the exact solver's `ConvergenceReport`; None from SGD.
     """
 
     setting: int
@@ -37,12 +42,8 @@ class HeadResult:
     fold: int
     diverged: bool
     best_epoch: int
-    history: dict[str, list[Any]]
-    convergence: dict[str, Any] | None
-
-    def best(self, measure: str) -> float:
-        """A measure at the best epoch."""
-        return float(self.history[measure][self.history["epoch"].index(self.best_epoch)])
+    history: History
+    certificate: dict[str, Any] | None
 
 
 def rank(settings: SweepSettings, results: Sequence[HeadResult]) -> list[dict[str, Any]]:
@@ -56,10 +57,10 @@ def rank(settings: SweepSettings, results: Sequence[HeadResult]) -> list[dict[st
     lines = []
     heads_of: dict[int, list[HeadResult]] = {}
     for result in results:
-        heads_of.setdefault(result.setting, []).append(result)
+        heads_of.setdefault(result["setting"], []).append(result)
     for number, setting in enumerate(settings.settings()):
         heads = heads_of[number]
-        diverged = sum(head.diverged for head in heads)
+        diverged = sum(head["diverged"] for head in heads)
         line: dict[str, Any] = {
             "setting": number,
             "values": {name: getattr(setting, name) for name in settings.values},
@@ -69,7 +70,7 @@ def rank(settings: SweepSettings, results: Sequence[HeadResult]) -> list[dict[st
         for measure, _ in MEASURES.values():
             mean = spread = None
             if not diverged:
-                values = [head.best(measure) for head in heads]
+                values = [_at_best_epoch(head, measure) for head in heads]
                 mean = float(np.mean(values))
                 spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
             line[measure] = {"mean": mean, "spread": spread}
@@ -78,22 +79,25 @@ def rank(settings: SweepSettings, results: Sequence[HeadResult]) -> list[dict[st
     return sorted(lines, key=lambda line: math.inf if line["diverged"] else sign * line[measure]["mean"])
 
 
+def _at_best_epoch(head: HeadResult, measure: str) -> float:
+    history: Mapping[str, Any] = head["history"]
+    return float(history[measure][history["epoch"].index(head["best_epoch"])])
+
+
 def table_columns(settings: SweepSettings, results: Sequence[HeadResult]) -> dict[str, list[Any]]:
     """The columns of ``sweep.parquet``: one row for each epoch of each head."""
     compared = settings.settings()
     names = [field.name for field in dataclasses.fields(TrainSettings) if field.name not in ("seed", "fold")]
     columns: dict[str, list[Any]] = {}
-    for result in results:
-        epochs = result.history["epoch"]
-        convergence = result.convergence or {}
-        constants = {name: getattr(result, name) for name in ("setting", "seed", "fold", "diverged")}
-        for name in names:
-            value = getattr(compared[result.setting], name)
-            constants[name] = value.value if hasattr(value, "value") else value
-        best = {"best": [epoch == result.best_epoch for epoch in epochs]}
-        columns_of_head = {name: [value] * len(epochs) for name, value in constants.items()} | result.history | best
+    for head in results:
+        history: Mapping[str, Any] = head["history"]
+        epochs, convergence, setting = history["epoch"], head["certificate"] or {}, compared[head["setting"]]
+        constants: dict[str, Any] = {name: head[name] for name in ("setting", "seed", "fold", "diverged")}
+        constants |= {name: getattr(setting, name) for name in names}
+        rows = {name: [str(v) if isinstance(v, StrEnum) else v] * len(epochs) for name, v in constants.items()}
+        rows |= {**history, "best": [epoch == head["best_epoch"] for epoch in epochs]}
         for name in ("objective", "gradient_norm", "gap", "iterations", "converged", "reason"):
-            columns_of_head[name] = [convergence.get(name)] * len(epochs)
-        for name, values in columns_of_head.items():
+            rows[name] = [convergence.get(name)] * len(epochs)
+        for name, values in rows.items():
             columns.setdefault(name, []).extend(values)
     return columns

@@ -7,7 +7,6 @@ one pass over the features, with one module per head (Oquab et al., 2023); here 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -27,68 +26,37 @@ texts in other batches give the same head, and no training curve is worse (bench
 _BETAS = 0.9, 0.999
 
 
-@dataclasses.dataclass(frozen=True)
 class Loss:
-    """Each head's loss: cross-entropy with label smoothing and class weights.
+    """Each head's loss: cross-entropy with label smoothing and class weights."""
 
-    Attributes:
-        smoothing: (heads, 1, 1) float32.
-        class_weights: (heads, classes) float32.
-        smooth: Whether any head smooths its labels.
-        weighted: Whether any head weights its classes.
-    """
-
-    smoothing: Tensor
-    class_weights: Tensor
-    smooth: bool
-    weighted: bool
-
-    @classmethod
-    def of(cls, settings: Sequence[TrainSettings], counts: Indices, device: torch.device) -> Loss:
-        """Make the loss of several heads.
-
-        Args:
-            settings: One per head.
-            counts: (classes,) int64, the training rows of each class.
-            device: Where to compute.
-        """
-        smoothing = torch.tensor([[[head.label_smoothing]] for head in settings], dtype=torch.float32, device=device)
-        weights = [class_weights(head.class_weight, counts) for head in settings]
-        return cls(
-            smoothing,
-            torch.from_numpy(np.stack(weights).astype(np.float32)).to(device),
-            smooth=any(head.label_smoothing > 0 for head in settings),
-            weighted=any(head.class_weight is not ClassWeight.NONE for head in settings),
-        )
+    def __init__(self, settings: Sequence[TrainSettings], counts: Indices, device: torch.device) -> None:
+        """Make the loss of heads with these settings; counts are (classes,) int64, the training rows of each class."""
+        smoothing = torch.tensor([head.label_smoothing for head in settings], dtype=torch.float32, device=device)
+        weights = np.stack([class_weights(head.class_weight, counts) for head in settings]).astype(np.float32)
+        self._smoothing = smoothing.reshape(-1, 1, 1)  # (heads, 1, 1)
+        self._class_weights = torch.from_numpy(weights).to(device)  # (heads, classes)
+        self._is_smoothed = any(head.label_smoothing > 0 for head in settings)
+        self._is_weighted = any(head.class_weight is not ClassWeight.NONE for head in settings)
 
     def loss_and_gradient(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum the losses over the rows, and compute their gradient with respect to the logits.
+        """The losses summed over the rows, (heads,) float64, and their gradient with respect to the logits.
 
-        Args:
-            logits: (heads, classes, rows) float32. They are overwritten.
-            labels: (rows,) int64.
-
-        Returns:
-            Losses (heads,) float64, and their gradient (heads, classes, rows) float32.
+        Logits and gradient are (heads, classes, rows) float32, labels (rows,) int64. The logits are overwritten.
         """
         _, classes, rows = logits.shape
         target = torch.zeros(classes, rows, device=logits.device).scatter_(0, labels[None], 1.0)
-        if self.smooth:
-            target = target * (1 - self.smoothing) + self.smoothing / classes  # (heads, classes, rows)
+        if self._is_smoothed:
+            target = target * (1 - self._smoothing) + self._smoothing / classes  # (heads, classes, rows)
         logits -= logits.amax(1, keepdim=True)
         target_logits = (logits * target).sum(1)  # (heads, rows)
         total = logits.exp_().sum(1, keepdim=True)
         losses = total.log()[:, 0] - target_logits
         gradient = logits.div_(total).sub_(target)
-        if self.weighted:
-            weights = self.class_weights.index_select(1, labels)  # (heads, rows)
+        if self._is_weighted:
+            weights = self._class_weights.index_select(1, labels)  # (heads, rows)
             losses *= weights
             gradient *= weights.unsqueeze(1)
         return losses.sum(1, dtype=torch.float64), gradient
-
-    def select(self, heads: Tensor) -> Loss:
-        """The loss of these heads alone."""
-        return dataclasses.replace(self, smoothing=self.smoothing[heads], class_weights=self.class_weights[heads])
 
 
 def class_weights(kind: ClassWeight, counts: Indices) -> Float64Array:
@@ -104,7 +72,7 @@ class StackedHeads:
 
     Attributes:
         parameters: ``weight`` (heads, classes, width) and ``bias`` (heads, classes, 1), float32. Of MLPs ``weight`` is
-            (heads, classes, hidden), after ``hidden.weight`` (heads, hidden, width) and ``hidden.bias``
+            (heads, classes, hidden), after ``hidden_weight`` (heads, hidden, width) and ``hidden_bias``
             (heads, hidden, 1).
         thresholds: The heads' distinct dropout thresholds, ascending.
     """
@@ -119,27 +87,26 @@ class StackedHeads:
             generator = torch.Generator().manual_seed(first.seed)
             bound = math.sqrt(6 / width)
             start = (torch.rand(inputs, width, generator=generator) * 2 - 1) * bound
-            self.parameters["hidden.weight"] = start.to(device).repeat(heads, 1, 1)
-            self.parameters["hidden.bias"] = torch.zeros(heads, inputs, 1, device=device)
+            self.parameters["hidden_weight"] = start.to(device).repeat(heads, 1, 1)
+            self.parameters["hidden_bias"] = torch.zeros(heads, inputs, 1, device=device)
         # Zeros: the linear problem is convex, and so a linear head does not depend on the seed's first weights.
         self.parameters["weight"] = torch.zeros(heads, classes, inputs, device=device)
         self.parameters["bias"] = torch.zeros(heads, classes, 1, device=device)
         self.device = device
-        self._first_layer = "hidden." if "hidden.weight" in self.parameters else ""
-        self._set_dropout([head.dropout for head in settings])
+        self._first_layer = "hidden_" if "hidden_weight" in self.parameters else ""
+        self._set_dropout(settings)
 
-    def _set_dropout(self, rates: list[float]) -> None:
+    def _set_dropout(self, settings: Sequence[TrainSettings]) -> None:
         """Find out which heads share a dropout mask."""
-        self._rates = rates
-        thresholds = [dropout_threshold(rate) for rate in rates]
+        thresholds = [dropout_threshold(head.dropout) for head in settings]
         self.thresholds = sorted(set(thresholds))
         first = [thresholds.index(threshold) for threshold in self.thresholds]
-        self._head_ranges = list(zip(first, [*first[1:], len(rates)], strict=True))
-        scales = [keep_scale(rate) for rate in rates]
+        self._head_ranges = list(zip(first, [*first[1:], len(settings)], strict=True))
+        scales = [keep_scale(head.dropout) for head in settings]
         self._scale = torch.tensor(scales, dtype=torch.float32, device=self.device).reshape(-1, 1, 1)
 
     def __len__(self) -> int:
-        return len(self._rates)
+        return len(self._scale)
 
     @property
     def first_weight(self) -> Tensor:
@@ -155,7 +122,7 @@ class StackedHeads:
 
         Args:
             inputs: (rows, width) features: one tensor for each of `thresholds`, or one for all heads.
-            first_weight: `scaled_first_weight` with dropout, `first_weight` without.
+            first_weight: `scaled_first_weight` in training, `first_weight` in validation.
 
         Returns:
             Logits (heads, classes, rows), and the hidden layer's outputs (heads, hidden, rows), which are empty for
@@ -173,23 +140,20 @@ class StackedHeads:
         product = product.view(heads, outputs, -1)
         if not self._first_layer:
             return product.add_(self.parameters["bias"]), product.new_empty(0)
-        hidden = product.add_(self.parameters["hidden.bias"]).relu_()
+        hidden = product.add_(self.parameters["hidden_bias"]).relu_()
         return torch.baddbmm(self.parameters["bias"], self.parameters["weight"], hidden), hidden
 
     def backward(self, sums: dict[str, Tensor], gradient: Tensor, hidden: Tensor, inputs: Sequence[Tensor]) -> None:
-        """Add the gradients of one chunk of rows to the sums over earlier chunks.
+        """Add the parameters' gradients on one chunk of rows to their sums over earlier chunks.
 
-        Args:
-            sums: Gradients by the parameters' names; the first weight's is not scaled yet: see `average`.
-            gradient: Gradient with respect to the logits, (heads, classes, rows).
-            hidden: As `forward` returned it.
-            inputs: As `forward` was given them.
+        The gradient is with respect to the logits, (heads, classes, rows); hidden and inputs are those of `forward`.
+        The first weight's sum is not scaled yet: see `average`.
         """
         sums["bias"] += gradient.sum(2, keepdim=True)
         if self._first_layer:
             sums["weight"].baddbmm_(gradient, hidden.transpose(1, 2))
             gradient = torch.bmm(self.parameters["weight"].transpose(1, 2), gradient).mul_(hidden > 0)
-            sums["hidden.bias"] += gradient.sum(2, keepdim=True)
+            sums["hidden_bias"] += gradient.sum(2, keepdim=True)
         outputs = gradient.shape[1]
         flat = gradient.reshape(-1, gradient.shape[2])
         weight_sum = sums[f"{self._first_layer}weight"].view(-1, inputs[0].shape[1])
@@ -203,10 +167,10 @@ class StackedHeads:
             gradient.div_(rows)
         sums[f"{self._first_layer}weight"] *= self._scale
 
-    def select(self, heads: Tensor) -> None:
-        """Keep these heads alone."""
+    def select(self, heads: Tensor, settings: Sequence[TrainSettings]) -> None:
+        """Keep these heads alone, which have these settings."""
         self.parameters = {name: value[heads].contiguous() for name, value in self.parameters.items()}
-        self._set_dropout([self._rates[head] for head in heads.tolist()])
+        self._set_dropout(settings)
 
 
 class AdamW:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,14 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from ...cache.errors import SettingsError
-from ..progress import Report, Step, silent
 from ..settings import TrainSettings
 from ..threads import WorkerThreads, open_threads
-from .dataset import Dataset, ScaledDataset, fits_in_memory
+from .dataset import Dataset
 from .head import Parameters
 from .logistic import ConvergenceReport
 from .sampling import CHUNK_ROWS, Chunk, epoch_order, random_bits, split_batches
+from .scaler import ScaledDataset, fit_scaler, fits_in_memory
 from .stacked import AdamW, Loss, StackedHeads
 
 TIE_TOLERANCE = 1e-6
@@ -49,11 +49,11 @@ class Fit:
 
     Attributes:
         parameters: The arrays of the best epoch, for raw features: ``weight`` (classes, width) and ``bias`` (classes,)
-            float32. An MLP's ``weight`` is (classes, hidden), after ``hidden.weight`` (hidden, width) and
-            ``hidden.bias`` (hidden,).
+            float32. An MLP's ``weight`` is (classes, hidden), after ``hidden_weight`` (hidden, width) and
+            ``hidden_bias`` (hidden,).
         best_epoch: The epoch with the lowest validation loss, from 1; of equal ones (within 1e-6) the earliest. 0 if
             training diverged in the first epoch; None from the exact solver.
-        history: One entry per epoch; empty from the exact solver.
+        history: One entry per epoch; empty from the exact solver, to which a sweep adds one for epoch 0.
         diverged: Training stopped because the loss was no longer finite.
         convergence: How near the exact solver came to the optimum; None from SGD.
         seconds: Time spent. Heads that train together report the time of all.
@@ -68,34 +68,8 @@ class Fit:
 
     @property
     def epochs(self) -> int:
-        """How often the encoder would have read the rows without a cache; a solver would have kept what it read."""
+        """Epochs that would each encode the rows if there were no cache. A solver would keep what it encoded."""
         return len(self.history) or 1
-
-
-def fit_head(
-    train: Dataset,
-    validation: Dataset,
-    *,
-    classes: int,
-    settings: TrainSettings,
-    device: torch.device,
-    report: Report = silent,
-) -> Fit:
-    """Train one head; see `fit_heads`.
-
-    Raises:
-        SettingsError: the loss is no longer finite.
-    """
-
-    def on_epoch(trainer: Trainer) -> None:
-        report(Step("training", trainer.epoch, settings.epochs, "epochs"))
-
-    (fit,) = fit_heads(train, validation, classes=classes, settings=[settings], device=device, on_epoch=on_epoch)
-    if fit.diverged:
-        raise SettingsError(
-            f"training diverged in epoch {len(fit.history)} (the loss is not finite); lower the learning rate"
-        )
-    return fit
 
 
 def fit_heads(
@@ -116,13 +90,8 @@ def fit_heads(
     With ``center`` or ``standardize``, the columns are scaled first, and the scaling is folded into the parameters that
     are returned: they read raw features. Biases are not decayed.
 
-    Args:
-        train: The rows to train on.
-        validation: The rows that choose the epoch.
-        classes: Number of classes.
-        settings: One per head; they may differ in `PER_HEAD` alone.
-        device: Where to compute.
-        on_epoch: Called after each epoch.
+    There is one of the settings for each head; they may differ in `PER_HEAD` alone. ``on_epoch`` is called after each
+    epoch.
 
     Returns:
         One fit per head, in the order of the settings.
@@ -160,13 +129,15 @@ class Trainer:
         common = {dataclasses.replace(head, **{name: getattr(first, name) for name in PER_HEAD}) for head in settings}
         assert common == {first}, f"heads that train together differ in {PER_HEAD} alone"
         assert list(settings) == sorted(settings, key=lambda head: head.dropout), "heads are sorted by dropout"
-        self._common, self._threads, self._classes, self._device = first, threads, classes, device
+        self._settings, self._common, self._classes = settings, first, classes
+        self._threads, self._device = threads, device
         in_memory = fits_in_memory((train, validation), first.memory)
-        self._scaler = train.fit_scaler(center=first.center, standardize=first.standardize)
+        self._scaler = fit_scaler(train, center=first.center, standardize=first.standardize)
         self._train = ScaledDataset(train, self._scaler, in_memory=in_memory)
         self._validation = ScaledDataset(validation, self._scaler, in_memory=in_memory)
         self._heads = StackedHeads(settings, width=train.width, classes=classes, device=device)
-        self._loss = Loss.of(settings, np.bincount(self._train.targets, minlength=classes), device)
+        self._support = np.bincount(self._train.targets, minlength=classes)
+        self._loss = Loss(settings, self._support, device)
         self._validation_support = np.bincount(self._validation.targets, minlength=classes)
         steps = first.epochs * math.ceil(len(train) / first.batch_size)
         self._optimizer = AdamW(self._heads, settings, steps)
@@ -191,9 +162,10 @@ class Trainer:
                 self.active = [self.active[place] for place in remaining]
                 if remaining:
                     selected = torch.tensor(remaining, device=self._device)
-                    self._heads.select(selected)
+                    settings = [self._settings[head] for head in self.active]
+                    self._heads.select(selected, settings)
                     self._optimizer.select(selected)
-                    self._loss = self._loss.select(selected)
+                    self._loss = Loss(settings, self._support, self._device)
             yield epoch
             if not self.active:
                 return
@@ -237,11 +209,7 @@ class Trainer:
         order = epoch_order(len(self._train), batch_size=common.batch_size, seed=common.seed, epoch=epoch)
         total = torch.zeros(len(self._heads), dtype=torch.float64, device=self._device)
         for chunks in split_batches(order, common.batch_size):
-            first_weight = self._heads.scaled_first_weight()
-
-            def work(share: Sequence[Chunk], first_weight: torch.Tensor = first_weight) -> GradientSums:
-                return self._sum_gradients(share, epoch, first_weight)
-
+            work = functools.partial(self._sum_gradients, epoch=epoch, first_weight=self._heads.scaled_first_weight())
             (gradients, losses), *others = self._threads.map_shares(work, chunks)
             for other_gradients, other_losses in others:
                 losses += other_losses
@@ -275,22 +243,22 @@ class Trainer:
     def _validate(self) -> tuple[list[float], list[float], list[float]]:
         """Each active head's mean cross-entropy, accuracy and macro F1 on the validation rows, without dropout."""
         rows = len(self._validation)
-        spans = [(start, min(start + CHUNK_ROWS, rows)) for start in range(0, rows, CHUNK_ROWS)]
-        shares = self._threads.map_shares(self._score, spans)
+        shares = self._threads.map_shares(self._score, range(0, rows, CHUNK_ROWS))
         loss, true_positives, predicted = (torch.stack(sums).sum(0) for sums in zip(*shares, strict=True))
         both = predicted + torch.from_numpy(self._validation_support).to(self._device)
         f1 = torch.where(both > 0, 2 * true_positives / both, 0).sum(1) / (both > 0).sum(1)
         return (loss / rows).tolist(), (true_positives.sum(1) / rows).tolist(), f1.tolist()
 
-    def _score(self, spans: Sequence[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Sums over some rows: losses (heads,), true positives and predicted counts (heads, classes), all float64."""
+    def _score(self, starts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Sums over some chunks: losses (heads,), true positives and predicted counts (heads, classes), all float64."""
         heads, classes = len(self._heads), self._classes
         loss = torch.zeros(heads, dtype=torch.float64, device=self._device)
         true_positives, predicted_counts = torch.zeros(2, heads * classes, dtype=torch.float64, device=self._device)
         first_class = torch.arange(heads, device=self._device)[:, None] * classes
-        for start, stop in spans:
-            features = torch.from_numpy(self._validation.between(start, stop)).to(self._device)
-            labels = torch.from_numpy(self._validation.targets[start:stop]).to(self._device)
+        for start in starts:
+            rows = slice(start, start + CHUNK_ROWS)
+            features = torch.from_numpy(self._validation.take(rows)).to(self._device)
+            labels = torch.from_numpy(self._validation.targets[rows]).to(self._device)
             logits, _ = self._heads.forward([features], self._heads.first_weight)
             highest, predicted = logits.max(1)  # (heads, rows)
             label_logits = logits.gather(1, labels.expand(heads, 1, -1))[:, 0]  # (heads, rows)

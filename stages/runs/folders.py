@@ -120,13 +120,11 @@ class FolderKind:
             # Beside the folder, so that a rename moves it; with a random name, so that it replaces nothing.
             holder = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            scratch = holder / "new"
             with storage_errors(f"cannot write {folder}"):
+                scratch = holder / "new"
                 scratch.mkdir()
-            with storage_errors(f"cannot write {folder}"):
                 yield scratch
-            self.require_free(folder, overwrite=overwrite)  # another run may have made it in the meantime
-            with storage_errors(f"cannot write {folder}"):
+                self.require_free(folder, overwrite=overwrite)  # another run may have made it in the meantime
                 replace_folder(scratch, folder, aside=holder / "old")
         finally:
             shutil.rmtree(holder, ignore_errors=True)

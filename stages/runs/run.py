@@ -17,6 +17,8 @@ from ..heads.head import Head
 from .folders import FolderKind
 
 HEAD_FILE = "head.safetensors"
+_TENSORS = {name.replace("_", "."): name for name in ("weight", "bias", "hidden_weight", "hidden_bias")}
+"""The names of a head's tensors in the file, and in `Head`."""
 RUN = FolderKind(name="run", file="run.json", format="headstart-run", version=1, command="headstart train-head")
 
 
@@ -65,8 +67,9 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def save_head(head: Head, folder: Path) -> None:
-    """Write ``head.safetensors``: the head's `parameters`, and ``temperature`` (1,) float32 if one was fitted."""
-    tensors = head.parameters
+    """Write ``head.safetensors``: the head's arrays, and ``temperature`` (1,) float32 if one was fitted."""
+    arrays = {name: getattr(head, attribute) for name, attribute in _TENSORS.items()}
+    tensors = {name: array for name, array in arrays.items() if array is not None}
     if head.temperature != 1:
         tensors["temperature"] = np.array([head.temperature], np.float32)
     (folder / HEAD_FILE).write_bytes(safetensors.numpy.save(tensors))
@@ -104,7 +107,8 @@ def load_head(run: str | Path) -> Head:
     temperature = float(stored.reshape(-1)[0]) if stored.size == 1 else np.nan
     if not 0 < temperature < np.inf:
         raise DamagedError(f"{path}: its temperature is {temperature}, not a number above 0")
-    return Head.from_parameters(tensors, label_names=names, identity=identity, temperature=temperature)
+    parameters = {attribute: tensors[name] for name, attribute in _TENSORS.items() if name in tensors}
+    return Head(**parameters, temperature=temperature, label_names=names, identity=identity)
 
 
 def _is_layer(tensors: dict[str, Any], layer: str, *, outputs: int) -> bool:

@@ -27,10 +27,7 @@ def open_caches(
     labels: Labels | None,
     report: Report,
 ) -> tuple[Cache, Cache | None, Cache | None]:
-    """Open the caches of a training, verify the checksums of all their rows, and replace their labels if asked to.
-
-    Returns:
-        The training cache, and the validation and test caches, or None.
+    """Open the training, validation and test caches, verify the checksums of all rows, and replace labels if asked to.
 
     Raises:
         SettingsError: ``folds`` and a validation cache both choose the validation rows.
@@ -39,19 +36,11 @@ def open_caches(
     if settings.folds and validation is not None:
         raise SettingsError("`folds` and `validation` both say which rows to choose by; choose one of them")
     opened: dict[str, Cache] = {}
-
-    def open_once(path: str | Path) -> Cache:
-        if str(path) not in opened:
-            cache = open_cache(path)
-            cache.check(lambda block: report(Step("checking", block + 1, cache.layout.blocks, "blocks")))
-            opened[str(path)] = cache if labels is None else relabel(cache, labels, report)
-        return opened[str(path)]
-
-    return (
-        open_once(train),
-        None if validation is None else open_once(validation),
-        None if test is None else open_once(test),
-    )
+    for path in (train, validation, test):
+        if path is not None and str(path) not in opened:
+            opened[str(path)] = _open_checked(path, labels, report)
+    validation_cache = None if validation is None else opened[str(validation)]
+    return opened[str(train)], validation_cache, None if test is None else opened[str(test)]
 
 
 def divide(
@@ -127,6 +116,12 @@ def divide(
         test_groups=groups_of(test_split, test),
         shared_rows=int(shared.sum()),
     )
+
+
+def _open_checked(path: str | Path, labels: Labels | None, report: Report) -> Cache:
+    cache = open_cache(path)
+    cache.check(lambda block: report(Step("checking", block + 1, cache.layout.blocks, "blocks")))
+    return cache if labels is None else relabel(cache, labels, report)
 
 
 def _require_same_identity(cache: Cache, other: Cache, feature: str) -> None:

@@ -41,7 +41,7 @@ def relabel(cache: Cache, labels: Labels, report: Report) -> Cache:
         text_column=labels.text_column,
         pair_column=labels.text_pair_column,
         label_column=labels.label_column,
-        skip_bad_rows=False,
+        skip_bad_rows=None,
     )
     scan = scan_table(source, report)
     assert scan.labels is not None and scan.label_names is not None
@@ -61,18 +61,12 @@ def relabel(cache: Cache, labels: Labels, report: Report) -> Cache:
 
 
 def match_labels(texts: Hashes, table_texts: Hashes, table_labels: Indices) -> Indices:
-    """The label of each text, by its hash.
-
-    Args:
-        texts: (rows, 16) uint8, hashes of the texts that need labels.
-        table_texts: (table rows, 16) uint8.
-        table_labels: (table rows,) int64.
+    """Find the label of each text in a table, by the hashes of both.
 
     Returns:
         (rows,) int64; `UNLABELLED` where the table does not hold the text.
     """
     _, numbers = np.unique(hash_keys(np.concatenate([texts, table_texts])), return_inverse=True)
-    numbers = numbers.reshape(-1)
     ours, theirs = numbers[: len(texts)], numbers[len(texts) :]
     order = np.argsort(theirs, kind="stable")  # table rows sorted by text; copies stay in the table's order
     first = np.searchsorted(theirs[order], ours)

@@ -12,7 +12,7 @@ from ..types import Indices
 def group_rows(token_hashes: Hashes) -> Indices:
     """Number the distinct token sequences: (rows,) int64, equal for rows that the encoder cannot tell apart."""
     _, groups = np.unique(hash_keys(token_hashes), return_inverse=True)
-    return groups.reshape(-1).astype(np.int64)
+    return groups.astype(np.int64)
 
 
 def hold_out(
@@ -85,7 +85,6 @@ def assign_folds(rows: Indices, labels: Indices, groups: Indices, *, folds: int,
 def _group_classes(rows: Indices, labels: Indices, groups: Indices) -> tuple[Indices, Indices, Indices]:
     """Each row's group (renumbered from 0), each group's number of rows, and each group's rarest class."""
     distinct, row_group, sizes = np.unique(groups[rows], return_inverse=True, return_counts=True)
-    row_group = row_group.reshape(-1)
     class_rows = np.bincount(labels[rows])[labels[rows]]
     order = np.lexsort((class_rows, row_group))
     group_class = labels[rows][order[np.searchsorted(row_group[order], np.arange(len(distinct)))]]

@@ -47,7 +47,7 @@ def read_delimited(
     columns: ColumnNames,
     *,
     ragged: set[int],
-    skip_ragged: bool,
+    skip_ragged: bool | None,
     block_bytes: Sequence[int] = _BLOCK_BYTES,
 ) -> Iterator[pa.RecordBatch]:
     """Read a file's cells as bytes.
@@ -58,7 +58,7 @@ def read_delimited(
         columns: The columns to read.
         ragged: Receives the number of each row that has more or fewer cells than the header. No batch holds these
             rows.
-        skip_ragged: Leave these rows out, instead of raising.
+        skip_ragged: Leave these rows out, instead of raising. None: raise, and do not offer the setting.
         block_bytes: Sizes of the blocks that a row must fit in, in the order in which they are tried.
 
     Raises:
@@ -74,8 +74,8 @@ def read_delimited(
         cells = "cells" if row.actual_columns > 1 else "cell"
         problem = (
             f"{file}, row {number:,}: it has {row.actual_columns} {cells} where the header has {row.expected_columns}; "
-            f"put a text that holds a {dialect.delimiter_name} in quotation marks and close them, or use "
-            "`skip_bad_rows=True`"
+            f"put a text that holds a {dialect.delimiter_name} in quotation marks and close them"
+            + ("" if skip_ragged is None else ", or use `skip_bad_rows=True`")
         )
         return "skip" if skip_ragged else "error"
 

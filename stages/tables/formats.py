@@ -60,14 +60,16 @@ def table_name(path: str | Path) -> str:
     return name.name
 
 
-def read_file(file: Path, columns: ColumnNames, *, ragged: set[int], skip_ragged: bool) -> Iterator[pa.RecordBatch]:
+def read_file(
+    file: Path, columns: ColumnNames, *, ragged: set[int], skip_ragged: bool | None
+) -> Iterator[pa.RecordBatch]:
     """Read a file in batches of rows.
 
     Args:
         file: A file whose format `file_format` knows.
         columns: The columns to read.
         ragged: Receives the number of each row that has too many or too few cells. No batch holds these rows.
-        skip_ragged: Leave these rows out, instead of raising.
+        skip_ragged: Leave these rows out, instead of raising. None: raise, and do not offer the setting.
 
     Raises:
         TableError: a column is missing, or a row cannot be parsed. Other errors are those that `readable` translates.

@@ -23,7 +23,7 @@ from headstart.cache.layout import read_layout
 from headstart.cache.reader import open_cache
 from headstart.stages.extract import extract
 from headstart.stages.heads.dataset import Dataset
-from headstart.stages.heads.trainer import fit_head
+from headstart.stages.heads.fit import fit_head
 from headstart.stages.predict import predict
 from headstart.stages.progress import Action, Event, Note, Outcome
 from headstart.stages.runs.run import load_head

@@ -16,9 +16,9 @@ from headstart.stages.encoders.packed import linear_cpu
 from headstart.stages.extract import extract
 from headstart.stages.extraction import reopen
 from headstart.stages.heads.dataset import Dataset
+from headstart.stages.heads.fit import fit_head
 from headstart.stages.heads.sampling import training_batches
 from headstart.stages.heads.stacked import ADAM_EPSILON
-from headstart.stages.heads.trainer import fit_head
 from headstart.stages.settings import ExtractSettings, Precision, TrainSettings
 from headstart.stages.train_head import train_head
 from processor import needs_digits

@@ -13,10 +13,12 @@ import pytest
 import torch
 from headstart.stages.heads.calibration import fit_temperature
 from headstart.stages.heads.dataset import Dataset
+from headstart.stages.heads.fit import fit_head
 from headstart.stages.heads.logistic import LogisticSolver
 from headstart.stages.heads.sampling import training_batches
+from headstart.stages.heads.scaler import fit_scaler
 from headstart.stages.heads.stacked import ADAM_EPSILON, Loss, StackedHeads, class_weights, schedule_factor
-from headstart.stages.heads.trainer import Fit, Trainer, fit_head, fit_heads
+from headstart.stages.heads.trainer import Fit, Trainer, fit_heads
 from headstart.stages.settings import ClassWeight, HeadKind, Schedule, TrainSettings
 from headstart.stages.threads import open_threads
 from sklearn.utils.class_weight import compute_class_weight
@@ -49,7 +51,7 @@ def plain_torch(train: Dataset, validation: Dataset, settings: TrainSettings) ->
     if settings.head is HeadKind.MLP:
         last = torch.nn.Linear(settings.hidden, classes)
         first = torch.nn.Linear(width, settings.hidden)
-        start = StackedHeads([settings], width=width, classes=classes, device=CPU).parameters["hidden.weight"][0]
+        start = StackedHeads([settings], width=width, classes=classes, device=CPU).parameters["hidden_weight"][0]
         first.weight.data.copy_(start)
         torch.nn.init.zeros_(first.bias)
         layers = [first, torch.nn.ReLU(), last]
@@ -122,7 +124,7 @@ def test_the_head_is_the_one_that_plain_torch_trains(changes: dict[str, Any]) ->
     heads, losses = plain_torch(train, validation, settings)
     np.testing.assert_allclose([e.validation_loss for e in fit.history], losses, rtol=2e-5)
     assert fit.best_epoch == int(np.argmin(losses)) + 1
-    layer = "hidden." if settings.head is HeadKind.MLP else ""
+    layer = "hidden_" if settings.head is HeadKind.MLP else ""
     for name, value in zip(("weight", "bias"), heads[fit.best_epoch - 1], strict=True):
         np.testing.assert_allclose(fit.parameters[layer + name], value, atol=5e-5)
 
@@ -132,7 +134,7 @@ def test_the_gradient_is_autograds() -> None:
     settings = [
         TrainSettings(label_smoothing=s, class_weight=w) for s in (0, 0.3) for w in (ClassWeight.NONE, "balanced")
     ]
-    loss = Loss.of(settings, np.array([10, 30, 60]), CPU)
+    loss = Loss(settings, np.array([10, 30, 60]), CPU)
     logits = (torch.randn(4, 3, 50) * 3).requires_grad_()
     labels = torch.randint(3, (50,))
     total = torch.zeros(())
@@ -314,7 +316,7 @@ def test_a_column_without_spread_is_not_divided_by_it() -> None:
     features[:, 4] = 3
     features[:, 5] = 1e-9 * rng.normal(size=500)
     rows = Dataset(features=features.astype(np.float32), labels=np.zeros(500, np.int64), index=np.arange(500))
-    scaler = rows.fit_scaler(center=True, standardize=True)
+    scaler = fit_scaler(rows, center=True, standardize=True)
     assert scaler.scale[[1, 4, 5]].tolist() == [1, 1, 1]
     spread = ((rows.features - scaler.center) * scaler.scale).std(0)
     np.testing.assert_allclose(spread[[0, 2, 3]], 1, rtol=1e-5)
