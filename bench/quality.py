@@ -25,7 +25,7 @@ def main() -> None:
     import torch
 
     settings = SpeedupSettings(encoder=str(DATA / "minilm"), device="cpu")
-    table = open_table(DATA / "vader.csv", text_column="text", label_column="label", skip_bad_rows=False)
+    table = open_table(DATA / "vader.csv", text_column="text", label_column="label")
     scan = scan_table(table, silent)
     _, draw = draw_rows(table, scan, settings)
     with tempfile.TemporaryDirectory() as scratch:
