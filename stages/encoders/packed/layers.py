@@ -32,8 +32,8 @@ class LayerNorm:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeedForward:
-    """A layer after its attention: attention's output projection and the feed-forward, each with a residual and then
-    a norm (Devlin et al., BERT, 2019)."""
+    """A layer after its attention: output projection and feed-forward, each with a residual and then a norm (Devlin et
+    al., BERT, 2019)."""
 
     dtype: torch.dtype
     attention_output: Linear
@@ -116,7 +116,7 @@ class FirstTokenLayer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerNames:
-    """transformers' names for the parts of a layer, each after the name of the layer itself."""
+    """transformers' names for a layer and, after that name, for its parts."""
 
     layer: str
     query: str
@@ -136,42 +136,32 @@ class LayerBuilder:
     A key's bias is left out: it adds the same number to all scores of a query, and softmax ignores that. A value's
     bias is left out too: a query's attention weights sum to one, so the bias passes through attention unchanged, and
     is added to the bias of the output projection.
-
-    Attributes:
-        weights: By the names of transformers' ``state_dict()``, float32.
-        names: The names of a layer's parts.
-        heads: Attention heads of each layer.
-        epsilon: Of every norm.
-        dtype: What the products run in.
-        batch_tokens: How many tokens a batch has, about.
     """
 
-    weights: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]  # by the names of transformers' state_dict(), float32
     names: LayerNames
     _: dataclasses.KW_ONLY
     heads: int
-    epsilon: float
-    dtype: torch.dtype
-    batch_tokens: int
+    epsilon: float  # of every norm
+    dtype: torch.dtype  # of the products
+    batch_tokens: int  # about
 
     def linear(self, name: str, *, rows: int = CHUNK_ROWS) -> Linear:
-        """The linear layer of this name, laid out for about so many rows."""
+        """The linear layer of a name, laid out for about ``rows`` rows."""
         return self._make(*self._weight_and_bias(name), rows)
 
     def norm(self, name: str) -> LayerNorm:
-        """The norm of this name."""
         return LayerNorm(*self._weight_and_bias(name), self.epsilon)
 
     def layer(self, number: int) -> Layer:
-        """The layer of this number, from 0."""
-        prefix = self.names.layer.format(number)
-        parts = [prefix + name for name in (self.names.query, self.names.key, self.names.value)]
-        weight = torch.cat([self.weights[f"{part}.weight"] for part in parts])
-        query_key_value = self._make(weight, self.weights[f"{parts[0]}.bias"], self.batch_tokens)
+        """The layer of a number, from 0."""
+        names, prefix = self.names, self.names.layer.format(number)
+        weight = torch.cat([self.weights[f"{prefix}{n}.weight"] for n in (names.query, names.key, names.value)])
+        query_key_value = self._make(weight, self.weights[f"{prefix}{names.query}.bias"], self.batch_tokens)
         return Layer(heads=self.heads, query_key_value=query_key_value, feed_forward=self._feed_forward(prefix))
 
     def first_token_layer(self, number: int) -> FirstTokenLayer:
-        """The layer of this number, for the first token of each sequence alone."""
+        """The same layer, for the first token of each sequence alone."""
         prefix = self.names.layer.format(number)
         key, value = (self.weights[f"{prefix}{name}.weight"] for name in (self.names.key, self.names.value))
         return FirstTokenLayer(

@@ -58,12 +58,7 @@ def make_linear(weight: Tensor, bias: Tensor, *, rows: int) -> Linear:
     In float32 that is MKL on Intel's processors, and oneDNN elsewhere: MKL keeps its best code for its maker's, and
     takes 1.1 to 1.2 times as long as oneDNN on an AMD EPYC. With AMX it is `Int8SplitLinear`, where the product is
     large enough to win back the time of splitting. (All by ``bench/products.py``.) The processor decides, not a trial,
-    so one machine always gets the same bits.
-
-    Args:
-        weight: (out, in), in the dtype of the products.
-        bias: (out,) or shorter, likewise.
-        rows: The number of rows to lay out for.
+    so one machine always gets the same bits. ``weight`` and ``bias`` are as for `Linear`.
     """
     weight = weight.contiguous()
     if weight.device.type != "cpu":

@@ -77,11 +77,7 @@ class Int8SplitLinear(Linear):
 
 
 def split(values: Tensor, apart: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Split numbers into digits.
-
-    Args:
-        values: (n, width) float32.
-        apart: Columns whose digits are 0, as if their values were.
+    """Split (n, width) float32 numbers into digits; the columns ``apart`` count as 0.
 
     Returns:
         The high digits, the middle and the low ones, (n, 3 * width) uint8 where `ZERO_DIGIT` stands for 0; and each
