@@ -21,7 +21,7 @@ from .files import CONFIG, EncoderFiles
 from .packed.architecture import find_architecture
 from .packed.backend import PackedCpuBackend
 
-_TOKENIZER, _TOKENIZER_SETTINGS = "tokenizer.json", "tokenizer_config.json"
+_TOKENIZER = "tokenizer.json"
 _LEGACY = {"gamma": "weight", "beta": "bias"}
 """Old names of a norm's weights."""
 
@@ -31,7 +31,7 @@ def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> 
 
     Args:
         files: The encoder's.
-        settings: How it is to run.
+        settings: How the encoder runs.
         packed: ``packed`` of a record's ``encoder``, which may come from anyone.
 
     Returns:
@@ -42,8 +42,10 @@ def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> 
     """
     if settings.device.type != "cpu" or files.pickled or files.folder / _TOKENIZER not in files.tokenizer:
         return None
+    tokenizer_settings = files.folder / "tokenizer_config.json"
+    loaded = json.loads(tokenizer_settings.read_bytes()) if tokenizer_settings.is_file() else {}
     tokenizer = tokenizers.Tokenizer.from_file(str(files.folder / _TOKENIZER))
-    tokenizer.enable_truncation(settings.max_length, direction=_truncation_side(files))
+    tokenizer.enable_truncation(settings.max_length, direction=str(loaded.get("truncation_side", "right")))
     tokenizer.no_padding()
     architecture = find_architecture(json.loads((files.folder / CONFIG).read_bytes()))
     if architecture is None or (config := EncoderConfig.from_record(packed, architecture, tokenizer)) is None:
@@ -54,20 +56,8 @@ def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> 
         dtype=DTYPES[settings.precision],
         batch_tokens=settings.chosen_batch_tokens(ForwardMode.PACKED),
     )
-    return Encoder(
-        settings,
-        tokenizer=tokenizer,
-        backend=PackedCpuBackend(forward),
-        width=config.width,
-        segments=config.segments,
-        config=config,
-    )
-
-
-def _truncation_side(files: EncoderFiles) -> str:
-    """The side on which the tokenizer cuts a text that is too long."""
-    settings = files.folder / _TOKENIZER_SETTINGS
-    return str(json.loads(settings.read_bytes()).get("truncation_side", "right")) if settings.is_file() else "right"
+    backend, width, segments = PackedCpuBackend(forward), config.width, config.segments
+    return Encoder(settings, tokenizer=tokenizer, backend=backend, width=width, segments=segments, config=config)
 
 
 class _Weights(Mapping[str, torch.Tensor]):
@@ -77,11 +67,7 @@ class _Weights(Mapping[str, torch.Tensor]):
     """
 
     def __init__(self, files: EncoderFiles, base: str) -> None:
-        """List them; ``base`` may stand before their names.
-
-        Raises:
-            ValueError: two have the same name.
-        """
+        """List them; ``base`` may stand before their names. Raises ValueError where two have the same name."""
         self._homes: dict[str, tuple[Any, str]] = {}
         for file in files.weights:
             if file.suffix != ".safetensors":  # the index of several files

@@ -1,7 +1,6 @@
 """Loads an encoder of any architecture by transformers, and runs it packed where that gives the model's own numbers.
 
-Transformers takes seconds to load, so this module is imported only where nothing else can load the encoder. Beside
-`baseline`'s program, it is the one module that knows transformers.
+Transformers takes seconds to load, so this module is imported only where nothing else can load the encoder.
 """
 
 from __future__ import annotations
@@ -43,44 +42,32 @@ def load_encoder(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
         model = _load_model(files, settings.features)
     model.to(settings.device)
     _check_fit(files.name, tokenizer, model, settings)
-    backend_tokenizer, width = tokenizer.backend_tokenizer, int(model.config.hidden_size)
-    backend_tokenizer.enable_truncation(settings.max_length, direction=tokenizer.truncation_side)
-    backend_tokenizer.no_padding()
+    fast_tokenizer, width = tokenizer.backend_tokenizer, int(model.config.hidden_size)
+    fast_tokenizer.enable_truncation(settings.max_length, direction=tokenizer.truncation_side)
+    fast_tokenizer.no_padding()
     segments = "token_type_ids" in tokenizer.model_input_names and getattr(model.config, "type_vocab_size", 0) > 1
-    backend, config = _backend(model, settings, padding=tokenizer.pad_token_id or 0), None
+    backend, config = _padded_backend(model, settings, padding=tokenizer.pad_token_id or 0), None
     architecture = model_architecture(model) if settings.device.type == "cpu" else None
     if architecture is not None and (packed := _try_packed(architecture, model, settings, backend, segments=segments)):
         backend = PackedCpuBackend(packed)  # which keeps the model's weights, and not the model
-        if not backend_tokenizer.encode_special_tokens:  # its JSON does not say that
-            config = EncoderConfig(
-                architecture=architecture,
-                width=width,
-                segments=segments,
-                tokenizer_sha256=tokenizer_sha256(backend_tokenizer),
-            )
-    return Encoder(
-        settings, tokenizer=backend_tokenizer, backend=backend, width=width, segments=segments, config=config
-    )
+        if not fast_tokenizer.encode_special_tokens:  # its JSON does not say that
+            digest = tokenizer_sha256(fast_tokenizer)
+            config = EncoderConfig(architecture=architecture, width=width, segments=segments, tokenizer_sha256=digest)
+    return Encoder(settings, tokenizer=fast_tokenizer, backend=backend, width=width, segments=segments, config=config)
 
 
 def model_architecture(model: Any) -> Architecture | None:
-    """The architecture of a model; None where the packed pass would compute something else, going by its
-    configuration."""
+    """The architecture of a model; None where, by its configuration, the packed pass would compute something else."""
     architecture = find_architecture(model.config.to_dict())
     epsilons = {module.eps for module in model.modules() if isinstance(module, torch.nn.LayerNorm)}
     return architecture if architecture is not None and epsilons <= {architecture.epsilon} else None
 
 
-def _backend(model: Any, settings: EncoderSettings, *, padding: int) -> Backend:
-    """A backend that runs the model's own pass over padded batches."""
+def _padded_backend(model: Any, settings: EncoderSettings, *, padding: int) -> Backend:
     if settings.device.type == "cuda":
         copies = CopyStream(settings.device)
         return CudaBackend(PaddedForward(model, settings, padding=padding, to_device=copies.to_device), copies)
-    return Backend(
-        PaddedForward(
-            model, settings, padding=padding, to_device=lambda array: torch.from_numpy(array).to(settings.device)
-        )
-    )
+    return Backend(PaddedForward(model, settings, padding=padding))
 
 
 def _try_packed(
@@ -139,11 +126,7 @@ def _check_fit(name: str, tokenizer: Any, model: Any, settings: EncoderSettings)
 
 
 def load_tokenizer(files: EncoderFiles) -> Any:
-    """The fast tokenizer of an encoder, as transformers loads it.
-
-    Raises:
-        EncoderError: there is none.
-    """
+    """The fast tokenizer of an encoder, as transformers loads it; an EncoderError where there is none."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(
         files.folder, use_fast=True, trust_remote_code=False, local_files_only=True
     )
@@ -207,8 +190,7 @@ def _loading(files: EncoderFiles) -> Iterator[None]:
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keep transformers' progress bars and reports off the terminal while it loads; errors are raised."""
-    verbosity = transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
+    verbosity, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity(logging.ERROR)
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:

@@ -49,15 +49,13 @@ class EncoderSession:
     ) -> EncoderSession:
         """Find the encoder of a cache or a run again, and check that it is the same one.
 
+        The arguments that are not listed are as in `ExtractSettings`.
+
         Args:
             identity: The identity of the features.
-            record_encoder: What the record says of its encoder: ``name``, ``folder`` and ``revision``.
+            record_encoder: ``encoder`` of the record: ``name``, ``folder`` and ``revision``.
             where: The cache or run that the record stands in.
             encoder: A folder or hub id, where the encoder is no longer where the record says.
-            device: ``auto``, or a torch device.
-            batch_tokens: Most tokens in a batch; None for what suits the device.
-            allow_pickled_weights: Read a ``pytorch_model.bin`` where the encoder has no safetensors.
-            report: Receives progress.
 
         Raises:
             IdentityError: the encoder is not the one of the identity.
@@ -164,8 +162,7 @@ class EncoderSession:
         return self.encoder.width
 
     def load_packed(self, packed: Any) -> Encoder | None:
-        """Load the encoder without transformers: see `fast_load.load_packed`. It is unproven, so `use` it after a
-        proof."""
+        """Load the encoder by `fast_load.load_packed`. It is unproven, so `use` it after a proof."""
         from .fast_load import load_packed
 
         return load_packed(self.files, self.encoder_settings, packed)
@@ -175,8 +172,7 @@ class EncoderSession:
         self._encoder = encoder
 
     def record(self) -> dict[str, Any]:
-        """What a cache's record says of the encoder: ``precision_reason``, and ``encoder`` with its name, its folder,
-        its revision, and what it takes to load it without transformers."""
+        """What a cache's record says of the encoder: ``precision_reason``, and what it takes to load it again."""
         config = self.encoder.config
         return {
             "precision_reason": self._precision[1],

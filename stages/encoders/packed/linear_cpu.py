@@ -61,11 +61,10 @@ def make_linear(weight: Tensor, bias: Tensor, *, rows: int) -> Linear:
     so one machine always gets the same bits. ``weight`` and ``bias`` are as for `Linear`.
     """
     weight = weight.contiguous()
-    if weight.device.type != "cpu":
-        return Linear(weight, bias)
-    if weight.dtype == torch.float32 and _split_pays(len(weight), weight.shape[1], rows):
+    single = weight.dtype == torch.float32
+    if single and _split_pays(len(weight), weight.shape[1], rows):
         return Int8SplitLinear(weight, bias, rows)
-    if weight.dtype == torch.float32 and _made_by_intel() and _has("mkl", "_mkl_linear"):
+    if single and _made_by_intel() and _has("mkl", "_mkl_linear"):
         return MklLinear(weight, bias, rows)
     if _has("mkldnn", "_linear_pointwise") and _onednn_multiplies(weight.dtype):
         return OneDnnLinear(weight, bias, rows)
