@@ -6,10 +6,8 @@ import numpy as np
 
 from ..types import Indices
 
-_FEW = 8
-"""With more batches than this, the last one's share of the time is small, however batches are dealt out to cores."""
-_STEP = 64
-"""Sizes of few batches are multiples of this, so that a run meets few sizes."""
+_FEW = 8  # with more batches than this, the last one's share of the time is small, whichever core takes it
+_STEP = 64  # sizes of few batches are multiples of this, so that a run meets few sizes
 
 
 def compose_batches(lengths: Indices, batch_tokens: int, *, padded: bool) -> list[Indices]:

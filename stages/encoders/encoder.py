@@ -47,9 +47,7 @@ class EncoderSettings:
 class Encoder:
     """A pretrained encoder that is never trained: a tokenizer, and a backend that runs the model.
 
-    Attributes:
-        features: The names of the features that it gives.
-        batch_tokens: How many tokens a batch should have.
+    ``features`` are the names of its features, and ``batch_tokens`` is how many tokens a batch should have.
     """
 
     def __init__(
@@ -62,7 +60,7 @@ class Encoder:
         segments: bool,
         config: EncoderConfig | None = None,
     ) -> None:
-        """Put the parts together; `headstart.stages.encoders.hf` and `headstart.stages.encoders.fast_load` make them.
+        """Put together the parts that `headstart.stages.encoders.hf` or `headstart.stages.encoders.fast_load` made.
 
         Args:
             settings: How the encoder runs.
@@ -100,7 +98,7 @@ class Encoder:
         return sequences, np.array([bool(encoding.overflowing) for encoding in encodings], bool)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class BatchReport:
     """One batch that `encode_sequences` has encoded."""
 
@@ -108,6 +106,7 @@ class BatchReport:
     features: dict[str, Features]  # by name, (batch, width)
     tokens: int
     seconds: float  # that the caller waited for the encoder
+    _: dataclasses.KW_ONLY
     number: int  # from 1
     batches: int  # how many there are
 
@@ -124,8 +123,7 @@ def encode_sequences(
 ) -> dict[str, Features]:
     """Encode token sequences: equal ones once, in batches of similar length.
 
-    The batches depend on the sequences, ``batch_tokens`` and ``path`` alone, not on ``needed``: a run that needs only
-    some of the features encodes the same batches as a run that needs all, and gets the same bits.
+    The batches do not depend on ``needed``: a run that needs only some of the features gets the same bits.
 
     Args:
         encoder: The encoder.
@@ -166,14 +164,6 @@ def encode_sequences(
             for name, array in features.items():
                 array[batch] = values[name]
             if on_batch is not None:
-                on_batch(
-                    BatchReport(
-                        sequences=first[batch],
-                        features=values,
-                        tokens=int(lengths[batch].sum()),
-                        seconds=seconds,
-                        number=number,
-                        batches=len(batches),
-                    )
-                )
+                tokens = int(lengths[batch].sum())
+                on_batch(BatchReport(first[batch], values, tokens, seconds, number=number, batches=len(batches)))
     return features if inverse is None else {name: values[inverse] for name, values in features.items()}

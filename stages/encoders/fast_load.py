@@ -1,6 +1,6 @@
 """Loads a packed encoder without transformers, which takes longer to load than the texts of an update to encode.
 
-A loaded encoder is not proven yet: `extraction.reopen` encodes rows of a finished cache again before it is used.
+The result is unproven: `extraction.reopen` encodes rows of a finished cache again before the encoder is used.
 """
 
 from __future__ import annotations
@@ -22,23 +22,14 @@ from .packed.architecture import find_architecture
 from .packed.backend import PackedCpuBackend
 
 _TOKENIZER = "tokenizer.json"
-_LEGACY = {"gamma": "weight", "beta": "bias"}
-"""Old names of a norm's weights."""
+_LEGACY = {"gamma": "weight", "beta": "bias"}  # old names of a norm's weights
 
 
 def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> Encoder | None:
     """Load an encoder as a record says, where the encoder's own files agree with the record.
 
-    Args:
-        files: The encoder's.
-        settings: How the encoder runs.
-        packed: ``packed`` of a record's ``encoder``, which may come from anyone.
-
-    Returns:
-        The encoder; None where only transformers can load it.
-
-    Raises:
-        Exception: of any kind, where the files are odd.
+    Returns None where only transformers can load it. ``packed`` is that field of the record's ``encoder``, which may
+    come from anyone. Where the files are odd, this raises exceptions of any kind.
     """
     if settings.device.type != "cpu" or files.pickled or files.folder / _TOKENIZER not in files.tokenizer:
         return None
@@ -63,7 +54,7 @@ def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> 
 class _Weights(Mapping[str, torch.Tensor]):
     """Weights by the names of transformers' ``state_dict()``, float32, each read from its file when it is asked for.
 
-    They are not checked to be finite: that was done when transformers loaded them, to make the cache.
+    They were found to be finite when transformers loaded them, to make the cache.
     """
 
     def __init__(self, files: EncoderFiles, base: str) -> None:
@@ -84,9 +75,6 @@ class _Weights(Mapping[str, torch.Tensor]):
         file, stored = self._homes[name]
         weight: torch.Tensor = file.get_tensor(stored)  # mapped, as transformers maps it
         return weight.to(torch.float32)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._homes
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._homes)

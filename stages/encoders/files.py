@@ -50,11 +50,7 @@ class EncoderFiles:
         return self.weights[0].name == PICKLED_WEIGHTS
 
     def layers(self) -> int | None:
-        """The number of layers in config.json; None where it does not say.
-
-        Raises:
-            EncoderError: the configuration is not JSON.
-        """
+        """The number of layers in config.json; None where it does not say. An EncoderError where it is not JSON."""
         try:
             config = json.loads((self.folder / CONFIG).read_bytes())
             counts = [config[name] for name in ("num_hidden_layers", "n_layers", "num_layers") if name in config]
@@ -63,11 +59,7 @@ class EncoderFiles:
         return counts[0] if counts and isinstance(counts[0], int) else None
 
     def hashes(self) -> dict[str, str]:
-        """The three hashes of an identity. FORMAT.md says how several files make one hash.
-
-        Raises:
-            StorageError: a file cannot be read.
-        """
+        """The three hashes of an identity; errors are those of `hash_files`."""
         return {
             "weights_sha256": hash_files(self.weights),
             "config_sha256": hash_files([self.folder / CONFIG]),
@@ -96,10 +88,9 @@ def find_encoder(name: str, *, revision: str | None = None, allow_pickled_weight
 
 
 def recorded_encoder(record_encoder: Mapping[str, Any], where: Path) -> tuple[str, str | None]:
-    """The name and revision by which `find_encoder` finds the ``encoder`` of the record of a cache or run, ``where``.
+    """The name and revision of a record's ``encoder`` for `find_encoder`: its folder, where that is still there.
 
-    Raises:
-        DamagedError: the record does not say.
+    A DamagedError names the cache or run, ``where``, whose record does not say.
     """
     name, folder, revision = (record_encoder.get(field) for field in ("name", "folder", "revision"))
     if not (isinstance(name, str) and isinstance(folder, str) and isinstance(revision, str | None)):
@@ -108,7 +99,7 @@ def recorded_encoder(record_encoder: Mapping[str, Any], where: Path) -> tuple[st
 
 
 def hash_files(files: Sequence[Path]) -> str:
-    """sha256 of one file; of several, the sha256 of what ``sha256sum`` prints for them, sorted by name.
+    """sha256 of one file; of several, the sha256 of what ``sha256sum`` prints for them, sorted by name (FORMAT.md).
 
     Raises:
         StorageError: a file cannot be read.

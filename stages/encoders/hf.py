@@ -41,7 +41,7 @@ def load_encoder(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
         tokenizer = load_tokenizer(files)
         model = _load_model(files, settings.features)
     model.to(settings.device)
-    _check_fit(files.name, tokenizer, model, settings)
+    _check_fit(f"encoder {files.name}", tokenizer, model, settings)
     fast_tokenizer, width = tokenizer.backend_tokenizer, int(model.config.hidden_size)
     fast_tokenizer.enable_truncation(settings.max_length, direction=tokenizer.truncation_side)
     fast_tokenizer.no_padding()
@@ -93,35 +93,32 @@ def _try_packed(
     return packed if all(agree) else None
 
 
-def _check_fit(name: str, tokenizer: Any, model: Any, settings: EncoderSettings) -> None:
+def _check_fit(encoder: str, tokenizer: Any, model: Any, settings: EncoderSettings) -> None:
     """Refuse an encoder or settings that would give wrong features, or none."""
     embedded = getattr(model.get_input_embeddings(), "num_embeddings", None)
     if not isinstance(embedded, int) or not hasattr(model.config, "hidden_size"):
         raise EncoderError(
-            f"encoder {name} ({model.config.model_type}) is not an encoder of texts, or of a kind that "
+            f"{encoder} ({model.config.model_type}) is not an encoder of texts, or of a kind that "
             "headstart does not know"
         )
     largest = max(tokenizer.get_vocab().values(), default=-1) + 1
     if largest > embedded:
         raise EncoderError(
-            f"encoder {name}: its tokenizer knows {largest:,} tokens, its model {embedded:,}: they do not "
-            "belong together"
+            f"{encoder}: its tokenizer knows {largest:,} tokens, its model {embedded:,}: they do not belong together"
         )
-    positions = min(_positions(model), tokenizer.model_max_length)
+    positions, length = min(_positions(model), tokenizer.model_max_length), settings.max_length
     special = tokenizer.num_special_tokens_to_add(pair=settings.pairs)
-    if settings.max_length > positions:
-        raise SettingsError(f"`max_length` is {settings.max_length}; encoder {name} reads at most {positions} tokens")
-    if settings.max_length <= special:
-        raise SettingsError(
-            f"`max_length` is {settings.max_length}, of which special tokens take {special}: no room for text"
-        )
+    if length > positions:
+        raise SettingsError(f"`max_length` is {length}; {encoder} reads at most {positions} tokens")
+    if length <= special:
+        raise SettingsError(f"`max_length` is {length}, of which special tokens take {special}: no room for text")
     with torch.inference_mode():
         states = [model(input_ids=torch.tensor([[1, token]], device=settings.device)) for token in (2, 3)]
     first, second = (state.last_hidden_state[:, 0] for state in states)
     if torch.equal(first, second) and first.isfinite().all():
         raise EncoderError(
-            f"encoder {name}: its first position does not see the tokens after it, so it cannot stand for a "
-            "text: this is a decoder, not an encoder"
+            f"{encoder}: its first position does not see the tokens after it, so it cannot stand for a text: this is a "
+            "decoder, not an encoder"
         )
 
 
@@ -136,6 +133,7 @@ def load_tokenizer(files: EncoderFiles) -> Any:
 
 
 def _load_model(files: EncoderFiles, features: tuple[Feature, ...]) -> Any:
+    encoder = f"encoder {files.name}"
     model, loading = transformers.AutoModel.from_pretrained(
         files.folder,
         dtype=torch.float32,
@@ -146,21 +144,18 @@ def _load_model(files: EncoderFiles, features: tuple[Feature, ...]) -> Any:
         ignore_mismatched_sizes=True,  # they are listed, and refused below with a message of ours
     )
     if model.config.is_encoder_decoder:
-        raise EncoderError(
-            f"encoder {files.name} is an encoder with a decoder ({model.config.model_type}); not supported"
-        )
+        raise EncoderError(f"{encoder} is an encoder with a decoder ({model.config.model_type}); not supported")
     # transformers makes up a pooler that was never saved, which matters only where a feature reads it.
     pooled = any(feature.pooling is Pooling.POOLER for feature in features)
     if pooled and getattr(model, "pooler", None) is None:
-        raise EncoderError(f"encoder {files.name} ({model.config.model_type}) has no pooler; choose other `features`")
+        raise EncoderError(f"{encoder} ({model.config.model_type}) has no pooler; choose other `features`")
     made_up = sorted(key for key in loading["missing_keys"] if pooled or not key.startswith("pooler."))
     wrong = made_up or sorted(map(str, loading["mismatched_keys"])) or loading["error_msgs"]
     if wrong:
-        raise EncoderError(
-            f"encoder {files.name}: its weights do not fit its config.json ({len(wrong)} of them, such as {wrong[0]})"
-        )
+        misfits = f"{len(wrong)} of them, such as {wrong[0]}"
+        raise EncoderError(f"{encoder}: its weights do not fit its config.json ({misfits})")
     if broken := next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None):
-        raise EncoderError(f"encoder {files.name}: its weights {broken!r} hold values that are no numbers (NaN or inf)")
+        raise EncoderError(f"{encoder}: its weights {broken!r} hold values that are no numbers (NaN or inf)")
     model.requires_grad_(False)
     return model.eval()
 

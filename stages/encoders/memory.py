@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 _Item = TypeVar("_Item")
+# In RuntimeErrors of torch's allocators and oneDNN.
 _MESSAGES = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory")
-"""Parts of the RuntimeErrors by which torch's allocators and oneDNN say that the memory is full."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _NEVER, _LARGEST_OF_OLD_GLIBC, _USUAL = 1 << 30, 1 << 25, 1 << 25
 

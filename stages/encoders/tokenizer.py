@@ -18,10 +18,9 @@ import tokenizers
 CHARACTERS_PER_TOKEN = 12
 """The length of the first beginning that is tried, for each token that is kept; a word takes five or six."""
 _GROWTH = 8
+# Normalizers whose result before a space or a stop does not depend on the text after it.
 _LOCAL = {"Lowercase", "NFC", "NFD", "NFKC", "NFKD"}
-"""Normalizers whose result before a space or a stop does not depend on the text after it."""
-_DELETING = {"BertNormalizer", "StripAccents"}
-"""The same, but they delete characters, and a deleted one may stand between two spaces."""
+_DELETING = {"BertNormalizer", "StripAccents"}  # also such; a character that they delete may stand between two spaces
 
 
 class Tokenizer:

@@ -23,8 +23,7 @@ from .forward import PackedForward
 class Architecture(abc.ABC):
     """One encoder's architecture. Its fields hold what the weights do not say, and stand in a cache's record."""
 
-    BASE: ClassVar[str]
-    """The encoder's name within a larger model: some files put it before the name of each weight."""
+    BASE: ClassVar[str]  # its name within a larger model, which some files put before the name of each weight
     model_type: str
     heads: int  # of each layer
     layers: int
@@ -42,16 +41,13 @@ class Architecture(abc.ABC):
     def build(
         self, weights: Mapping[str, torch.Tensor], features: Sequence[Feature], *, dtype: torch.dtype, batch_tokens: int
     ) -> PackedForward:
-        """Lay out the weights that the features need for the forward pass.
+        """Lay out the weights that the features need for the forward pass; a KeyError where one is missing.
 
         Args:
             weights: By the names of transformers' ``state_dict()``, float32.
             features: What to take.
             dtype: What the products run in; sums and norms run in float32.
             batch_tokens: About how many tokens a batch has.
-
-        Raises:
-            KeyError: a weight is missing.
         """
 
 

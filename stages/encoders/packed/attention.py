@@ -11,10 +11,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from .linear import padded_rows
 
 Tensor = torch.Tensor
-_KEYS = 16
-"""Attention's small products take up to a third less time where the number of keys is a multiple of this."""
-_MOST_ADDED = 11
-"""Adding more keys than this takes longer than it saves; ``bench/attention.py`` shows both."""
+# Attention's small products take up to a third less time where the number of keys is a multiple of `_KEYS`. To add more
+# than `_MOST_ADDED` keys for that takes longer than it saves; ``bench/attention.py`` shows both.
+_KEYS, _MOST_ADDED = 16, 11
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,10 +59,9 @@ class Bert(Architecture):
         down="output.dense",
         output_norm="output.LayerNorm",
     )
+    # config.json's names for the heads, the layers and the activation
     CONFIG_NAMES: ClassVar = ("num_attention_heads", "num_hidden_layers", "hidden_act")
-    """config.json's names for the heads, the layers and the activation."""
-    position_padding: int | None = None
-    """The token that RoBERTa gives no position; None where every token has its own."""
+    position_padding: int | None = None  # the token that RoBERTa gives no position
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Bert | None:

@@ -39,10 +39,7 @@ class PackedForward:
         self.layers.append(builder.first_token_layer(last) if of_first else builder.layer(last))
 
     def __call__(self, sequences: Sequence[TokenIds]) -> dict[str, Tensor]:
-        """Encode a batch. Sequences of equal length should stand together.
-
-        Args:
-            sequences: Token ids, (tokens,) int32 each; or (tokens, 2) each: the ids, and the segment of each.
+        """Encode a batch, in which sequences of equal length should stand together.
 
         Returns:
             By the features' names: (sequences, width) float32 each.

@@ -14,8 +14,8 @@ from .linear_cpu import make_linear
 
 Tensor = torch.Tensor
 CHUNK_ROWS = 512
-"""Rows that go through a layer's feed-forward together, on one core. Their widest intermediate result, 6 MB for
-BERT-base in float32, stays in the core's cache, and the products lose no speed (``bench/batches.py``)."""
+"""Rows that go through a layer's feed-forward together. Their widest intermediate result, 6 MB for BERT-base in
+float32, stays in the core's cache, and the products lose no speed (``bench/batches.py``)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +43,7 @@ class FeedForward:
     output_norm: LayerNorm
 
     def __call__(self, hidden_states: Tensor, attention: Tensor) -> Tensor:
-        """The layer's input (n, width) float32, and attention's result for it, to the layer's output, likewise.
-
-        It runs in chunks: the result of one step is still in the processor's cache when the next step reads it.
-        """
+        """The layer's input (n, width) float32, and attention's result for it, to the layer's output, likewise."""
         output = torch.empty_like(hidden_states)
         for start in range(0, len(hidden_states), CHUNK_ROWS):
             chunk = slice(start, start + CHUNK_ROWS)
@@ -81,17 +78,14 @@ class Layer:
 class FirstTokenLayer:
     """One transformer layer, for the first token of each sequence alone.
 
-    Keys and values are never computed. With one query q a sequence, q . (K x) is (K'q) . x, and the weighted mean of
-    V x over the tokens is V times the weighted mean of x. So K' is applied to the query and V to the mean: once a
-    sequence instead of once a token. DeepSeek-V2 (2024), https://arxiv.org/abs/2405.04434, reorders its multi-head
-    latent attention in the same way.
+    With one query q a sequence, q . (K x) is (K'q) . x, and the weighted mean of V x over the tokens is V times the
+    weighted mean of x. So K' is applied to the query and V to the mean: once a sequence instead of once a token, as in
+    DeepSeek-V2's multi-head latent attention (2024), https://arxiv.org/abs/2405.04434.
     """
 
     query: Linear
-    key: Tensor
-    """(heads, width / heads, width) float32."""
-    value: Tensor
-    """(heads, width, width / heads) float32."""
+    key: Tensor  # (heads, width / heads, width) float32
+    value: Tensor  # (heads, width, width / heads) float32
     feed_forward: FeedForward
 
     def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
@@ -133,9 +127,8 @@ class LayerNames:
 class LayerBuilder:
     """Builds the parts of an encoder from its weights.
 
-    A key's bias is left out: it adds the same number to all scores of a query, and softmax ignores that. A value's
-    bias is left out too: a query's attention weights sum to one, so the bias passes through attention unchanged, and
-    is added to the bias of the output projection.
+    A key's bias is left out: it adds the same number to all scores of a query, which softmax ignores. A query's
+    attention weights sum to one, so a value's bias passes through, and is added to the output projection's bias.
     """
 
     weights: Mapping[str, Tensor]  # by the names of transformers' state_dict(), float32
