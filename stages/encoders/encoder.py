@@ -68,7 +68,7 @@ class Encoder:
             backend: Runs batches of token sequences through the model.
             width: Numbers in each feature.
             segments: Whether the encoder tells the two texts of a pair apart.
-            config: What it takes to load the encoder without transformers; None where that is not possible.
+            config: What it takes to load it without transformers; None where that is not possible.
         """
         self._prefix, self._segments, self._tokenizer = settings.prefix, segments, Tokenizer(tokenizer)
         self.features = tuple(feature.name for feature in settings.features)

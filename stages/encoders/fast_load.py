@@ -41,12 +41,9 @@ def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> 
     architecture = find_architecture(json.loads((files.folder / CONFIG).read_bytes()))
     if architecture is None or (config := EncoderConfig.from_record(packed, architecture, tokenizer)) is None:
         return None
-    forward = architecture.build(
-        _Weights(files, architecture.BASE),
-        settings.features,
-        dtype=DTYPES[settings.precision],
-        batch_tokens=settings.chosen_batch_tokens(ForwardMode.PACKED),
-    )
+    weights, dtype = _Weights(files, architecture.BASE), DTYPES[settings.precision]
+    batch_tokens = settings.chosen_batch_tokens(ForwardMode.PACKED)
+    forward = architecture.build(weights, settings.features, dtype=dtype, batch_tokens=batch_tokens)
     backend, width, segments = PackedCpuBackend(forward), config.width, config.segments
     return Encoder(settings, tokenizer=tokenizer, backend=backend, width=width, segments=segments, config=config)
 

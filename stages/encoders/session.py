@@ -1,7 +1,6 @@
 """An encoder that is found, identified and loaded once, each step when it is first needed.
 
-Torch takes a second to load, and transformers several. Both are imported where they are first used: torch while the
-encoder's files are hashed, transformers only where nothing else can load the encoder.
+Torch takes a second to load, and transformers several: they are imported only where they are used.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ class EncoderSession:
     """One encoder with its settings. Every property is computed at its first use, and kept."""
 
     def __init__(self, settings: ExtractSettings, report: Report = silent) -> None:
-        """Take the settings; nothing is read yet."""
         self._settings, self._report = settings, report
         self._pairs = settings.text_pair_column is not None
         self._encoder: Encoder | None = None
@@ -117,7 +115,6 @@ class EncoderSession:
 
     @functools.cached_property
     def _precision(self) -> tuple[Precision, str]:
-        """What the encoder computes in, and why."""
         from ..devices import choose_precision
 
         return choose_precision(self._settings.precision, self.device)

@@ -36,8 +36,7 @@ class OneDnnLinear(Linear):
 
     def __init__(self, weight: Tensor, bias: Tensor, rows: int) -> None:
         super().__init__(torch.ops.mkldnn._reorder_linear_weight(weight, rows), bias)
-        # GELU within the product saves a pass over memory, which pays on an AMD EPYC. With AMX the product is so fast
-        # that torch's own pass over the fresh result takes less time.
+        # GELU within the product pays on an AMD EPYC. With AMX, torch's own pass over the fresh result takes less time.
         self._fuses_gelu = not _made_by_intel()
 
     def __call__(self, rows: Tensor) -> Tensor:

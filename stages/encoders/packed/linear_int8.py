@@ -29,10 +29,9 @@ class Int8SplitLinear(Linear):
     Error-free transformations of matrix multiplication, 2012; with 8-bit integers: Ootomo, Ozaki and Yokota, DGEMM on
     integer matrix multiplication unit, 2024, https://arxiv.org/abs/2306.11975.)
 
-    Encoders have a few columns far larger than the others, which would leave those few digits. So the largest columns
-    of the given rows are multiplied apart, in float32. (Dettmers et al., LLM.int8(), 2022,
-    https://arxiv.org/abs/2208.07339.) Which columns are the largest depends on all of the rows, and with them a row's
-    last bits. A weight takes 10 bytes a number.
+    A few columns of an encoder are far larger than the others, and would leave those few digits. So the largest columns
+    of the given rows, on which a row's last bits then depend, are multiplied apart, in float32. (Dettmers et al.,
+    LLM.int8(), 2022, https://arxiv.org/abs/2208.07339.) A weight takes 10 bytes a number.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, rows: int) -> None:
