@@ -49,10 +49,7 @@ def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> 
 
 
 class _Weights(Mapping[str, torch.Tensor]):
-    """Weights by the names of transformers' ``state_dict()``, float32, each read from its file when it is asked for.
-
-    They were found to be finite when transformers loaded them, to make the cache.
-    """
+    """float32 weights by the names of transformers' ``state_dict()``, each read from its file when it is asked for."""
 
     def __init__(self, files: EncoderFiles, base: str) -> None:
         """List them; ``base`` may stand before their names. Raises ValueError where two have the same name."""

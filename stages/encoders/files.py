@@ -32,7 +32,6 @@ TOKENIZER_FILES = (
 _ELSEWHERE = {CONFIG: "transformers_weights", "tokenizer_config.json": "fast_tokenizer_files"}
 _ADAPTER = "adapter_config.json"
 _PIECE_BYTES = 8 << 20
-_PICKLE_ADVICE = "use `allow_pickled_weights=True` if you trust its author: reading a pickle can run code"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,7 +168,8 @@ def _weights(name: str, folder: Path, allow_pickled_weights: bool) -> tuple[Path
     if not (folder / PICKLED_WEIGHTS).is_file():
         raise EncoderError(f"encoder {name}: {folder} holds no weights ({WEIGHTS})")
     if not allow_pickled_weights:
-        raise EncoderError(f"encoder {name} has only pickled weights ({PICKLED_WEIGHTS}); {_PICKLE_ADVICE}")
+        advice = "use `allow_pickled_weights=True` if you trust its author: reading a pickle can run code"
+        raise EncoderError(f"encoder {name} has only pickled weights ({PICKLED_WEIGHTS}); {advice}")
     return (folder / PICKLED_WEIGHTS,)
 
 

@@ -36,24 +36,16 @@ class EncoderSession:
     def from_identity(
         cls,
         identity: Identity,
-        record_encoder: Mapping[str, Any],
+        record_encoder: Mapping[str, Any],  # `encoder` of the record: name, folder and revision
         *,
-        where: Path,
-        encoder: str | None = None,
+        where: Path,  # the cache or run that the record stands in
+        encoder: str | None = None,  # a folder or hub id, where the encoder is no longer where the record says
         device: str = "auto",
-        batch_tokens: int | None = None,
+        batch_tokens: int | None = None,  # as in ExtractSettings, like the arguments beside it
         allow_pickled_weights: bool = False,
         report: Report = silent,
     ) -> EncoderSession:
         """Find the encoder of a cache or a run again, and check that it is the same one.
-
-        The arguments that are not listed are as in `ExtractSettings`.
-
-        Args:
-            identity: The identity of the features.
-            record_encoder: ``encoder`` of the record: ``name``, ``folder`` and ``revision``.
-            where: The cache or run that the record stands in.
-            encoder: A folder or hub id, where the encoder is no longer where the record says.
 
         Raises:
             IdentityError: the encoder is not the one of the identity.

@@ -74,9 +74,8 @@ class Int8SplitLinear(Linear):
 def split(values: Tensor, apart: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Split (n, width) float32 numbers into digits; the columns ``apart`` count as 0.
 
-    Returns:
-        The high digits, the middle and the low ones, (n, 3 * width) uint8 where `ZERO_DIGIT` stands for 0; and each
-        row's unit, (n, 1) float32, which is not finite where a value is not.
+    Returns the high digits, the middle and the low ones, (n, 3 * width) uint8 where `ZERO_DIGIT` stands for 0; and each
+    row's unit, (n, 1) float32, which is not finite where a value is not.
     """
     count, width = values.shape
     digits, unit = torch.empty(count, 3 * width, dtype=torch.uint8), values.new_empty(count, 1)
