@@ -97,10 +97,7 @@ def extract_tables(
         tables: Files or folders; each gives its name to its cache: ``train.csv`` becomes ``train.h5``.
         folder: The folder of the caches; it is made where it is missing.
         settings: See `ExtractSettings`.
-        update: As for `extract`, for each of them.
-        reuse: As for `extract`.
-        overwrite: As for `extract`.
-        wait: As for `extract`.
+        update: As for `extract`, like ``reuse``, ``overwrite`` and ``wait``.
         report: Receives progress, notes, and one `Outcome` for each cache.
 
     Returns:

@@ -23,40 +23,26 @@ from .types import Indices
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """Something that is wrong with a cache.
+    """Something that is wrong with a cache."""
 
-    Attributes:
-        where: The dataset or document, and the rows, counted from 1.
-        what: What is wrong there.
-        damage: Whether a checksum does not hold. `repair` restores such rows; damage to the structure or to a document
-            is beyond repair. Otherwise the checksums hold, and what was written is wrong.
-    """
-
-    where: str
+    where: str  # the dataset or document, and the rows, counted from 1
     what: str
     damage: bool = True
+    """Whether a checksum does not hold. `repair` restores such rows; damage to the structure or to a document is beyond
+    repair. Otherwise the checksums hold, and what was written is wrong."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verified:
-    """The result of a verification.
-
-    Attributes:
-        path: The cache.
-        rows: How many rows it has.
-        bytes: How many bytes it has.
-        findings: What is wrong; empty for a good cache.
-        encoded: How many rows were encoded again.
-        largest_difference: The largest difference of these rows from the stored ones, relative to the largest value of
-            the row; None without an encoder.
-    """
+    """The result of a verification."""
 
     path: Path
     rows: int
     bytes: int
-    findings: tuple[Finding, ...]
-    encoded: int = 0
+    findings: tuple[Finding, ...]  # empty for a good cache
+    encoded: int = 0  # rows that were encoded again
     largest_difference: float | None = None
+    """Of these rows from the stored ones, relative to the largest value of the row; None without an encoder."""
 
 
 def verify(

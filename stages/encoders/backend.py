@@ -24,10 +24,7 @@ class Forward(Protocol):
 
 
 class Backend:
-    """Runs one batch at a time, on any device.
-
-    ``halved_batches`` counts the batches that took more memory than there was, and were encoded in halves.
-    """
+    """Runs one batch at a time, on any device; ``halved_batches`` counts those that memory held only in halves."""
 
     def __init__(self, forward: Forward) -> None:
         self.forward = forward

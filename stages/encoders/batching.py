@@ -16,9 +16,8 @@ def compose_batches(lengths: Indices, batch_tokens: int, *, padded: bool) -> lis
     Args:
         lengths: (sequences,) int64, tokens in each.
         batch_tokens: Most tokens in a batch. A sequence longer than this has a batch of its own.
-        padded: Count a batch's tokens as sequences x the longest. Otherwise padding is not counted, and a batch is
-            filled up with the longest sequences that fit. So nearly all batches have the same number of tokens:
-            ``batch_tokens``, or, where there are few batches, an even share of all tokens.
+        padded: Count a batch's tokens as sequences x the longest. Otherwise a batch is filled up with the longest
+            sequences that fit, so nearly all have ``batch_tokens``, or, of few batches, an even share of all tokens.
 
     Returns:
         Indices of the sequences in each batch, the longest first. Every sequence is in one batch.

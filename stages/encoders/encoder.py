@@ -23,8 +23,7 @@ from .memory import MemoryFullError
 from .pooling import Feature
 from .tokenizer import Tokenizer
 
-VERSIONS = {"torch": str(torch.__version__), "transformers": version("transformers")}
-"""The version of transformers is read without importing it, which takes seconds."""
+VERSIONS = {"torch": str(torch.__version__), "transformers": version("transformers")}  # which takes seconds to import
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,38 +46,25 @@ class EncoderSettings:
 class Encoder:
     """A pretrained encoder that is never trained: a tokenizer, and a backend that runs the model.
 
-    ``features`` are the names of its features, and ``batch_tokens`` is how many tokens a batch should have.
+    ``features`` are its features' names, ``path`` is how it runs, ``batch_tokens`` is how large a batch should be.
     """
 
     def __init__(
         self,
         settings: EncoderSettings,
         *,
-        tokenizer: tokenizers.Tokenizer,
+        tokenizer: tokenizers.Tokenizer,  # set up to cut at settings.max_length, and not to pad
         backend: Backend,
-        width: int,
-        segments: bool,
-        config: EncoderConfig | None = None,
+        width: int,  # numbers in each feature
+        segments: bool,  # whether the encoder tells the two texts of a pair apart
+        config: EncoderConfig | None = None,  # what it takes to load the encoder without transformers, if that is known
     ) -> None:
-        """Put together the parts that `headstart.stages.encoders.hf` or `headstart.stages.encoders.fast_load` made.
-
-        Args:
-            settings: How the encoder runs.
-            tokenizer: Set up to cut at ``settings.max_length``, and not to pad.
-            backend: Runs batches of token sequences through the model.
-            width: Numbers in each feature.
-            segments: Whether the encoder tells the two texts of a pair apart.
-            config: What it takes to load the encoder without transformers; None where that is not possible.
-        """
+        """Put together the parts that `headstart.stages.encoders.hf` or `headstart.stages.encoders.fast_load` made."""
         self._prefix, self._segments, self._tokenizer = settings.prefix, segments, Tokenizer(tokenizer)
         self.features = tuple(feature.name for feature in settings.features)
         self.backend, self.width, self.config = backend, width, config
+        self.path = backend.forward.mode
         self.batch_tokens = settings.chosen_batch_tokens(self.path)
-
-    @property
-    def path(self) -> ForwardMode:
-        """How the encoder runs over a batch."""
-        return self.backend.forward.mode
 
     def tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> tuple[list[TokenIds], Mask]:
         """Turn texts, or pairs of texts, into token ids, special tokens included.

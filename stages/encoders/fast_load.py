@@ -41,21 +41,15 @@ def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> 
     architecture = find_architecture(json.loads((files.folder / CONFIG).read_bytes()))
     if architecture is None or (config := EncoderConfig.from_record(packed, architecture, tokenizer)) is None:
         return None
-    forward = architecture.build(
-        _Weights(files, architecture.BASE),
-        settings.features,
-        dtype=DTYPES[settings.precision],
-        batch_tokens=settings.chosen_batch_tokens(ForwardMode.PACKED),
-    )
+    weights, dtype = _Weights(files, architecture.BASE), DTYPES[settings.precision]
+    batch_tokens = settings.chosen_batch_tokens(ForwardMode.PACKED)
+    forward = architecture.build(weights, settings.features, dtype=dtype, batch_tokens=batch_tokens)
     backend, width, segments = PackedCpuBackend(forward), config.width, config.segments
     return Encoder(settings, tokenizer=tokenizer, backend=backend, width=width, segments=segments, config=config)
 
 
 class _Weights(Mapping[str, torch.Tensor]):
-    """Weights by the names of transformers' ``state_dict()``, float32, each read from its file when it is asked for.
-
-    They were found to be finite when transformers loaded them, to make the cache.
-    """
+    """float32 weights by the names of transformers' ``state_dict()``, each read from its file when it is asked for."""
 
     def __init__(self, files: EncoderFiles, base: str) -> None:
         """List them; ``base`` may stand before their names. Raises ValueError where two have the same name."""

@@ -28,11 +28,10 @@ TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
+# The field of each JSON file that makes transformers read files which are not hashed.
 _ELSEWHERE = {CONFIG: "transformers_weights", "tokenizer_config.json": "fast_tokenizer_files"}
-"""The field of each JSON file that makes transformers read files which are not hashed."""
 _ADAPTER = "adapter_config.json"
 _PIECE_BYTES = 8 << 20
-_PICKLE_ADVICE = "use `allow_pickled_weights=True` if you trust its author: reading a pickle can run code"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,7 +135,7 @@ def _files(name: str, folder: Path, *, revision: str | None, allow_pickled_weigh
 
 
 def _require_plain(name: str, folder: Path) -> None:
-    """Refuse a folder that makes transformers read other files than those whose hashes identify the encoder."""
+    """Refuse a folder that makes transformers read files which are not hashed."""
     if (folder / _ADAPTER).exists():
         raise EncoderError(f"encoder {name}: {folder} holds an adapter ({_ADAPTER}); merge it into the weights first")
     for file, field in _ELSEWHERE.items():
@@ -152,26 +151,26 @@ def _require_plain(name: str, folder: Path) -> None:
 def _weights(name: str, folder: Path, allow_pickled_weights: bool) -> tuple[Path, ...]:
     if (folder / WEIGHTS).is_file():
         return (folder / WEIGHTS,)
-    if (folder / WEIGHTS_INDEX).is_file():
+    index = folder / WEIGHTS_INDEX
+    if index.is_file():
         try:
-            index = json.loads((folder / WEIGHTS_INDEX).read_bytes())
-            shards = sorted({str(shard) for shard in index["weight_map"].values()})
+            shards = sorted({str(shard) for shard in json.loads(index.read_bytes())["weight_map"].values()})
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            raise EncoderError(f"encoder {name}: {folder / WEIGHTS_INDEX} is not an index of weights") from None
+            raise EncoderError(f"encoder {name}: {index} is not an index of weights") from None
         for shard in shards:
             if Path(shard).name != shard or not shard.endswith(".safetensors"):
-                raise EncoderError(
-                    f"encoder {name}: {WEIGHTS_INDEX} names {shard!r}, which is no safetensors file beside it"
-                )
+                problem = f"names {shard!r}, which is no safetensors file beside it"
+                raise EncoderError(f"encoder {name}: {WEIGHTS_INDEX} {problem}")
         absent = [shard for shard in shards if not (folder / shard).is_file()]
         if absent or not shards:
             raise EncoderError(f"encoder {name}: {folder} lacks the weights {', '.join(absent) or 'of its index'}")
-        return (folder / WEIGHTS_INDEX, *(folder / shard for shard in shards))
-    if (folder / PICKLED_WEIGHTS).is_file():
-        if allow_pickled_weights:
-            return (folder / PICKLED_WEIGHTS,)
-        raise EncoderError(f"encoder {name} has only pickled weights ({PICKLED_WEIGHTS}); {_PICKLE_ADVICE}")
-    raise EncoderError(f"encoder {name}: {folder} holds no weights ({WEIGHTS})")
+        return (index, *(folder / shard for shard in shards))
+    if not (folder / PICKLED_WEIGHTS).is_file():
+        raise EncoderError(f"encoder {name}: {folder} holds no weights ({WEIGHTS})")
+    if not allow_pickled_weights:
+        advice = "use `allow_pickled_weights=True` if you trust its author: reading a pickle can run code"
+        raise EncoderError(f"encoder {name} has only pickled weights ({PICKLED_WEIGHTS}); {advice}")
+    return (folder / PICKLED_WEIGHTS,)
 
 
 def _download(name: str, revision: str | None, allow_pickled_weights: bool) -> Path:

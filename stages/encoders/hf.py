@@ -74,12 +74,8 @@ def _try_packed(
     architecture: Architecture, model: Any, settings: EncoderSettings, padded: Backend, *, segments: bool
 ) -> PackedForward | None:
     """The packed forward pass; None where a trial shows that it does not give the model's own numbers."""
-    packed = architecture.build(
-        model.state_dict(),
-        settings.features,
-        dtype=DTYPES[settings.precision],
-        batch_tokens=settings.chosen_batch_tokens(ForwardMode.PACKED),
-    )
+    dtype, batch_tokens = DTYPES[settings.precision], settings.chosen_batch_tokens(ForwardMode.PACKED)
+    packed = architecture.build(model.state_dict(), settings.features, dtype=dtype, batch_tokens=batch_tokens)
     tokens, positions = model.get_input_embeddings().num_embeddings, _positions(model)
     lengths = [min(length, positions) for length in (7, 7, 3)]
     # RoBERTa's padding, 1, is among them.

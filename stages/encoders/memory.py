@@ -53,8 +53,8 @@ def is_memory_full(error: Any) -> bool:
 def freed_memory_kept() -> Iterator[None]:
     """Let glibc keep freed memory, instead of handing it back to the system and asking for it again.
 
-    A batch's largest arrays take tens of megabytes. Without this, each is new memory from the system every time, and
-    its first writing costs a page fault for every 4 KiB. Where there is no glibc this does nothing.
+    A batch's largest arrays take tens of megabytes. Without this, each is new memory from the system, whose first
+    writing costs a page fault for every 4 KiB. Where there is no glibc this does nothing.
 
     Afterwards the thresholds are at 32 and 64 MiB, the highest that glibc chooses by itself. It never adapts them again
     in this process: so a measurement of another program runs in a process of its own (``baseline/process``).

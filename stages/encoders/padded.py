@@ -34,7 +34,7 @@ class PaddedForward:
         """By the features' names: (sequences, width) each."""
         longest = max(len(sequence) for sequence in sequences)
         pairs = sequences[0].ndim == 2
-        ids = np.full((len(sequences), longest), self._padding, np.int64)  # (sequences, longest)
+        ids = np.full((len(sequences), longest), self._padding, np.int64)
         mask, segments = np.zeros_like(ids), np.zeros_like(ids)
         for row, sequence in enumerate(sequences):
             ids[row, : len(sequence)] = sequence[:, 0] if pairs else sequence

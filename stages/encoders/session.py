@@ -1,7 +1,6 @@
 """An encoder that is found, identified and loaded once, each step when it is first needed.
 
-Torch takes a second to load, and transformers several. Both are imported where they are first used: torch while the
-encoder's files are hashed, transformers only where nothing else can load the encoder.
+Torch takes a second to load, and transformers several: they are imported only where they are used.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ class EncoderSession:
     """One encoder with its settings. Every property is computed at its first use, and kept."""
 
     def __init__(self, settings: ExtractSettings, report: Report = silent) -> None:
-        """Take the settings; nothing is read yet."""
         self._settings, self._report = settings, report
         self._pairs = settings.text_pair_column is not None
         self._encoder: Encoder | None = None
@@ -38,24 +36,16 @@ class EncoderSession:
     def from_identity(
         cls,
         identity: Identity,
-        record_encoder: Mapping[str, Any],
+        record_encoder: Mapping[str, Any],  # `encoder` of the record: name, folder and revision
         *,
-        where: Path,
-        encoder: str | None = None,
+        where: Path,  # the cache or run that the record stands in
+        encoder: str | None = None,  # a folder or hub id, where the encoder is no longer where the record says
         device: str = "auto",
-        batch_tokens: int | None = None,
+        batch_tokens: int | None = None,  # as in ExtractSettings, like the arguments beside it
         allow_pickled_weights: bool = False,
         report: Report = silent,
     ) -> EncoderSession:
         """Find the encoder of a cache or a run again, and check that it is the same one.
-
-        The arguments that are not listed are as in `ExtractSettings`.
-
-        Args:
-            identity: The identity of the features.
-            record_encoder: ``encoder`` of the record: ``name``, ``folder`` and ``revision``.
-            where: The cache or run that the record stands in.
-            encoder: A folder or hub id, where the encoder is no longer where the record says.
 
         Raises:
             IdentityError: the encoder is not the one of the identity.
@@ -117,7 +107,6 @@ class EncoderSession:
 
     @functools.cached_property
     def _precision(self) -> tuple[Precision, str]:
-        """What the encoder computes in, and why."""
         from ..devices import choose_precision
 
         return choose_precision(self._settings.precision, self.device)

@@ -34,20 +34,15 @@ _COUNT_ROWS = 1 << 20
 class Counts:
     """What the pass counted. Counts of encoding leave out an earlier run that this run resumed."""
 
-    tokens: int = 0
-    """In all rows, copies included."""
+    tokens: int = 0  # in all rows, copies included
     truncated_rows: int = 0
     distinct_sequences: int = 0
     tokens_encoded: int = 0
     sequences_encoded: int = 0
-    kept_blocks: int = 0
-    """Blocks that an earlier run wrote."""
-    reused_rows: int = 0
-    """Rows that were copied from other caches."""
-    halved_batches: int = 0
-    """Batches that did not fit in memory, and were encoded in halves."""
-    encode_seconds: float = 0.0
-    """Time that was spent waiting for the encoder."""
+    kept_blocks: int = 0  # blocks that an earlier run wrote
+    reused_rows: int = 0  # rows that were copied from other caches
+    halved_batches: int = 0  # batches that did not fit in memory, and were encoded in halves
+    encode_seconds: float = 0.0  # spent waiting for the encoder
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -69,14 +64,6 @@ def encode_table(
     Batches depend on the table, the reusable caches and the cache's plan, never on what is left to do. So a run that
     resumes encodes the same batches as an undisturbed run, and gets the same bits. Blocks that were written before
     another row of the table changed agree to rounding (1e-5).
-
-    Args:
-        table: The table.
-        unfinished: The cache to write; its plan says how rows are batched.
-        writer: The writer of this cache.
-        encoder: The encoder.
-        reusable: Other caches, whose rows are copied.
-        report: Receives progress.
 
     Raises:
         TableError: the table changed since it was scanned.

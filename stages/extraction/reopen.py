@@ -23,10 +23,8 @@ from ..types import Features, Indices
 from .row_index import RowIndex
 from .tolerance import relative_difference, tolerance_of
 
-FIRST_ROWS = 4096
-"""Rows at the top of the table, and of the cache, among which shared rows are looked for."""
-SAMPLE_ROWS = 16
-"""Rows that are encoded again before the encoder is trusted."""
+FIRST_ROWS = 4096  # at the top of the table, and of the cache, among which shared rows are looked for
+SAMPLE_ROWS = 16  # that are encoded again before the encoder is trusted
 _ALIKE = {Precision.FLOAT32: 1e-3, Precision.BFLOAT16: 0.1, Precision.FLOAT16: 0.1}
 """Largest error of a row, as a share of the row's distance from the sample's mean. The numbers that tell texts apart
 must be right, and not only the few large numbers that are nearly equal in all texts."""
@@ -71,14 +69,7 @@ def _is_ours(cache: Cache) -> bool:
 def _sample(cache: Cache, places: Indices, most_tokens: int) -> Indices:
     """Choose rows of all lengths that lie in undamaged blocks of the cache and fit into one batch.
 
-    Args:
-        cache: The cache.
-        places: (rows,) the table's rows in the cache; -1 where the cache lacks the row.
-        most_tokens: Most tokens in a batch.
-
-    Returns:
-        (n,) rows of the table.
-    """
+    ``places`` are the table's rows in the cache, -1 where the cache lacks the row. Returns rows of the table."""
     shared = np.flatnonzero(places >= 0)
     shared = shared[np.argsort(cache.lengths[places[shared]], kind="stable")]
     sample = shared[np.unique(np.linspace(0, len(shared) - 1, SAMPLE_ROWS).astype(int))] if len(shared) else shared

@@ -28,27 +28,16 @@ from ..tables.table import Table
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CacheRequest:
-    """A cache that is asked for.
+    """A cache that is asked for."""
 
-    Attributes:
-        out: The finished cache's path.
-        table: The table's name, for the record.
-        scan: The table's rows and labels.
-        identity: The identity of the features.
-        storage: How the features are stored.
-        block_rows: Rows that share a checksum.
-        update: A cache of other rows gives its rows to the new one.
-        overwrite: What is there is replaced.
-    """
-
-    out: Path
-    table: str
+    out: Path  # the finished cache's
+    table: str  # the table's name, for the record
     scan: TableScan
     identity: Identity
     storage: str
-    block_rows: int
-    update: bool
-    overwrite: bool
+    block_rows: int  # rows that share a checksum
+    update: bool  # a cache of other rows gives its rows to the new one
+    overwrite: bool  # what is there is replaced
 
     def differences(self, cache: Cache) -> list[str]:
         """List how the features of a cache differ from the ones that are asked for; empty where they do not."""
@@ -67,14 +56,10 @@ class CacheRequest:
 class Verdict(enum.StrEnum):
     """What to do with a file that is already there."""
 
-    KEEP = "keep"
-    """It serves as it is."""
-    RELABEL = "relabel"
-    """It serves once it has the table's labels."""
-    REPLACE = "replace"
-    """A new file takes its place."""
-    SUPERSEDE = "supersede"
-    """A new file takes its place, and reuses its rows."""
+    KEEP = "keep"  # it serves as it is
+    RELABEL = "relabel"  # it serves once it has the table's labels
+    REPLACE = "replace"  # a new file takes its place
+    SUPERSEDE = "supersede"  # a new file takes its place, and reuses its rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,17 +73,11 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True)
 class UnfinishedCache:
-    """A cache that lacks some blocks.
+    """A cache that lacks some blocks."""
 
-    Attributes:
-        cache: Maps of the file: they show what is written to it.
-        scan: The table's scan, with arrays of the file, so that they take no memory.
-        kept: The blocks that are complete.
-    """
-
-    cache: Cache
-    scan: TableScan
-    kept: Collection[int]
+    cache: Cache  # maps of the file: they show what is written to it
+    scan: TableScan  # with arrays of the file, so that they take no memory
+    kept: Collection[int]  # the blocks that are complete
 
 
 def require_writable(out: Path, table: Table) -> None:
@@ -181,10 +160,7 @@ def relabel(request: CacheRequest, cache: Cache) -> None:
 def decide_unfinished(request: CacheRequest, cache: Cache, plan: Mapping[str, Any]) -> Decision:
     """Decide what to do with an unfinished cache of the output.
 
-    Args:
-        request: The cache that is asked for.
-        cache: The unfinished cache.
-        plan: How rows are batched: with the table and the identity, this decides every bit of the features.
+    ``plan`` says how rows are batched: with the table and the identity, this decides every bit of the features.
 
     Raises:
         OutputExistsError: it holds something else, and must stay.
@@ -216,11 +192,7 @@ def decide_unfinished(request: CacheRequest, cache: Cache, plan: Mapping[str, An
 def open_unfinished(request: CacheRequest, *, width: int, plan: Mapping[str, Any], report: Report) -> UnfinishedCache:
     """Open the unfinished cache to write into: the one that is there, where it serves, or a new one.
 
-    Args:
-        request: The cache that is asked for.
-        width: Numbers in each feature.
-        plan: How rows are batched.
-        report: Receives a note where an unfinished cache is resumed.
+    ``width`` is the numbers in each feature, ``plan`` says how rows are batched.
 
     Raises:
         OutputExistsError: an unfinished cache is there, and holds something else.
@@ -276,9 +248,8 @@ def labelled_copy(cache: Cache, scratch: Path, scan: TableScan) -> Iterator[tupl
 
 
 def remove_superseded(path: Path) -> None:
-    """Remove the unfinished caches of previous table versions, the newest first: a crash must leave no gap in their
-    numbers."""
-    for superseded in reversed(superseded_paths(path)):
+    """Remove the unfinished caches of previous table versions."""
+    for superseded in reversed(superseded_paths(path)):  # the newest first: a crash must leave no gap in the numbers
         superseded.unlink()
 
 

@@ -19,15 +19,10 @@ from .row_index import RowIndex
 
 @dataclasses.dataclass(frozen=True)
 class RowLocations:
-    """Where some caches hold the rows that were asked for.
+    """Where some caches hold the rows that were asked for."""
 
-    Attributes:
-        cache_index: (rows,) int64, the index of the cache; -1 where no cache holds the row.
-        row_index: (rows,) int64, the row in that cache.
-    """
-
-    cache_index: Indices
-    row_index: Indices
+    cache_index: Indices  # (rows,), -1 where no cache holds the row
+    row_index: Indices  # (rows,), the row in that cache
 
     @property
     def found(self) -> Mask:

@@ -12,9 +12,7 @@ from ..types import Indices
 
 _Keys = npt.NDArray[np.uint64]
 _Level = tuple[_Keys, Indices]
-_LEVEL_GROWTH = 4
-"""How many times larger a level of the index is than the next one. A larger factor means fewer levels to search, and
-more rows to copy."""
+_LEVEL_GROWTH = 4  # how many times larger a level is than the next: more means fewer levels to search, more to copy
 
 
 class RowIndex:

@@ -15,30 +15,20 @@ from ..tables.table import Table, TableRows, join_rows
 from ..types import Indices, Mask, TokenIds
 from .reuse import ReusableCaches, RowLocations, join_locations
 
-_JOINED_BYTES = 64 << 20
-"""Most bytes of memory for the features of windows that are joined."""
+_JOINED_BYTES = 64 << 20  # most memory for the features of windows that are joined
 _Part = tuple[slice, TableRows, RowLocations]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Window:
-    """Some consecutive rows of a table.
+    """Some consecutive rows of a table."""
 
-    Attributes:
-        span: Their numbers among the table's good rows.
-        rows: The rows as they were read.
-        reused: Where other caches hold their texts.
-        tokenized: (tokenized rows,) int64, positions in the window of the rows that were tokenized.
-        sequences: The token sequence of each tokenized row.
-        truncated: (tokenized rows,) bool, which texts had more tokens than their sequence.
-    """
-
-    span: slice
+    span: slice  # their numbers among the table's good rows
     rows: TableRows
-    reused: RowLocations
-    tokenized: Indices
-    sequences: list[TokenIds]
-    truncated: Mask
+    reused: RowLocations  # where other caches hold their texts
+    tokenized: Indices  # (tokenized rows,) positions in the window
+    sequences: list[TokenIds]  # of the tokenized rows
+    truncated: Mask  # (tokenized rows,) which texts had more tokens than their sequence
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,7 +53,7 @@ def tokenized_windows(
         reusable: Caches that may hold some of the rows.
         layout: The layout of the cache that is written.
         window_rows: How many rows are read at a time.
-        kept: (blocks,) bool, which blocks of the cache are complete. A window of complete blocks is not tokenized.
+        kept: (blocks,) bool, which blocks are complete. A window of complete blocks is not tokenized.
 
     Raises:
         TableError: the table changed since it was scanned.

@@ -41,13 +41,10 @@ class Architecture(abc.ABC):
     def build(
         self, weights: Mapping[str, torch.Tensor], features: Sequence[Feature], *, dtype: torch.dtype, batch_tokens: int
     ) -> PackedForward:
-        """Lay out the weights that the features need for the forward pass; a KeyError where one is missing.
+        """Lay out the weights that the features need for batches of about ``batch_tokens`` tokens.
 
-        Args:
-            weights: By the names of transformers' ``state_dict()``, float32.
-            features: What to take.
-            dtype: What the products run in; sums and norms run in float32.
-            batch_tokens: About how many tokens a batch has.
+        ``weights`` are float32, by the names of transformers' ``state_dict()``; a KeyError where one is missing.
+        Products run in ``dtype``, sums and norms in float32.
         """
 
 

@@ -32,8 +32,7 @@ class LayerNorm:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeedForward:
-    """A layer after its attention: output projection and feed-forward, each with a residual and then a norm (Devlin et
-    al., BERT, 2019)."""
+    """A layer after its attention: output projection and feed-forward, each with a residual and then a norm."""
 
     dtype: torch.dtype
     attention_output: Linear

@@ -1,7 +1,5 @@
-"""Linear layers for a CPU, whose weights are laid out once for the library that multiplies.
-
-Torch's own compiler (inductor, with freezing) uses the same operators.
-"""
+"""Linear layers for a CPU whose weights are laid out once, by the operators that torch's own compiler uses (inductor,
+with freezing)."""
 
 from __future__ import annotations
 
@@ -13,10 +11,7 @@ from .linear_int8 import Int8SplitLinear, int8_products_are_exact
 
 
 class MklLinear(Linear):
-    """MKL in float32: the weight is laid out once, where MKL by itself lays it out at every call.
-
-    The layout is for one number of rows; for another number the plain product serves. The weight is held twice.
-    """
+    """MKL in float32: the weight is laid out for one number of rows, and kept as it is for the other numbers."""
 
     def __init__(self, weight: Tensor, bias: Tensor, rows: int) -> None:
         super().__init__(weight, bias)
@@ -36,8 +31,7 @@ class OneDnnLinear(Linear):
 
     def __init__(self, weight: Tensor, bias: Tensor, rows: int) -> None:
         super().__init__(torch.ops.mkldnn._reorder_linear_weight(weight, rows), bias)
-        # GELU within the product saves a pass over memory, which pays on an AMD EPYC. With AMX the product is so fast
-        # that torch's own pass over the fresh result takes less time.
+        # GELU within the product pays on an AMD EPYC. With AMX, torch's own pass over the fresh result takes less time.
         self._fuses_gelu = not _made_by_intel()
 
     def __call__(self, rows: Tensor) -> Tensor:

@@ -29,10 +29,9 @@ class Int8SplitLinear(Linear):
     Error-free transformations of matrix multiplication, 2012; with 8-bit integers: Ootomo, Ozaki and Yokota, DGEMM on
     integer matrix multiplication unit, 2024, https://arxiv.org/abs/2306.11975.)
 
-    Encoders have a few columns far larger than the others, which would leave those few digits. So the largest columns
-    of the given rows are multiplied apart, in float32. (Dettmers et al., LLM.int8(), 2022,
-    https://arxiv.org/abs/2208.07339.) Which columns are the largest depends on all of the rows, and with them a row's
-    last bits. A weight takes 10 bytes a number.
+    A few columns of an encoder are far larger than the others, and would leave those few digits. So the largest columns
+    of the given rows, on which a row's last bits then depend, are multiplied apart, in float32. (Dettmers et al.,
+    LLM.int8(), 2022, https://arxiv.org/abs/2208.07339.) A weight takes 10 bytes a number.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, rows: int) -> None:
@@ -75,9 +74,8 @@ class Int8SplitLinear(Linear):
 def split(values: Tensor, apart: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Split (n, width) float32 numbers into digits; the columns ``apart`` count as 0.
 
-    Returns:
-        The high digits, the middle and the low ones, (n, 3 * width) uint8 where `ZERO_DIGIT` stands for 0; and each
-        row's unit, (n, 1) float32, which is not finite where a value is not.
+    Returns the high digits, the middle and the low ones, (n, 3 * width) uint8 where `ZERO_DIGIT` stands for 0; and each
+    row's unit, (n, 1) float32, which is not finite where a value is not.
     """
     count, width = values.shape
     digits, unit = torch.empty(count, 3 * width, dtype=torch.uint8), values.new_empty(count, 1)
