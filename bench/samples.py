@@ -19,6 +19,12 @@ def read_texts(table: Path) -> Counter[str]:
         return Counter(row["text"] for row in csv.DictReader(file))
 
 
+def read_rows(table: Path) -> list[tuple[str, str]]:
+    """The text and the label of each row of a CSV table."""
+    with table.open(encoding="utf-8", newline="") as file:
+        return [(row["text"], row["label"]) for row in csv.DictReader(file)]
+
+
 def draw_pieces(lengths: Sequence[int], *, tokens: int, pieces: int, seed: int) -> list[Indices]:
     """Draw pieces of a table of distinct texts, so that together they are of all its lengths.
 

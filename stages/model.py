@@ -17,14 +17,13 @@ from ..cache.errors import EncoderError, SettingsError, StorageError, TableError
 from .encoders.session import EncoderSession
 from .progress import Report, Step, silent
 from .runs.run import load_head, read_run
+from .settings import ExtractSettings
 from .tables.table import as_list
 from .types import TokenIds
 
 if TYPE_CHECKING:
     from .encoders.encoder import BatchReport, Encoder
 
-WINDOW_ROWS = 4096
-"""Texts that are encoded together: more make fuller batches, and take more memory."""
 Names = npt.NDArray[np.object_]
 """Class names, (n,) of str. Numpy's own strings would lose a NUL at the end of a name."""
 Probabilities = npt.NDArray[np.float32]
@@ -64,7 +63,7 @@ class TextClassifier:
         encoder: str | None = None,
         device: str = "auto",
         allow_pickled_weights: bool = False,
-        window_rows: int = WINDOW_ROWS,
+        window_rows: int = ExtractSettings.window_rows,
         report: Report = silent,
     ) -> None:
         """Load the head; the encoder is found and loaded when it is first needed.
@@ -74,7 +73,7 @@ class TextClassifier:
             encoder: A folder or hub id, where the encoder is no longer where the run says; it must be the same encoder.
             device: ``auto``, or a torch device.
             allow_pickled_weights: Read a ``pytorch_model.bin`` where the encoder has no safetensors.
-            window_rows: Texts that are encoded together.
+            window_rows: Texts that are batched together. More texts make fuller batches, and take more memory.
             report: Receives progress.
 
         Raises:

@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from ..cache.errors import OutputExistsError, TableError
 from ..cache.lock import hold
-from .model import WINDOW_ROWS, Probabilities, TextClassifier
+from .model import Probabilities, TextClassifier
 from .prefetch import prefetch
 from .progress import Action, Note, Outcome, Report, Step, silent
+from .settings import ExtractSettings
 from .tables.scan import ColumnScan, read_column_windows, scan_columns
 from .tables.table import Table, TableRows, open_table
 from .tables.writer import open_writer, output_format
@@ -90,7 +91,7 @@ def predict_table(
     device: str = "auto",
     allow_pickled_weights: bool = False,
     overwrite: bool = False,
-    window_rows: int = WINDOW_ROWS,
+    window_rows: int = ExtractSettings.window_rows,
     report: Report = silent,
 ) -> Path:
     """Classify a table's rows, and write the table with its predictions to a file.
@@ -129,7 +130,6 @@ def predict_table(
         text_column=text_column,
         pair_column=text_pair_column,
         label_column=None,
-        skip_bad_rows=False,
         keep_others=True,
     )
     if out.resolve() in [file.resolve() for file in source.files]:
@@ -172,8 +172,8 @@ def _classify_table(classifier: TextClassifier, source: Table, out: Path, report
         counts["sequences_encoded"] += len(batch.sequences)
         counts["tokens_encoded"] += batch.tokens
 
-    classifier.load_encoder()
     with open_writer(out, schema, scan.json_types) as write:
+        classifier.load_encoder()
         for rows, sequences in prefetch(_tokenized(classifier, source, scan)):
             probabilities = classifier.probabilities(sequences, rows.place, count)
             write(_with_predictions(rows, added, classifier, probabilities))

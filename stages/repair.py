@@ -133,13 +133,7 @@ def _blocks_to_encode(cache: Cache, restored: Cache, scan: TableScan, table: str
 
     The checksums tell damage from another table. A block that holds with the table's hashes has the table's texts. A
     block that does not is damaged elsewhere, and its own hashes must be equal to the table's. The same is checked of
-    the labels.
-
-    Args:
-        cache: The damaged cache.
-        restored: The same cache with the table's text hashes and labels.
-        scan: The scan of the table.
-        table: The table's name.
+    the labels. ``restored`` is the damaged cache with the table's text hashes and labels.
 
     Raises:
         TableError: the table is not the one that the cache was made from.

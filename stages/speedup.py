@@ -1,56 +1,45 @@
-"""The speedup, measured: the practitioner's program rung by rung, then the two stages, on the user's machine and rows.
+"""Measure the speedup: the practitioner's program, rung by rung, beside headstart's two stages, on the user's machine.
 
-Everything is run on a sample of the rows within a budget, and scaled to the whole table; what did not fit is not
-guessed. ``speedup_ladder`` runs the program (``speedup_process``: in processes of its own), ``speedup_stages`` the two
-stages, ``speedup_quality`` compares accuracy, ``speedup_report`` and ``speedup_picture`` show it.
+All of it runs on a sample within a budget, and is scaled to the whole table. What does not fit is left out.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import functools
+import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from ..cache.errors import TableError
 from ..cache.hashing import hash_keys
 from ..cache.layout import storage_errors
-from .baseline.extrapolate import Spread, paid_off_after, total
-from .baseline.ladder import Ladder, RungResult
+from .baseline.ladder import Ladder, Measurement, Rung, RungResult, Sample, StageTimes, measure_stages
 from .baseline.picture import draw
-from .baseline.process import program_process
+from .baseline.process import in_new_process
 from .baseline.program import Program
 from .baseline.quality import QualityResult, compare_quality
 from .baseline.report import SPEEDUP, markdown
-from .baseline.rungs import Rung
-from .baseline.stages import Draw, StagesResult, measure_stages
-from .devices import choose_device, choose_precision, machine
+from .devices import choose_device, choose_precision
 from .encoders.encoder import VERSIONS
-from .encoders.files import EncoderFiles, find_encoder
-from .progress import Event, Note, Report, Step, silent
+from .encoders.files import find_encoder
+from .extract import extract
+from .progress import Action, Note, Outcome, Report, Step, silent
+from .provenance import provenance
 from .settings import Precision, SpeedupSettings
 from .tables.scan import TableScan, read_windows, scan_table
 from .tables.table import Table, open_table
+from .train_head import train_head
 
 MARKDOWN_FILE, PICTURE_FILE = "speedup.md", "speedup.png"
-_STAGES_SHARE, _LADDER_SHARE = 0.25, 0.4
-"""Of the budget; accuracy gets the rest."""
-_POOL_ROWS = 16_384
-"""Rows that are kept in memory to draw from. Sorted by length, so many hardly need padding, as in a whole table."""
-_ROWS_OF_A_CLASS = 5
-"""Of each class, so many distinct texts come first, so that the few first rows can be divided and trained on."""
-_FEW_ROWS = 64
-Indices = npt.NDArray[np.int64]
+_STAGES_SHARE, _LADDER_SHARE = 0.25, 0.4  # of the budget; the comparison of accuracy gets the rest
+_SAMPLE_ROWS = 16_384  # kept in memory; so many, sorted by length, hardly need padding, as in a whole table
+_TEXTS_PER_CLASS, _FEW_TEXTS = 5, 64  # a sample begins with so many of every class, and runs on so many at least
 
 
 def speedup(
@@ -62,28 +51,33 @@ def speedup(
     wait: bool = False,
     report: Report = silent,
 ) -> Path:
-    """Measure what the two stages save, against the program that they stand in for.
+    """Measure how much faster the two stages are than the program that they replace.
 
     Args:
         table: A CSV, TSV, JSON lines or Parquet file, or a folder of one of them, with labels.
         out: The folder to write.
         settings: See `SpeedupSettings`.
         overwrite: Replace the report at ``out``.
-        wait: Where another run is writing ``out``, wait until it is done.
-        report: Where progress and notes go.
+        wait: If another run is writing ``out``, wait until it has ended.
+        report: Receives progress, notes and the outcome.
 
     Returns:
         The folder: ``speedup.json``, ``speedup.md`` and, where matplotlib is installed, ``speedup.png``.
 
     Raises:
-        TableError: the table cannot be read, or its labels cannot be trained on.
+        TableError: the table cannot be read, or no head can be trained on its labels.
         EncoderError: the encoder cannot be found or read.
-        OutputExistsError: ``out`` is there already.
+        OutputExistsError: ``out`` exists already.
         BusyError: another run is writing ``out``, and ``wait`` is False.
         StorageError: the machine cannot read or write.
     """
     started = time.perf_counter()
     settings, out = settings or SpeedupSettings(), Path(out)
+
+    def step(detail: str) -> None:
+        spent = round(time.perf_counter() - started)
+        report(Step("measuring", spent, round(settings.budget), "seconds of the budget", detail=detail))
+
     with SPEEDUP.held(out, overwrite=overwrite, wait=wait, report=report):
         source = open_table(
             table,
@@ -91,201 +85,138 @@ def speedup(
             label_column=settings.label_column,
             skip_bad_rows=settings.skip_bad_rows,
         )
-        device = choose_device(settings.device)
-        files = find_encoder(
-            settings.encoder, revision=settings.revision, allow_pickled_weights=settings.allow_pickled_weights
-        )
+        device, pickled = choose_device(settings.device), settings.allow_pickled_weights
+        files = find_encoder(settings.encoder, revision=settings.revision, allow_pickled_weights=pickled)
         scan = scan_table(source, report)
-        measuring = _Measuring(settings, files, device, started=started, report=report)
-        with SPEEDUP.new(out, overwrite=overwrite) as folder, storage_errors("cannot write what is measured"):
+        with SPEEDUP.new(out, overwrite=overwrite) as folder, storage_errors("cannot write measurements"):
             with tempfile.TemporaryDirectory(prefix="headstart-") as scratch:
-                found = measuring.measure(source, scan, Path(scratch))
+                measurement = Measurement(
+                    settings=settings,
+                    files=files,
+                    device=device,
+                    scratch=Path(scratch),
+                    deadline=started + settings.budget,
+                    on_step=step,
+                    extract_command=extract,
+                    train_command=train_head,
+                )
+                measured = _measure(measurement, *draw_rows(source, scan, settings))
             fields = {
-                "headstart": version("headstart"),
-                "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "settings": dataclasses.asdict(settings),
                 "encoder": {"name": files.name, "revision": files.revision},
                 "table": {"source": source.source, "rows": scan.rows, "distinct_texts": scan.distinct_texts},
-                **found,
-                "machine": machine(device),
-                "versions": VERSIONS,
-                "seconds": time.perf_counter() - started,
+                **measured,
             }
+            fields = provenance(device, fields, versions=VERSIONS)
+            fields["seconds"] = time.perf_counter() - started
             SPEEDUP.write(folder, fields)
             (folder / MARKDOWN_FILE).write_text(markdown(fields), encoding="utf-8")
             if not draw(folder / PICTURE_FILE, fields):
                 report(Note(f"{PICTURE_FILE} was not drawn: matplotlib is missing; pip install 'headstart[report]'"))
+        report(Outcome(command="speedup", output=out, action=Action.MADE, counts={"rows": scan.rows}))
         return out
 
 
-class _Measuring:
-    """The measurements, one after the other, each with its share of the budget."""
-
-    def __init__(
-        self, settings: SpeedupSettings, files: EncoderFiles, device: torch.device, *, started: float, report: Report
-    ) -> None:
-        self._settings, self._files, self._device, self._report = settings, files, device, report
-        self._deadline = started + settings.budget
-        self._detail = ""
-
-    def measure(self, source: Table, scan: TableScan, scratch: Path) -> dict[str, Any]:
-        """Measure everything: what `speedup` writes of it."""
-        settings = self._settings
-        pool, draw = draw_rows(source, scan, settings)
-        self._step("the two stages")
-        share = min(_STAGES_SHARE * settings.budget, self._deadline - time.perf_counter())
-        stages = measure_stages(draw, settings, scratch, share=share, report=self._relay)
-        names = scan.label_names or ()
-        self._step("loading the program")
-        make = functools.partial(
-            Program,
-            self._files,
-            pool[settings.text_column],
-            [names.index(label) for label in pool[settings.label_column]],
-            classes=len(names),
-            max_length=settings.max_length,
-            device=self._device,
-        )
-        began = time.perf_counter()
-        modules = [type(make().model.bert).__module__]
-        load_seconds = time.perf_counter() - began
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()  # other processes need it now
-        with contextlib.suppress(MemoryError), program_process(make, modules, lambda: self._step(self._detail)):
-            pass  # the first of these processes takes seconds, which are no rung's; if it cannot be, each rung says so
-        rungs = self._climb(make, modules, scan.rows)
-        quality = self._compare(draw, names, scratch)
-        return {
-            "precision": dict(zip(("chosen", "reason"), choose_precision(Precision.AUTO, self._device), strict=True)),
-            "program_start": load_seconds,
-            "rungs": [dataclasses.asdict(rung) for rung in rungs],
-            "stages": dataclasses.asdict(stages),
-            "totals": totals(rungs, stages, settings, program_start=load_seconds),
-            "quality": {**dataclasses.asdict(quality), "agree": quality.agree},
-        }
-
-    def _compare(self, draw: Draw, names: tuple[str, ...], scratch: Path) -> QualityResult:
-        if not self._settings.quality:
-            return QualityResult(not_run="accuracy was not compared, as asked for")
-        return compare_quality(
-            draw,
-            names,
-            self._files,
-            self._settings,
-            scratch=scratch,
-            device=self._device,
-            deadline=self._deadline,
-            on_step=self._step,
-        )
-
-    def _climb(self, make: Callable[[], Program], modules: Sequence[str], table_rows: int) -> tuple[RungResult, ...]:
-        settings = self._settings
-        ladder = Ladder(
-            make(),
-            functools.partial(program_process, make, modules),
-            table_rows=table_rows,
-            half=Precision.FLOAT16 if self._device.type == "cuda" else Precision.BFLOAT16,
-            half_pays=choose_precision(Precision.AUTO, self._device)[0] is not Precision.FLOAT32,
-            repeats=settings.repeats,
-            on_rung=self._step,
-            on_batch=lambda: self._step(self._detail),
-        )
-        ours = time.perf_counter() + _LADDER_SHARE * settings.budget
-        return ladder.climb(list(Rung), min(ours, self._deadline) if settings.quality else self._deadline)
-
-    def _relay(self, event: Event) -> None:
-        """Pass a stage's own steps on as details of ours; its notes are of scratch files."""
-        if isinstance(event, Step):
-            of = f" of {event.total:,}" if event.total else ""
-            self._step(f"{event.phase}, {event.done:,}{of} {event.unit}")
-
-    def _step(self, detail: str) -> None:
-        self._detail = detail
-        seconds = round(self._settings.budget - (self._deadline - time.perf_counter()))
-        self._report(Step("measuring", seconds, round(self._settings.budget), "seconds of the budget", detail=detail))
+def _measure(measurement: Measurement, texts: list[str], labels: list[int], sample: Sample) -> dict[str, Any]:
+    """Time headstart on the sample and the program on the texts, compare accuracy; return fields of the report."""
+    settings, device = measurement.settings, measurement.device
+    measurement.on_step("the two stages")
+    stages = measure_stages(measurement, sample, min(_STAGES_SHARE * settings.budget, measurement.left()))
+    measurement.on_step("loading the program")
+    limits = {"classes": len(sample.names), "max_length": settings.max_length}
+    make = functools.partial(Program, measurement.files, texts, labels, device=device, **limits)
+    began = time.perf_counter()
+    architecture = type(make().model.bert).__module__
+    program_start = time.perf_counter() - began
+    apart = functools.partial(in_new_process, modules=[Ladder.__module__, architecture])
+    with contextlib.suppress(MemoryError):  # each rung reports it
+        apart(int, on_tick=lambda: measurement.on_step("loading the program"))  # imports modules once, for all rungs
+    precision, reason = choose_precision(Precision.AUTO, device)
+    ladder = Ladder(measurement=measurement, make=make, apart=apart, precision=precision, table_rows=sample.table_rows)
+    share = min(_LADDER_SHARE * settings.budget, measurement.left()) if settings.quality else measurement.left()
+    rungs = ladder.climb(list(Rung), time.perf_counter() + share)
+    not_compared = QualityResult(not_run="accuracy was not compared, as asked for")
+    quality = compare_quality(measurement, sample) if settings.quality else not_compared
+    return {
+        "precision": {"chosen": precision, "reason": reason},
+        "program_start": program_start,
+        "rungs": [dataclasses.asdict(rung) for rung in rungs],
+        "stages": dataclasses.asdict(stages),
+        "totals": totals(rungs, stages, settings, program_start=program_start),
+        "quality": {**dataclasses.asdict(quality), "agree": quality.agree},
+    }
 
 
-def draw_rows(source: Table, scan: TableScan, settings: SpeedupSettings) -> tuple[dict[str, list[str]], Draw]:
-    """Draw rows at random for the program, and distinct texts for the two stages.
+def draw_rows(source: Table, scan: TableScan, settings: SpeedupSettings) -> tuple[list[str], list[int], Sample]:
+    """Draw rows at random for the program (texts and class numbers), and distinct texts for headstart.
 
     Raises:
-        TableError: a label has no text of its own, or there are too many, or the table changed since it was surveyed.
+        TableError: a label has no text of its own, or there are too many labels, or the table has changed.
     """
     assert scan.labels is not None and scan.label_names is not None
+    labels, names = scan.labels, scan.label_names
     rng = np.random.default_rng(settings.sample)
-    pool = rng.permutation(scan.rows)[:_POOL_ROWS]
+    rows = rng.permutation(scan.rows)[:_SAMPLE_ROWS].tolist()
     _, first = np.unique(hash_keys(scan.text_hashes), return_index=True)
-    if lost := set(range(len(scan.label_names))) - set(scan.labels[first].tolist()):
-        raise TableError(
-            f"{source.source}: each text of the label {scan.label_names[min(lost)]!r} stands before with another "
-            "label; mend those rows to measure on this table"
-        )
-    distinct, few = _classes_first(rng.permutation(first), scan.labels)
-    distinct = distinct[:_POOL_ROWS]
+    if lost := set(range(len(names))) - set(labels[first].tolist()):
+        where = f"{source.source}: each text of the label {names[min(lost)]!r} stands before with another label"
+        raise TableError(f"{where}; correct those rows to measure on this table")
+    drawn = rng.permutation(first)
+    by_class = np.argsort(labels[drawn], kind="stable")
+    number = np.empty(len(drawn), np.int64)  # of each text among the texts of its class
+    number[by_class] = np.arange(len(drawn)) - np.searchsorted(labels[drawn][by_class], labels[drawn][by_class])
+    few = int((number < _TEXTS_PER_CLASS).sum())
+    distinct = drawn[np.argsort(number >= _TEXTS_PER_CLASS, kind="stable")][:_SAMPLE_ROWS].tolist()
     if few > len(distinct):
-        raise TableError(f"{source.source} has {len(scan.label_names):,} labels: too many to measure on a sample")
-    wanted = np.unique(np.concatenate([pool, distinct]))
-    texts: dict[int, str] = {}
-    for place, rows in read_windows(source, scan, 4096):
-        for row in wanted[np.searchsorted(wanted, place.start) : np.searchsorted(wanted, place.stop)].tolist():
-            texts[row] = rows.texts[row - place.start]
-
-    def columns(rows: Indices) -> dict[str, list[str]]:
-        assert scan.labels is not None and scan.label_names is not None
-        return {
-            settings.text_column: [texts[row] for row in rows.tolist()],
-            settings.label_column: [scan.label_names[label] for label in scan.labels[rows]],
-        }
-
-    drawn = Draw(
+        raise TableError(f"{source.source} has {len(names):,} labels: too many to measure on a sample")
+    texts = dict.fromkeys((*rows, *distinct), "")
+    for place, window in read_windows(source, scan, 4096):
+        texts |= {row: text for row, text in enumerate(window.texts, place.start) if row in texts}
+    sample = Sample(
+        texts=[texts[row] for row in distinct],
+        labels=[names[label] for label in labels[distinct]],
+        names=names,
+        few=max(few, _FEW_TEXTS),
         table=source.source,
-        columns=columns(distinct),
-        few=max(few, _FEW_ROWS),
         table_rows=scan.rows,
         table_texts=scan.distinct_texts,
     )
-    return columns(pool), drawn
-
-
-def _classes_first(rows: Indices, labels: npt.NDArray[np.int64]) -> tuple[Indices, int]:
-    """Put a few rows of every class in front; also how many these are."""
-    order = np.argsort(labels[rows], kind="stable")
-    starts = np.searchsorted(labels[rows][order], labels[rows])
-    place = np.empty(len(rows), np.int64)  # each row's number among the rows of its class
-    place[order] = np.arange(len(rows))
-    front = place - starts < _ROWS_OF_A_CLASS
-    return np.concatenate([rows[front], rows[~front]]), int(front.sum())
+    return [texts[row] for row in rows], labels[rows].tolist(), sample
 
 
 def totals(
-    rungs: tuple[RungResult, ...], stages: StagesResult, settings: SpeedupSettings, *, program_start: float
+    rungs: tuple[RungResult, ...], stages: StageTimes, settings: SpeedupSettings, *, program_start: float
 ) -> list[dict[str, Any]]:
-    """What all experiments take in each way, and when extracting has paid for itself against it.
+    """Return for each way ``way``, ``epochs`` of an experiment, and ``seconds`` of all experiments.
 
-    Returns:
-        For each way: ``way``, ``epochs`` of an experiment, ``seconds`` of all of them, ``paid_off_after``: the epoch at
-        whose end extracting, and all that one experiment takes besides, has paid for itself, and
-        ``ahead_with_cache_after``: the same with the cache there already. None for never, or where it is not known.
+    For the program also ``paid_off_after``, the epoch of an experiment at whose end headstart has taken no longer, with
+    `extract`, and ``ahead_with_cache_after``, the same without `extract`; None for never, or where it is not known.
     """
-    experiments, found = settings.experiments, []
-    for rung in rungs:
-        if rung.epoch is None:
-            continue
-        epoch = rung.epoch.median
-        seconds = total(once=0, start=program_start, epoch=epoch, epochs=settings.epochs, experiments=experiments)
-        line: dict[str, Any] = {"way": rung.rung.value, "epochs": settings.epochs, "seconds": seconds}
-        for name, once in (("paid_off_after", stages.extract), ("ahead_with_cache_after", Spread.of([0.0]))):
-            line[name] = None
-            if once is not None and stages.epoch is not None and stages.experiment is not None:
-                besides = stages.experiment.median - settings.epochs * stages.epoch.median - program_start
-                line[name] = paid_off_after(once=once.median + besides, epoch=stages.epoch.median, other_epoch=epoch)
-        found.append(line)
-    if stages.extract is not None and stages.experiment is not None and stages.default_experiment is not None:
-        extract, experiment = stages.extract.median, stages.experiment.median
-        for way, epochs, seconds in (
-            ("headstart", settings.epochs, extract + experiments * experiment),
-            ("headstart, the cache there already", settings.epochs, experiments * experiment),
-            ("headstart, its own epochs", stages.default_epochs, extract + experiments * stages.default_experiment),
-        ):
-            found.append({"way": way, "epochs": epochs, "seconds": seconds})
-    return found
+    experiments, epochs = settings.experiments, settings.epochs
+    lines: list[dict[str, Any]] = []
+    for way, other in [(rung.rung.value, rung.epoch.median) for rung in rungs if rung.epoch]:
+        line: dict[str, Any] = {"way": way, "epochs": epochs, "seconds": experiments * (program_start + epochs * other)}
+        line |= {"paid_off_after": None, "ahead_with_cache_after": None}
+        if stages.extract and stages.epoch and stages.experiment:
+            more = stages.experiment.median - epochs * stages.epoch.median - program_start  # apart from epochs
+            paid = functools.partial(paid_off_after, epoch=stages.epoch.median, other_epoch=other)
+            line["paid_off_after"] = paid(once=stages.extract.median + more)
+            line["ahead_with_cache_after"] = paid(once=more)
+        lines.append(line)
+    if stages.extract and stages.experiment and stages.default_experiment:
+        once, runs = stages.extract.median, experiments * stages.experiment.median
+        default = once + experiments * stages.default_experiment
+        lines.append({"way": "headstart", "epochs": epochs, "seconds": once + runs})
+        lines.append({"way": "headstart, the cache there already", "epochs": epochs, "seconds": runs})
+        lines.append({"way": "headstart, its own epochs", "epochs": stages.default_epochs, "seconds": default})
+    return lines
+
+
+def paid_off_after(*, once: float, epoch: float, other_epoch: float) -> int | None:
+    """Return the first epoch, from 1, at whose end this way has taken no longer than the other; None for never.
+
+    ``once`` is what this way takes more than the other apart from epochs; it is below 0 where this way takes less.
+    """
+    if epoch >= other_epoch:
+        return 1 if once + epoch <= other_epoch else None
+    return max(1, math.ceil(once / (other_epoch - epoch)))

@@ -1,4 +1,4 @@
-"""The practitioner's program on tiny texts, and one that fails as it is told: in a module that other processes find."""
+"""The practitioner's program on tiny texts, and one that fails on request, in a module that processes can import."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from headstart.stages.baseline.program import Program, ProgramEpoch
-from headstart.stages.baseline.rungs import RungSettings
+from headstart.stages.baseline.program import Program, ProgramEpoch, ProgramSettings
 from headstart.stages.encoders.files import find_encoder
 from tiny import tiny_rows
 
@@ -21,17 +20,25 @@ def program_of(
     encoder: Path, rows: int, *, kind: type[Program] = Program, seed: int | None = None, **options: Any
 ) -> Program:
     if seed is not None:
-        torch.manual_seed(seed)  # the head's start, and dropout
+        torch.manual_seed(seed)  # for the start of the head, and for dropout
     texts = [text for text, _ in tiny_rows(rows)]
     arguments = {"classes": 2, "max_length": 32, "device": torch.device("cpu"), **options}
     return kind(find_encoder(str(encoder)), texts, [number % 2 for number in range(rows)], **arguments)
 
 
+def train(
+    make: Callable[[], Program], settings: ProgramSettings, batches: list[list[int]], times: int = 1
+) -> list[ProgramEpoch]:
+    """Train a new program a few times, as work for another process."""
+    program = make()
+    return [program.train(settings, batches) for _ in range(times)]
+
+
 class Faulty(Program):
-    """A program whose training ends as its batch size says: 8 well, with a warning; 16 and 17 with an error; 9 dead."""
+    """A program whose batch size decides how training ends: 8 well, with a warning; 16 and 17 in an error; 9 killed."""
 
     def train(
-        self, settings: RungSettings, batches: Sequence[list[int]], on_batch: Callable[[], None] = lambda: None
+        self, settings: ProgramSettings, batches: Sequence[list[int]], on_batch: Callable[[], None] = lambda: None
     ) -> ProgramEpoch:
         if settings.batch_size == 9:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 from extracting import run
 from headstart.cache.errors import EncoderError, FormatError, IdentityError, SettingsError, TableError
+from headstart.stages.encoders.backend import Backend
 from headstart.stages.encoders.encoder import Encoder
 from headstart.stages.model import TextClassifier, load
 from headstart.stages.settings import TrainSettings
@@ -234,15 +235,15 @@ def test_what_cannot_be_loaded_is_refused_at_once(runs: Path, tmp_path: Path) ->
 
 
 def test_a_feature_that_is_not_finite_is_refused_with_its_text(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Encoder.encode
+    original = Backend.encode
 
-    def encode(self: Encoder, sequences: Any) -> Any:
+    def encode(self: Backend, sequences: Any) -> Any:
         features = original(self, sequences)
         for row, sequence in enumerate(sequences):
             features["cls"][row][0] = np.nan if len(sequence) > 6 else 0
         return features
 
     model = load(runs / "single")
-    monkeypatch.setattr(Encoder, "encode", encode)
+    monkeypatch.setattr(Backend, "encode", encode)
     with pytest.raises(EncoderError, match="text 2: the encoder's feature of this text is not finite"):
         model.predict(["good", "good film good film good", "bad"])

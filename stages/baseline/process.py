@@ -1,80 +1,60 @@
-"""The practitioner's program in a process of its own, as it is run: it owes nothing to what was run before.
+"""Work in a process of its own, so that nothing that ran before changes the speed of the practitioner's program.
 
-In a process that has trained an encoder, or extracted with ours, the allocator keeps memory that a fresh one gives back
-to the system and asks for again with every batch: a frozen encoder is faster there than it is alone.
+Where an encoder has run before, the allocator keeps memory that a fresh process requests again for every batch.
 """
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Any, TypeVar, cast
 
 from ..encoders.memory import is_memory_full
-from .program import Program, ProgramEpoch
-from .rungs import RungSettings
 
 _TICK_SECONDS, _PATIENCE_SECONDS = 0.2, 10.0
+_Result = TypeVar("_Result")
 
 
 class ProcessKilledError(MemoryError):
-    """The process ended without an answer."""
-
-    def __init__(self) -> None:
-        super().__init__("its process was killed, as the system does where the memory is full")
+    """The process ended without a result."""
 
 
-class Trains(Protocol):
-    """What runs the program: `Program` itself is one."""
+def in_new_process(work: Callable[[], _Result], modules: Sequence[str], on_tick: Callable[[], None]) -> _Result:
+    """Run ``work`` in a new process, return its result and repeat its warnings. Both are pickled.
 
-    def train(
-        self, settings: RungSettings, batches: Sequence[list[int]], on_batch: Callable[[], None]
-    ) -> ProgramEpoch: ...
-
-
-@contextlib.contextmanager
-def program_process(
-    make: Callable[[], Program], modules: Sequence[str], on_wait: Callable[[], None] = lambda: None
-) -> Iterator[Trains]:
-    """Load the program in a new process, and run it there until the block ends; then the process is ended.
-
-    Its ``train`` calls ``on_batch`` now and then, and raises MemoryError where the process's memory is full, and
-    RuntimeError where it failed otherwise.
-
-    Args:
-        make: Makes the program; it is pickled.
-        modules: What to import once, before the processes are forked, so that no process spends its time on it.
-        on_wait: Called now and then while it is loaded.
+    ``modules`` are imported once, before processes are forked, so that no process spends time on them. ``on_tick`` is
+    called a few times a second during the work.
 
     Raises:
-        ProcessKilledError: the process ended while it loaded.
-        MemoryError: its memory is full with the program alone.
+        ProcessKilledError: the process ended without a result.
+        MemoryError: the memory of the process is full.
+        RuntimeError: the work failed otherwise.
     """
-    # A fork of a process that has only imported starts at once. Elsewhere than on Linux that is not safe.
+    # A fork of a process that has only imported modules starts at once. It is safe on Linux only.
     forked = sys.platform == "linux" and "forkserver" in multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if forked else "spawn")
     if forked:
         context.set_forkserver_preload([__name__, *modules])
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, make), name="headstart-program")
-    remote = _Remote(ours)
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_serve, args=(theirs, work), name="headstart-program")
     try:
-        try:
-            with _uninterrupted(), _without_main():
-                process.start()
-        except EOFError:  # the server that it is forked from is gone
-            raise ProcessKilledError from None
+        with _starting():
+            process.start()
         theirs.close()
-        remote.wait(on_wait)
-        yield remote
-    except BaseException:
-        if process.pid is not None and not remote.gone:  # it is in the midst of a batch
+        while not ours.poll(_TICK_SECONDS):
+            on_tick()
+        result, failure, caught = ours.recv()
+    except BaseException as error:
+        if process.pid is not None and process.is_alive():  # it may be in the middle of a batch
             process.terminate()
+        if isinstance(error, (EOFError, ConnectionError)):  # the process is gone, or the server that forks it
+            raise ProcessKilledError("its process was killed, which the system does when memory is full") from None
         raise
     finally:
         ours.close()
@@ -82,90 +62,42 @@ def program_process(
             process.join(_PATIENCE_SECONDS)
             process.kill()
             process.join()
+    for text, category in caught:  # Python shows each once, whatever the number of processes
+        warnings.warn(text, category, stacklevel=1)
+    if failure is not None:
+        raise failure
+    return cast(_Result, result)
 
 
 @contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Keep Ctrl-C for ourselves: what is started in the meantime is born with it blocked, and says nothing of it."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """Start a process that does not run the user's script again, of which it needs nothing."""
+def _starting() -> Iterator[None]:
+    """Block Ctrl-C, and hide the main script, which `multiprocessing` would run again in the process that starts."""
     main = vars(sys.modules["__main__"])
-    before: dict[str, Any] = {name: main[name] for name in ("__spec__", "__file__") if name in main}
-    main.update(dict.fromkeys(before))
+    names: dict[str, Any] = {name: main[name] for name in ("__spec__", "__file__") if name in main}
+    can_block = hasattr(signal, "pthread_sigmask")
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if can_block else set()
+    main.update(dict.fromkeys(names))
     try:
         yield
     finally:
-        main.update(before)
+        main.update(names)
+        if can_block:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-class _Remote:
-    """The program in another process.
-
-    Attributes:
-        gone: The process has ended of itself.
-    """
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection, self.gone = connection, False
-
-    def train(self, settings: RungSettings, batches: Sequence[list[int]], on_batch: Callable[[], None]) -> ProgramEpoch:
-        """Train for one epoch over these batches."""
-        with contextlib.suppress(ConnectionError):  # it has gone; `wait` says so
-            self._connection.send((settings, list(batches)))
-        found = self.wait(on_batch)
-        assert isinstance(found, ProgramEpoch)
-        return found
-
-    def wait(self, on_tick: Callable[[], None]) -> ProgramEpoch | None:
-        """Wait for the answer; None is that of a program that is loaded."""
-        try:
-            while not self._connection.poll(_TICK_SECONDS):
-                on_tick()
-            found, full, reason, warned = self._connection.recv()
-        except (EOFError, ConnectionError):
-            self.gone = True
-            raise ProcessKilledError from None
-        for text, category in warned:  # Python shows each once, however many processes give it
-            warnings.warn(text, category, stacklevel=1)
-        if full:
-            raise MemoryError(reason)
-        if reason:
-            raise RuntimeError(reason)
-        answer: ProgramEpoch | None = found
-        return answer
-
-
-def _serve(connection: Connection, make: Callable[[], Program]) -> None:
-    """Answer with what training came to, whether the memory was full, and why it failed, if it did."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the process that waits for this one
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # which ends the loader's workers, too
-    # This process would hand its own way of starting on to the loader's workers; theirs is the platform's usual one.
+def _serve(connection: Connection, work: Callable[[], Any]) -> None:
+    """Run the work, and send its result or its failure, and the warnings."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this one
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # an orderly exit also ends the workers of a loader
+    # The workers would inherit this process's start method; a practitioner has the platform's default.
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
-    program = None
-    asked: tuple[RungSettings, list[list[int]]] | None = None
-    with contextlib.suppress(EOFError, ConnectionError):  # nobody waits any more
-        while True:
-            found, full, reason = None, False, ""
-            warned: list[warnings.WarningMessage] = []
-            try:
-                with warnings.catch_warnings(record=True) as warned:
-                    if program is None or asked is None:
-                        program = make()
-                        _ = program.model  # loaded now
-                    else:
-                        found = program.train(*asked)
-            except Exception as error:  # of whatever kind: raised where it is waited for
-                full, reason = is_memory_full(error), str(error) or type(error).__name__
-            connection.send((found, full, reason, [(str(warning.message), warning.category) for warning in warned]))
-            asked = connection.recv()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a fork would leave the tokenizer's threads behind
+    result = failure = None
+    with warnings.catch_warnings(record=True) as caught:
+        try:
+            result = work()
+        except Exception as error:  # whatever it is, the process that waits raises it again
+            kind = MemoryError if is_memory_full(error) else RuntimeError
+            failure = kind(str(error) or type(error).__name__)
+    with contextlib.suppress(ConnectionError):  # nobody waits any more
+        connection.send((result, failure, [(str(warning.message), warning.category) for warning in caught]))

@@ -1,17 +1,15 @@
-"""The program that headstart stands in for, as a practitioner writes it with torch and transformers.
+"""The program that headstart replaces, as a practitioner writes it with torch and transformers: a fair opponent.
 
-A BERT, dropout and a linear layer; a dataset of dicts; a `DataLoader`; autocast and a gradient scaler. It is here to be
-measured against, as a fair opponent: `speedup` runs it, and nothing else imports it.
+BERT, dropout and a linear layer; a dataset of dicts; a `DataLoader`; autocast and a gradient scaler.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import enum
 import functools
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,16 +19,45 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..devices import DTYPES
-from ..encoders.batching import Indices, compose_batches
+from ..encoders.batching import compose_batches
 from ..encoders.files import EncoderFiles
 from ..encoders.hf import load_tokenizer, quiet_transformers
 from ..settings import Precision
-from .rungs import Padding, RungSettings
+from ..types import Features, Indices
 
 DROPOUT = 0.3
-LEARNING_RATES = {True: 1e-3, False: 2e-5}
-"""AdamW's, of a head alone and of a whole encoder."""
+HEAD_LEARNING_RATE, ENCODER_LEARNING_RATE = 1e-3, 2e-5
 Item = dict[str, torch.Tensor]
+
+
+class Padding(enum.StrEnum):
+    """How far a text is padded."""
+
+    FIXED = "fixed"  # to the greatest length
+    BATCH = "batch"  # to the longest of its batch, which has as many padded tokens as a fixed batch, and more rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProgramSettings:
+    """How the program runs."""
+
+    batch_size: int = 8  # rows; with `Padding.BATCH`, the padded tokens of so many rows of the greatest length
+    precision: Precision = Precision.FLOAT32
+    frozen: bool = False  # the encoder is not trained
+    workers: int = 0  # processes that tokenize; with 0, the program itself tokenizes
+    pinned: bool = False  # batches are copied through page-locked memory
+    padding: Padding = Padding.FIXED
+    noisy: bool = True  # a frozen encoder has dropout, too: `model.train()` turns it on
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProgramEpoch:
+    """One training epoch of the program."""
+
+    start: float  # seconds in which workers start and end; a longer epoch takes no more of them
+    seconds: float  # of the whole epoch
+    loss: float  # mean training loss, in nats
+    accuracy: float  # share of correct rows during the training
 
 
 class SentimentClassifier(nn.Module):
@@ -38,141 +65,94 @@ class SentimentClassifier(nn.Module):
 
     def __init__(self, files: EncoderFiles, classes: int) -> None:
         super().__init__()
+        options = {"use_safetensors": not files.pickled, "trust_remote_code": False, "local_files_only": True}
         with quiet_transformers():
-            self.bert: Any = transformers.AutoModel.from_pretrained(
-                files.folder,
-                dtype=torch.float32,
-                use_safetensors=not files.pickled,
-                trust_remote_code=False,
-                local_files_only=True,
-            )
-        self.dropout = nn.Dropout(DROPOUT)
+            self.bert: Any = transformers.AutoModel.from_pretrained(files.folder, dtype=torch.float32, **options)
+        self.dropout: nn.Module = nn.Dropout(DROPOUT)
         self.fc = nn.Linear(self.bert.config.hidden_size, classes)
 
     def encode(self, batch: Item, *, frozen: bool) -> torch.Tensor:
-        """The features of a batch: (rows, hidden)."""
-        with torch.no_grad() if frozen else contextlib.nullcontext():
-            state: torch.Tensor = self.bert(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-            ).last_hidden_state
-        return state[:, 0, :]
+        """Return the features of a batch, (rows, hidden); without a gradient where the encoder is frozen."""
+        with torch.set_grad_enabled(not frozen):
+            output = self.bert(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        features: torch.Tensor = output.last_hidden_state[:, 0, :]
+        return features
 
 
 class Texts(Dataset[Item]):
-    """Texts that are tokenized when they are asked for: ``input_ids``, ``attention_mask`` and ``label`` of each."""
+    """Tokenizes a text when it is asked for: ``input_ids``, ``attention_mask`` and ``label``."""
 
-    def __init__(
-        self, texts: Sequence[str], labels: Sequence[int], tokenizer: Any, *, max_length: int, padding: Padding
-    ) -> None:
-        self._texts, self._labels, self._tokenizer = texts, labels, tokenizer
-        self._options = {"truncation": True, "max_length": max_length, "return_tensors": "pt"}
-        self._options["padding"] = "max_length" if padding is Padding.FIXED else False
+    def __init__(self, texts: Sequence[str], labels: Sequence[int], tokenize: Callable[[str], Any]) -> None:
+        self._texts, self._labels, self._tokenize = texts, labels, tokenize
 
     def __len__(self) -> int:
         return len(self._texts)
 
     def __getitem__(self, row: int) -> Item:
-        encoding = self._tokenizer(self._texts[row], **self._options)
-        return {
-            "input_ids": encoding["input_ids"].flatten(),
-            "attention_mask": encoding["attention_mask"].flatten(),
-            "label": torch.tensor(self._labels[row]),
-        }
+        encoding = self._tokenize(self._texts[row])
+        item = {name: encoding[name].flatten() for name in ("input_ids", "attention_mask")}
+        return {**item, "label": torch.tensor(self._labels[row])}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ProgramEpoch:
-    """One training epoch of the program.
-
-    Attributes:
-        start: Seconds that workers took to begin and to end: what an epoch costs whatever its length.
-        seconds: All of it.
-        loss: Mean training loss, in nats.
-        accuracy: Share of the rows that were right while it trained.
-    """
-
-    start: float
-    seconds: float
-    loss: float
-    accuracy: float
-
-
+@dataclasses.dataclass(eq=False)
 class Program:
-    """The practitioner's program: a tokenizer, a classifier that is loaded when it is needed, texts and their labels.
+    """The practitioner's program on some texts, each with a class number. The model is loaded at first use."""
 
-    Attributes:
-        rows: How many texts there are.
-    """
+    files: EncoderFiles
+    texts: Sequence[str]
+    labels: Sequence[int]
+    _: dataclasses.KW_ONLY
+    classes: int
+    max_length: int  # tokens; longer texts are truncated
+    device: torch.device
 
-    def __init__(
-        self,
-        files: EncoderFiles,
-        texts: Sequence[str],
-        labels: Sequence[int],
-        *,
-        classes: int,
-        max_length: int,
-        device: torch.device,
-    ) -> None:
+    def __post_init__(self) -> None:
         with quiet_transformers():
-            self._tokenizer = load_tokenizer(files)
-        self.rows = len(texts)
-        self._files, self._classes = files, classes
-        self._texts, self._labels, self._max_length, self._device = texts, labels, max_length, device
+            self._tokenizer: Any = load_tokenizer(self.files)
 
     @functools.cached_property
     def model(self) -> SentimentClassifier:
-        """The classifier."""
-        return SentimentClassifier(self._files, self._classes).to(self._device)
+        """The classifier, on the device."""
+        return SentimentClassifier(self.files, self.classes).to(self.device)
 
     @functools.cached_property
-    def _optimizers(self) -> dict[bool, torch.optim.Optimizer]:
-        """Of a frozen encoder's head, and of all that is trained otherwise."""
-        trained = {True: self.model.fc.parameters(), False: self.model.parameters()}
-        return {frozen: torch.optim.AdamW(trained[frozen], lr=rate) for frozen, rate in LEARNING_RATES.items()}
+    def optimizers(self) -> dict[bool, torch.optim.Optimizer]:
+        """For a frozen encoder (True), of the head alone; otherwise (False), of all parameters."""
+        head = torch.optim.AdamW(self.model.fc.parameters(), lr=HEAD_LEARNING_RATE)
+        return {True: head, False: torch.optim.AdamW(self.model.parameters(), lr=ENCODER_LEARNING_RATE)}
 
     @functools.cached_property
-    def _lengths(self) -> Indices:
-        """Tokens of each text, special ones included: (rows,) int64."""
-        found = self._tokenizer(list(self._texts), truncation=True, max_length=self._max_length)
-        return np.array([len(ids) for ids in found["input_ids"]], np.int64)
+    def lengths(self) -> dict[Padding, Indices]:
+        """Tokens of each text, (rows,) int64: padded to the greatest length, and as short as they can be."""
+        encodings = self._tokenizer(list(self.texts), truncation=True, max_length=self.max_length)
+        own = np.array([len(ids) for ids in encodings["input_ids"]], np.int64)
+        return {Padding.FIXED: np.full_like(own, self.max_length), Padding.BATCH: own}
 
-    def padded_tokens(self, settings: RungSettings, batches: Sequence[list[int]]) -> int:
-        """What goes through the encoder with these batches, padding included."""
-        if settings.padding is Padding.FIXED:
-            return self._max_length * sum(map(len, batches))
-        return sum(len(batch) * int(self._lengths[batch].max()) for batch in batches)
+    def batches(self, settings: ProgramSettings, rows: Indices) -> list[list[int]]:
+        """Divide rows into batches, by length with the longest first; rows of one length stay in their order."""
+        lengths, tokens = self.lengths[settings.padding][rows], settings.batch_size * self.max_length
+        return [rows[batch].tolist() for batch in compose_batches(lengths, tokens, padded=True)]
 
-    def loader(self, settings: RungSettings, batches: Sequence[list[int]]) -> DataLoader[Item]:
-        """A loader of these batches of rows."""
-        dataset = Texts(
-            self._texts, self._labels, self._tokenizer, max_length=self._max_length, padding=settings.padding
-        )
-        collate = None
+    def padded_tokens(self, settings: ProgramSettings, batches: Sequence[list[int]]) -> int:
+        """Count the tokens that the encoder reads, padding included."""
+        return sum(len(batch) * int(self.lengths[settings.padding][batch].max()) for batch in batches)
+
+    def loader(self, settings: ProgramSettings, batches: Sequence[list[int]]) -> DataLoader[Item]:
+        """Return a loader of these batches of rows."""
+        options: dict[str, Any] = {"num_workers": settings.workers, "pin_memory": settings.pinned}
         if settings.padding is Padding.BATCH:
-            collate = functools.partial(pad_batch, padding=self._tokenizer.pad_token_id or 0)
-        return DataLoader(
-            dataset,
-            batch_sampler=batches,
-            num_workers=settings.workers,
-            pin_memory=settings.pinned,
-            collate_fn=collate,
-        )
-
-    def batches(self, settings: RungSettings, rows: Indices) -> list[list[int]]:
-        """Rows in batches: as they come, or those of similar length together, the longest first."""
-        if settings.padding is Padding.FIXED:
-            return [rows[at : at + settings.batch_size].tolist() for at in range(0, len(rows), settings.batch_size)]
-        found = compose_batches(self._lengths[rows], settings.batch_size * self._max_length, padded=True)
-        return [rows[batch].tolist() for batch in found]
+            options["collate_fn"] = functools.partial(pad_batch, padding=self._tokenizer.pad_token_id or 0)
+        padding = "max_length" if settings.padding is Padding.FIXED else False
+        cut = {"truncation": True, "max_length": self.max_length}
+        tokenize = functools.partial(self._tokenizer, padding=padding, return_tensors="pt", **cut)
+        return DataLoader(Texts(self.texts, self.labels, tokenize), batch_sampler=batches, **options)
 
     def train(
-        self, settings: RungSettings, batches: Sequence[list[int]], on_batch: Callable[[], None] = lambda: None
+        self, settings: ProgramSettings, batches: Sequence[list[int]], on_batch: Callable[[], None] = lambda: None
     ) -> ProgramEpoch:
-        """Train for one epoch over these batches, telling of each."""
-        model, device = self.model, self._device
+        """Train for one epoch over these batches, and call ``on_batch`` after each."""
+        model, device, optimizer = self.model, self.device, self.optimizers[settings.frozen]
         model.bert.requires_grad_(not settings.frozen)
-        optimizer = self._optimizers[settings.frozen]
         mixed = settings.precision is not Precision.FLOAT32
         scaler = torch.amp.GradScaler(device.type, enabled=mixed and device.type == "cuda")
         model.train()
@@ -180,49 +160,40 @@ class Program:
             model.bert.eval()
         rows = right = 0
         loss_sum = start = 0.0
-        with tokenizers_alone():
-            began = last = time.perf_counter()
-            for batch in self.loader(settings, batches):
-                if not rows and settings.workers:
-                    start = time.perf_counter() - began
-                moved = {name: tensor.to(device, non_blocking=settings.pinned) for name, tensor in batch.items()}
-                with torch.autocast(device.type, dtype=DTYPES[settings.precision], enabled=mixed):
-                    logits = model.fc(model.dropout(model.encode(moved, frozen=settings.frozen)))
-                    loss = nn.functional.cross_entropy(logits, moved["label"])
-                optimizer.zero_grad()
-                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-                scaler.step(optimizer)
-                scaler.update()
-                loss_sum += len(logits) * loss.item()  # for the progress that it shows; it also waits for the device
-                right += int((logits.argmax(dim=1) == moved["label"]).sum())
-                rows += len(logits)
-                on_batch()
-                last = time.perf_counter()
-            ended = time.perf_counter()
-        return ProgramEpoch(
-            start=start + ended - last, seconds=ended - began, loss=loss_sum / rows, accuracy=right / rows
-        )
+        began = last = time.perf_counter()
+        for batch in self.loader(settings, batches):
+            if not rows and settings.workers:
+                start = time.perf_counter() - began
+            moved = {name: tensor.to(device, non_blocking=settings.pinned) for name, tensor in batch.items()}
+            with torch.autocast(device.type, dtype=DTYPES[settings.precision], enabled=mixed):
+                logits = model.fc(model.dropout(model.encode(moved, frozen=settings.frozen)))
+                loss = nn.functional.cross_entropy(logits, moved["label"])
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.step(optimizer)
+            scaler.update()
+            loss_sum += len(logits) * loss.item()  # a practitioner shows the loss; this also waits for the device
+            right += int((logits.argmax(dim=1) == moved["label"]).sum())
+            rows += len(logits)
+            on_batch()
+            last = time.perf_counter()
+        ended = time.perf_counter()
+        start += ended - last
+        return ProgramEpoch(start=start, seconds=ended - began, loss=loss_sum / rows, accuracy=right / rows)
+
+    def encode(self, rows: Indices) -> Features:
+        """Return the features of some rows from the encoder in ``eval()``: (rows, hidden) float32."""
+        self.model.eval()
+        loader = self.loader(ProgramSettings(), [rows[at : at + 16].tolist() for at in range(0, len(rows), 16)])
+        moved = ({name: tensor.to(self.device) for name, tensor in batch.items()} for batch in loader)
+        return torch.cat([self.model.encode(batch, frozen=True) for batch in moved]).cpu().numpy()
 
 
 def pad_batch(items: list[Item], padding: int) -> Item:
-    """Pad to the longest of a batch; ``padding`` is the token to pad with."""
+    """Stack items, padded to the longest; ``padding`` is the token to pad with."""
     values = {"input_ids": padding, "attention_mask": 0}
     batch = {
         name: nn.utils.rnn.pad_sequence([item[name] for item in items], batch_first=True, padding_value=value)
         for name, value in values.items()
     }
     return {**batch, "label": torch.stack([item["label"] for item in items])}
-
-
-@contextlib.contextmanager
-def tokenizers_alone() -> Iterator[None]:
-    """Keep the tokenizer off threads: it is called text by text, and a fork would leave its threads behind."""
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TOKENIZERS_PARALLELISM"]
-        else:
-            os.environ["TOKENIZERS_PARALLELISM"] = before

@@ -1,32 +1,27 @@
-"""How token sequences become batches: grouped by length, under a budget of tokens. Plain arrays only."""
+"""Composes batches of token sequences: of similar length, within a number of tokens. Plain arrays only."""
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Indices = npt.NDArray[np.int64]
+from ..types import Indices
 
-
-_FEW = 8
-"""Of more batches than these, the last one's share of the time is small however they are dealt out to cores."""
-_STEP = 64
-"""Sizes of few batches are multiples of so many tokens, so that few sizes are met."""
+_FEW = 8  # with more batches than this, the last one's share of the time is small, whichever core takes it
+_STEP = 64  # sizes of few batches are multiples of this, so that a run meets few sizes
 
 
 def compose_batches(lengths: Indices, batch_tokens: int, *, padded: bool) -> list[Indices]:
-    """Group sequences of similar length, the longest first, so that memory peaks at once.
+    """Group sequences of similar length, the longest first, so that memory peaks at the start.
 
     Args:
         lengths: (sequences,) int64, tokens in each.
         batch_tokens: Most tokens in a batch. A sequence longer than this has a batch of its own.
-        padded: Count a batch's tokens as sequences x the longest. Otherwise as they are, and what is left of a batch
-            is filled with the longest sequences that fit, so that nearly all batches have the same number of tokens:
-            of ``batch_tokens``, or, of few batches, an even share of them all.
+        padded: Count a batch's tokens as sequences x the longest. Otherwise padding is not counted, and a batch is
+            filled up with the longest sequences that fit. So nearly all batches have the same number of tokens:
+            ``batch_tokens``, or, where there are few batches, an even share of all tokens.
 
     Returns:
-        Index arrays that together hold every sequence once, each with the longest first. They depend on the
-        arguments alone.
+        Indices of the sequences in each batch, the longest first. Every sequence is in one batch.
     """
     order = np.argsort(-lengths, kind="stable")
     if padded:
@@ -43,8 +38,7 @@ def compose_batches(lengths: Indices, batch_tokens: int, *, padded: bool) -> lis
 
 
 def _even_share(tokens: int, most: int) -> int:
-    """How many tokens batches should have, at most ``most``: few batches are 1, 2, 4 or 8 of one size, so that cores
-    that take a batch each end together."""
+    """Tokens in a batch, at most ``most``. Few batches are 1, 2, 4 or 8 of one size: so all cores end together."""
     fewest = max(1, -(-tokens // most))
     if fewest > _FEW:
         return most
@@ -62,7 +56,7 @@ def _padded_batches(order: Indices, lengths: Indices, batch_tokens: int) -> list
 
 
 class _Remaining:
-    """Sequences in order of falling length, of which any can be taken out and the longest that fits be found."""
+    """Sequences in order of falling length. Any can be taken out, and the longest that fits can be found."""
 
     def __init__(self, order: Indices, lengths: Indices) -> None:
         self._order = order
@@ -70,15 +64,16 @@ class _Remaining:
         self._next = list(range(len(order) + 1))  # union-find: from each place to the next that is not taken
 
     def first(self, most: int) -> int | None:
-        """The place of the longest sequence of at most so many tokens; None where there is none."""
+        """The place of the longest sequence of at most ``most`` tokens."""
         place = int(np.searchsorted(self._falling, -most)) if most > 0 else len(self._order)
-        found = place
-        while self._next[found] != found:
-            found = self._next[found]
-        while self._next[place] != found:
-            self._next[place], place = found, self._next[place]
-        return found if found < len(self._order) else None
+        root = place
+        while self._next[root] != root:
+            root = self._next[root]
+        while self._next[place] != root:
+            self._next[place], place = root, self._next[place]
+        return root if root < len(self._order) else None
 
     def take(self, place: int) -> int:
+        """Take out the sequence at a place, and return its number."""
         self._next[place] = place + 1
         return int(self._order[place])

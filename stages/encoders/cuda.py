@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,8 @@ class CopyStream:
         tensor.record_stream(torch.cuda.current_stream())
         return tensor
 
-    def to_host(self, tensors: dict[str, torch.Tensor]) -> PendingCopy:
-        """Begin to copy tensors from the device, as float32."""
+    def to_host(self, tensors: dict[str, torch.Tensor]) -> Callable[[], dict[str, Features]]:
+        """Begin to copy tensors from the device, as float32; the result waits until they are here."""
         host = {name: torch.empty(t.shape, dtype=torch.float32, pin_memory=True) for name, t in tensors.items()}
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
@@ -39,19 +39,12 @@ class CopyStream:
                 tensor.record_stream(self._stream)
         event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(self._stream)
-        return PendingCopy(host, event)
 
+        def wait() -> dict[str, Features]:
+            event.synchronize()
+            return {name: tensor.numpy() for name, tensor in host.items()}
 
-class PendingCopy:
-    """Features on their way from the device."""
-
-    def __init__(self, host: dict[str, torch.Tensor], event: Any) -> None:
-        self._host, self._event = host, event
-
-    def wait(self) -> dict[str, Features]:
-        """Wait until the features are here: (sequences, width) float32 each."""
-        self._event.synchronize()
-        return {name: values.numpy() for name, values in self._host.items()}
+        return wait
 
 
 class CudaBackend(Backend):
@@ -62,26 +55,26 @@ class CudaBackend(Backend):
         self._copies = copies
 
     def encode_all(self, batches: Iterable[Sequence[TokenIds]]) -> Generator[dict[str, Features], None, None]:
-        started: list[PendingCopy] = []
+        started: list[Callable[[], dict[str, Features]]] = []
         for batch in batches:
             with halving(batch) as halves:
                 started.append(self._start(batch))
             if halves:
-                yield from (copy.wait() for copy in started)  # which frees their memory for the halves
+                yield from (wait() for wait in started)  # which frees their memory for the halves
                 started.clear()
                 yield self._encode_halves(halves)
             if len(started) > 1:
-                yield started.pop(0).wait()
-        yield from (copy.wait() for copy in started)
+                yield started.pop(0)()
+        yield from (wait() for wait in started)
 
     def _run(self, sequences: Sequence[TokenIds]) -> dict[str, Features]:
-        return self._start(sequences).wait()
+        return self._start(sequences)()
 
     def _encode_halves(self, halves: Sequence[Sequence[TokenIds]]) -> dict[str, Features]:
         torch.cuda.empty_cache()
         return super()._encode_halves(halves)
 
-    def _start(self, sequences: Sequence[TokenIds]) -> PendingCopy:
+    def _start(self, sequences: Sequence[TokenIds]) -> Callable[[], dict[str, Features]]:
         """Queue a batch: the copy of its ids, its computation, and the copy of its features back."""
         with torch.inference_mode():
             return self._copies.to_host(self.forward(sequences))

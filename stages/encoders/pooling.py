@@ -1,4 +1,4 @@
-"""Which features to take from an encoder: their names, and what each name means. Light: it loads no library."""
+"""The names of features, and what each name means. Light: it loads no library."""
 
 from __future__ import annotations
 
@@ -13,19 +13,15 @@ from ...cache.errors import SettingsError
 class Pooling(enum.StrEnum):
     """How a sequence's hidden states become one vector."""
 
-    CLS = "cls"
-    """The state at the first position."""
-    MEAN = "mean"
-    """The mean over the real tokens, special ones included."""
-    MAX = "max"
-    """The largest value of each column over the real tokens, special ones included."""
-    POOLER = "pooler"
-    """What the encoder's own pooler makes of the first position (BERT and RoBERTa: a dense layer and a tanh)."""
+    CLS = "cls"  # the first token's
+    MEAN = "mean"  # the mean over all tokens but padding, special tokens included
+    MAX = "max"  # the largest value of each column, over the same tokens
+    POOLER = "pooler"  # what the encoder's own pooler, a dense layer and a tanh, makes of the first token's
 
 
 @dataclasses.dataclass(frozen=True)
 class Feature:
-    """One feature: ``layer`` counts from 1, and is None for the last."""
+    """One feature. ``layer`` counts from 1, and is None for the last layer."""
 
     name: str
     layer: int | None
@@ -38,31 +34,26 @@ _NAME = re.compile(r"(?:layer(?P<layer>\*|[1-9][0-9]*)\.)?(?P<pooling>cls|mean|m
 def parse_features(names: Sequence[str], layers: int | None) -> tuple[Feature, ...]:
     """Read features' names: ``cls``, ``mean``, ``max``, ``pooler``, ``layer6.cls``, ``layer*.mean`` (of every layer).
 
-    Args:
-        names: The names, in any order; doubles are taken once.
-        layers: How many layers the encoder has, where that is known.
-
-    Returns:
-        The features, sorted by name.
+    Returns them once each, sorted by name. ``layers`` is how many layers the encoder has, where that is known.
 
     Raises:
         SettingsError: a name is not understood, or the encoder has no such layer.
     """
-    found: dict[str, Feature] = {}
+    features: dict[str, Feature] = {}
     for name in names:
         match = _NAME.fullmatch(name.strip())
         if match is None or (match["layer"] and match["pooling"] == Pooling.POOLER):
             raise SettingsError(f"{name!r} is not a feature; choose of cls, mean, max, pooler, layer6.cls, layer*.cls")
         pooling = Pooling(match["pooling"])
         if match["layer"] is None:
-            found[pooling.value] = Feature(pooling.value, None, pooling)
+            features[pooling.value] = Feature(pooling.value, None, pooling)
             continue
         if layers is None:
             raise SettingsError(f"{name!r} names a layer, and the encoder's config.json does not say how many it has")
         for layer in range(1, layers + 1) if match["layer"] == "*" else [int(match["layer"])]:
             if layer > layers:
                 raise SettingsError(f"{name!r} names a layer that the encoder has not; it has {layers}")
-            found[f"layer{layer}.{pooling}"] = Feature(f"layer{layer}.{pooling}", layer, pooling)
-    if not found:
+            features[f"layer{layer}.{pooling}"] = Feature(f"layer{layer}.{pooling}", layer, pooling)
+    if not features:
         raise SettingsError("no feature is named; choose at least one, such as cls")
-    return tuple(found[name] for name in sorted(found))
+    return tuple(features[name] for name in sorted(features))

@@ -17,7 +17,7 @@ from ..prefetch import in_background
 from ..progress import Report, Step, silent
 from ..settings import ExtractSettings, Precision
 from .files import EncoderFiles, find_encoder, recorded_encoder
-from .pooling import parse_features
+from .pooling import Feature, parse_features
 
 if TYPE_CHECKING:
     import torch
@@ -49,15 +49,13 @@ class EncoderSession:
     ) -> EncoderSession:
         """Find the encoder of a cache or a run again, and check that it is the same one.
 
+        The arguments that are not listed are as in `ExtractSettings`.
+
         Args:
             identity: The identity of the features.
-            record_encoder: What the record says of its encoder: ``name``, ``folder`` and ``revision``.
+            record_encoder: ``encoder`` of the record: ``name``, ``folder`` and ``revision``.
             where: The cache or run that the record stands in.
             encoder: A folder or hub id, where the encoder is no longer where the record says.
-            device: ``auto``, or a torch device.
-            batch_tokens: Most tokens in a batch; None for what suits the device.
-            allow_pickled_weights: Read a ``pytorch_model.bin`` where the encoder has no safetensors.
-            report: Receives progress.
 
         Raises:
             IdentityError: the encoder is not the one of the identity.
@@ -88,56 +86,51 @@ class EncoderSession:
     @functools.cached_property
     def files(self) -> EncoderFiles:
         """The encoder's files, which may have to be downloaded."""
-        settings = self._settings
+        settings, pickles = self._settings, self._settings.allow_pickled_weights
         self._report(Step("finding the encoder", 0, 0, "files"))
-        return find_encoder(
-            settings.encoder, revision=settings.revision, allow_pickled_weights=settings.allow_pickled_weights
-        )
+        return find_encoder(settings.encoder, revision=settings.revision, allow_pickled_weights=pickles)
 
     @functools.cached_property
     def identity(self) -> Identity:
         """The identity of the features that this encoder gives with these settings."""
-        features = parse_features(self._settings.features, self.files.layers())
+        features = self._features  # refused, where one is wrong, before anything slow
         with in_background(self.files.hashes) as hashes:  # a second for each GB, and torch takes one to load
-            precision = self.precision.value
+            settings = self.encoder_settings
             return Identity(
                 **hashes(),
-                prefix=self._settings.prefix,
-                pairs=self._pairs,
-                max_length=self._settings.max_length,
-                precision=precision,
+                prefix=settings.prefix,
+                pairs=settings.pairs,
+                max_length=settings.max_length,
+                precision=settings.precision.value,
                 features=tuple(feature.name for feature in features),
             )
 
     @functools.cached_property
+    def _features(self) -> tuple[Feature, ...]:
+        return parse_features(self._settings.features, self.files.layers())
+
+    @functools.cached_property
     def device(self) -> torch.device:
-        """Where the encoder runs."""
         from ..devices import choose_device
 
         return choose_device(self._settings.device)
 
-    @property
-    def precision(self) -> Precision:
-        """What the encoder computes in."""
-        return self._precision[0]
-
     @functools.cached_property
     def _precision(self) -> tuple[Precision, str]:
-        """The precision, and why."""
+        """What the encoder computes in, and why."""
         from ..devices import choose_precision
 
         return choose_precision(self._settings.precision, self.device)
 
     @functools.cached_property
     def encoder_settings(self) -> EncoderSettings:
-        """How the encoder runs."""
         from .encoder import EncoderSettings
 
         settings = self._settings
         return EncoderSettings(
-            features=parse_features(settings.features, self.files.layers()),
+            features=self._features,
             device=self.device,
-            precision=self.precision,
+            precision=self._precision[0],
             prefix=settings.prefix,
             max_length=settings.max_length,
             pairs=self._pairs,
@@ -156,28 +149,20 @@ class EncoderSession:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the encoder is in memory."""
         return self._encoder is not None
 
-    @property
-    def width(self) -> int:
-        """Numbers in each feature; the encoder is loaded for it."""
-        return self.encoder.width
+    def load_packed(self, packed: Any) -> Encoder | None:
+        """Load the encoder by `fast_load.load_packed`. It is unproven, so `use` it after a proof."""
+        from .fast_load import load_packed
+
+        return load_packed(self.files, self.encoder_settings, packed)
 
     def use(self, encoder: Encoder) -> None:
-        """Take an encoder that was loaded from these files with these settings in another way."""
         self._encoder = encoder
 
     def record(self) -> dict[str, Any]:
-        """What a cache's record says of the encoder: ``precision_reason``, and ``encoder`` with its name, its folder,
-        its revision, and what it takes to load it without transformers."""
-        config = self.encoder.config
-        return {
-            "precision_reason": self._precision[1],
-            "encoder": {
-                "name": self.files.name,
-                "folder": str(self.files.folder),
-                "revision": self.files.revision,
-                **({} if config is None else {"packed": config.to_record()}),
-            },
-        }
+        """What a cache's record says of the encoder: ``precision_reason``, and what it takes to load it again."""
+        files, config = self.files, self.encoder.config
+        encoder = {"name": files.name, "folder": str(files.folder), "revision": files.revision}
+        packed = {} if config is None else {"packed": config.to_record()}
+        return {"precision_reason": self._precision[1], "encoder": {**encoder, **packed}}

@@ -83,9 +83,9 @@ def encode_table(
         EncoderError: a feature is not finite, or does not fit in the stored dtype.
         StorageError: one text alone does not fit in memory.
     """
-    plan, rows, halved_before = unfinished.cache.plan, unfinished.scan.rows, encoder.halved_batches
-    with BackgroundThread() as background:
-        state = _Pass(unfinished, writer, reusable, background, report)
+    plan, rows, halved_before = unfinished.cache.plan, unfinished.scan.rows, encoder.backend.halved_batches
+    state = _Pass(unfinished, writer, reusable, report)
+    with state.background:
         windows = tokenized_windows(
             table,
             unfinished.scan,
@@ -113,7 +113,7 @@ def encode_table(
                 state.write(work, features)
             report(Step("encoding", window.span.stop, rows, "rows", state.counts.tokens_encoded))
     counts, cache = state.counts, unfinished.cache
-    counts.halved_batches = encoder.halved_batches - halved_before
+    counts.halved_batches = encoder.backend.halved_batches - halved_before
     for start in range(0, rows, _COUNT_ROWS):
         counts.tokens += int(cache.lengths[start : start + _COUNT_ROWS].sum(dtype=np.int64))
         counts.truncated_rows += int(cache.truncated[start : start + _COUNT_ROWS].sum(dtype=np.int64))
@@ -122,27 +122,16 @@ def encode_table(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _WindowWork:
-    """What a window needs, and where its features come from.
-
-    Attributes:
-        window: The window.
-        blocks: The blocks to write.
-        first_rows: (window,) int64, for each row the first row of the table with its token sequence.
-        in_file: (window,) bool, whether the features of that first row are in the file.
-        reused: (window,) where other caches hold the rows.
-        positions: (sequences,) int64, ascending: positions in the window of the sequences to encode.
-        sequences: These token sequences.
-        needed: (sequences,) bool, which of them a block to write needs. The others fill up the batches.
-    """
+    """What a window needs, and where its features come from."""
 
     window: Window
-    blocks: Indices
-    first_rows: Indices
-    in_file: Mask
-    reused: RowLocations
-    positions: Indices
+    blocks: Indices  # to write
+    first_rows: Indices  # (window,) for each row the first row of the table with its token sequence
+    in_file: Mask  # (window,) whether the features of that first row are in the file
+    reused: RowLocations  # (window,)
+    positions: Indices  # (sequences,) ascending: positions in the window of the sequences to encode
     sequences: list[TokenIds]
-    needed: Mask
+    needed: Mask  # (sequences,) whether a block to write needs the sequence; the others fill up the batches
 
     def memory_full(self, sequence: int) -> StorageError:
         """Return the error for a sequence that alone does not fit in memory."""
@@ -157,15 +146,10 @@ class _Pass:
     """The state of one pass: what is written, and where each token sequence first occurs."""
 
     def __init__(
-        self,
-        unfinished: UnfinishedCache,
-        writer: CacheWriter,
-        reusable: ReusableCaches,
-        background: BackgroundThread,
-        report: Report,
+        self, unfinished: UnfinishedCache, writer: CacheWriter, reusable: ReusableCaches, report: Report
     ) -> None:
         self.cache, self.writer, self.reusable = unfinished.cache, writer, reusable
-        self.background, self.report = background, report
+        self.background, self.report = BackgroundThread(), report
         self.layout, self.counts = self.cache.layout, Counts(kept_blocks=len(unfinished.kept))
         self.first_occurrences = FirstOccurrences(self.cache.token_hashes)
         self.written = np.zeros(self.layout.blocks, bool)
@@ -215,12 +199,7 @@ class _Pass:
         self.report(Step("encoding", done, self.layout.rows, "rows", self.counts.tokens_encoded))
 
     def write(self, work: _WindowWork, encoded: Mapping[str, Features]) -> None:
-        """Hand a window's blocks to the background thread.
-
-        Args:
-            work: What the window needs.
-            encoded: The features of ``work.sequences`` by name, (sequences, width) float32 each.
-        """
+        """Hand a window's blocks, with the features of ``work.sequences`` among others, to the background thread."""
         self.background.wait()  # from now on the features of earlier windows can be read from the file
         for block in work.blocks.tolist():
             rows = self.layout.block_slice(block)
@@ -233,11 +212,7 @@ class _Pass:
             self.written[block] = True
 
     def _gather(self, name: str, inside: Indices, work: _WindowWork, encoded: Features) -> Features:
-        """Collect one feature of some rows of a window from the file, other caches and the encoder's result.
-
-        Returns:
-            (rows, width) float32, for the rows at the positions ``inside``.
-        """
+        """Collect one feature of some rows of a window, (rows, width), from the file, other caches and the encoder."""
         first_rows, in_file = work.first_rows[inside], work.in_file[inside]
         gathered = np.empty((len(inside), self.layout.widths[name]), np.float32)
         gathered[in_file] = self.cache.features(name)[first_rows[in_file]]

@@ -1,8 +1,8 @@
-"""Loads an encoder without transformers, and proves it on rows of a cache that the encoder made.
+"""Loading an encoder without transformers, and proving it on rows of a cache that the encoder made.
 
 The features of a packed cache are the model's own: the packed pass was tried beside the model's pass when transformers
 loaded the encoder. So an encoder that gives a sample of the cache's rows again is the same encoder. Where anything
-stands in the way of that proof, transformers loads the encoder after all.
+stands in the way of this proof, transformers loads the encoder after all.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 import numpy as np
+import torch
 
 from ...cache.hashing import hash_sequences
 from ...cache.reader import Cache
-from ..encoders.encoder import VERSIONS, Encoder, encode_sequences
-from ..encoders.fast_load import load_packed
+from ..encoders.encoder import VERSIONS, Encoder
 from ..encoders.session import EncoderSession
 from ..settings import ForwardMode, Precision
 from ..tables.scan import TableScan
@@ -28,53 +28,53 @@ FIRST_ROWS = 4096
 SAMPLE_ROWS = 16
 """Rows that are encoded again before the encoder is trusted."""
 _ALIKE = {Precision.FLOAT32: 1e-3, Precision.BFLOAT16: 0.1, Precision.FLOAT16: 0.1}
-"""How far a row may be off, as a share of its distance from the sample's mean. The numbers that tell texts apart must
-be right, and not only the few large numbers that are much the same in all texts."""
+"""Largest error of a row, as a share of the row's distance from the sample's mean. The numbers that tell texts apart
+must be right, and not only the few large numbers that are nearly equal in all texts."""
 _STORED_HALF_ALIKE = 0.02
-"""The same where features are stored as float16, whose rounding is relative to the large numbers."""
+"""The same for features stored as float16, whose rounding is relative to the large numbers."""
 
 
 def reopen(session: EncoderSession, caches: Sequence[Cache], scan: TableScan) -> None:
     """Load a session's encoder without transformers, where a cache proves it; otherwise do nothing.
 
     Args:
-        session: Its encoder is not loaded yet, and has the caches' identity.
-        caches: Finished ones.
-        scan: The table's. The sample is taken from its first rows.
+        session: The encoder, not loaded yet, of the caches' identity.
+        caches: Finished caches.
+        scan: The scan of the table; the sample is taken from the table's first rows.
     """
     cache = next((cache for cache in caches if _is_ours(cache)), None)
     if cache is None:
         return
-    lookup = RowIndex(cache.text_hashes)
-    lookup.add(np.arange(min(cache.rows, FIRST_ROWS)))
+    index = RowIndex(cache.text_hashes)
+    index.add(np.arange(min(cache.rows, FIRST_ROWS)))
     rows = scan.top[:FIRST_ROWS]
-    places = lookup.find(scan.text_hashes[: len(rows)])  # of the table's rows, in the cache; -1 where it lacks one
+    places = index.find(scan.text_hashes[: len(rows)])  # the table's rows in the cache, or -1
     sample = _sample(cache, places, session.encoder_settings.chosen_batch_tokens(ForwardMode.PACKED))
     if not len(sample):
         return
     texts = [rows.texts[row] for row in sample]
     pairs = None if rows.pairs is None else [rows.pairs[row] for row in sample]
     try:
-        encoder = load_packed(session.files, session.encoder_settings, cache.record["encoder"].get("packed"))
+        encoder = session.load_packed(cache.record["encoder"].get("packed"))
         if encoder is not None and _is_proven(encoder, texts, pairs, cache, places[sample]):
             session.use(encoder)
-    except Exception:  # of any kind, by what is odd; where something is wrong, transformers says so
+    except Exception:  # any kind, from files that are odd; where they are wrong, transformers says so
         return
 
 
 def _is_ours(cache: Cache) -> bool:
-    """Whether the packed pass of this very version made a cache."""
+    """Whether the packed pass of this version made a cache."""
     made = cache.plan["device"], cache.plan["path"], cache.record.get("headstart"), cache.record.get("versions")
     return made == ("cpu", ForwardMode.PACKED, version("headstart"), VERSIONS) and "packed" in cache.record["encoder"]
 
 
 def _sample(cache: Cache, places: Indices, most_tokens: int) -> Indices:
-    """Choose rows of all lengths, which lie in whole blocks of the cache and fit into one batch.
+    """Choose rows of all lengths that lie in undamaged blocks of the cache and fit into one batch.
 
     Args:
         cache: The cache.
-        places: (rows,) the table's rows in the cache; -1 where it lacks one.
-        most_tokens: Tokens in a batch.
+        places: (rows,) the table's rows in the cache; -1 where the cache lacks the row.
+        most_tokens: Most tokens in a batch.
 
     Returns:
         (n,) rows of the table.
@@ -91,11 +91,14 @@ def _sample(cache: Cache, places: Indices, most_tokens: int) -> Indices:
 def _is_proven(
     encoder: Encoder, texts: Sequence[str], pairs: Sequence[str] | None, cache: Cache, rows: Indices
 ) -> bool:
-    """Whether the encoder gives a cache's rows again: their token ids, and their features within the tolerance."""
+    """Whether the encoder gives a cache's rows again: the same token ids, and features within the tolerance."""
     sequences, _ = encoder.tokenize(texts, pairs)
     if not np.array_equal(hash_sequences(sequences), cache.token_hashes[rows]):
         return False
-    features = encode_sequences(encoder, sequences)
+    with torch.inference_mode():  # as one batch
+        features = {name: values.float().numpy() for name, values in encoder.backend.forward(sequences).items()}
+    if any(values.shape != (len(rows), encoder.width) for values in features.values()):
+        return False
     alike = max(
         _ALIKE[Precision(cache.identity.precision)],
         _STORED_HALF_ALIKE if cache.layout.storage == "float16" else 0.0,
@@ -110,7 +113,7 @@ def _is_proven(
 
 
 def _tell_apart(values: Features, cache: Cache, name: str, rows: Indices, alike: float) -> bool:
-    """Whether features differ from their mean as the stored ones do; not so where a value is NaN, or of one row."""
+    """Whether features differ from their mean as the stored features do; False for a NaN, and for a single row."""
     stored = np.asarray(cache.features(name)[rows], np.float64)
     stored -= stored.mean(axis=0)
     apart = np.linalg.norm(stored, axis=1)

@@ -276,7 +276,8 @@ def labelled_copy(cache: Cache, scratch: Path, scan: TableScan) -> Iterator[tupl
 
 
 def remove_superseded(path: Path) -> None:
-    """Remove these caches, the newest first: a crash must leave no gap in their numbers."""
+    """Remove the unfinished caches of previous table versions, the newest first: a crash must leave no gap in their
+    numbers."""
     for superseded in reversed(superseded_paths(path)):
         superseded.unlink()
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...cache.errors import EncoderError
 from ...cache.layout import Layout
+from ..encoders.encoder import Encoder
 from ..tables.scan import TableScan, read_windows
 from ..tables.table import Table, TableRows, join_rows
 from ..types import Indices, Mask, TokenIds
 from .reuse import ReusableCaches, RowLocations, join_locations
-
-if TYPE_CHECKING:
-    from ..encoders.encoder import Encoder
 
 _JOINED_BYTES = 64 << 20
 """Most bytes of memory for the features of windows that are joined."""

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from ...cache.errors import OutputExistsError, TableError
 from ...cache.layout import storage_errors
+from ...cache.siblings import partial_path
 from .columns import decode_dictionary
 from .delimited import Dialect
 from .formats import COMPRESSIONS, DIALECTS, Format, file_format
@@ -52,7 +53,7 @@ def open_writer(out: Path, schema: pa.Schema, json_types: Mapping[str, pa.DataTy
         TableError: the format cannot hold a column.
         StorageError: the file cannot be written.
     """
-    kind, work, problem = output_format(out), out.with_name(out.name + ".partial"), f"cannot write {out}"
+    kind, work, problem = output_format(out), partial_path(out), f"cannot write {out}"
     twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
     if twice is not None and kind not in DIALECTS:
         raise TableError(f"the table has two columns {twice!r}, which {out.suffix} cannot hold; rename one of them")

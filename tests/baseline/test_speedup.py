@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
 import functools
@@ -24,26 +23,24 @@ import numpy as np
 import pytest
 import torch
 from headstart.cache.errors import OutputExistsError, SettingsError
-from headstart.stages.baseline import ladder as speedup_ladder
-from headstart.stages.baseline import picture as speedup_picture
-from headstart.stages.baseline import stages as speedup_stages
-from headstart.stages.baseline.extrapolate import Spread, paid_off_after, scale, total
-from headstart.stages.baseline.ladder import Ladder
-from headstart.stages.baseline.process import ProcessKilledError, program_process
-from headstart.stages.baseline.program import Program, ProgramEpoch, SentimentClassifier
+from headstart.stages.baseline import ladder as ladder_module
+from headstart.stages.baseline.ladder import Ladder, Measurement, Rung, Sample, Spread, measure_stages, scale
+from headstart.stages.baseline.picture import draw
+from headstart.stages.baseline.process import ProcessKilledError, in_new_process
+from headstart.stages.baseline.program import Padding, Program, ProgramEpoch, ProgramSettings, SentimentClassifier
 from headstart.stages.baseline.quality import AGREE, Training, compare_quality
 from headstart.stages.baseline.report import sections
-from headstart.stages.baseline.rungs import Padding, Rung, RungSettings
-from headstart.stages.baseline.stages import Draw
 from headstart.stages.encoders.files import find_encoder
+from headstart.stages.extract import extract
 from headstart.stages.inspect import inspect_path
-from headstart.stages.progress import Note
+from headstart.stages.progress import Action, Event, Note, Outcome
 from headstart.stages.settings import Precision, SpeedupSettings, parse_duration
-from headstart.stages.speedup import speedup
+from headstart.stages.speedup import paid_off_after, speedup
+from headstart.stages.train_head import train_head
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import fresh_command
-from programs import Faulty, program_of
+from programs import Faulty, program_of, train
 from tiny import tiny_rows
 
 pytestmark = [
@@ -143,73 +140,75 @@ def test_the_picture_is_a_png(made: Path) -> None:
     assert inspect_path(made)["kind"] == "speedup"
 
 
+def measurement_of(settings: SpeedupSettings, scratch: Path) -> Measurement:
+    return Measurement(
+        settings=settings,
+        files=find_encoder(settings.encoder),
+        device=torch.device("cpu"),
+        scratch=scratch,
+        deadline=math.inf,
+        on_step=lambda detail: None,
+        extract_command=extract,
+        train_command=train_head,
+    )
+
+
+def sample_of(texts: list[str], labels: list[str], *, few: int) -> Sample:
+    names, rows = tuple(sorted(set(labels))), len(texts)
+    return Sample(texts=texts, labels=labels, names=names, few=few, table="", table_rows=rows, table_texts=rows)
+
+
 def test_the_loop_with_the_encoder_in_eval_and_the_cache_give_the_same_head(
     minilm: Path, vader: list[dict[str, str]], tmp_path: Path
 ) -> None:
-    """On real weights and text. The program as written trains another one: its encoder's dropout is on."""
+    """On real weights and text. The program as written trains another head, with dropout in its encoder."""
     chosen = [vader[number] for number in np.random.default_rng(0).permutation(len(vader))[:400]]
-    columns = {name: [row[name] for row in chosen] for name in ("text", "label")}
-    settings = SpeedupSettings(encoder=str(minilm), epochs=2, quality_train=128, quality_test=192, seeds=(1,))
-    found = compare_quality(
-        Draw(table=None, columns=columns, few=64, table_rows=400, table_texts=400),
-        ("negative", "neutral", "positive"),
-        find_encoder(str(minilm)),
-        dataclasses.replace(settings, quality_length=32),
-        scratch=tmp_path,
-        device=torch.device("cpu"),
-        deadline=math.inf,
-        on_step=lambda detail: None,
+    sample = sample_of([row["text"] for row in chosen], [row["label"] for row in chosen], few=64)
+    settings = SpeedupSettings(
+        encoder=str(minilm), epochs=2, quality_train=128, quality_test=192, quality_length=32, seeds=(1,)
     )
-    assert (found.train_rows, found.test_rows, found.length, found.not_run) == (128, 192, 32, None)
-    assert [(each.seed, each.training) for each in found.trained] == [(1, training) for training in Training]
-    written, clean, cached, _ = found.trained
+    quality = compare_quality(measurement_of(settings, tmp_path), sample)
+    assert (quality.train_rows, quality.test_rows, quality.length, quality.not_run) == (128, 192, 32, None)
+    assert [(head.seed, head.training) for head in quality.trained] == [(1, training) for training in Training]
+    written, clean, cached, _ = quality.trained
     assert clean.difference is not None and clean.difference <= AGREE
     assert (clean.accuracy, clean.low, clean.high) == (cached.accuracy, cached.low, cached.high)
     assert written.epochs == clean.epochs == cached.epochs <= 2
     assert written.difference is None and cached.difference is None
-    assert found.agree
-    assert not dataclasses.replace(found, trained=(dataclasses.replace(clean, difference=2e-4),)).agree
-    assert all(each.low <= each.accuracy <= each.high for each in found.trained)
+    assert quality.agree
+    assert not dataclasses.replace(quality, trained=(dataclasses.replace(clean, difference=2e-4),)).agree
+    assert not dataclasses.replace(quality, trained=()).agree
+    assert all(head.low <= head.accuracy <= head.high for head in quality.trained)
 
 
 def test_the_encoder_is_noisy_only_where_the_program_leaves_its_dropout_on(
     minilm: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What goes into the heads of the comparison: the same features in every epoch, or others each time."""
-    settings = SpeedupSettings(encoder=str(minilm), epochs=1, quality_train=64, quality_test=64, seeds=(0,))
-    columns = {"text": [f"a good film {number}" for number in range(192)], "label": ["bad", "good"] * 96}
+    """The heads of the comparison read the same features in every epoch, or others each time."""
+    settings = SpeedupSettings(
+        encoder=str(minilm), epochs=1, quality_train=64, quality_test=64, quality_length=16, seeds=(0,)
+    )
     features: dict[bool, list[torch.Tensor]] = {True: [], False: []}
     original = SentimentClassifier.encode
 
     def encode(self: SentimentClassifier, batch: Any, *, frozen: bool) -> torch.Tensor:
-        found = original(self, batch, frozen=frozen)
-        assert frozen and not found.requires_grad
-        if batch["label"].shape[0] == 16:
-            features[self.bert.training].append(found)
-        return found
+        encoded = original(self, batch, frozen=frozen)
+        assert frozen and not encoded.requires_grad
+        features[self.bert.training].append(encoded)
+        return encoded
 
     monkeypatch.setattr(SentimentClassifier, "encode", encode)
-    compare_quality(
-        Draw(table=None, columns=columns, few=10, table_rows=192, table_texts=192),
-        ("bad", "good"),
-        find_encoder(str(minilm)),
-        dataclasses.replace(settings, quality_length=16),
-        scratch=tmp_path,
-        device=torch.device("cpu"),
-        deadline=math.inf,
-        on_step=lambda detail: None,
-    )
+    texts = [f"a good film {number}" for number in range(192)]
+    compare_quality(measurement_of(settings, tmp_path), sample_of(texts, ["bad", "good"] * 96, few=10))
     clean = torch.cat(features[False])
     noise = torch.cdist(torch.cat(features[True]), clean).min(dim=1).values
     assert len(features[True]) >= 3 and noise.min() > 1e-2
 
 
 def test_what_does_not_fit_is_left_out_and_never_guessed(tiny: Path, table: Path, tmp_path: Path) -> None:
-    notes: list[str] = []
+    events: list[Event] = []
     settings = SpeedupSettings(encoder=str(tiny), budget=0.01, max_length=32)
-    out = speedup(
-        table, tmp_path / "out", settings, report=lambda e: notes.append(e.text) if isinstance(e, Note) else None
-    )
+    out = speedup(table, tmp_path / "out", settings, report=events.append)
     report = report_of(out)
     assert all(rung["epoch"] is None and rung["not_run"] for rung in report["rungs"])
     assert report["stages"]["not_run"] and report["stages"]["extract"] is None
@@ -217,6 +216,8 @@ def test_what_does_not_fit_is_left_out_and_never_guessed(tiny: Path, table: Path
     page = (out / "speedup.md").read_text()
     assert page.count("not run") >= 2 * len(Rung)
     assert not re.search(r"\d (ms|s) \|", page)
+    outcome = Outcome(command="speedup", output=out, action=Action.MADE, counts={"rows": 500})
+    assert events[-1] == outcome and not any(isinstance(event, Outcome) for event in events[:-1])
 
 
 def test_a_batch_that_takes_longer_than_its_share_is_not_run(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
@@ -224,7 +225,7 @@ def test_a_batch_that_takes_longer_than_its_share_is_not_run(monkeypatch: pytest
     start, batch, frozen = ladder.climb([Rung.START, Rung.BATCH, Rung.FROZEN], time.perf_counter() + 1.5)
     assert start.epoch is None and batch.epoch is None
     assert start.not_run is not None
-    assert re.fullmatch(r"a batch took 2\.0 s, and its share of the budget was \d+ ms", start.not_run)
+    assert re.fullmatch(r"it needs 6\.0 s at least, and its share of the budget was \d+ ms", start.not_run)
     assert batch.kept and frozen.epoch is not None and frozen.over is None
     assert frozen.settings.batch_size == 16  # larger batches are heeded though they could not be timed
 
@@ -257,7 +258,7 @@ def test_a_rung_that_the_memory_is_too_small_for_costs_itself_alone(
     ladder = ladder_of(tiny, seconds={False: 0.01, True: 0.01}, monkeypatch=monkeypatch)
     train = Program.train
 
-    def full(self: Program, settings: RungSettings, *arguments: Any) -> ProgramEpoch:
+    def full(self: Program, settings: ProgramSettings, *arguments: Any) -> ProgramEpoch:
         if settings.batch_size == 16 and not settings.frozen:
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes")
         return train(self, settings, *arguments)
@@ -305,10 +306,19 @@ def ladder_of(
     repeats: int = 1,
     half_pays: bool = True,
 ) -> Ladder:
-    """A ladder for a table of 1,000 rows whose batches take as long as is said, frozen and not; so many times as long
-    with workers, which with None cannot start."""
+    """A ladder for a table of 1,000 rows, whose work runs in this process and whose times are invented.
 
-    def train(self: Program, settings: RungSettings, batches: list[list[int]], on_batch: Any) -> ProgramEpoch:
+    Args:
+        tiny: The encoder.
+        seconds: Seconds of a batch, with a frozen encoder and without.
+        monkeypatch: Replaces `Program.train`.
+        start: Seconds that each epoch takes to start.
+        slow_workers: How many times as long a batch takes with workers; None where workers cannot start.
+        repeats: Repeats of a rung.
+        half_pays: Whether mixed precision pays.
+    """
+
+    def train(self: Program, settings: ProgramSettings, batches: list[list[int]]) -> ProgramEpoch:
         if settings.workers and slow_workers is None:
             raise RuntimeError("unable to open shared memory object")
         slow = slow_workers if settings.workers and slow_workers else 1.0
@@ -317,46 +327,63 @@ def ladder_of(
 
     monkeypatch.setattr(Program, "train", train)
     program = program_of(tiny, 160)
+    _ = program.model  # loading it takes none of the ladder's time
     return Ladder(
-        program,
-        lambda: contextlib.nullcontext(program),
+        measurement=measurement_of(SpeedupSettings(encoder=str(tiny), repeats=repeats), Path()),
+        make=lambda: program,
+        apart=lambda work, on_tick: work(),
+        precision=Precision.BFLOAT16 if half_pays else Precision.FLOAT32,
         table_rows=1000,
-        half=Precision.BFLOAT16,
-        half_pays=half_pays,
-        repeats=repeats,
     )
 
 
-def test_the_program_runs_in_a_process_of_its_own_whose_faults_are_told(tiny: Path) -> None:
-    make = functools.partial(program_of, tiny, 8, kind=Faulty)
-    told = itertools.count()
-    with program_process(make, []) as program:
-        with pytest.warns(UserWarning, match="as a loader warns"):
-            found = program.train(RungSettings(), [[0], [1]], functools.partial(next, told))
-        assert found.accuracy == 2 and found.loss != os.getpid() and next(told) > 0
-        with pytest.raises(MemoryError, match="not enough memory"):
-            program.train(RungSettings(batch_size=16), [[0]], lambda: None)
-        with pytest.raises(RuntimeError, match="an odd batch"):
-            program.train(RungSettings(batch_size=17), [[0]], lambda: None)
-        with pytest.raises(ProcessKilledError, match="its process was killed"):
-            program.train(RungSettings(batch_size=9), [[0]], lambda: None)
-    with program_process(make, []) as program, pytest.warns(UserWarning):
-        again = program.train(RungSettings(), [[0]], lambda: None)
-    assert again.loss != found.loss
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(again.loss), 0)
+def test_the_program_runs_in_a_process_of_its_own_which_reports_its_faults(tiny: Path) -> None:
+    ticks = itertools.count()
+
+    def run(batch_size: int, batches: list[list[int]]) -> ProgramEpoch:
+        make = functools.partial(program_of, tiny, 8, kind=Faulty)
+        work = functools.partial(train, make, ProgramSettings(batch_size=batch_size), batches)
+        return in_new_process(work, [Ladder.__module__], functools.partial(next, ticks))[0]
+
+    with pytest.warns(UserWarning, match="as a loader warns"):
+        first, second = run(8, [[0], [1]]), run(8, [[0]])
+    assert (first.accuracy, second.accuracy) == (2, 1) and next(ticks) > 0
+    assert len({os.getpid(), first.loss, second.loss}) == 3
+    with pytest.raises(MemoryError, match="not enough memory"):
+        run(16, [[0]])
+    with pytest.raises(RuntimeError, match="an odd batch"):
+        run(17, [[0]])
+    with pytest.raises(ProcessKilledError, match="its process was killed"):
+        run(9, [[0]])
+    for epoch in (first, second):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(epoch.loss), 0)
+
+
+def test_a_process_is_ended_where_its_work_is_no_longer_wanted(tiny: Path) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    before = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        in_new_process(functools.partial(time.sleep, 60), [Ladder.__module__], interrupt)
+    assert time.perf_counter() - before < 30
 
 
 def test_a_process_that_the_system_kills_costs_its_rung_alone(tiny: Path) -> None:
-    program = program_of(tiny, 160, kind=Faulty)
-    fresh = functools.partial(program_process, functools.partial(program_of, tiny, 160, kind=Faulty), [])
-    for number, reason in ((9, str(ProcessKilledError())), (16, "the memory is full")):
+    make = functools.partial(program_of, tiny, 160, kind=Faulty)
+    apart = functools.partial(in_new_process, modules=[Ladder.__module__])
+    for batch_size, reason in ((9, "its process was killed"), (16, "the memory is full")):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(speedup_ladder, "advice", lambda rung, half, number=number: {"batch_size": number})
-            ladder = Ladder(program, fresh, table_rows=1000, half=Precision.BFLOAT16, half_pays=True, repeats=1)
+            changes: dict[Rung, Any] = {rung: {"batch_size": batch_size} for rung in Rung}
+            patch.setattr(ladder_module, "advice", lambda device, changes=changes: changes)
+            measurement = measurement_of(SpeedupSettings(encoder=str(tiny), repeats=1), Path())
+            ladder = Ladder(
+                measurement=measurement, make=make, apart=apart, precision=Precision.BFLOAT16, table_rows=1000
+            )
             with warnings.catch_warnings(action="ignore"):
-                batch, frozen = ladder.climb([Rung.BATCH, Rung.FROZEN], time.perf_counter() + 30)
-        assert batch.not_run == reason and frozen.not_run == reason  # the frozen rung heeds the larger batch
+                rungs = ladder.climb([Rung.BATCH, Rung.FROZEN], time.perf_counter() + 60)
+        assert [(rung.not_run or "")[: len(reason)] for rung in rungs] == [reason, reason]
 
 
 def test_a_script_without_a_guard_may_call_it(tiny: Path, table: Path, tmp_path: Path) -> None:
@@ -364,10 +391,10 @@ def test_a_script_without_a_guard_may_call_it(tiny: Path, table: Path, tmp_path:
     script = tmp_path / "script.py"
     script.write_text(
         "from headstart.stages.settings import SpeedupSettings\nfrom headstart.stages.speedup import speedup\n"
-        f"options = dict(encoder={str(tiny)!r}, budget=15, quality=False, repeats=1, max_length=32)\n"
+        f"options = dict(encoder={str(tiny)!r}, budget=60, quality=False, repeats=1, max_length=32)\n"
         f"print(speedup({str(table)!r}, {str(tmp_path / 'out')!r}, SpeedupSettings(**options)))\n"
     )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path / 'out'}\n"
     assert report_of(tmp_path / "out")["rungs"][0]["epoch"] is not None
@@ -380,20 +407,19 @@ def test_in_a_process_of_its_own_the_program_is_the_same(
 ) -> None:
     monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["fork", kind])
     make = functools.partial(program_of, tiny, 40, seed=0)
-    settings = RungSettings(frozen=True, workers=workers, noisy=False, padding=Padding.BATCH)
-    ours = make()
-    batches = ours.batches(settings, np.arange(40))
-    expected = [ours.train(settings, batches) for _ in range(2)]
-    with program_process(make, ["transformers.models.bert.modeling_bert"]) as program:
-        found = [program.train(settings, batches, lambda: None) for _ in range(2)]
-    assert [(f.loss, f.accuracy) for f in found] == [(pytest.approx(e.loss, rel=1e-4), e.accuracy) for e in expected]
+    settings = ProgramSettings(frozen=True, workers=workers, noisy=False, padding=Padding.BATCH)
+    batches = make().batches(settings, np.arange(40))
+    expected = train(make, settings, batches, times=2)
+    work = functools.partial(train, make, settings, batches, times=2)
+    epochs = in_new_process(work, [Ladder.__module__, "transformers.models.bert.modeling_bert"], lambda: None)
+    assert [(e.loss, e.accuracy) for e in epochs] == [(pytest.approx(e.loss, rel=1e-4), e.accuracy) for e in expected]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_program_trains_what_its_rung_says(tiny: Path, workers: int) -> None:
     torch.manual_seed(0)  # the head's start, and dropout
     program = program_of(tiny, 40)
-    frozen, trained = RungSettings(frozen=True, workers=workers), RungSettings(batch_size=16, workers=workers)
+    frozen, trained = ProgramSettings(frozen=True, workers=workers), ProgramSettings(batch_size=16, workers=workers)
     for settings in (frozen, trained):
         before = {name: tensor.clone() for name, tensor in program.model.state_dict().items()}
         told = itertools.count()
@@ -410,26 +436,29 @@ def test_the_program_trains_what_its_rung_says(tiny: Path, workers: int) -> None
 
 def test_the_best_form_pads_within_a_batch_and_is_free_of_noise(tiny: Path) -> None:
     program = program_of(tiny, 64)
-    best = RungSettings(batch_size=4, frozen=True, padding=Padding.BATCH, noisy=False)
+    best = ProgramSettings(batch_size=4, frozen=True, padding=Padding.BATCH, noisy=False)
     batches = program.batches(best, np.arange(64))
     assert sorted(row for batch in batches for row in batch) == list(range(64))
     shapes = [batch["input_ids"].shape for batch in program.loader(best, batches)]
     assert all(rows * longest <= 4 * 32 for rows, longest in shapes)
     assert sum(rows * longest for rows, longest in shapes) == program.padded_tokens(best, batches)
-    assert program.padded_tokens(best, batches) < program.padded_tokens(RungSettings(), batches) / 2
+    assert program.padded_tokens(best, batches) < program.padded_tokens(ProgramSettings(), batches) / 2
     program.train(best, batches)
     assert not program.model.bert.training
 
 
-def test_a_whole_table_that_does_not_fit_is_scaled_from_a_sample(
-    tiny: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(speedup_stages, "_plan", lambda *_, **__: (2, 300))
-    settings = SpeedupSettings(encoder=str(tiny), budget=20, quality=False, max_length=32)
-    stages = report_of(speedup(table, tmp_path / "out", settings))["stages"]
-    assert (stages["rows"], stages["whole"]) == (300, False)
-    assert stages["extract"]["repeats"] == 2
-    assert stages["extract"]["median"] >= stages["extract_start"] > 0
+def test_a_whole_table_that_does_not_fit_is_scaled_from_a_sample(tiny: Path, tmp_path: Path) -> None:
+    texts, labels = zip(*tiny_rows(500, classes=3), strict=True)
+    sample = sample_of(list(texts), list(labels), few=64)
+    sample = dataclasses.replace(sample, table_rows=10**9, table_texts=10**9)
+    settings = SpeedupSettings(encoder=str(tiny), repeats=2, max_length=32, epochs=3)
+    stages = measure_stages(measurement_of(settings, tmp_path), sample, share=60.0)
+    assert stages.extract and stages.extract_start and stages.epoch and stages.experiment
+    assert (stages.rows, stages.whole, stages.extract.repeats) == (500, False, 2)
+    assert stages.extract.median > 1000 * stages.extract_start > 0
+    assert stages.experiment.median > 3 * stages.epoch.median > 0
+    few = measure_stages(measurement_of(settings, tmp_path), sample, share=0.0)
+    assert few.extract is None and few.not_run and few.not_run.startswith("a sample takes ")
 
 
 def test_a_missing_library_costs_the_picture_alone(
@@ -444,7 +473,7 @@ def test_a_missing_library_costs_the_picture_alone(
     )
     assert sorted(path.name for path in out.iterdir()) == ["speedup.json", "speedup.md"]
     assert any("pip install 'headstart[report]'" in note for note in notes)
-    assert not speedup_picture.draw(tmp_path / "p.png", {})
+    assert not draw(tmp_path / "p.png", {})
 
 
 def test_only_a_report_is_ever_replaced(tiny: Path, table: Path, tmp_path: Path) -> None:
@@ -483,7 +512,7 @@ def test_ctrl_c_leaves_nothing_behind(tiny: Path, table: Path, tmp_path: Path) -
     [
         (["--budget", "soon"], "the time is 'soon'; write it as 120s or 10min"),
         (["--budget", "0s"], "budget is 0 s; it must be above 0"),
-        (["--seed", "1,1"], "seeds are 1,1; give distinct numbers"),
+        (["--seed", "1,1"], "is 1,1; it must be distinct numbers of at least 0"),
         (["--epochs", "0"], "epochs is 0; it must be at least 1"),
         (["--label-column", "stars"], "has no column 'stars'"),
     ],
@@ -523,11 +552,10 @@ def test_extracting_has_paid_for_itself_at_the_first_epoch_that_is_no_dearer(
     assert once + (after - 1) * epoch >= (after - 1) * other - slack
 
 
-@given(seconds, seconds, st.floats(1, 1e4), st.integers(1, 100), st.integers(1, 100))
-def test_projections_add_up(start: float, rest: float, factor: float, epochs: int, experiments: int) -> None:
+@given(seconds, seconds, st.floats(1, 1e4))
+def test_more_work_takes_longer_but_starts_once(start: float, rest: float, factor: float) -> None:
     assert scale(start + rest, start=start, factor=factor) == pytest.approx(start + rest * factor, rel=1e-6)
-    whole = total(once=rest, start=start, epoch=rest, epochs=epochs, experiments=experiments)
-    assert whole == pytest.approx(rest + experiments * start + experiments * epochs * rest)
+    assert scale(start / 2, start=start, factor=factor) == start
 
 
 @given(st.lists(seconds, min_size=1, max_size=9))

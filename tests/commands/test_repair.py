@@ -89,8 +89,8 @@ def test_a_whole_cache_is_left_alone(cache: Path, table: Path, monkeypatch: pyte
 def test_rows_that_came_from_another_cache_agree_to_rounding(
     tiny: Path, table: Path, tmp_path: Path, write_csv: Callable[..., Path]
 ) -> None:
-    run(write_csv(tiny_rows(60)[::-1], "donor.csv"), tmp_path / "donor.h5", tiny)
-    cache, _ = run(table, tmp_path / "c.h5", tiny, reuse=[tmp_path / "donor.h5"])
+    run(write_csv(tiny_rows(60)[::-1], "reversed.csv"), tmp_path / "reversed.h5", tiny)
+    cache, _ = run(table, tmp_path / "c.h5", tiny, reuse=[tmp_path / "reversed.h5"])
     assert cache.record["sequences_encoded"] == 0
     before = np.array(cache.features())
     flip_a_byte(cache.path, "features/cls", 20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import transformers
 from headstart.cache.errors import SettingsError
 from headstart.cache.reader import open_cache
 from headstart.stages.encoders import hf
+from headstart.stages.encoders import packed as packed_rooms
 from headstart.stages.encoders.encoder import EncoderSettings
 from headstart.stages.encoders.files import find_encoder
 from headstart.stages.encoders.hf import load_encoder, model_architecture
-from headstart.stages.encoders.packed import layers, linear_cpu
+from headstart.stages.encoders.packed import architecture, layers, linear_cpu
+from headstart.stages.encoders.packed.architecture import find_architecture
 from headstart.stages.encoders.packed.backend import PackedCpuBackend
 from headstart.stages.encoders.packed.bert import Embeddings
 from headstart.stages.encoders.packed.forward import PackedForward
@@ -283,6 +286,31 @@ def test_a_roberta_whose_padding_is_1_takes_the_fast_path(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_it_would_get_wrong_is_not_taken_on(name: str) -> None:
     assert model_architecture(made(OTHERS[name])) is None
+
+
+def test_a_new_architecture_is_a_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (
+        "from headstart.stages.encoders.packed.bert import Bert",
+        "class Newcomer(Bert):",
+        "    pass",
+        'ARCHITECTURES = {"newcomer": Newcomer}',
+    )
+    (tmp_path / "newcomer.py").write_text("\n".join(lines))
+    monkeypatch.setattr(packed_rooms, "__path__", [*packed_rooms.__path__, str(tmp_path)])
+    architecture._architectures.cache_clear()
+    config = {"model_type": "newcomer", "num_attention_heads": 2, "num_hidden_layers": 3}
+    assert type(find_architecture(config)).__name__ == "Newcomer"
+    monkeypatch.undo()
+    architecture._architectures.cache_clear()
+    assert find_architecture(config) is None
+
+
+@pytest.mark.parametrize("name", ["os.system", "antigravity", "linear", "../bert", None, ["bert"], {}])
+def test_a_strangers_model_type_imports_nothing(name: Any) -> None:
+    find_architecture({})
+    before = set(sys.modules)
+    assert find_architecture({"model_type": name, "num_attention_heads": 2, "num_hidden_layers": 3}) is None
+    assert set(sys.modules) == before
 
 
 def test_a_fast_path_that_disagrees_is_not_taken(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,7 @@ def test_ctrl_c_and_sigterm_say_what_is_kept(
 
 @pytest.mark.parametrize("how", ["callback", "error"])
 @pytest.mark.parametrize("quiet", [[], ["--quiet"]], ids=["told", "quiet"])
-def test_ctrl_c_is_heeded_where_a_library_loses_its_exception(
+def test_ctrl_c_ends_the_run_where_a_library_loses_its_exception(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], how: str, quiet: list[str | Path]
 ) -> None:
     command = ["extract", write_csv(tiny_rows(1000)), "--encoder", tiny, "--precision", "float32", *quiet]

@@ -1,4 +1,4 @@
-"""Rows found by their hashes: the earliest, never another's, whatever comes how; and the survey's counts of texts."""
+"""The index finds the first row with a hash, and never a row with another hash; and the scan counts texts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PIECES = st.lists(st.lists(st.integers(0, 40), max_size=12), max_size=30)
 
 
 def entered(values: list[int], pieces: Pieces, hashes: np.ndarray) -> RowIndex:
-    lookup, start = RowIndex(hashes), 0
+    index, start = RowIndex(hashes), 0
     for piece in pieces:
-        lookup.add(np.arange(start, start + len(piece)))
+        index.add(np.arange(start, start + len(piece)))
         start += len(piece)
     assert start == len(values)
-    return lookup
+    return index
 
 
 @given(PIECES)
@@ -70,11 +70,11 @@ def test_first_rows_lead_to_a_row_with_the_same_hash_even_then(pieces: Pieces) -
 
 def test_entries_that_come_one_by_one_stay_in_few_levels() -> None:
     hashes = hash_texts(map(str, range(3000)))
-    lookup = RowIndex(hashes)
+    index = RowIndex(hashes)
     for row in range(len(hashes)):
-        lookup.add(np.array([row]))
-        assert len(lookup._levels) <= math.log(row + 1, 4) + 1
-    assert lookup.find(hashes).tolist() == list(range(3000))
+        index.add(np.array([row]))
+        assert len(index._levels) <= math.log(row + 1, 4) + 1
+    assert index.find(hashes).tolist() == list(range(3000))
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 1 << 16])

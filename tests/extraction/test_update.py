@@ -68,8 +68,8 @@ def assert_is_update_of(cache: Cache, old: dict[str, Any], fresh: Cache, table: 
     cache.check()
     for name in cache.identity.features:
         np.testing.assert_allclose(cache.features(name), fresh.features(name), atol=1e-5, rtol=0)
-    for fact in ("text_hashes", "token_hashes", "lengths", "truncated"):
-        np.testing.assert_array_equal(getattr(cache, fact), getattr(fresh, fact))
+    for name in ("text_hashes", "token_hashes", "lengths", "truncated"):
+        np.testing.assert_array_equal(getattr(cache, name), getattr(fresh, name))
     assert (cache.labels is None) == (fresh.labels is None)
     assert cache.label_names == fresh.label_names == tuple(sorted({label for _, label in table}))
     assert cache.label_names is not None and cache.labels is not None
@@ -447,7 +447,7 @@ def test_rows_are_taken_from_any_cache_of_the_same_identity(
     assert_is_update_of(cache, {}, fresh, rows)
 
 
-def test_no_donor_needs_no_encoding_where_it_holds_every_row(
+def test_nothing_is_encoded_where_a_reused_cache_holds_every_row(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], encoded: list[list[int]]
 ) -> None:
     rows = tiny_rows(50)
@@ -463,39 +463,39 @@ def test_texts_that_differ_and_read_the_same_are_found_by_their_tokens(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], encoded: list[list[int]]
 ) -> None:
     rows = numbered(30)
-    donor, _ = run(write_csv(rows), tmp_path / "a.h5", tiny)
+    whole, _ = run(write_csv(rows), tmp_path / "a.h5", tiny)
     encoded.clear()
     shouted = [(text.upper(), label) for text, label in reversed(rows)]
     cache, _ = run(write_csv(shouted), tmp_path / "c.h5", tiny, reuse=[tmp_path / "a.h5"])
     assert encoded == [] and cache.record["reused_rows"] == 30
-    np.testing.assert_array_equal(cache.features(), donor.features()[::-1])
+    np.testing.assert_array_equal(cache.features(), whole.features()[::-1])
     fresh, _ = run(write_csv(shouted), tmp_path / "fresh.h5", tiny)
     assert_is_update_of(cache, {}, fresh, shouted)
 
 
-def test_a_donor_with_more_features_serves(
+def test_a_cache_with_more_features_can_be_reused(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], encoded: list[list[int]]
 ) -> None:
     rows = numbered(30)
-    donor, _ = run(write_csv(rows), tmp_path / "a.h5", tiny, features=("cls", "mean", "layer1.max"))
+    whole, _ = run(write_csv(rows), tmp_path / "a.h5", tiny, features=("cls", "mean", "layer1.max"))
     encoded.clear()
     cache, _ = run(
         write_csv(rows[::-1]), tmp_path / "c.h5", tiny, features=("mean", "layer1.max"), reuse=[tmp_path / "a.h5"]
     )
     assert encoded == [] and cache.identity.features == ("layer1.max", "mean")
     for name in cache.identity.features:
-        np.testing.assert_array_equal(cache.features(name), donor.features(name)[::-1])
+        np.testing.assert_array_equal(cache.features(name), whole.features(name)[::-1])
 
 
-def test_a_donor_in_float32_serves_a_cache_in_float16(
+def test_a_cache_in_float32_can_be_reused_in_float16(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], encoded: list[list[int]]
 ) -> None:
     rows = numbered(30)
-    donor, _ = run(write_csv(rows), tmp_path / "a.h5", tiny)
+    whole, _ = run(write_csv(rows), tmp_path / "a.h5", tiny)
     encoded.clear()
     cache, _ = run(write_csv(rows), tmp_path / "c.h5", tiny, storage="float16", reuse=[tmp_path / "a.h5"])
     assert encoded == []
-    np.testing.assert_array_equal(cache.features(), donor.features().astype(np.float16))
+    np.testing.assert_array_equal(cache.features(), whole.features().astype(np.float16))
 
 
 def test_a_reused_feature_that_float16_cannot_hold_names_its_row(
@@ -519,7 +519,7 @@ def test_a_reused_feature_that_float16_cannot_hold_names_its_row(
 
 
 @pytest.mark.parametrize(
-    ("donor", "options", "message"),
+    ("other_options", "options", "message"),
     [
         ({"max_length": 16}, {}, r"max_length \(.*a.h5: 16, this run: 128\)"),
         ({"prefix": "query: "}, {}, r"prefix \(.*a.h5: 'query: ', this run: ''\)"),
@@ -529,22 +529,22 @@ def test_a_reused_feature_that_float16_cannot_hold_names_its_row(
         ({"other_weights": True}, {}, r"weights_sha256 \(.*a.h5: [0-9a-f]{12}…, this run: "),
     ],
 )
-def test_a_donor_of_something_else_is_refused_before_any_work(
+def test_a_cache_of_something_else_is_not_reused_and_no_work_begins(
     tiny: Path,
     tmp_path: Path,
     write_csv: Callable[..., Path],
-    donor: dict[str, Any],
+    other_options: dict[str, Any],
     options: dict[str, Any],
     message: str,
 ) -> None:
-    other = save_tiny_encoder(tmp_path / "other", seed=1) if donor.pop("other_weights", False) else tiny
-    run(write_csv(numbered(10)), tmp_path / "a.h5", other, **donor)
+    other = save_tiny_encoder(tmp_path / "other", seed=1) if other_options.pop("other_weights", False) else tiny
+    run(write_csv(numbered(10)), tmp_path / "a.h5", other, **other_options)
     with pytest.raises(IdentityError, match=message):
         run(write_csv(numbered(10)), tmp_path / "c.h5", tiny, reuse=[tmp_path / "a.h5"], **options)
     assert list(tmp_path.glob("c.h5*")) == []
 
 
-def test_a_donor_that_is_nowhere_or_unfinished_is_refused(
+def test_a_missing_or_unfinished_cache_is_not_reused(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]
 ) -> None:
     table, out = write_csv(numbered(60)), tmp_path / "c.h5"
@@ -557,7 +557,7 @@ def test_a_donor_that_is_nowhere_or_unfinished_is_refused(
     assert list(tmp_path.glob("c.h5*")) == []
 
 
-def test_the_output_itself_is_no_donor(
+def test_the_output_itself_is_not_reused(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], encoded: list[list[int]]
 ) -> None:
     """--overwrite means encoding again, whatever --reuse names; by another path it is still the same file."""

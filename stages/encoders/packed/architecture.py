@@ -11,7 +11,6 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -22,52 +21,33 @@ from .forward import PackedForward
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture(abc.ABC):
-    """One encoder's architecture. Its fields hold what the weights do not say, and stand in a cache's record.
+    """One encoder's architecture. Its fields hold what the weights do not say, and stand in a cache's record."""
 
-    Attributes:
-        model_type: The name that config.json gives it.
-        heads: Attention heads of each layer.
-        layers: How many layers the encoder has.
-        epsilon: Of every norm.
-    """
-
-    BASE: ClassVar[str]
-    """The encoder's name within a larger model: some files put it before the name of each weight."""
+    BASE: ClassVar[str]  # its name within a larger model, which some files put before the name of each weight
     model_type: str
-    heads: int
+    heads: int  # of each layer
     layers: int
-    epsilon: float
+    epsilon: float  # of every norm
 
     @classmethod
     @abc.abstractmethod
     def from_config(cls, config: Mapping[str, Any]) -> Architecture | None:
         """Read config.json, or the configuration that transformers made of it.
 
-        Returns:
-            The architecture; None where the packed pass would compute something else, or the configuration lacks a
-            field that has no default.
+        Returns None where the packed pass would compute something else, or where a field without a default is missing.
         """
 
     @abc.abstractmethod
     def build(
-        self,
-        weights: Mapping[str, torch.Tensor],
-        features: Sequence[Feature],
-        *,
-        dtype: torch.dtype,
-        batch_tokens: int,
+        self, weights: Mapping[str, torch.Tensor], features: Sequence[Feature], *, dtype: torch.dtype, batch_tokens: int
     ) -> PackedForward:
-        """Lay out the weights for the forward pass.
+        """Lay out the weights that the features need for the forward pass; a KeyError where one is missing.
 
         Args:
-            weights: By the names of transformers' ``state_dict()``, float32. Only those that the features need are
-                read.
+            weights: By the names of transformers' ``state_dict()``, float32.
             features: What to take.
             dtype: What the products run in; sums and norms run in float32.
-            batch_tokens: How many tokens a batch has, about.
-
-        Raises:
-            KeyError: a weight is missing.
+            batch_tokens: About how many tokens a batch has.
         """
 
 
@@ -79,9 +59,9 @@ def find_architecture(config: Mapping[str, Any]) -> Architecture | None:
 
 @functools.cache
 def _architectures() -> dict[str, type[Architecture]]:
-    """All classes of this folder, by ``model_type``. What is imported depends on the folder alone."""
-    modules = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
-    found: dict[str, type[Architecture]] = {}
-    for name in modules:
-        found |= getattr(importlib.import_module(f"{__package__}.{name}"), "ARCHITECTURES", {})
-    return found
+    """All architectures of this package, by ``model_type``. No name from a configuration is ever imported."""
+    package = importlib.import_module(__name__.rpartition(".")[0])
+    known: dict[str, type[Architecture]] = {}
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        known |= getattr(importlib.import_module(module.name), "ARCHITECTURES", {})
+    return known
