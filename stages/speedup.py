@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import functools
 import math
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +25,12 @@ from .baseline.process import in_new_process
 from .baseline.program import Program
 from .baseline.quality import QualityResult, compare_quality
 from .baseline.report import SPEEDUP, markdown
-from .devices import choose_device, choose_precision, machine
+from .devices import choose_device, choose_precision
 from .encoders.encoder import VERSIONS
 from .encoders.files import find_encoder
 from .extract import extract
 from .progress import Action, Note, Outcome, Report, Step, silent
+from .provenance import provenance
 from .settings import Precision, SpeedupSettings
 from .tables.scan import TableScan, read_windows, scan_table
 from .tables.table import Table, open_table
@@ -103,16 +102,13 @@ def speedup(
                 )
                 measured = _measure(measurement, *draw_rows(source, scan, settings))
             fields = {
-                "headstart": version("headstart"),
-                "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "settings": dataclasses.asdict(settings),
                 "encoder": {"name": files.name, "revision": files.revision},
                 "table": {"source": source.source, "rows": scan.rows, "distinct_texts": scan.distinct_texts},
                 **measured,
-                "machine": machine(device),
-                "versions": VERSIONS,
-                "seconds": time.perf_counter() - started,
             }
+            fields = provenance(device, fields, versions=VERSIONS)
+            fields["seconds"] = time.perf_counter() - started
             SPEEDUP.write(folder, fields)
             (folder / MARKDOWN_FILE).write_text(markdown(fields), encoding="utf-8")
             if not draw(folder / PICTURE_FILE, fields):

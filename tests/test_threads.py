@@ -1,4 +1,4 @@
-"""Work side by side: what it returns comes in order, and torch's threads are dealt out and given back."""
+"""`ordered_map`: results come in order, and torch's threads are shared out and given back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headstart.stages.threads import MAX_WORKERS, ordered_map
 
 @pytest.fixture(params=[1, 2, 3, MAX_WORKERS + 1])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """As many threads of torch's."""
+    """Set torch's number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
@@ -30,19 +30,19 @@ def test_results_come_in_the_order_of_the_items(threads: int) -> None:
     assert list(ordered_map(slower_at_first, [])) == []
 
 
-def test_torchs_threads_are_dealt_out_and_given_back(threads: int) -> None:
+def test_torchs_threads_are_shared_out_and_given_back(threads: int) -> None:
     each = 1 if threads <= MAX_WORKERS else 2
     assert set(ordered_map(lambda _: torch.get_num_threads(), range(6))) == {each if threads > 1 else 1}
     assert torch.get_num_threads() == threads
-    assert list(ordered_map(lambda _: torch.get_num_threads(), [0])) == [threads]  # a single item has them all
+    assert list(ordered_map(lambda _: torch.get_num_threads(), [0])) == [threads]  # a single item gets all of them
 
 
-def test_as_many_items_are_worked_on_at_once_as_there_are_threads() -> None:
+def test_as_many_items_run_at_once_as_there_are_threads() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     together = threading.Barrier(3, timeout=30)
     try:
-        list(ordered_map(lambda _: together.wait(), range(6)))  # else the barrier breaks
+        list(ordered_map(lambda _: together.wait(), range(6)))  # otherwise the barrier times out
     finally:
         torch.set_num_threads(before)
 
@@ -65,7 +65,7 @@ def test_an_error_is_raised_in_its_turn_and_ends_the_work(threads: int) -> None:
     assert torch.get_num_threads() == threads
 
 
-def test_an_iterator_that_is_closed_begins_nothing_more(threads: int) -> None:
+def test_a_closed_generator_starts_nothing_more(threads: int) -> None:
     begun: list[int] = []
     results = ordered_map(begun.append, range(1000))
     next(results)
@@ -76,15 +76,15 @@ def test_an_iterator_that_is_closed_begins_nothing_more(threads: int) -> None:
     assert torch.get_num_threads() == threads
 
 
-def test_ctrl_c_begins_nothing_more() -> None:
-    """It comes while the first two are worked on and the third waits."""
+def test_ctrl_c_starts_nothing_more() -> None:
+    """Ctrl-C comes while the first two items run and the third waits."""
     before, begun = torch.get_num_threads(), []
     torch.set_num_threads(2)
 
     def work(number: int) -> None:
         begun.append(number)
         if number == 0:
-            time.sleep(0.1)  # the others are handed over meanwhile
+            time.sleep(0.1)  # meanwhile the others are submitted
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         time.sleep(0.3)
 

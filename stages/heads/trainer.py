@@ -68,7 +68,7 @@ class Fit:
 
     @property
     def epochs(self) -> int:
-        """Epochs that would each encode the rows if there were no cache. A solver would keep what it encoded."""
+        """Epochs that would each encode the rows if there were no cache; 1 for a solver, which would encode once."""
         return len(self.history) or 1
 
 

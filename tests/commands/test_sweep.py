@@ -1,4 +1,4 @@
-"""Sweeps: every head is the one that train-head trains, the ranking is of validation rows, and nothing done is lost."""
+"""Sweeps: heads equal those of train-head, validation rows rank them, and finished groups are kept."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def cache(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def swept(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The product above over three folds: 16 settings x 2 seeds x 3 folds."""
+    """`SETTINGS` over three folds: 16 settings x 2 seeds x 3 folds."""
     settings = dataclasses.replace(SETTINGS, base=dataclasses.replace(BASE, folds=3))
     return sweep(cache, tmp_path_factory.mktemp("swept") / "runs", settings)
 
@@ -84,10 +84,10 @@ def test_saved_passes_count_every_epoch_of_every_head(swept: Path) -> None:
     assert found["encoder_passes"]["saved"] == len(table_of(swept)) * rest + winner["encoder_passes"]["saved"]
 
 
-def test_at_every_epoch_a_head_of_a_sweep_is_the_one_that_train_head_trains(
+def test_at_every_epoch_a_head_of_a_sweep_equals_the_head_of_train_head(
     swept: Path, cache: Path, tmp_path: Path
 ) -> None:
-    """The curve from the sweep's table beside the curve from a run of its own, for every tenth head."""
+    """The curve in the sweep's table equals the curve of a run with the same settings, for every tenth head."""
     curves: dict[TrainSettings, list[dict[str, Any]]] = {}
     for row in table_of(swept):
         curves.setdefault(settings_of(row), []).append(row)
@@ -118,7 +118,7 @@ def test_the_ranking_is_the_mean_over_seeds_and_folds(swept: Path) -> None:
     assert all(first[name] == value for name, value in found["ranking"][0]["values"].items())
 
 
-def test_another_measure_ranks_otherwise(cache: Path, tmp_path: Path) -> None:
+def test_settings_can_be_ranked_by_accuracy(cache: Path, tmp_path: Path) -> None:
     settings = dataclasses.replace(SETTINGS, seeds=(0,), rank_by="accuracy")
     ranking = inspect_path(sweep(cache, tmp_path / "runs", settings))["ranking"]
     accuracies = [line["validation_accuracy"]["mean"] for line in ranking]
@@ -139,7 +139,7 @@ def test_the_winner_is_a_run_that_was_tested(swept: Path, cache: Path, tmp_path:
 
 
 def test_no_test_row_is_trained_or_ranked_on(cache: Path) -> None:
-    """Over all seeds and folds the test rows are the same, and no other split has them or their copies."""
+    """For all seeds and folds the test rows are the same, and no other split holds them or copies of them."""
     opened = open_cache(cache)
     settings = dataclasses.replace(SETTINGS, base=dataclasses.replace(BASE, folds=3))
     tests, validated = set(), Counter[int]()
@@ -158,7 +158,7 @@ def test_no_test_row_is_trained_or_ranked_on(cache: Path) -> None:
     assert set(validated.values()) == {1} and len(validated) + len(splits.test) == 300
 
 
-def test_an_interrupted_sweep_carries_on(
+def test_an_interrupted_sweep_continues(
     cache: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = sweep(cache, tmp_path / "whole", SETTINGS)
@@ -204,7 +204,7 @@ def test_an_interrupted_sweep_carries_on(
     ).read_bytes()
 
 
-def test_a_sweep_that_was_killed_before_its_plan_was_written_is_begun_again(cache: Path, tmp_path: Path) -> None:
+def test_a_sweep_that_was_killed_before_its_plan_was_written_starts_again(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "runs.partial" / "groups").mkdir(parents=True)
     assert sweep(cache, tmp_path / "runs", SETTINGS).is_dir()
     (tmp_path / "half.partial" / "groups").mkdir(parents=True)
@@ -221,7 +221,7 @@ def test_a_sweep_that_was_killed_before_its_plan_was_written_is_begun_again(cach
     assert (tmp_path / "others.partial" / "thesis.txt").read_text() == "mine"
 
 
-def test_a_group_of_heads_that_a_power_cut_left_empty_is_trained_again(
+def test_a_group_whose_file_is_empty_after_a_power_cut_is_trained_again(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, kept = SweepFolder.keep, []
@@ -255,7 +255,7 @@ def test_progress_counts_heads_and_epochs(cache: Path, tmp_path: Path) -> None:
     assert seen[-1].detail == "0 of 32 heads left" and seen[0].unit == "epochs of heads"
 
 
-def test_settings_that_diverge_stand_last(cache: Path, tmp_path: Path) -> None:
+def test_settings_that_diverge_come_last(cache: Path, tmp_path: Path) -> None:
     wild = SweepSettings(base=TrainSettings(epochs=12, weight_decay=1000), values={"learning_rate": (1000.0, 0.0001)})
     found = inspect_path(sweep(cache, tmp_path / "runs", wild))
     assert [line["values"]["learning_rate"] for line in found["ranking"]] == [0.0001, 1000.0]
@@ -266,7 +266,7 @@ def test_settings_that_diverge_stand_last(cache: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
-def test_a_path_of_exact_heads_is_swept(cache: Path, tmp_path: Path) -> None:
+def test_penalties_of_the_exact_solver_are_swept(cache: Path, tmp_path: Path) -> None:
     settings = SweepSettings(
         base=TrainSettings(solver="exact", folds=3),
         values={"feature": ("cls", "mean"), "l2": (0.1, 10.0, 1.0)},
@@ -281,8 +281,8 @@ def test_a_path_of_exact_heads_is_swept(cache: Path, tmp_path: Path) -> None:
     assert json.loads((folder / "winner" / "run.json").read_text())["certificate"]["converged"]
 
 
-def test_a_test_cache_does_not_choose(cache: Path, tiny: Path, tmp_path: Path) -> None:
-    """Two test caches with the same texts and opposite labels: the same table, the same winner, other test figures."""
+def test_test_rows_do_not_choose_the_winner(cache: Path, tiny: Path, tmp_path: Path) -> None:
+    """Two test caches with the same texts and different labels give the same table and winner."""
     rows = tiny_rows(60, seed=9, classes=3)
     folders = []
     for name, shift in (("a", 0), ("b", 1)):
@@ -306,7 +306,7 @@ def test_groups_hold_every_head_once_and_only_heads_that_may_train_together(memo
     for group in groups:
         common = {dataclasses.replace(each, **{name: getattr(BASE, name) for name in PER_HEAD}) for _, each in group}
         assert len(common) == 1
-        # Parameters, moments, gradients and the best epochs, in float32, in a quarter of the bound.
+        # Parameters, moments, gradients and the best epochs in float32 fit into a quarter of the memory bound.
         assert memory is None or len(group) * 12 * 4 * 5 * 1000 <= memory // 4
 
 

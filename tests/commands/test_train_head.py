@@ -1,4 +1,4 @@
-"""Stage two: the head is the one that plain torch trains, its test rows are clean, and a seed fixes every byte."""
+"""Stage two: no text is trained and tested on, runs are complete and safe, and a seed fixes every byte."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def datasets(rows: int = 300, **options: Any) -> tuple[Dataset, Dataset]:
     )
 
 
-def test_a_float16_cache_trains_as_its_values_in_float32() -> None:
+def test_float16_features_train_the_same_head_as_their_values_in_float32() -> None:
     train, validation = datasets()
     half = train.features.astype(np.float16)
     settings = TrainSettings(epochs=3)
@@ -71,7 +71,7 @@ def test_a_float16_cache_trains_as_its_values_in_float32() -> None:
 
 @pytest.fixture(scope="module")
 def cache(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """300 rows of three classes through the tiny encoder."""
+    """A cache of 300 rows of three classes, from the tiny encoder."""
     return make_cache(tiny, tmp_path_factory.mktemp("cache") / "c.h5", tiny_rows(300, classes=3))
 
 
@@ -87,7 +87,7 @@ def run_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "run.json").read_text())
 
 
-def test_a_run_holds_the_head_and_says_how_it_came_about(cache: Path, tmp_path: Path) -> None:
+def test_a_run_holds_the_head_and_records_its_training(cache: Path, tmp_path: Path) -> None:
     run = train_head(cache, tmp_path / "run", QUICK)
     head, fields = load_file(run / "head.safetensors"), run_of(run)
     assert head["weight"].shape == (3, 32) and head["bias"].shape == (3,)
@@ -122,7 +122,7 @@ def test_a_seed_fixes_every_byte_of_the_head(cache: Path, tmp_path: Path) -> Non
     assert (other / "head.safetensors").read_bytes() != (first / "head.safetensors").read_bytes()
 
 
-def test_what_is_saved_predicts_as_torch_does(cache: Path, tmp_path: Path) -> None:
+def test_a_saved_head_predicts_as_torch_does(cache: Path, tmp_path: Path) -> None:
     head = load_head(train_head(cache, tmp_path / "run", QUICK))
     features = np.random.default_rng(0).normal(size=(50, 32)).astype(np.float32)
     expected = torch.from_numpy(features) @ torch.from_numpy(head.weight).T + torch.from_numpy(head.bias)
@@ -133,7 +133,7 @@ def test_what_is_saved_predicts_as_torch_does(cache: Path, tmp_path: Path) -> No
         head.logits(features[:, :5])
 
 
-def test_an_mlp_that_is_saved_predicts_as_torch_does(cache: Path, tmp_path: Path) -> None:
+def test_a_saved_mlp_predicts_as_torch_does(cache: Path, tmp_path: Path) -> None:
     settings = TrainSettings(epochs=4, head="mlp", hidden=9, standardize=True)
     head = load_head(train_head(cache, tmp_path / "run", settings))
     assert head.hidden_weight is not None and head.hidden_bias is not None
@@ -145,7 +145,7 @@ def test_an_mlp_that_is_saved_predicts_as_torch_does(cache: Path, tmp_path: Path
 
 
 def test_a_temperature_is_saved_and_divides_the_logits(cache: Path, tmp_path: Path) -> None:
-    """The classes stay; the validation rows' log loss, which it is fitted to, does not rise."""
+    """The temperature is fitted to the validation rows, so their log loss falls."""
     settings = TrainSettings(epochs=100, learning_rate=0.3, dropout=0.0)
     plain, scaled = (
         train_head(cache, tmp_path / str(calibrate), dataclasses.replace(settings, calibrate=calibrate))
@@ -163,7 +163,7 @@ def test_a_temperature_is_saved_and_divides_the_logits(cache: Path, tmp_path: Pa
 
 
 def test_no_text_is_trained_on_and_tested(tiny: Path, tmp_path: Path) -> None:
-    """A table in which every text stands three times, by a head that would show it: each text has its own class mix."""
+    """Every text is in the table three times, so each split has a multiple of three rows."""
     rows = [row for row in tiny_rows(80, classes=2) for _ in range(3)]
     fields = run_of(train_head(make_cache(tiny, tmp_path / "c.h5", rows), tmp_path / "run", QUICK))
     assert all(count % 3 == 0 for count in (fields["rows"][split] for split in ("train", "validation", "test")))
@@ -244,7 +244,7 @@ def test_labels_that_cannot_be_trained_on_are_refused(tiny: Path, tmp_path: Path
         train_head(unlabelled, tmp_path / "run", QUICK)
 
 
-def test_an_existing_run_is_replaced_only_where_told(cache: Path, tmp_path: Path) -> None:
+def test_an_existing_run_is_replaced_only_with_overwrite(cache: Path, tmp_path: Path) -> None:
     run = train_head(cache, tmp_path / "run", QUICK)
     before = (run / "run.json").read_bytes()
     with pytest.raises(OutputExistsError, match="exists already"):

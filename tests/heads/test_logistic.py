@@ -1,4 +1,4 @@
-"""The exact solver: scikit-learn's optimum on problems of every kind, and a convergence report that holds."""
+"""The exact solver: it reaches scikit-learn's optimum on hard problems, and its convergence report is true."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 
 def objective(features: Any, labels: Any, weight: Any, bias: Any, l2: float, weights: Any = 1.0) -> float:
-    """In float64, from the definition."""
+    """The objective in float64, from its definition."""
     logits = features.astype(np.float64) @ weight.astype(np.float64).T + bias
     logits -= logits.max(1, keepdims=True)
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(labels)), labels]
@@ -35,13 +35,13 @@ def solve(features: Any, labels: Any, *l2s: float, **settings: Any) -> list[tupl
 
 def sklearn(features: Any, labels: Any, l2: float, **options: Any) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # where it gives up, its objective still says how far it came
+        warnings.simplefilter("ignore")  # if scikit-learn stops early, its objective is still a bound
         model = LogisticRegression(**{"solver": "newton-cholesky"} | options, C=1 / l2, tol=1e-10, max_iter=20_000)
         return model.fit(features.astype(np.float64), labels)
 
 
 def hard(kind: str) -> tuple[Any, Any]:
-    """Features (rows, width) float32 and labels of problems that a plain solver has trouble with."""
+    """Features (rows, width) float32 and labels of a problem that is hard for a plain solver."""
     rng = np.random.default_rng(0)
     labels = rng.integers(3, size=600)
     if kind == "badly conditioned":
@@ -100,7 +100,7 @@ def softmax(features: Any, weight: Any, bias: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_hardly_penalised_problem_converges_or_says_why_not(kind: str) -> None:
+def test_a_problem_with_a_tiny_penalty_converges_or_says_why_not(kind: str) -> None:
     features, labels = hard(kind)
     ((found, convergence),) = solve(features, labels, 1e-7)
     model = sklearn(features, labels, 1e-7, solver="newton-cholesky")
@@ -113,7 +113,7 @@ def test_a_hardly_penalised_problem_converges_or_says_why_not(kind: str) -> None
     assert convergence.reason and "\n" not in convergence.reason
 
 
-def test_balanced_classes_weigh_what_they_do_in_scikit_learn() -> None:
+def test_balanced_class_weights_give_scikit_learns_optimum() -> None:
     features, labels = hard("constant columns")
     labels = np.where(np.arange(600) < 450, 0, labels)
     ((found, convergence),) = solve(features, labels, 1.0, class_weight=ClassWeight.BALANCED)
@@ -124,7 +124,7 @@ def test_balanced_classes_weigh_what_they_do_in_scikit_learn() -> None:
     assert convergence.converged
 
 
-def test_a_path_ends_where_each_penalty_alone_does_and_is_shorter() -> None:
+def test_a_path_of_penalties_has_the_same_optima_in_fewer_passes() -> None:
     features, labels = hard("badly conditioned")
     l2s = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1)
     path = solve(features, labels, *l2s)
@@ -138,8 +138,8 @@ def test_a_path_ends_where_each_penalty_alone_does_and_is_shorter() -> None:
     assert sum(convergence.passes for _, convergence in path) < 0.8 * passes
 
 
-def test_the_convergence_report_holds_in_float64() -> None:
-    """Its gradient and its gap, recomputed from the definition: the minimum is where Newton in float64 ends."""
+def test_the_convergence_report_is_true_in_float64() -> None:
+    """Its gradient and gap agree with float64: the gradient's definition, and scikit-learn's minimum."""
     features, labels = hard("badly conditioned")
     ((found, convergence),) = solve(features, labels, 0.5)
     wide = features.astype(np.float64)
@@ -171,7 +171,7 @@ def test_streamed_rows_have_the_same_optimum() -> None:
     assert np.array_equal(memory["weight"], streamed["weight"])
 
 
-def test_standardized_columns_are_penalised_in_their_own_scale() -> None:
+def test_the_penalty_applies_to_standardized_columns() -> None:
     features, labels = hard("constant columns")
     scaled = features * np.float32([1, 10, 1, 0.1, 1, 1, 1, 100])
     ((found, _),) = solve(scaled, labels, 1.0, standardize=True)

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, and intervals against what they promise."""
+"""Metrics against scikit-learn, and intervals against known distributions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sklearn import metrics as sk
 
 
 @given(st.integers(1, 60), st.integers(2, 5), st.integers(0, 1000))
-def test_scores_are_those_of_scikit_learn(rows: int, classes: int, seed: int) -> None:
+def test_scores_equal_scikit_learns(rows: int, classes: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     labels = rng.integers(classes, size=rows)
     names = tuple(f"c{i}" for i in range(classes))
@@ -39,7 +39,7 @@ def test_scores_are_those_of_scikit_learn(rows: int, classes: int, seed: int) ->
     assert found["confusion_matrix"] == sk.confusion_matrix(labels, predicted, labels=numbers).tolist()
 
 
-def test_an_interval_of_independent_rows_is_the_binomial_one() -> None:
+def test_the_interval_of_independent_rows_is_binomial() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(2, size=2000)
     predicted = np.where(rng.random(2000) < 0.8, labels, 1 - labels)
@@ -59,15 +59,15 @@ def test_copies_of_texts_do_not_narrow_an_interval() -> None:
     assert np.allclose(alone, copied, atol=1e-12)
 
 
-def test_a_matrix_that_nobody_reads_is_left_out() -> None:
+def test_a_confusion_matrix_of_many_classes_is_left_out() -> None:
     labels = np.arange(300)
     found = evaluate(labels, np.log(np.eye(300) + 1e-9), labels, names=tuple(map(str, labels)))
     assert found["confusion_matrix"] is None
     assert found["accuracy"] == 1
 
 
-def test_drawing_kinds_of_texts_is_drawing_texts() -> None:
-    """Against the plain bootstrap, text by text, with texts of several rows and of mixed labels among them."""
+def test_the_bootstrap_over_kinds_of_texts_equals_the_bootstrap_over_texts() -> None:
+    """Compared with a plain bootstrap, text by text. Some texts have several rows and different labels."""
     rng = np.random.default_rng(1)
     groups = np.sort(rng.integers(400, size=1500))
     labels, said = rng.integers(3, size=1500), rng.integers(3, size=400)
@@ -81,7 +81,7 @@ def test_drawing_kinds_of_texts_is_drawing_texts() -> None:
 
 
 def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
-    """Against the definition, written out bin by bin; and near zero for rows that are right as often as they say."""
+    """Compared with the definition, bin by bin; it is near zero if the labels are drawn from the probabilities."""
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet([0.5] * 4, size=20_000)
     honest = np.array([rng.choice(4, p=row) for row in probabilities])
@@ -98,7 +98,7 @@ def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> N
         assert found < 0.02 if labels is honest else found > 0.3
 
 
-def test_the_interval_of_a_log_loss_is_that_of_a_mean_over_texts() -> None:
+def test_the_interval_of_the_log_loss_is_a_mean_over_texts() -> None:
     rng = np.random.default_rng(0)
     losses = rng.exponential(size=3000)
     gaps = np.zeros((3000, 15))

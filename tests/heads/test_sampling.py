@@ -16,21 +16,21 @@ from hypothesis import strategies as st
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 5), st.integers(1, 5))
-def test_every_row_is_seen_once_an_epoch(rows: int, batch_size: int, seed: int, epoch: int) -> None:
+def test_an_epoch_has_every_row_once(rows: int, batch_size: int, seed: int, epoch: int) -> None:
     order = epoch_order(rows, batch_size=batch_size, seed=seed, epoch=epoch)
     assert np.array_equal(np.sort(order), np.arange(rows))
     assert np.array_equal(order, epoch_order(rows, batch_size=batch_size, seed=seed, epoch=epoch))
 
 
-def test_orders_differ_by_seed_and_epoch_and_runs_begin_anywhere() -> None:
+def test_orders_differ_by_seed_and_epoch_and_runs_have_any_offset() -> None:
     orders = [epoch_order(5000, batch_size=4096, seed=seed, epoch=epoch) for seed in (0, 1) for epoch in (1, 2, 3)]
     assert len({order.tobytes() for order in orders}) == 6
     starts = [np.bincount(order[np.flatnonzero(np.diff(order, prepend=-9) != 1)] % 32).argmax() for order in orders]
-    assert len(set(starts)) > 1  # the runs' grid moves from epoch to epoch
+    assert len(set(starts)) > 1  # the offset of the runs changes from epoch to epoch
 
 
 def test_a_batch_of_a_table_sorted_by_class_holds_every_class_in_its_share() -> None:
-    """100,000 sorted rows: 128 runs in a batch, so a class's share has a spread of 1/sqrt(128) x its own at most."""
+    """100,000 sorted rows. A batch has 128 runs, so the share of a class deviates by at most 4 x 0.5 / sqrt(128)."""
     labels = np.repeat([0, 1, 2], [20_000, 30_000, 50_000])
     for batch_size in (4096, 256, 32):
         order = epoch_order(len(labels), batch_size=batch_size, seed=0, epoch=1)
@@ -51,7 +51,7 @@ def test_masks_have_their_rate_and_scale_and_are_independent(dropout: float) -> 
     for mask, keep in zip(masks, kept, strict=True):
         assert set(np.unique(mask)) == {np.float32(0), np.float32(keep_scale(dropout))}
         assert abs(keep.mean() - (1 - dropout)) < 4 * deviation / np.sqrt(rows * width)
-        # Each column, each row, and neighbours in both directions: four and a half standard deviations.
+        # Columns, rows, and neighbours in both directions stay within 4.5 standard deviations.
         assert np.abs(keep.mean(0) - (1 - dropout)).max() < 4.5 * deviation / np.sqrt(rows)
         assert np.abs(keep.mean(1) - (1 - dropout)).max() < 4.5 * deviation / np.sqrt(width)
         for a, b in ((keep[1:], keep[:-1]), (keep[:, 1:], keep[:, :-1]), (keep[256:], keep[:-256])):
@@ -60,8 +60,8 @@ def test_masks_have_their_rate_and_scale_and_are_independent(dropout: float) -> 
 
 
 @given(st.floats(0, 0.999))
-def test_the_scale_matches_the_rate_that_is_drawn(dropout: float) -> None:
-    """Exactly: dropout_threshold of 65,536 equally likely values are dropped, and the rest is scaled by the inverse."""
+def test_the_scale_matches_the_actual_dropout_rate(dropout: float) -> None:
+    """Of 65,536 equally likely values, `dropout_threshold` are dropped; the scale is 1 / (the others' share)."""
     share = dropout_threshold(dropout) / 65536
     assert abs(share - dropout) <= 1 / 131072
     assert keep_scale(dropout) == pytest.approx(1 / (1 - share), rel=1e-15)

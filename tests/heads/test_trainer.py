@@ -1,4 +1,4 @@
-"""The trainer: heads are the ones that plain torch trains, alone or together."""
+"""The trainer: heads equal those of plain torch, alone and together."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 def problem(rows: int = 400, width: int = 12, classes: int = 3, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Features of classes that overlap a little and are not equally common; three quarters to train on."""
+    """Classes of different sizes that overlap a little; three quarters of the rows to train on."""
     rng = np.random.default_rng(seed)
     labels = rng.choice(classes, size=rows, p=np.arange(1, classes + 1) / np.arange(1, classes + 1).sum())
     features = (rng.normal(size=(classes, width))[labels] + rng.normal(size=(rows, width)) + 2).astype(np.float32)
@@ -40,7 +40,7 @@ def problem(rows: int = 400, width: int = 12, classes: int = 3, seed: int = 0) -
 
 
 def plain_torch(train: Dataset, validation: Dataset, settings: TrainSettings) -> tuple[list[Any], list[float]]:
-    """The same head by torch.nn and torch.optim: its parameters after each epoch, and its validation losses."""
+    """Train the same head with torch.nn and torch.optim; returns parameters and validation loss after each epoch."""
     features, labels = torch.from_numpy(train.features), torch.from_numpy(train.labels)
     width, classes = train.width, int(labels.max()) + 1
     means = features[train.index].mean(0) if settings.center else torch.zeros(width)
@@ -118,7 +118,7 @@ def test_the_head_is_the_one_that_plain_torch_trains(changes: dict[str, Any]) ->
         **{"epochs": 6, "batch_size": 64, "learning_rate": 0.02, "weight_decay": 0.1, "dropout": 0.4, "seed": 3}
         | changes
     )
-    if settings.standardize:  # plain_torch's shift is the same; a spread needs the mean
+    if settings.standardize:  # plain_torch always centers the columns that it standardizes
         settings = dataclasses.replace(settings, center=True)
     fit = fit_head(train, validation, classes=3, settings=settings, device=CPU)
     heads, losses = plain_torch(train, validation, settings)
@@ -129,7 +129,7 @@ def test_the_head_is_the_one_that_plain_torch_trains(changes: dict[str, Any]) ->
         np.testing.assert_allclose(fit.parameters[layer + name], value, atol=5e-5)
 
 
-def test_the_gradient_is_autograds() -> None:
+def test_the_gradient_equals_autograds() -> None:
     torch.manual_seed(0)
     settings = [
         TrainSettings(label_smoothing=s, class_weight=w) for s in (0, 0.3) for w in (ClassWeight.NONE, "balanced")
@@ -150,7 +150,7 @@ def test_the_gradient_is_autograds() -> None:
     torch.testing.assert_close(gradient, logits.grad, atol=1e-6, rtol=1e-5)
 
 
-def test_balanced_class_weights_are_scikit_learns() -> None:
+def test_balanced_class_weights_equal_scikit_learns() -> None:
     labels = np.repeat([0, 1, 2], [5, 20, 75])
     expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
     np.testing.assert_allclose(class_weights(ClassWeight.BALANCED, np.bincount(labels)), expected)
@@ -175,7 +175,7 @@ MANY = [
 
 
 def trace(train: Dataset, validation: Dataset, settings: list[TrainSettings]) -> tuple[dict[Any, Any], list[Fit]]:
-    """Every head's parameters after every epoch that it trained."""
+    """Train heads together; returns every head's parameters after each of its epochs."""
     ordered = sorted(settings, key=lambda each: each.dropout)
     found = {}
     with open_threads() as threads:
@@ -190,7 +190,7 @@ def trace(train: Dataset, validation: Dataset, settings: list[TrainSettings]) ->
 
 
 @pytest.mark.parametrize("kind", list(HeadKind))
-def test_a_head_among_many_is_the_head_alone_at_every_epoch(kind: HeadKind) -> None:
+def test_a_head_trained_with_others_equals_the_head_alone_at_every_epoch(kind: HeadKind) -> None:
     train, validation = problem()
     settings = [dataclasses.replace(each, head=kind, hidden=5) for each in MANY]
     together, _ = trace(train, validation, settings)
@@ -227,8 +227,8 @@ def test_a_head_that_diverges_harms_no_other() -> None:
     np.testing.assert_allclose(fits[1].parameters["weight"], alone.parameters["weight"], atol=1e-6)
 
 
-def test_of_epochs_that_tie_the_earlier_is_kept() -> None:
-    """A learning rate of 1e-9 moves the loss by less than 1e-6 in all: the first epoch is the best."""
+def test_of_equal_epochs_the_earlier_is_kept() -> None:
+    """With a learning rate of 1e-9 the loss changes by less than 1e-6 in all, so the first epoch is the best."""
     train, validation = problem()
     fit = fit_head(train, validation, classes=3, settings=TrainSettings(epochs=5, learning_rate=1e-9), device=CPU)
     losses = [epoch.validation_loss for epoch in fit.history]
@@ -253,7 +253,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
 
 @pytest.mark.parametrize("kind", ["float32", "float16"])
 def test_streamed_rows_train_the_same_head(kind: str) -> None:
-    """To the last bit: the order, the masks and the products are those of the rows in memory."""
+    """Equal to the last bit: order, masks and products are the same as with rows in memory."""
     rng = np.random.default_rng(0)
     labels = np.sort(rng.integers(3, size=6000))
     features = (rng.normal(size=(3, 600))[labels] + 3 * rng.normal(size=(6000, 600))).astype(kind)
@@ -278,7 +278,7 @@ def test_streamed_rows_train_the_same_head(kind: str) -> None:
 
 @pytest.mark.parametrize("solver", ["one head", "many heads", "exact"])
 def test_streaming_keeps_to_its_bound(solver: str, tmp_path: Path) -> None:
-    """What numpy allocates at most (torch has no more than heads and chunks), for 38 MiB of features in a file."""
+    """Peak of numpy's allocations, for 38 MiB of features in a file; torch holds only heads and chunks."""
     rng = np.random.default_rng(0)
     rows, width, bound = 20_000, 500, 1 << 24
     features = np.memmap(tmp_path / "features", np.float32, "w+", shape=(rows, width))
@@ -304,12 +304,12 @@ def test_streaming_keeps_to_its_bound(solver: str, tmp_path: Path) -> None:
         finally:
             tracemalloc.stop()
 
-    peak(bound)  # what is allocated once and for all
+    peak(bound)  # leaves out what only the first call allocates
     assert peak(bound) < bound * 1.5
     assert peak(None) > 4 * 18000 * width
 
 
-def test_a_column_without_spread_is_not_divided_by_it() -> None:
+def test_a_constant_column_is_not_scaled() -> None:
     rng = np.random.default_rng(0)
     features = rng.normal(size=(500, 6)).astype(np.float32) * [1, 1, 1e-3, 100, 1, 1]
     features[:, 1] = 0.25 + 1e-9 * rng.normal(size=500)
@@ -331,8 +331,8 @@ def test_schedules_rise_and_fall() -> None:
     assert {schedule_factor(step, 100, Schedule.CONSTANT, 0.0) for step in range(100)} == {1.0}
 
 
-def test_a_temperature_is_the_one_of_the_lowest_loss() -> None:
-    """Labels drawn from the probabilities of logits / 2.5: that temperature is found again, and no other is better."""
+def test_the_temperature_has_the_lowest_loss() -> None:
+    """Labels are drawn from the probabilities of logits / 2.5: the best temperature is about 2.5."""
     rng = np.random.default_rng(0)
     logits = (rng.normal(size=(50_000, 4)) * 5).astype(np.float32)
     said = np.exp(logits / 2.5) / np.exp(logits / 2.5).sum(1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Labels from elsewhere: matched by text, so that a changed label set costs no encoding."""
+"""Labels of another table, matched by text: other labels need no encoding."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Texts = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=30)
 
 @given(Texts, Texts)
 def test_copies_are_matched_in_their_order(wanted: list[str], given_texts: list[str]) -> None:
-    """Against the rule written out: the n-th copy takes the n-th label, and those past the last take the last."""
+    """The n-th copy of a text gets the table's n-th label of it; further copies get the last."""
     labels = np.arange(len(given_texts))
     found = match_labels(hash_texts(wanted), hash_texts(given_texts), labels)
     for row, text in enumerate(wanted):
@@ -33,7 +33,7 @@ def test_copies_are_matched_in_their_order(wanted: list[str], given_texts: list[
         assert found[row] == (places[min(copy, len(places) - 1)] if places else -1)
 
 
-def test_classes_that_no_cached_row_bears_are_left_out(tiny: Path, tmp_path: Path) -> None:
+def test_classes_without_a_cached_row_are_left_out(tiny: Path, tmp_path: Path) -> None:
     rows = tiny_rows(60)
     settings = ExtractSettings(encoder=str(tiny), precision="float32")
     cache = extract(write(tmp_path / "t.jsonl", rows), tmp_path / "c.h5", settings)
@@ -53,7 +53,7 @@ def run_of(folder: Path) -> Any:
     return json.loads((folder / "run.json").read_text())
 
 
-def test_relabelled_rows_train_the_head_of_a_cache_with_those_labels(tiny: Path, tmp_path: Path) -> None:
+def test_relabelled_rows_train_the_same_head_as_a_cache_with_these_labels(tiny: Path, tmp_path: Path) -> None:
     rows = tiny_rows(200, classes=3)
     changed = [(text, "first" if label == "class0" else "rest") for text, label in rows]
     settings = ExtractSettings(encoder=str(tiny), precision="float32")

@@ -1,4 +1,4 @@
-"""Divisions of rows: no text on two sides, every class on both, the seed decides."""
+"""Division of rows: no text is on two sides, every class is on both, and the seed decides."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 
 @given(st.data(), st.integers(2, 150), st.integers(1, 5), st.floats(0.05, 0.6), st.integers(0, 100))
-def test_no_text_stands_on_two_sides(data: st.DataObject, rows: int, classes: int, fraction: float, seed: int) -> None:
+def test_no_text_is_on_two_sides(data: st.DataObject, rows: int, classes: int, fraction: float, seed: int) -> None:
     values = data.draw(st.lists(st.integers(0, rows), min_size=rows, max_size=rows))
     labels = np.array(data.draw(st.lists(st.integers(0, classes - 1), min_size=rows, max_size=rows)), np.int64)
     groups = group_rows(hash_texts(map(str, values)))
@@ -33,7 +33,7 @@ def test_every_class_gives_its_share() -> None:
     assert set(other) != set(held)
 
 
-def test_a_class_of_two_texts_stands_on_both_sides_and_one_of_one_is_kept() -> None:
+def test_a_class_of_two_texts_is_on_both_sides_and_a_single_text_is_kept() -> None:
     labels = np.array([0] * 20 + [1, 1] + [2])
     groups = np.arange(23)
     for seed in range(5):
@@ -50,7 +50,7 @@ def test_labels_that_cannot_be_divided_are_refused() -> None:
 
 
 def test_a_text_that_fills_a_class_does_not_spoil_the_share() -> None:
-    """900 copies of one text and 100 others: a fifth is 200 rows, of which only the 100 others can come."""
+    """900 copies of one text and 100 other texts. A fifth is 200 rows, but only the 100 others can be held out."""
     groups = np.concatenate([np.zeros(900, np.int64), np.arange(1, 101)])
     for seed in range(20):
         held = hold_out(
@@ -59,7 +59,7 @@ def test_a_text_that_fills_a_class_does_not_spoil_the_share() -> None:
         assert 99 <= len(held) <= 100
 
 
-def test_a_text_with_several_labels_counts_as_of_the_rarest() -> None:
+def test_a_text_with_several_labels_counts_for_the_rarest() -> None:
     labels = np.array([0] * 20 + [1] * 20 + [0, 2, 1, 2, 2])
     groups = np.array([*range(40), 40, 40, 41, 41, 42])
     for seed in range(12):
