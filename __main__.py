@@ -1,4 +1,4 @@
-"""The process that runs the command line: what comes before its first import, and after its last word."""
+"""The process that runs the command line: what happens before its first import, and after its last output."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import NoReturn
 
 from . import stopping
 
-_SELDOM = 300_000
-"""New objects between two looks for cycles among them. Python's own 700 have it look through torch again and again
-while that is imported; these are more than torch makes then."""
+_GC_THRESHOLD = 300_000
+"""Number of new objects between two garbage collections. With Python's own 700, the import of torch would start many
+of them; torch makes fewer objects than this."""
 
 
 def main() -> NoReturn:
     """Run the command line, and end the process at once.
 
-    Every file is closed by then, and Python's own end, which takes apart all that torch made, would take longer than
+    All files are closed by then. Python's own cleanup, which destroys all objects of torch, would take longer than
     reading a small table.
     """
     code = run()
@@ -25,34 +25,34 @@ def main() -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
-    except (OSError, ValueError):  # whoever read it has gone: that is for Python to say
+    except (OSError, ValueError):  # the reader of the output is gone; Python reports it
         sys.exit(code)
     os._exit(code)
 
 
 def run() -> int:
-    """Run the command line, and heed Ctrl-C from before it is loaded until after it has ended; return the exit code."""
-    gc.set_threshold(_SELDOM)
-    # Arrow's own allocator hands memory back to the system after each block of a table, and asks for it again.
+    """Run the command line, and return the exit code. Ctrl-C works from before its import until after its end."""
+    gc.set_threshold(_GC_THRESHOLD)
+    # Arrow's own allocator returns memory to the system after each block of a table, and requests it again.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     code, interrupted = 0, False
     try:
-        stopping.listen()
+        stopping.catch_signals()
         try:
             from . import cli
 
-            stopping.heed()
+            stopping.raise_request()
             cli.main()
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-            # typer's own answer, between what cli.py catches, says nothing
+            # Where cli.py does not catch it, typer turns an interrupt into this exit code, and prints nothing.
             interrupted = code == stopping.INTERRUPTED and ended.__context__ is not None
         finally:
-            stopping.leave()
-    except KeyboardInterrupt:  # outside of a command; one that had begun has explained it
+            stopping.exit_on_signals()
+    except KeyboardInterrupt:  # outside a command; a command explains it itself
         interrupted = True
     if interrupted:
-        stopping.leave()
+        stopping.exit_on_signals()
         print("headstart: interrupted", file=sys.stderr)
         code = stopping.INTERRUPTED
     return code

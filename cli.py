@@ -83,7 +83,7 @@ class OneLineErrors(TyperGroup):
             sys.exit(1)
         except (KeyboardInterrupt, Exception) as error:
             command = None if ctx is None else ctx.invoked_subcommand
-            explanation = _explain(stopping.asked() or error, command)
+            explanation = _explain(stopping.request() or error, command)
             if explanation is None:
                 raise
             message, code = spell_settings(explanation[0], _spelling(self, command)), explanation[1]
@@ -140,7 +140,7 @@ class _Listener:
         self.outcomes: list[Outcome] = []
 
     def __call__(self, event: Event) -> None:
-        stopping.heed()
+        stopping.raise_request()
         if isinstance(event, Outcome):
             self.outcomes.append(event)
         else:

@@ -153,6 +153,7 @@ def _open_table(table: Any, out: Path, settings: ExtractSettings, labels: Sequen
         pair_column=settings.text_pair_column,
         label_column=settings.label_column,
         skip_bad_rows=settings.skip_bad_rows,
+        label_optional=True,
     )
     require_writable(out, opened)
     return opened

@@ -1,4 +1,4 @@
-"""How a stage tells what it is doing, without knowing who listens."""
+"""Events that a command sends while it works. It does not know who receives them."""
 
 from __future__ import annotations
 
@@ -10,50 +10,50 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """Something that the user should know, said once."""
+    """Something that the user should know. It is sent once."""
 
     text: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """How far a phase of the work has come."""
+    """Progress in a phase of the work."""
 
     phase: str
-    """What is being done, such as ``encoding``."""
+    """Name of the phase, such as ``encoding``."""
     done: int
     total: int
-    """Units in all; 0 where that is not known yet."""
+    """Number of units; 0 if it is not known yet."""
     unit: str
-    """What is counted, such as ``rows``."""
+    """Name of the units, such as ``rows``."""
     tokens: int = 0
-    """Tokens that the encoder has read in this phase."""
+    """Number of tokens that were encoded in this phase."""
     detail: str = ""
-    """What else is worth a look, in a few words."""
+    """Other information, in a few words."""
 
 
 class Action(enum.StrEnum):
     """What a command did to an output."""
 
     MADE = "made"
-    """It was written, in whole or from what an earlier run had left."""
+    """It was written, from the beginning or from the unfinished output of an earlier run."""
     CURRENT = "current"
-    """It was there already, and nothing was done."""
+    """It existed already, and nothing was done."""
     RELABELLED = "relabelled"
-    """Its labels changed, and no feature."""
+    """Its labels were replaced, and no feature was encoded."""
     REPAIRED = "repaired"
-    """Damaged parts were written again."""
+    """Its damaged parts were written again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a command did to one output. It is the last event of that output, and is sent once.
+    """What a command did to one output. It is the last event for that output.
 
     Attributes:
-        command: The command, such as ``extract``.
-        output: What was written, or found.
-        action: What was done to it.
-        counts: Numbers of interest to a log, such as ``rows`` or ``sequences_encoded``; of this run alone.
+        command: Name of the command, such as ``extract``.
+        output: The output.
+        action: What was done.
+        counts: Numbers for a log, such as ``rows`` or ``sequences_encoded``. They count this run only.
     """
 
     command: str
@@ -64,8 +64,8 @@ class Outcome:
 
 Event = Note | Step | Outcome
 Report = Callable[[Event], None]
-"""Where a stage sends its events."""
+"""Receives the events of a command."""
 
 
 def silent(event: Event) -> None:
-    """Listen to nothing."""
+    """Ignore an event."""

@@ -18,7 +18,7 @@ from .heads.dataset import Splits
 from .heads.fit import head_device, score
 from .heads.head import Head
 from .heads.logistic import LogisticSolver
-from .heads.ranking import HeadResult, History, rank, table_columns
+from .heads.ranking import HeadResult, rank, table_columns
 from .heads.trainer import PER_HEAD, Epoch, Fit, Trainer, fit_heads
 from .progress import Action, Note, Outcome, Report, Step, silent
 from .provenance import provenance
@@ -104,9 +104,9 @@ def sweep(
         with RUN.new(folder.scratch / WINNER, overwrite=True) as winner_folder:
             trained.write(winner_folder, seconds=time.perf_counter() - winner_started)
         # In every epoch, a head reads as many rows as the winner trains on and is chosen by.
-        epochs = sum(len(result.history.epoch) for result in results)
+        epochs = sum(len(result["history"]["epoch"]) for result in results)
         passes = passes_of_cached(train_cache.record, splits.texts_read(epochs + trained.fit.epochs))
-        diverged = sum(result.diverged for result in results)
+        diverged = sum(result["diverged"] for result in results)
         folder.write_table(table_columns(settings, results))
         fields = {
             "settings": dataclasses.asdict(settings),
@@ -165,9 +165,9 @@ def _train_groups(
     kept, progress = 0, _Progress(groups, report)
     for number, group in enumerate(groups):
         finished = folder.finished(number)
-        cells = [(setting, head.seed, head.fold) for setting, head in group]
+        cells = {(setting, head.seed, head.fold) for setting, head in group}
         # Another release may have grouped the heads in another way.
-        if finished is not None and {(result.setting, result.seed, result.fold) for result in finished} == set(cells):
+        if finished is not None and {(head["setting"], head["seed"], head["fold"]) for head in finished} == cells:
             kept += len(finished)
             progress.skip(group)
         else:
@@ -186,7 +186,7 @@ def _train_groups(
             finished = [_result(cell, fit) for cell, fit in zip(group, fits, strict=True)]
             folder.keep(number, finished)
         results += finished
-    reports = [result.certificate for result in results if result.certificate is not None]
+    reports = [head["certificate"] for head in results if head["certificate"] is not None]
     if failed := [convergence for convergence in reports if not convergence["converged"]]:
         first = f"l2 {failed[0]['l2']:g}: {failed[0]['reason']}"
         report(Note(f"{len(failed):,} of {len(results):,} heads did not converge; the first, {first}"))
@@ -251,14 +251,15 @@ def _solve_group(group: Sequence[Cell], splits: Splits, cache: Cache, progress: 
 def _result(cell: Cell, fit: Fit) -> HeadResult:
     """What the sweep keeps of a fit."""
     number, settings = cell
-    curve = {field.name: [getattr(epoch, field.name) for epoch in fit.history] for field in dataclasses.fields(Epoch)}
+    names = [field.name for field in dataclasses.fields(Epoch)]
+    history: Any = {name: [getattr(epoch, name) for epoch in fit.history] for name in names}
     return HeadResult(
         setting=number,
         seed=settings.seed,
         fold=settings.fold,
         diverged=fit.diverged,
         best_epoch=fit.best_epoch or 0,
-        history=History(**curve),
+        history=history,
         certificate=None if fit.convergence is None else dataclasses.asdict(fit.convergence),
     )
 

@@ -1,15 +1,15 @@
-"""Times and sizes that a person reads at a glance."""
+"""Times, sizes and texts as they are printed."""
 
 from __future__ import annotations
 
 import unicodedata
 
 _BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-"""By which text is turned round."""
+"""Control characters that change the direction of text."""
 
 
 def duration(seconds: float) -> str:
-    """A time: ``41.1 ms``, ``8.9 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    """Return a time as text: ``41.1 ms``, ``8.9 s``, ``3 min 20 s``, ``2 h 5 min``."""
     if seconds < 1:
         return f"{seconds * 1000:.1f} ms" if seconds < 0.1 else f"{seconds * 1000:.0f} ms"
     if seconds < 120:
@@ -19,7 +19,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """A number of bytes: ``512 bytes``, ``37.5 MB``."""
+    """Return a number of bytes as text: ``512 bytes``, ``37.5 MB``."""
     value = float(count)
     for unit in ("bytes", "kB", "MB", "GB"):
         if value < 1000:
@@ -29,5 +29,5 @@ def size(count: int) -> str:
 
 
 def plain(text: str) -> str:
-    """A text with its control characters spelt out: names in files from strangers may hold what a terminal obeys."""
+    """Return a text with its control characters escaped: a terminal would obey those of a stranger."""
     return "".join(repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cs") or c in _BIDI else c for c in text)

@@ -1,6 +1,6 @@
-"""Bad and hostile input, a case a line: what is given, and what the command line makes of it.
+"""Bad and hostile inputs, one in each line, and what the command line does with them.
 
-``python tests/bad_inputs.py`` writes the page ``BAD_INPUTS.md`` beside it; the tests hold that against the code.
+``python tests/bad_inputs.py`` writes the page ``BAD_INPUTS.md``. The tests compare the page with what the code does.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ign
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a case is made: a folder of its own, beside what all cases may read."""
+    """Where a case is made: its own folder, and files that all cases may read."""
 
     folder: Path
     encoder: Path
@@ -67,8 +67,8 @@ class Case:
     """One bad input.
 
     Attributes:
-        given: What is given, in words.
-        make: Makes it, and returns the command's arguments.
+        given: The input, in words.
+        make: Makes the input, and returns the arguments of the command.
     """
 
     given: str
@@ -77,7 +77,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What came back: the exit code, and what was said or, where all was well, done."""
+    """The exit code, and the message, or what was done if there was no error."""
 
     code: int
     said: str
@@ -158,7 +158,14 @@ def run(harm: Callable[[Path], Any], *command: str) -> Callable[[Place], list[An
     return arguments
 
 
-def predicted(content: bytes, name: str = "t.csv", out: str = "p.csv") -> Callable[[Place], list[Any]]:
+def relabelled(content: str) -> Callable[[Place], list[Any]]:
+    """Train on the cache with the labels of a CSV file of these bytes."""
+    return lambda place: [
+        *("train-head", place.cache, "--labels", place.write(content), "--out", place.folder / "head"),
+    ]
+
+
+def predicted(content: bytes | str, name: str = "t.csv", out: str = "p.csv") -> Callable[[Place], list[Any]]:
     """Classify a table of these bytes with the run."""
     return lambda place: ["predict", place.run, "--input", place.write(content, name), "--out", place.folder / out]
 
@@ -330,31 +337,44 @@ TABLES = [
             "--skip-bad-rows",
         ),
     ),
+    Case("a row with a cell too many, in predict", predicted("text,label\ngood film,pos\nbad, film,neg\n")),
+    Case(
+        "a row with a cell too many, in train-head --labels", relabelled("text,label\ngood film,pos\nbad, film,neg\n")
+    ),
     Case("a quotation mark that is never closed", raw('text,label\ngood film,pos\n"bad film,neg\nfine,pos\n')),
     Case("a quotation mark that is never closed, .tsv", raw('text\tlabel\ngood film\tpos\n"bad film\tneg\n', "t.tsv")),
     Case("quotation marks within a text, .tsv", raw('text\tlabel\ngood "film"\tpos\nbad film\tneg\n', "t.tsv")),
     Case("line ends of all three kinds", raw("text,label\r\ngood film,pos\nbad film,neg\r\n")),
     Case("a .csv that is compressed in name only", raw("text,label\ngood film,pos\n", "t.csv.gz")),
-    Case("a .parquet that is none", raw("text,label\ngood film,pos\n", "t.parquet")),
+    Case("a .parquet file that is not Parquet", raw("text,label\ngood film,pos\n", "t.parquet")),
     Case("a .jsonl that is one list", raw('[{"text": "good film", "label": "pos"}]', "t.jsonl")),
     Case("a .jsonl with a broken line", raw('{"text": "good film", "label": "pos"}\n{"text": \n', "t.jsonl")),
     Case("a .jsonl that is nested 100,000 deep", raw('{"text": ' + "[" * 100_000 + "\n", "t.jsonl")),
     Case("a .jsonl with a text that is a number", raw('{"text": 5, "label": "pos"}\n', "t.jsonl")),
     Case("texts that are lists", parquet(text=[["good"], ["bad"]], label=["pos", "neg"])),
-    Case("a file of another kind", raw("text,label\ngood film,pos\n", "t.xlsx")),
+    Case("a file of another format", raw("text,label\ngood film,pos\n", "t.xlsx")),
     Case(
-        "a folder of several kinds",
+        "a folder of several formats",
         table(lambda place: (place.csv(GOOD), place.write("{}", "t.jsonl"), place.folder)[-1]),
     ),
-    Case("a table that is not there", table(lambda place: place.folder / "none.csv")),
+    Case("a table that does not exist", table(lambda place: place.folder / "none.csv")),
 ]
 LABELS = [
+    Case("no column of labels", raw("text,class\ngood film,pos\n")),
+    Case("no column of labels, in train-head --labels", relabelled("text,class\ngood film,pos\n")),
+    Case(
+        "no column of labels, in speedup",
+        lambda place: [
+            *("speedup", place.write("text,class\ngood film,pos\n"), "--encoder", place.encoder),
+            *("--out", place.folder / "speedup"),
+        ],
+    ),
     Case("an empty label", rows(("good film", ""))),
     Case("a blank label", rows(("good film", " \t"))),
     Case("a label that is null", parquet(text=["good film", "bad film"], label=["pos", None])),
     Case("a label that is missing", raw('{"text": "good film", "label": "pos"}\n{"text": "bad"}\n', "t.jsonl")),
     Case("a label that is NaN", parquet(text=["good film", "bad film"], label=[1.0, float("nan")])),
-    Case("the label 'NaN', a name like any other", rows(("good film", "NaN"), ("bad film", "NaN"))),
+    Case("the label 'NaN', which is a name", rows(("good film", "NaN"), ("bad film", "NaN"))),
     Case("labels that are numbers with a fraction", parquet(text=["good film", "bad film"], label=[0.25, 0.75])),
     Case("lists of labels", parquet(text=["good film", "bad film"], label=[["a", "b"], ["c"]])),
     Case("labels that are dates", parquet(text=["good"], label=pa.array([0], pa.timestamp("s")))),
@@ -372,12 +392,13 @@ LABELS = [
     Case("the same text with two labels", rows(("good film", "class0"), ("good film", "class1"))),
 ]
 TEXTS = [
+    Case("a blank text, in predict", predicted('text\n"good film"\n" "\n')),
     Case("an empty text", rows(("", "class0"))),
     Case("a blank text", rows((" \u3000 ", "class0"))),
     Case("a text that is null", parquet(text=["good film", None], label=["pos", "neg"])),
     Case("emoji only", rows(("\U0001f600\U0001f44d\U0001f3fd", "class0"))),
     Case("right to left", rows(("\u0641\u064a\u0644\u0645 \u062c\u064a\u062f", "class0"))),
-    Case("a text that is all the tokenizer removes", rows(("\u200b\u200d\u2060\ufffd", "class0"))),
+    Case("a text that the tokenizer removes completely", rows(("\u200b\u200d\u2060\ufffd", "class0"))),
     Case("a lone surrogate, as bytes", raw(b"text,label\ngood film,pos\n\xed\xa0\x80,neg\n")),
     Case("a lone surrogate, in JSON", raw('{"text": "\\ud800", "label": "pos"}\n', "t.jsonl")),
     Case("special tokens spelt out", rows(("[PAD] [CLS] good [SEP]", "class0"))),
@@ -392,22 +413,22 @@ ENCODERS = [
     Case("a tokenizer.json that is cut short", encoder(truncated("tokenizer.json"))),
     Case("weights of another width", encoder(change("config.json", hidden_size=64))),
     Case("weights of another architecture", encoder(change("config.json", model_type="distilbert"))),
-    Case("an architecture that nobody knows", encoder(change("config.json", model_type="no-such-model"))),
-    Case("a tokenizer of more words than the model has", encoder(nothing, vocab_size=20)),
+    Case("an unknown architecture", encoder(change("config.json", model_type="no-such-model"))),
+    Case("a tokenizer with more tokens than the model", encoder(nothing, vocab_size=20)),
     Case("a decoder", encoder(nothing, kind="gpt2")),
     Case("weights that are not numbers", encoder(not_a_number)),
     Case("pickled weights only", encoder(pickled)),
     Case("an index of weights that points outside", encoder(shards("../../elsewhere.safetensors"))),
-    Case("a model with code of its own", encoder(code_of_its_own)),
+    Case("a model with its own code", encoder(code_of_its_own)),
     Case("other weights, by config.json", encoder(change("config.json", transformers_weights="other.safetensors"))),
     Case("other tokenizers", encoder(change("tokenizer_config.json", fast_tokenizer_files=["tokenizer.9.json"]))),
     Case("an index of weights that are pickles", encoder(shards("x.bin"))),
     Case("an index of weights that is nested 100,000 deep", encoder(deep_index)),
     Case("an adapter", encoder(lambda f: (f / "adapter_config.json").write_text("{}"))),
-    Case("a tokenizer with one word far past the others", encoder(far_word)),
-    Case("a model of images", encoder(nothing, kind="vit")),
+    Case("a tokenizer with a token number far above the others", encoder(far_word)),
+    Case("a model for images", encoder(nothing, kind="vit")),
     Case(
-        "a home that there is not",
+        "an encoder in the home of an unknown user",
         lambda place: [
             *("extract", place.csv(GOOD), "--encoder", "~nobody-of-that-name/x", "--out", place.folder / "out.h5"),
         ],
@@ -429,12 +450,12 @@ FILES = [
     Case("a filter that loads a plugin, sealed again", cache(h5(plugin))),
     Case("a shape of 2^62 rows, sealed again", cache(h5(instead("features/cls", shape=(1 << 62, 32), chunks=(1, 32))))),
     Case("a cache in chunks, sealed again", cache(h5(instead("features/cls", chunks=(8, 32))))),
-    Case("an identity of a precision that there is not", cache(document("identity", precision="x"), sealed=False)),
+    Case("an identity with an unknown precision", cache(document("identity", precision="x"), sealed=False)),
     Case("a record of no rows", cache(document("record", rows=0), sealed=False)),
-    Case("a record of another day", cache(document("record", created="some day"), sealed=False)),
+    Case("a record with an impossible date", cache(document("record", created="some day"), sealed=False)),
     Case("a record of infinite seconds", cache(document("record", seconds=1e999), sealed=False)),
     Case("a record of a negative speed", cache(document("record", tokens_per_second=-1.0), sealed=False)),
-    Case("an HDF5 file of somebody else's", cache(lambda p: (p.unlink(), h5py.File(p, "w").close()), sealed=False)),
+    Case("an HDF5 file of another program", cache(lambda p: (p.unlink(), h5py.File(p, "w").close()), sealed=False)),
     Case("a text file as a cache", cache(lambda p: p.write_bytes(b"features"), sealed=False)),
     Case("a folder as a cache", cache(lambda p: (p.unlink(), p.mkdir()), sealed=False)),
     Case("a pipe as a cache", cache(lambda p: (p.unlink(), os.mkfifo(p)), sealed=False)),
@@ -453,7 +474,7 @@ FILES = [
         run(tensors("head.safetensors", lambda found: {n: v * np.nan for n, v in found.items()})),
     ),
     Case("a head without a bias", run(tensors("head.safetensors", lambda found: {"weight": found["weight"]}))),
-    Case("a head in bfloat16, which numpy has not", run(head_in_bfloat16)),
+    Case("a head in bfloat16, which numpy lacks", run(head_in_bfloat16)),
     Case(
         "a head that is a pipe", run(lambda f: ((f / "head.safetensors").unlink(), os.mkfifo(f / "head.safetensors")))
     ),
@@ -470,16 +491,16 @@ FILES = [
     Case("a run.json with half of a surrogate pair", run(change("run.json", label_names=["\ud800", "b"]))),
     Case("a run.json with a terminal's commands in a class", run(change("run.json", label_names=["\x1b[2J", "b"]))),
     Case(
-        "--overwrite of a folder with somebody else's run.json",
+        "--overwrite of a folder with a foreign run.json",
         lambda place: [
             *("train-head", place.cache, "--out", place.write("{}", "run.json").parent, "--overwrite"),
         ],
     ),
-    Case("a run.json whose history is another thing, inspected", run(change("run.json", history=["x"]), "inspect")),
+    Case("a run.json with a wrong history, inspected", run(change("run.json", history=["x"]), "inspect")),
     Case("a run.json whose encoder is a list", run(change("run.json", encoder=["../../etc"]))),
-    Case("a folder that is no run", run(lambda f: (f / "run.json").unlink())),
+    Case("a folder that is not a run", run(lambda f: (f / "run.json").unlink())),
     Case(
-        "a run's folder for --out that holds something else",
+        "--out that is a folder with other files",
         lambda place: [
             *("train-head", place.cache, "--out", place.csv(GOOD).parent, "--overwrite"),
         ],
@@ -511,7 +532,7 @@ GROUPS = {
 
 
 def command(arguments: Sequence[Any], place: Place) -> Answer:
-    """Run the command line in this process; a traceback is an error that is let through."""
+    """Run the command line in this process. An error with a traceback passes through."""
     stdout, stderr = io.StringIO(), io.StringIO()
     code = 0
     typed = patch.object(sys, "argv", ["headstart", *map(str, arguments)])
@@ -530,7 +551,7 @@ def command(arguments: Sequence[Any], place: Place) -> Answer:
 
 
 def require_options(message: str, *, ran: str) -> None:
-    """Refuse advice to use an option that a command has not: the command that a clause names, else the one that ran."""
+    """Refuse advice to use an option that the command lacks: the command that a clause names, else the one that ran."""
     for clause in re.split("[;:]", message):
         named = [
             word for word in re.findall(r"\b[a-z-]+\b", clause.replace("extracting", "extract")) if word in COMMANDS
@@ -540,7 +561,7 @@ def require_options(message: str, *, ran: str) -> None:
 
 
 def done(folder: Path) -> str:
-    """What a command did that ended well."""
+    """Return what a successful command did."""
     if (folder / "head").exists():
         classes = len(json.loads((folder / "head" / "run.json").read_text())["label_names"])
         return f"a head of {classes:,} classes"
@@ -558,7 +579,7 @@ def done(folder: Path) -> str:
 
 @contextlib.contextmanager
 def places(folder: Path) -> Iterator[Callable[[int], Place]]:
-    """Make what all cases share; gives a function that makes the place of one."""
+    """Make the files that all cases share; yield a function that makes the place of a case."""
     encoder = save_tiny_encoder(folder / "tiny")
     shared = Place(folder, encoder, folder / "cache.h5", folder / "run")
     table = shared.csv(tiny_rows(60), "shared.csv")
@@ -578,18 +599,18 @@ def places(folder: Path) -> Iterator[Callable[[int], Place]]:
 
 
 def line(case: Case, place: Place) -> str:
-    """A case's line in the page: what was given, the exit code, and what came back."""
+    """Return the line of a case in the page."""
     answer = command(case.make(place), place)
     said = answer.said.replace("|", "\\|")
     return f"| {case.given} | {answer.code} | {said} |"
 
 
 def page(folder: Path) -> str:
-    """The whole page: every case, and what came back."""
+    """Return the whole page."""
     text, number = (__doc__ or "").split("\n\n")[0] + "\n", 0
     with places(folder) as place_of:
         for group, cases in GROUPS.items():
-            text += f"\n## {group}\n\n| given | exit code | what came back |\n|---|---|---|\n"
+            text += f"\n## {group}\n\n| input | exit code | message, or result |\n|---|---|---|\n"
             for case in cases:
                 text += line(case, place_of(number)) + "\n"
                 number += 1

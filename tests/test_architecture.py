@@ -72,7 +72,7 @@ def test_a_folder_imports_only_what_it_may(folder: str) -> None:
 @pytest.mark.parametrize("name", GRAPH)
 def test_each_library_is_known_where_it_may_be(name: str) -> None:
     known, place = libraries(name), room(name)
-    if place in ("cli", "terminal", "__main__", "__init__", "stopping"):
+    if place in ("cli", "options", "terminal", "__main__", "__init__", "stopping"):
         assert not known & HEAVY
     else:
         assert not known & {"typer", "rich"}

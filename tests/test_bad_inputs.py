@@ -1,4 +1,4 @@
-"""Bad and hostile input: each case comes back as the page says, in one line, and never with a traceback."""
+"""Bad and hostile inputs: the command line answers each as the page says, in one line, and without a traceback."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_the_command_line_heeds_it_from_its_first_import_to_after_its_last_word(
 IMPORTING = """
 import time
 from headstart import stopping
-stopping.listen()
+stopping.catch_signals()
 try:
     import interrupting
     print("imported")
@@ -112,10 +112,10 @@ class Finalized:
 
 def fail(): raise ValueError("another error")
 
-stopping.listen()
+stopping.catch_signals()
 Finalized(fail)
 Finalized(lambda: os.kill(os.getpid(), signal.SIGINT))
-print(repr(stopping.asked()))
+print(repr(stopping.request()))
 """
 
 

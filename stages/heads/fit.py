@@ -62,10 +62,8 @@ def fit_head(
             on_epoch=lambda trainer: step("training", trainer.epoch, settings.epochs, "epochs"),
         )
         if fit.diverged:
-            epochs = len(fit.history)
-            raise SettingsError(
-                f"training diverged in epoch {epochs} (the loss is not finite); lower the learning rate"
-            )
+            message = f"training diverged in epoch {len(fit.history)} (the loss is not finite)"
+            raise SettingsError(f"{message}; lower the learning rate")
         return fit
     step("solving", 0, 0, "iterations")
     with open_threads() as threads:

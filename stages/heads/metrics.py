@@ -114,12 +114,8 @@ def bootstrap_means(
     np.add.at(sums, group, columns)
     rng = np.random.default_rng(seed)
     resamples = max(min(resamples, 200), min(resamples, _MAX_DRAWS // texts))
-    drawn = np.stack(
-        [
-            np.bincount(rng.integers(texts, size=texts), minlength=texts).astype(np.float64) @ sums
-            for _ in range(resamples)
-        ]
-    )
+    draws = (np.bincount(rng.integers(texts, size=texts), minlength=texts) for _ in range(resamples))
+    drawn = np.stack([draw.astype(np.float64) @ sums for draw in draws])
     errors = np.abs(drawn[:, :-2]).sum(axis=1) / drawn[:, -1]
     means = drawn[:, -2] / drawn[:, -1]
     return {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -19,8 +20,7 @@ MEASURES = {
 """Which measure each ranking compares, and whether a low value (1) or a high one (-1) wins."""
 
 
-@dataclasses.dataclass(frozen=True)
-class History:
+class History(TypedDict):
     """The training curve of one head, one value per epoch; see `Epoch`. The exact solver's only epoch is 0."""
 
     epoch: list[int]
@@ -30,17 +30,11 @@ class History:
     validation_macro_f1: list[float]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HeadResult:
+class HeadResult(TypedDict):
     """What a sweep keeps of one head, as a JSON document.
 
-    Attributes:
-        setting: The number of its settings, in the order of `SweepSettings.settings`.
-        seed, fold: Its seed and fold.
-        diverged: Its loss was no longer finite.
-        best_epoch: The epoch of the lowest validation loss; 0 if training diverged at once.
-        history: Its training curve.
-        certificate: The exact solver's `ConvergenceReport`; None from SGD.
+    ``setting`` is the number of its settings, in the order of `SweepSettings.settings`. ``best_epoch`` is 0 if training
+    diverged at once. ``certificate`` is the exact solver's `ConvergenceReport`; None from SGD.
     """
 
     setting: int
@@ -50,10 +44,6 @@ class HeadResult:
     best_epoch: int
     history: History
     certificate: dict[str, Any] | None
-
-    def best(self, measure: str) -> float:
-        """A measure at the best epoch."""
-        return float(getattr(self.history, measure)[self.history.epoch.index(self.best_epoch)])
 
 
 def rank(settings: SweepSettings, results: Sequence[HeadResult]) -> list[dict[str, Any]]:
@@ -67,10 +57,10 @@ def rank(settings: SweepSettings, results: Sequence[HeadResult]) -> list[dict[st
     lines = []
     heads_of: dict[int, list[HeadResult]] = {}
     for result in results:
-        heads_of.setdefault(result.setting, []).append(result)
+        heads_of.setdefault(result["setting"], []).append(result)
     for number, setting in enumerate(settings.settings()):
         heads = heads_of[number]
-        diverged = sum(head.diverged for head in heads)
+        diverged = sum(head["diverged"] for head in heads)
         line: dict[str, Any] = {
             "setting": number,
             "values": {name: getattr(setting, name) for name in settings.values},
@@ -80,7 +70,7 @@ def rank(settings: SweepSettings, results: Sequence[HeadResult]) -> list[dict[st
         for measure, _ in MEASURES.values():
             mean = spread = None
             if not diverged:
-                values = [head.best(measure) for head in heads]
+                values = [_at_best_epoch(head, measure) for head in heads]
                 mean = float(np.mean(values))
                 spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
             line[measure] = {"mean": mean, "spread": spread}
@@ -89,21 +79,25 @@ def rank(settings: SweepSettings, results: Sequence[HeadResult]) -> list[dict[st
     return sorted(lines, key=lambda line: math.inf if line["diverged"] else sign * line[measure]["mean"])
 
 
+def _at_best_epoch(head: HeadResult, measure: str) -> float:
+    history: Mapping[str, Any] = head["history"]
+    return float(history[measure][history["epoch"].index(head["best_epoch"])])
+
+
 def table_columns(settings: SweepSettings, results: Sequence[HeadResult]) -> dict[str, list[Any]]:
     """The columns of ``sweep.parquet``: one row for each epoch of each head."""
     compared = settings.settings()
     names = [field.name for field in dataclasses.fields(TrainSettings) if field.name not in ("seed", "fold")]
     columns: dict[str, list[Any]] = {}
-    for result in results:
-        convergence, rows = result.certificate or {}, len(result.history.epoch)
-        constants = {name: getattr(result, name) for name in ("setting", "seed", "fold", "diverged")}
-        for name in names:
-            value = getattr(compared[result.setting], name)
-            constants[name] = value.value if hasattr(value, "value") else value
-        head = {name: [value] * rows for name, value in constants.items()} | dataclasses.asdict(result.history)
-        head["best"] = [epoch == result.best_epoch for epoch in result.history.epoch]
+    for head in results:
+        history: Mapping[str, Any] = head["history"]
+        epochs, convergence, setting = history["epoch"], head["certificate"] or {}, compared[head["setting"]]
+        constants: dict[str, Any] = {name: head[name] for name in ("setting", "seed", "fold", "diverged")}
+        constants |= {name: getattr(setting, name) for name in names}
+        rows = {name: [str(v) if isinstance(v, StrEnum) else v] * len(epochs) for name, v in constants.items()}
+        rows |= {**history, "best": [epoch == head["best_epoch"] for epoch in epochs]}
         for name in ("objective", "gradient_norm", "gap", "iterations", "converged", "reason"):
-            head[name] = [convergence.get(name)] * rows
-        for name, values in head.items():
+            rows[name] = [convergence.get(name)] * len(epochs)
+        for name, values in rows.items():
             columns.setdefault(name, []).extend(values)
     return columns

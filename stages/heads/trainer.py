@@ -53,7 +53,7 @@ class Fit:
             ``hidden_bias`` (hidden,).
         best_epoch: The epoch with the lowest validation loss, from 1; of equal ones (within 1e-6) the earliest. 0 if
             training diverged in the first epoch; None from the exact solver.
-        history: One entry per epoch; empty from the exact solver.
+        history: One entry per epoch; empty from the exact solver, to which a sweep adds one for epoch 0.
         diverged: Training stopped because the loss was no longer finite.
         convergence: How near the exact solver came to the optimum; None from SGD.
         seconds: Time spent. Heads that train together report the time of all.
@@ -68,7 +68,7 @@ class Fit:
 
     @property
     def epochs(self) -> int:
-        """How often the encoder would have read the rows without a cache; a solver would have kept what it read."""
+        """Epochs that would each encode the rows if there were no cache. A solver would keep what it encoded."""
         return len(self.history) or 1
 
 
@@ -90,13 +90,8 @@ def fit_heads(
     With ``center`` or ``standardize``, the columns are scaled first, and the scaling is folded into the parameters that
     are returned: they read raw features. Biases are not decayed.
 
-    Args:
-        train: The rows to train on.
-        validation: The rows that choose the epoch.
-        classes: Number of classes.
-        settings: One per head; they may differ in `PER_HEAD` alone.
-        device: Where to compute.
-        on_epoch: Called after each epoch.
+    There is one of the settings for each head; they may differ in `PER_HEAD` alone. ``on_epoch`` is called after each
+    epoch.
 
     Returns:
         One fit per head, in the order of the settings.

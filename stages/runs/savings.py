@@ -55,12 +55,8 @@ def passes_of_cached(record: Mapping[str, Any], passes: int) -> EncoderPasses:
     """The passes of work on cached rows: none is done and all are saved. Texts count with the cache's mean length."""
     speed = _tokens_per_second([record])
     mean_tokens = record["tokens"] / record["rows"]
-    return EncoderPasses(
-        done=0,
-        saved=passes,
-        tokens_per_second=speed,
-        saved_seconds=passes * mean_tokens / speed if speed else None,
-    )
+    saved_seconds = passes * mean_tokens / speed if speed else None
+    return EncoderPasses(done=0, saved=passes, tokens_per_second=speed, saved_seconds=saved_seconds)
 
 
 def _tokens_per_second(records: Sequence[Mapping[str, Any]]) -> float | None:

@@ -17,6 +17,7 @@ from typing import Any, TypedDict
 from ...cache.documents import checked, read_json_file
 from ...cache.errors import DamagedError, OutputExistsError
 from ...cache.layout import storage_errors
+from ...cache.siblings import new_path, partial_path, replaced_path
 from ...cache.writer import replace_durably
 from ..heads.ranking import HeadResult
 from .folders import FolderKind, replace_folder, sync_file
@@ -25,7 +26,7 @@ TABLE_FILE = "sweep.parquet"
 WINNER = "winner"
 SWEEP = FolderKind(name="sweep", file="sweep.json", format="headstart-sweep", version=1, command="headstart sweep")
 _PLAN_FILE = "plan.json"
-_GROUPS, _NEW = "groups", ".new"
+_GROUPS = "groups"
 
 
 class _SettingsRecord(TypedDict):
@@ -70,7 +71,7 @@ class SweepFolder:
         """Keep the results of a group of heads. After a crash, the file is there in full or not at all."""
         path = self._group(group)
         with storage_errors(f"cannot write {path}"):
-            _write(path, [dataclasses.asdict(result) for result in results])
+            _write(path, results)
 
     def write_table(self, columns: Mapping[str, list[Any]]) -> None:
         """Write ``sweep.parquet``."""
@@ -84,7 +85,7 @@ class SweepFolder:
         """Write ``sweep.json``, give the folder its final name, and remove the plan and the groups' files."""
         with storage_errors(f"cannot write {self.final}"):
             SWEEP.write(self.scratch, fields)
-            aside = self.final.with_name(f".{self.final.name}.old")
+            aside = replaced_path(self.final)
             # If a run was killed between the two renames, ``aside`` is the only copy of the old sweep: keep it then.
             if self.final.exists():
                 shutil.rmtree(aside, ignore_errors=True)
@@ -109,7 +110,7 @@ def open_folder(folder: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Sw
         StorageError: the folder cannot be written.
     """
     folder = folder.resolve()
-    scratch = folder.with_name(folder.name + ".partial")
+    scratch = partial_path(folder)
     plan = json.loads(json.dumps(plan))  # as it is read back: tuples are lists
     with storage_errors(f"cannot write {scratch}"):
         if scratch.exists():
@@ -117,7 +118,7 @@ def open_folder(folder: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Sw
             if kept_plan == plan:
                 return SweepFolder(scratch, folder)
             started = any((scratch / _GROUPS).glob("*.json"))
-            known = all(path.name in (_GROUPS, _PLAN_FILE + _NEW) for path in scratch.iterdir())
+            known = all(path in (scratch / _GROUPS, new_path(scratch / _PLAN_FILE)) for path in scratch.iterdir())
             ours = known if kept_plan is None else kept_plan.keys() == plan.keys()
             if not ours:
                 raise OutputExistsError(f"{scratch} is in the way and is no sweep; remove it, or choose another `out`")
@@ -155,7 +156,7 @@ def _read_plan(scratch: Path) -> dict[str, Any] | None:
 
 
 def _write(path: Path, content: Any) -> None:
-    scratch = path.with_name(path.name + _NEW)
+    scratch = new_path(path)
     scratch.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
     sync_file(scratch)
     replace_durably(scratch, path)

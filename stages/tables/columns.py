@@ -20,12 +20,14 @@ class ColumnNames:
         pair: Column of the second texts; None for single texts.
         label: Column of the labels; None where labels are not read.
         keep_others: All other columns are read too, as they are.
+        label_optional: The caller can do without labels, so an error offers it.
     """
 
     text: str
     pair: str | None
     label: str | None
     keep_others: bool = False
+    label_optional: bool = False
 
     def names(self) -> list[str]:
         """The names that are not None."""
@@ -46,7 +48,7 @@ class ColumnNames:
             if column is None or list(names).count(column) == 1:
                 continue
             problem = "has two columns" if column in names else "has no column"
-            without = " (or `label_column=None`)" if setting == "`label_column`" else ""
+            without = " (or `label_column=None`)" if self.label_optional and setting == "`label_column`" else ""
             header = ", ".join(map(repr, names))
             separated = len(names) == 1 and any(mark in names[0] for mark in ";\t|,")
             advice = "; cells stand between commas in a .csv, between tabs in a .tsv" if separated else ""

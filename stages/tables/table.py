@@ -174,6 +174,7 @@ def open_table(
     label_column: str | None,
     skip_bad_rows: bool | None = None,
     keep_others: bool = False,
+    label_optional: bool = False,
 ) -> Table:
     """Tell what kind of table this is, without reading it.
 
@@ -187,13 +188,14 @@ def open_table(
         skip_bad_rows: Leave out rows without text or label, instead of raising. None: raise, without the advice to
             skip them, for callers that offer no such setting.
         keep_others: Read all other columns too, as they are.
+        label_optional: The caller can do without labels, so an error offers it.
 
     Raises:
         TableError: there is no such file, its format is unknown, a folder mixes formats, or a table in memory cannot
             be read as columns.
         SettingsError: one column is named twice, or labels or second texts are given where they cannot be used.
     """
-    columns = ColumnNames(text_column, pair_column, label_column, keep_others)
+    columns = ColumnNames(text_column, pair_column, label_column, keep_others, label_optional)
     names = columns.names()
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

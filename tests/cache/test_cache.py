@@ -255,7 +255,10 @@ def replace_dataset(file: h5py.File, name: str, value: Any, **how: Any) -> None:
         (lambda f: replace_dataset(f, "labels", np.zeros(9, "<i8")), "'labels' is int64 of shape"),
         (lambda f: replace_dataset(f, "features/cls", np.zeros((9, 3), "<f4")), "'features/cls' is float32 of shape"),
         (lambda f: replace_dataset(f, "features/cls", np.zeros((10, 3), "<f8")), "features are"),
-        (lambda f: replace_dataset(f, "features/cls", np.zeros((10, 3), "<f4"), chunks=(2, 3)), "one run of bytes"),
+        (
+            lambda f: replace_dataset(f, "features/cls", np.zeros((10, 3), "<f4"), chunks=(2, 3)),
+            "not stored contiguously",
+        ),
         (lambda f: f.__delitem__("hashes/tokens"), "lacks the dataset 'hashes/tokens'"),
         (lambda f: f.__delitem__("identity"), "lacks a document"),
         (lambda f: f.__delitem__("checksums"), "lacks the group 'checksums'"),
@@ -295,7 +298,7 @@ def test_nothing_outside_the_file_is_read_through_it(tmp_path: Path) -> None:
         del file["features/cls"]
         file.create_dataset("features/cls", (10, 3), "<f4", external=[(str(tmp_path / "raw"), 0, 120)])
     seal_again(path)
-    with pytest.raises(DamagedError, match="not stored as one run of bytes in this file"):
+    with pytest.raises(DamagedError, match="not stored contiguously in this file"):
         open_cache(path)
     virtual = h5py.VirtualLayout((10, 3), "<f4")
     virtual[:] = h5py.VirtualSource(str(other), "secret", (10, 3))
@@ -303,7 +306,7 @@ def test_nothing_outside_the_file_is_read_through_it(tmp_path: Path) -> None:
         del file["features/cls"]
         file.create_virtual_dataset("features/cls", virtual)
     seal_again(path)
-    with pytest.raises(DamagedError, match="not stored as one run of bytes in this file"):
+    with pytest.raises(DamagedError, match="not stored contiguously in this file"):
         open_cache(path)
 
 

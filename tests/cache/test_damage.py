@@ -120,7 +120,7 @@ def test_rows_are_encoded_again_where_there_are_an_encoder_and_a_table(
     with pytest.raises(IdentityError, match="weights_sha256"):
         verify(out, encoder=str(other))
     table.unlink()
-    with pytest.raises(TableError, match=r"which is not here; give the table with --table"):
+    with pytest.raises(TableError, match=r"which is not here; give the table with `table`"):
         verify(out, encoder=str(tiny))
 
 

@@ -49,10 +49,12 @@ def another_process(output: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_the_second_leaves_at_once_and_says_who_holds_it(tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
-    with another_process(out) as process, pytest.raises(BusyError) as raised, hold(out):
-        pass
-    message = str(raised.value)
-    assert f"process {process.pid} on {socket.gethostname()}, since 20" in message and "wait=True" in message
+    with another_process(out) as process:
+        for wait, advice in ((False, "wait for it with `wait=True`"), (None, "try again when it has finished")):
+            with pytest.raises(BusyError) as raised, hold(out, wait=wait):
+                pass
+            assert f"process {process.pid} on {socket.gethostname()}, since 20" in str(raised.value)
+            assert str(raised.value).endswith(advice)
 
 
 def test_a_lock_of_a_dead_process_holds_nobody_up(tmp_path: Path) -> None:

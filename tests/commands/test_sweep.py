@@ -311,9 +311,9 @@ def test_groups_hold_every_head_once_and_only_heads_that_may_train_together(memo
 
 
 def test_contradictions_are_refused(cache: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="learning_rate cannot be varied with the solver exact"):
+    with pytest.raises(SettingsError, match="`learning_rate` cannot be varied with the exact solver"):
         SweepSettings(base=TrainSettings(solver="exact"), values={"learning_rate": (0.1,)})
-    with pytest.raises(SettingsError, match="the same head whatever the seed"):
+    with pytest.raises(SettingsError, match="the same head for every seed"):
         SweepSettings(base=TrainSettings(solver="exact"), seeds=(0, 1))
     with pytest.raises(SettingsError, match="distinct values"):
         SweepSettings(values={"dropout": (0.1, 0.1)})
