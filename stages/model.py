@@ -303,7 +303,7 @@ def _require_sequence(values: Any, what: str) -> None:
     kind, wanted = type(values).__name__, f"a list of {what}s"
     if isinstance(values, Mapping):
         problem = "give one of its values, such as data['text']"
-    elif hasattr(values, "columns") or hasattr(values, "column_names"):
+    elif hasattr(type(values), "columns") or hasattr(type(values), "column_names"):
         problem = "give one of its columns, such as table['text'], or classify the table with predict_table"
     elif isinstance(values, Set):
         problem = "it has no order: give a list"

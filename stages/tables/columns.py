@@ -126,10 +126,15 @@ def decode_text_cells(batch: pa.RecordBatch, where: str, numbers: Sequence[int])
 
 
 def decode_dictionary(column: pa.Array) -> pa.Array:
-    """Return the plain values of a column that is stored as a dictionary (a pandas categorical) or run by run."""
-    kind = column.type
-    encoded = pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind)
-    return column.cast(kind.value_type) if encoded else column
+    """Return the plain values of an array that is stored as a dictionary (a categorical) or as runs of equal values."""
+    if pa.types.is_run_end_encoded(column.type):
+        return column.cast(column.type.value_type)
+    if not pa.types.is_dictionary(column.type):
+        return column
+    values = column.dictionary
+    if pa.types.is_string_view(values.type):  # polars' strings, which Arrow cannot take by index
+        values = values.cast(pa.large_string())
+    return values.take(column.indices)
 
 
 def is_string(kind: pa.DataType) -> bool:

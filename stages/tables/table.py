@@ -222,7 +222,7 @@ def open_table(
 
 def as_list(values: Any) -> Any:
     """Return an array or a Series (of numpy, pandas, polars or Arrow) as a list; other values unchanged."""
-    if getattr(values, "ndim", 1) != 1 or hasattr(values, "column_names"):  # a matrix, a frame, an Arrow table
+    if getattr(values, "ndim", 1) != 1 or hasattr(type(values), "column_names"):  # a matrix, a frame, an Arrow table
         return values
     method = next((name for name in ("to_pylist", "to_list", "tolist") if hasattr(values, name)), None)
     return values if method is None else getattr(values, method)()

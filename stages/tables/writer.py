@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -20,6 +20,7 @@ from .formats import COMPRESSIONS, DIALECTS, Format, file_format
 from .json_lines import JSON_CELL
 
 Write = Callable[[pa.Table], None]
+_Cell = TypeVar("_Cell", str, str | None)
 
 
 def output_format(out: Path) -> Format:
@@ -53,7 +54,7 @@ def open_writer(out: Path, schema: pa.Schema, json_types: Mapping[str, pa.DataTy
         TableError: the format cannot hold a column.
         StorageError: the file cannot be written.
     """
-    kind, work, problem = output_format(out), partial_path(out), f"cannot write {out}"
+    kind, work = output_format(out), partial_path(out)
     twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
     if twice is not None and kind not in DIALECTS:
         raise TableError(f"the table has two columns {twice!r}, which {out.suffix} cannot hold; rename one of them")
@@ -63,15 +64,15 @@ def open_writer(out: Path, schema: pa.Schema, json_types: Mapping[str, pa.DataTy
         file = _json_lines(work, schema) if kind is Format.JSON_LINES else _delimited(work, schema, DIALECTS[kind])
     try:
         with contextlib.ExitStack() as stack:
-            with storage_errors(problem):
+            with _writing(out):
                 write = stack.enter_context(file)
 
             def write_rows(rows: pa.Table) -> None:
-                with storage_errors(problem):
+                with _writing(out):
                     write(rows)
 
             yield write_rows
-            with storage_errors(problem):
+            with _writing(out):
                 stack.close()
                 work.replace(out)
     finally:
@@ -79,10 +80,22 @@ def open_writer(out: Path, schema: pa.Schema, json_types: Mapping[str, pa.DataTy
 
 
 @contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Translate what Arrow and the system raise while a file is written."""
+    try:
+        with storage_errors(f"cannot write {out}"):
+            yield
+    except pa.ArrowException as error:
+        raise TableError(
+            f"{out}: {out.suffix} cannot hold the table's columns: {' '.join(str(error).split())}"
+        ) from None
+
+
+@contextlib.contextmanager
 def _delimited(path: Path, schema: pa.Schema, dialect: Dialect) -> Iterator[Write]:
     with path.open("w", encoding="utf-8", newline="") as file:
         file.write(dialect.line(schema.names))
-        yield lambda rows: file.writelines(map(dialect.line, zip(*_columns(rows, schema, text_cells), strict=True)))
+        yield lambda rows: file.writelines(map(dialect.line, _rows(rows, schema, text_cells)))
 
 
 @contextlib.contextmanager
@@ -94,7 +107,7 @@ def _json_lines(path: Path, schema: pa.Schema) -> Iterator[Write]:
         return "{" + ", ".join(fields) + "}\n"
 
     with path.open("w", encoding="utf-8", newline="") as file:
-        yield lambda rows: file.writelines(map(line, zip(*_columns(rows, schema, json_cells), strict=True)))
+        yield lambda rows: file.writelines(map(line, _rows(rows, schema, json_cells)))
 
 
 @contextlib.contextmanager
@@ -102,42 +115,48 @@ def _parquet(path: Path, schema: pa.Schema, json_types: Mapping[str, pa.DataType
     from pyarrow.parquet import ParquetWriter
 
     types = [json_types[field.name] if field.type == JSON_CELL else field.type for field in schema]
-    stored = [pa.large_string() if kind == JSON_CELL else kind for kind in types]
+    stored = [_stored_type(kind) for kind in types]
     written = pa.schema(list(zip(schema.names, stored, strict=True)), schema.metadata)
     with ParquetWriter(path, written) as file:
 
         def write(rows: pa.Table) -> None:
-            columns = _columns(rows, schema, lambda column: column)
-            arrays = [_typed(c, kind, held) for c, kind, held in zip(columns, types, stored, strict=True)]
-            file.write_table(pa.table(arrays, schema=written))
+            columns = zip(_columns(rows, schema), types, stored, strict=True)
+            file.write_table(pa.table([_typed(*column) for column in columns], schema=written))
 
         yield write
 
 
-def _columns(rows: pa.Table, schema: pa.Schema, convert: Callable[[pa.ChunkedArray], Any]) -> list[Any]:
-    """Convert each column of a schema.
+def _columns(rows: pa.Table, schema: pa.Schema) -> list[pa.ChunkedArray]:
+    """Return a column for each field of a schema; a column that the rows lack is null."""
+    if rows.schema.names == schema.names:  # two of them may have one name
+        columns: list[pa.ChunkedArray] = rows.columns
+        return columns
+    present = dict(zip(rows.schema.names, rows.columns, strict=True))
+    lacking = {field.name: pa.chunked_array([pa.nulls(len(rows), field.type)]) for field in schema}
+    return list((lacking | present).values())
+
+
+def _rows(
+    rows: pa.Table, schema: pa.Schema, cells_of: Callable[[pa.Array], list[_Cell]]
+) -> Iterator[tuple[_Cell, ...]]:
+    """Yield each row's cells.
 
     Raises:
-        TableError: a column holds what the format cannot.
+        TableError: a column holds what cannot be a cell.
     """
-    columns = rows.columns
-    if rows.schema.names != schema.names:
-        present = dict(zip(rows.schema.names, rows.columns, strict=True))
-        lacking = {field.name: pa.chunked_array([pa.nulls(len(rows), field.type)]) for field in schema}
-        columns = list((lacking | present).values())
-    converted = []
-    for name, column in zip(schema.names, columns, strict=True):
+    columns = []
+    for name, column in zip(schema.names, _columns(rows, schema), strict=True):
         try:
-            converted.append(convert(column))
+            columns.append([cell for chunk in column.chunks for cell in cells_of(chunk)])
         except (pa.ArrowException, UnicodeError, TypeError, ValueError) as error:
             raise TableError(
                 f"the column {name!r} ({column.type}) cannot be written as text ({' '.join(str(error).split())}); "
                 "choose an `out` that ends in .parquet, or leave the column out"
             ) from None
-    return converted
+    return zip(*columns, strict=True)
 
 
-def text_cells(column: pa.ChunkedArray) -> list[str]:
+def text_cells(column: pa.Array) -> list[str]:
     """Return each value as the text of a CSV cell."""
     if column.type == JSON_CELL:
         cells = (cell or "null" for cell in column.to_pylist())
@@ -150,7 +169,7 @@ def text_cells(column: pa.ChunkedArray) -> list[str]:
     return [value or "" for value in column.cast(pa.large_string()).to_pylist()]
 
 
-def json_cells(column: pa.ChunkedArray) -> list[str | None]:
+def json_cells(column: pa.Array) -> list[str | None]:
     """Return each value as JSON; None where the row lacks the column, as rows of JSON lines may."""
     if column.type == JSON_CELL:
         values: list[str | None] = column.to_pylist()
@@ -174,10 +193,24 @@ def _json_value(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
+def _stored_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type in which Parquet stores a column."""
+    if kind == JSON_CELL:
+        return pa.large_string()
+    if pa.types.is_dictionary(kind) and pa.types.is_string_view(kind.value_type):  # polars' categories
+        return pa.dictionary(kind.index_type, pa.large_string(), kind.ordered)
+    return kind
+
+
 def _typed(column: pa.ChunkedArray, kind: pa.DataType, stored: pa.DataType) -> pa.ChunkedArray:
     """Return a column in the type that Parquet stores; ``kind`` is `JSON_CELL` where that is a string of JSON."""
+    if column.type == stored:
+        return column
+    if pa.types.is_dictionary(column.type) and pa.types.is_dictionary(stored):
+        parts = ((c.indices.cast(stored.index_type), c.dictionary.cast(stored.value_type)) for c in column.chunks)
+        return pa.chunked_array([pa.DictionaryArray.from_arrays(*p, ordered=stored.ordered) for p in parts], stored)
     if column.type != JSON_CELL:
-        return column if column.type == stored else column.cast(stored)
+        return column.cast(stored)
     cells = (None if cell == "null" else cell for cell in column.to_pylist())
     values = [cell if cell is None or kind == JSON_CELL else json.loads(cell) for cell in cells]
     return pa.chunked_array([pa.array(values, stored)])

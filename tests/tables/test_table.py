@@ -30,7 +30,8 @@ DATA = {"text": [text for text, _ in ROWS], "label": [label for _, label in ROWS
 
 
 def opened(table: Any, **options: Any) -> Table:
-    return open_table(table, **{"text_column": "text", "label_column": "label", "skip_bad_rows": False, **options})
+    defaults = {"text_column": "text", "label_column": "label", "skip_bad_rows": False, "label_optional": True}
+    return open_table(table, **{**defaults, **options})
 
 
 def read(table: Any, **options: Any) -> tuple[list[str], list[str]]:

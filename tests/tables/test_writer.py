@@ -106,6 +106,20 @@ def test_parquet_keeps_its_types(tmp_path: Path) -> None:
         assert str(found.to_pylist()) == str(table.to_pylist())  # NaN is not equal to itself
 
 
+def test_polars_categories_are_written(tmp_path: Path) -> None:
+    """Arrow can neither decode nor store a dictionary of its string views."""
+    categories = pa.DictionaryArray.from_arrays(
+        pa.array([0, 1, None], pa.uint32()), pa.array(["x", "y"], pa.string_view())
+    )
+    table = pa.table({"text": pa.array(["a", "b", "c"], pa.string_view()), "kind": categories})
+    expected = [("a", "x"), ("b", "y"), ("c", None)]
+    assert objects(copy(table, tmp_path / "out.jsonl")) == [{"text": text, "kind": kind} for text, kind in expected]
+    assert cells(copy(table, tmp_path / "out.csv"))[1:] == [["a", "x"], ["b", "y"], ["c", ""]]
+    found = pa.parquet.read_table(copy(table, tmp_path / "out.parquet", window_rows=2))
+    assert list(zip(*found.to_pydict().values(), strict=True)) == expected
+    assert pa.types.is_dictionary(found.schema.field("kind").type)
+
+
 def test_a_data_frame_comes_back_as_it_was(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {"text": ["a", "b"], "kind": pd.Categorical(["x", "y"]), "when": pd.to_datetime(["2020-01-01", "2021-01-01"])},
@@ -204,6 +218,9 @@ def test_what_a_format_cannot_hold_is_refused_by_the_columns_name(tmp_path: Path
     for suffix in (".csv", ".jsonl"):
         with pytest.raises(TableError, match=r"column 'image' \(binary\) cannot be written as text .*\.parquet"):
             copy(table, tmp_path / f"out{suffix}")
+    empty = pa.table({"text": ["a"], "nothing": pa.array([{}], pa.struct([]))})
+    with pytest.raises(TableError, match=r"\.parquet cannot hold the table's columns"):
+        copy(empty, tmp_path / "out.parquet")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(OutputExistsError, match="must end in"):
         copy(table, tmp_path / "out.csv.gz")
