@@ -53,7 +53,7 @@ def test_a_cut_anywhere_is_refused(whole: Path, tmp_path: Path) -> None:
 
 
 def test_a_structure_that_was_changed_and_sealed_again_harms_nobody(whole: Path, tmp_path: Path) -> None:
-    """A file is refused with an error of headstart, or reads back unchanged. It runs in a new process, so that a crash of
+    """A file is refused with an error of headstart, or reads back unchanged. A new process opens it, so that a crash of
     the HDF5 library is noticed."""
     done = fuzz_structure(whole, tmp_path, 150, seed=0)
     assert done.refused + done.unchanged == 150 and done.refused > 0
