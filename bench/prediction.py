@@ -1,8 +1,7 @@
-"""Whether what `headstart speedup` projects comes true: the frozen rung, for 3 epochs of 2,000 rows.
+"""Compare a projection of `headstart speedup` with the real run: the frozen rung, for 3 epochs of 2,000 rows.
 
-Pairs of a projection (the command, on a table of these rows, with a budget that holds a part of an epoch) and of the
-run itself (the same program, loaded and run for 3 epochs over all of them), in alternating order, each in a process of
-its own.
+Each pair is a projection (the command, with a budget too small for an epoch) and a run of the same program (loaded, and
+trained for 3 epochs on all rows), each in a process of its own. The order alternates.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import argparse
 import csv
 import json
 import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from headstart.stages.baseline.rungs import Padding, Rung, RungSettings
 from headstart.stages.settings import Precision
 
 DATA = Path(__file__).resolve().parent.parent / ".data"
 ROWS, EPOCHS = 2000, 3
+FROZEN = "frozen encoder"
 
 
 def main() -> None:
@@ -38,14 +38,14 @@ def main() -> None:
         write_rows(table)
         settings: dict[str, Any] | None = None
         for pair in range(arguments.pairs):
-            made = in_a_process(table, settings) if settings and pair % 2 else None  # in turn, which comes first
-            chosen, projected = project(table, arguments.budget)
-            if made is None or chosen != settings:  # the same program as was projected
-                made = in_a_process(table, chosen)
-            settings = chosen
-            ratios.append(projected / made)
+            took = in_a_process(table, settings) if settings and pair % 2 else None
+            projected_settings, projected = project(table, arguments.budget)
+            if took is None or projected_settings != settings:  # the run must be of the program that was projected
+                took = in_a_process(table, projected_settings)
+            settings = projected_settings
+            ratios.append(projected / took)
             print(
-                f"pair {pair + 1}: projected {projected:.1f} s, took {made:.1f} s, ratio {ratios[-1]:.3f}", flush=True
+                f"pair {pair + 1}: projected {projected:.1f} s, took {took:.1f} s, ratio {ratios[-1]:.3f}", flush=True
             )
     print(f"median ratio {statistics.median(ratios):.3f}")
 
@@ -61,16 +61,16 @@ def write_rows(table: Path) -> None:
 
 
 def project(table: Path, budget: str) -> tuple[dict[str, Any], float]:
-    """How the frozen rung ran, and what the report says that 3 epochs of it take."""
+    """Return the settings of the frozen rung, and the seconds that the report projects for 3 epochs of it."""
     out = table.parent / "report"
     options = ["--encoder", str(DATA / "minilm"), "--out", str(out), "--overwrite", "--quiet", "--no-quality"]
     options += ["--budget", budget, "--epochs", str(EPOCHS), "--experiments", "1"]
     subprocess.run([sys.executable, "-W", "ignore", "-m", "headstart", "speedup", str(table), *options], check=True)
     report = json.loads((out / "speedup.json").read_text())
-    rung = next(rung for rung in report["rungs"] if rung["rung"] == Rung.FROZEN)
+    rung = next(rung for rung in report["rungs"] if rung["rung"] == FROZEN)
     if rung["not_run"]:
         sys.exit(f"the frozen rung was not run: {rung['not_run']}; give a larger --budget")
-    (projected,) = [line["seconds"] for line in report["totals"] if line["way"] == Rung.FROZEN]
+    (projected,) = [line["seconds"] for line in report["totals"] if line["way"] == FROZEN]
     print(f"  timed on {rung['rows']} rows, {rung['epoch']['repeats']} times", flush=True)
     return rung["settings"], projected
 
@@ -81,16 +81,17 @@ def in_a_process(table: Path, settings: dict[str, Any]) -> float:
 
 
 def run(table: Path, settings: dict[str, Any]) -> float:
-    """Seconds of the program itself: loaded, and trained for 3 epochs; without importing its libraries."""
+    """Load the program, train it for 3 epochs, and return the seconds. Importing its libraries is not counted."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as in the processes of `speedup`
     import torch
-    from headstart.stages.baseline.program import Program
+    from headstart.stages.baseline.program import Padding, Program, ProgramSettings
     from headstart.stages.encoders.files import find_encoder
 
     with table.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     names = sorted({row["label"] for row in rows})
     kinds = {"precision": Precision(settings["precision"]), "padding": Padding(settings["padding"])}
-    chosen = RungSettings(**{**settings, **kinds})
+    chosen = ProgramSettings(**{**settings, **kinds})
     started = time.perf_counter()
     program = Program(
         find_encoder(str(DATA / "minilm")),

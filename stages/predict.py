@@ -130,7 +130,6 @@ def predict_table(
         text_column=text_column,
         pair_column=text_pair_column,
         label_column=None,
-        skip_bad_rows=None,
         keep_others=True,
     )
     if out.resolve() in [file.resolve() for file in source.files]:
@@ -173,8 +172,8 @@ def _classify_table(classifier: TextClassifier, source: Table, out: Path, report
         counts["sequences_encoded"] += len(batch.sequences)
         counts["tokens_encoded"] += batch.tokens
 
-    classifier.load_encoder()
     with open_writer(out, schema, scan.json_types) as write:
+        classifier.load_encoder()
         for rows, sequences in prefetch(_tokenized(classifier, source, scan)):
             probabilities = classifier.probabilities(sequences, rows.place, count)
             write(_with_predictions(rows, added, classifier, probabilities))

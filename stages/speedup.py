@@ -1,7 +1,6 @@
 """Measure the speedup: the practitioner's program, rung by rung, beside headstart's two stages, on the user's machine.
 
-Everything runs on a sample of the rows within a budget, and is scaled to the whole table. What does not fit the budget
-is left out, and not guessed.
+All of it runs on a sample within a budget, and is scaled to the whole table. What does not fit is left out.
 """
 
 from __future__ import annotations
@@ -10,27 +9,24 @@ import contextlib
 import dataclasses
 import datetime
 import functools
+import math
 import tempfile
 import time
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..cache.errors import TableError
 from ..cache.hashing import hash_keys
 from ..cache.layout import storage_errors
-from .baseline.extrapolate import paid_off_after
-from .baseline.ladder import Ladder, Rung, RungResult
+from .baseline.ladder import Ladder, Measurement, Rung, RungResult, Sample, StageTimes, measure_stages
 from .baseline.picture import draw
 from .baseline.process import in_new_process
 from .baseline.program import Program
 from .baseline.quality import QualityResult, compare_quality
 from .baseline.report import SPEEDUP, markdown
-from .baseline.two_stages import Measurement, Sample, StageTimes, measure_stages
 from .devices import choose_device, choose_precision, machine
 from .encoders.encoder import VERSIONS
 from .encoders.files import find_encoder
@@ -42,12 +38,9 @@ from .tables.table import Table, open_table
 from .train_head import train_head
 
 MARKDOWN_FILE, PICTURE_FILE = "speedup.md", "speedup.png"
-_STAGES_SHARE, _LADDER_SHARE = 0.25, 0.4
-"""Shares of the budget; the comparison of accuracy gets the rest."""
-_SAMPLE_ROWS = 16_384
-"""Rows that are kept in memory. So many, sorted by length, hardly need padding, as in a whole table."""
-_TEXTS_PER_CLASS, _FEW_TEXTS = 5, 64
-"""A sample begins with so many texts of every class, and both stages can run on so many of its first texts."""
+_STAGES_SHARE, _LADDER_SHARE = 0.25, 0.4  # of the budget; the comparison of accuracy gets the rest
+_SAMPLE_ROWS = 16_384  # kept in memory; so many, sorted by length, hardly need padding, as in a whole table
+_TEXTS_PER_CLASS, _FEW_TEXTS = 5, 64  # a sample begins with so many of every class, and runs on so many at least
 
 
 def speedup(
@@ -139,26 +132,15 @@ def _measure(measurement: Measurement, texts: list[str], labels: list[int], samp
     began = time.perf_counter()
     architecture = type(make().model.bert).__module__
     program_start = time.perf_counter() - began
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # the program's own processes need the memory
-    apart = functools.partial(in_new_process, modules=[architecture])
+    apart = functools.partial(in_new_process, modules=[Ladder.__module__, architecture])
     with contextlib.suppress(MemoryError):  # each rung reports it
         apart(int, on_tick=lambda: measurement.on_step("loading the program"))  # imports modules once, for all rungs
     precision, reason = choose_precision(Precision.AUTO, device)
-    ladder = Ladder(
-        make=make,
-        apart=apart,
-        half=Precision.FLOAT16 if device.type == "cuda" else Precision.BFLOAT16,
-        half_pays=precision is not Precision.FLOAT32,
-        table_rows=sample.table_rows,
-        repeats=settings.repeats,
-        on_step=measurement.on_step,
-    )
+    ladder = Ladder(measurement=measurement, make=make, apart=apart, precision=precision, table_rows=sample.table_rows)
     share = min(_LADDER_SHARE * settings.budget, measurement.left()) if settings.quality else measurement.left()
     rungs = ladder.climb(list(Rung), time.perf_counter() + share)
-    quality = QualityResult(not_run="accuracy was not compared, as asked for")
-    if settings.quality:
-        quality = compare_quality(measurement, sample)
+    not_compared = QualityResult(not_run="accuracy was not compared, as asked for")
+    quality = compare_quality(measurement, sample) if settings.quality else not_compared
     return {
         "precision": {"chosen": precision, "reason": reason},
         "program_start": program_start,
@@ -181,10 +163,8 @@ def draw_rows(source: Table, scan: TableScan, settings: SpeedupSettings) -> tupl
     rows = rng.permutation(scan.rows)[:_SAMPLE_ROWS].tolist()
     _, first = np.unique(hash_keys(scan.text_hashes), return_index=True)
     if lost := set(range(len(names))) - set(labels[first].tolist()):
-        raise TableError(
-            f"{source.source}: each text of the label {names[min(lost)]!r} stands before with another label; correct "
-            "those rows to measure on this table"
-        )
+        where = f"{source.source}: each text of the label {names[min(lost)]!r} stands before with another label"
+        raise TableError(f"{where}; correct those rows to measure on this table")
     drawn = rng.permutation(first)
     by_class = np.argsort(labels[drawn], kind="stable")
     number = np.empty(len(drawn), np.int64)  # of each text among the texts of its class
@@ -193,10 +173,9 @@ def draw_rows(source: Table, scan: TableScan, settings: SpeedupSettings) -> tupl
     distinct = drawn[np.argsort(number >= _TEXTS_PER_CLASS, kind="stable")][:_SAMPLE_ROWS].tolist()
     if few > len(distinct):
         raise TableError(f"{source.source} has {len(names):,} labels: too many to measure on a sample")
-    wanted = {*rows, *distinct}
-    texts: dict[int, str] = {}
+    texts = dict.fromkeys((*rows, *distinct), "")
     for place, window in read_windows(source, scan, 4096):
-        texts |= {row: text for row, text in enumerate(window.texts, place.start) if row in wanted}
+        texts |= {row: text for row, text in enumerate(window.texts, place.start) if row in texts}
     sample = Sample(
         texts=[texts[row] for row in distinct],
         labels=[names[label] for label in labels[distinct]],
@@ -210,7 +189,7 @@ def draw_rows(source: Table, scan: TableScan, settings: SpeedupSettings) -> tupl
 
 
 def totals(
-    rungs: Sequence[RungResult], stages: StageTimes, settings: SpeedupSettings, *, program_start: float
+    rungs: tuple[RungResult, ...], stages: StageTimes, settings: SpeedupSettings, *, program_start: float
 ) -> list[dict[str, Any]]:
     """Return for each way ``way``, ``epochs`` of an experiment, and ``seconds`` of all experiments.
 
@@ -219,15 +198,12 @@ def totals(
     """
     experiments, epochs = settings.experiments, settings.epochs
     lines: list[dict[str, Any]] = []
-    for rung in rungs:
-        if rung.epoch is None:
-            continue
-        seconds = experiments * (program_start + epochs * rung.epoch.median)
-        line: dict[str, Any] = {"way": rung.rung.value, "epochs": epochs, "seconds": seconds}
+    for way, other in [(rung.rung.value, rung.epoch.median) for rung in rungs if rung.epoch]:
+        line: dict[str, Any] = {"way": way, "epochs": epochs, "seconds": experiments * (program_start + epochs * other)}
         line |= {"paid_off_after": None, "ahead_with_cache_after": None}
         if stages.extract and stages.epoch and stages.experiment:
             more = stages.experiment.median - epochs * stages.epoch.median - program_start  # apart from epochs
-            paid = functools.partial(paid_off_after, epoch=stages.epoch.median, other_epoch=rung.epoch.median)
+            paid = functools.partial(paid_off_after, epoch=stages.epoch.median, other_epoch=other)
             line["paid_off_after"] = paid(once=stages.extract.median + more)
             line["ahead_with_cache_after"] = paid(once=more)
         lines.append(line)
@@ -238,3 +214,13 @@ def totals(
         lines.append({"way": "headstart, the cache there already", "epochs": epochs, "seconds": runs})
         lines.append({"way": "headstart, its own epochs", "epochs": stages.default_epochs, "seconds": default})
     return lines
+
+
+def paid_off_after(*, once: float, epoch: float, other_epoch: float) -> int | None:
+    """Return the first epoch, from 1, at whose end this way has taken no longer than the other; None for never.
+
+    ``once`` is what this way takes more than the other apart from epochs; it is below 0 where this way takes less.
+    """
+    if epoch >= other_epoch:
+        return 1 if once + epoch <= other_epoch else None
+    return max(1, math.ceil(once / (other_epoch - epoch)))

@@ -158,16 +158,16 @@ def run(harm: Callable[[Path], Any], *command: str) -> Callable[[Place], list[An
     return arguments
 
 
-def predicted(content: str) -> Callable[[Place], list[Any]]:
-    """Classify a CSV file of these bytes."""
-    return lambda place: ["predict", place.run, "--input", place.write(content), "--out", place.folder / "p.csv"]
-
-
 def relabelled(content: str) -> Callable[[Place], list[Any]]:
     """Train on the cache with the labels of a CSV file of these bytes."""
     return lambda place: [
         *("train-head", place.cache, "--labels", place.write(content), "--out", place.folder / "head"),
     ]
+
+
+def predicted(content: bytes | str, name: str = "t.csv", out: str = "p.csv") -> Callable[[Place], list[Any]]:
+    """Classify a table of these bytes with the run."""
+    return lambda place: ["predict", place.run, "--input", place.write(content, name), "--out", place.folder / out]
 
 
 def nothing(path: Path) -> None:
@@ -392,7 +392,6 @@ LABELS = [
     Case("the same text with two labels", rows(("good film", "class0"), ("good film", "class1"))),
 ]
 TEXTS = [
-    Case("a blank text, in predict", predicted('text\n"good film"\n" "\n')),
     Case("an empty text", rows(("", "class0"))),
     Case("a blank text", rows((" \u3000 ", "class0"))),
     Case("a text that is null", parquet(text=["good film", None], label=["pos", "neg"])),
@@ -512,12 +511,22 @@ FILES = [
         ],
     ),
 ]
+PREDICTIONS = [
+    Case("a table that has a column 'prediction'", predicted(b"text,prediction\ngood film,pos\n")),
+    Case("a blank text in a table to classify", predicted(b"text\ngood film\n\nbad film\n")),
+    Case("another column that is not UTF-8", predicted(b"text,note\ngood film,fine\nbad film,caf\xe9\n")),
+    Case("NaN in another column, .jsonl", predicted(b'{"text": "good film", "x": NaN}\n', "t.jsonl")),
+    Case("two columns of one name, to .jsonl", predicted(b"text,x,x\ngood film,1,2\n", out="p.jsonl")),
+    Case("a name for the predictions that tells no format", predicted(b"text\ngood film\n", out="p.txt")),
+    Case("a table to classify that has no column of texts", predicted(b"body\ngood film\n")),
+]
 GROUPS = {
     "Tables": TABLES,
     "Labels": LABELS,
     "Texts": TEXTS,
     "Encoders": ENCODERS,
     "Caches, heads and runs": FILES,
+    "Tables to classify": PREDICTIONS,
 }
 
 

@@ -1,26 +1,107 @@
-"""The practitioner's program, timed on rung after rung under a budget, and scaled to the whole table."""
+"""The program, timed on rung after rung, and headstart's two stages: under a budget, and scaled to the whole table."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
 import functools
+import random
+import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from ...cache.reader import open_cache
+from ..encoders.files import EncoderFiles
 from ..encoders.memory import is_memory_full
-from ..settings import Precision
+from ..progress import Event, Step
+from ..runs.run import read_run
+from ..settings import ExtractSettings, Precision, SpeedupSettings, TrainSettings
 from ..units import duration
-from .extrapolate import Spread, scale
 from .process import ProcessKilledError
 from .program import Padding, Program, ProgramEpoch, ProgramSettings
 
-_LEAST_BATCHES = {Padding.FIXED: 2, Padding.BATCH: 6}
-"""Least batches of a repeat. Batches sorted by length differ, so more of them are needed to represent the table."""
+RUN_NAME = "run"  # of the scratch folder's last training run
+_LEAST_BATCHES = {Padding.FIXED: 2, Padding.BATCH: 6}  # of a repeat; batches sorted by length differ among themselves
+_LEAST_FACTOR = 4  # a timed sample has at least so many times the rows of the few that show how long a start takes
 _Batches = list[list[int]]
+_Make = Callable[[], Program]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spread:
+    """A time in seconds, measured in several repeats: their median, the least, the greatest, and their number."""
+
+    median: float
+    low: float
+    high: float
+    repeats: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Return the spread of one value or more."""
+        return cls(median=statistics.median(values), low=min(values), high=max(values), repeats=len(values))
+
+
+def scale(seconds: float, *, start: float, factor: float) -> float:
+    """Return the seconds of ``factor`` times the work: ``start`` counts once, and the rest grows with the work."""
+    return start + max(seconds - start, 0.0) * factor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Distinct texts drawn at random from a table, and the label of each."""
+
+    texts: list[str]
+    labels: list[str]
+    names: tuple[str, ...]  # of all labels
+    few: int  # both stages can run on so many of the first texts: these contain several of every label
+    table: str  # its path
+    table_rows: int
+    table_texts: int  # distinct texts of the table
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What all measurements share: the settings, the encoder, the deadline, and headstart's two commands."""
+
+    settings: SpeedupSettings
+    files: EncoderFiles
+    device: torch.device
+    scratch: Path  # a folder for caches and runs
+    deadline: float  # on `time.perf_counter`
+    on_step: Callable[[str], None]  # called again and again with what is being measured
+    extract_command: Callable[..., Path]  # `extract`
+    train_command: Callable[..., Path]  # `train_head`
+
+    def left(self) -> float:
+        """Return the seconds until the deadline, at least 0."""
+        return max(self.deadline - time.perf_counter(), 0.0)
+
+    def extract(self, name: str, table: Any, labels: list[str] | None = None, **changes: Any) -> tuple[Path, float]:
+        """Extract a table, or texts with labels, with changes to the default settings; return the cache and seconds."""
+        known = [field.name for field in dataclasses.fields(ExtractSettings) if hasattr(self.settings, field.name)]
+        chosen = ExtractSettings(**{**{setting: getattr(self.settings, setting) for setting in known}, **changes})
+        out, started = self.scratch / name, time.perf_counter()
+        self.extract_command(table, out, chosen, labels=labels, overwrite=True, report=self._relay)
+        return out, time.perf_counter() - started
+
+    def train(self, cache: Path, *, test: Path | None = None, **changes: Any) -> tuple[dict[str, Any], float]:
+        """Train and test a head with changes to the default settings; return ``run.json`` and seconds."""
+        device = "cpu" if self.settings.device == "mps" else self.settings.device  # heads do not train on MPS
+        out, started = self.scratch / RUN_NAME, time.perf_counter()
+        self.train_command(cache, out, TrainSettings(device=device, **changes), test=test, overwrite=True)
+        seconds = time.perf_counter() - started
+        return read_run(out), seconds
+
+    def _relay(self, event: Event) -> None:
+        if isinstance(event, Step):  # a note would be about a scratch file
+            total = f" of {event.total:,}" if event.total else ""
+            self.on_step(f"{event.phase}, {event.done:,}{total} {event.unit}")
 
 
 class Rung(enum.StrEnum):
@@ -35,12 +116,12 @@ class Rung(enum.StrEnum):
     SORTED = "sorted by length"  # a batch has texts of similar length; the frozen encoder has no dropout
 
 
-def advice(half: Precision) -> dict[Rung, dict[str, Any]]:
-    """Return what each rung changes in `ProgramSettings`; ``half`` is the device's format for mixed precision."""
+def advice(device: torch.device) -> dict[Rung, dict[str, Any]]:
+    """Return what each rung changes in `ProgramSettings`."""
     return {
         Rung.START: {},
         Rung.BATCH: {"batch_size": 16},
-        Rung.PRECISION: {"precision": half},
+        Rung.PRECISION: {"precision": Precision.FLOAT16 if device.type == "cuda" else Precision.BFLOAT16},
         Rung.FROZEN: {"frozen": True},
         Rung.WORKERS: {"workers": 4},
         Rung.PINNED: {"pinned": True},
@@ -74,32 +155,31 @@ class _Timing:
 
 @dataclasses.dataclass(kw_only=True)
 class Ladder:
-    """Times rungs in rounds. In the first round, each rung is sized, timed, and kept or taken back.
+    """Times rungs in rounds, so that a disturbance of the machine slows all of them alike.
 
-    A round covers all rungs, so that a disturbance of the machine slows all of them alike. Advice that made the program
-    slower is taken back before the next rung, as a practitioner does. Larger batches, freezing, and mixed precision on
-    a device that has units for it are followed even where the budget could not time them, because the next rungs must
-    be what a practitioner would run.
+    In the first round, each rung is sized and timed. Advice that made the program slower is taken back before the next
+    rung, as a practitioner does. Larger batches, freezing, and mixed precision on a device that has units for it are
+    followed even where the budget could not time them, because the next rungs must be what a practitioner would run.
     """
 
-    make: Callable[[], Program]  # the practitioner's program, on rows drawn at random from the table
+    measurement: Measurement
+    make: _Make  # the practitioner's program, on rows drawn at random from the table
     apart: Callable[..., Any]  # runs work in a process of its own, as `in_new_process` does
-    half: Precision  # of mixed precision
-    half_pays: bool  # the device has units for it
+    precision: Precision  # that suits the device: float32, unless it has units for half precision
     table_rows: int
-    repeats: int  # of each rung, where the budget allows them
-    on_step: Callable[[str], None] = lambda detail: None  # called again and again with the rung that is timed
 
     def climb(self, rungs: Sequence[Rung], deadline: float) -> tuple[RungResult, ...]:
         """Measure rungs in order; each has an equal share of the time until ``deadline``, on `time.perf_counter`."""
         self._climbed: list[_Timing] = []
-        self._deadline, self._program = deadline, self.make()  # a program to divide rows into batches
+        self._repeats, self._deadline = self.measurement.settings.repeats, deadline
+        self._program = self.make()  # divides rows into batches
+        torch.cuda.empty_cache()  # for the program's own processes
         for number, rung in enumerate(rungs):
-            to_come = sum(max(self.repeats - len(timing.seconds), 0) * timing.expected for timing in self._climbed)
+            to_come = sum(max(self._repeats - len(timing.seconds), 0) * timing.expected for timing in self._climbed)
             self._climb_one(rung, (deadline - time.perf_counter() - to_come) / (len(rungs) - number))
-        for number in range(1, self.repeats):
+        for number in range(1, self._repeats):
             for timing in self._climbed:
-                if 0 < len(timing.seconds) <= number and self._fits(timing.expected):
+                if 0 < len(timing.seconds) <= number and time.perf_counter() + timing.expected <= deadline:
                     self._time_again(timing)
         return tuple(
             dataclasses.replace(timing.result, epoch=Spread.of(timing.seconds) if timing.seconds else None)
@@ -109,23 +189,23 @@ class Ladder:
     def _climb_one(self, rung: Rung, share: float) -> None:
         """Time a rung once, on as many batches as let all its repeats fit its share; then keep it or take it back."""
         last = next((timing for timing in reversed(self._climbed) if timing.result.kept), None)
-        settings = dataclasses.replace(last.result.settings if last else ProgramSettings(), **advice(self.half)[rung])
-        pays = rung in (Rung.BATCH, Rung.FROZEN) or (rung is Rung.PRECISION and self.half_pays)
+        changes = advice(self.measurement.device)[rung]
+        settings = dataclasses.replace(last.result.settings if last else ProgramSettings(), **changes)
+        pays = rung in (Rung.BATCH, Rung.FROZEN) or (rung is Rung.PRECISION and self.precision is not Precision.FLOAT32)
         over = last.result.rung if last and last.seconds else None
         timing = _Timing(RungResult(rung=rung, over=over, settings=settings, kept=pays))
         self._climbed.append(timing)
-        rows = len(self._program.texts)
-        batches = self._program.batches(settings, np.arange(rows))
         answer: Any = "its share of the budget was spent before it"
         if share > 0:
-            sizes = functools.partial(_first_repeat, share=share, repeats=self.repeats, began=time.time())
-            answer = self._run(timing, functools.partial(sizes, self.make, settings, batches))
+            batches = self._program.batches(settings, np.arange(len(self._program.texts)))
+            sized = functools.partial(_first_repeat, share=share, repeats=self._repeats, began=time.time())
+            answer = self._run(timing, functools.partial(sized, self.make, settings, batches))
         if isinstance(answer, str):
             timing.result = dataclasses.replace(timing.result, not_run=answer)
             return
         timing.batches, warm_up, epoch = answer
         whole, part = (self._program.padded_tokens(settings, some) for some in (batches, timing.batches))
-        timing.factor = whole / part * self.table_rows / rows
+        timing.factor = whole / part * self.table_rows / len(self._program.texts)
         timing.expected = warm_up + epoch.seconds
         timing.seconds.append(scale(epoch.seconds, start=epoch.start, factor=timing.factor))
         kept = rung not in (Rung.WORKERS, Rung.PINNED)  # without a rung to compare with, nothing shows that these help
@@ -135,8 +215,8 @@ class Ladder:
 
     def _is_faster(self, timing: _Timing, last: _Timing) -> bool:
         """Compare the least times, because disturbances only slow down. What seems slower is timed again beside it."""
-        seems_slower = min(timing.seconds) >= min(last.seconds)
-        if seems_slower and self.repeats > 1 and self._fits(last.expected + timing.expected):
+        fits = time.perf_counter() + last.expected + timing.expected <= self._deadline
+        if min(timing.seconds) >= min(last.seconds) and self._repeats > 1 and fits:
             self._time_again(last)
             self._time_again(timing)
         return min(timing.seconds) < min(last.seconds)
@@ -152,10 +232,10 @@ class Ladder:
 
     def _run(self, timing: _Timing, work: Callable[[], Any]) -> Any:
         """Run work in a process of its own; return its result, or as a str why the program cannot run like this."""
-        detail = f"{timing.result.rung}, round {len(timing.seconds) + 1}"
-        self.on_step(detail)
+        step = functools.partial(self.measurement.on_step, f"{timing.result.rung}, round {len(timing.seconds) + 1}")
+        step()
         try:
-            return self.apart(work, on_tick=functools.partial(self.on_step, detail))
+            return self.apart(work, on_tick=step)
         except (OSError, RuntimeError, MemoryError) as error:
             if isinstance(error, ProcessKilledError):
                 return str(error)
@@ -165,54 +245,99 @@ class Ladder:
                 return f"workers cannot run here: {' '.join(str(error).split())[:200]}"
             raise
 
-    def _fits(self, seconds: float) -> bool:
-        return time.perf_counter() + seconds <= self._deadline
-
 
 def _first_repeat(
-    make: Callable[[], Program],
-    settings: ProgramSettings,
-    batches: _Batches,
-    *,
-    share: float,
-    repeats: int,
-    began: float,
+    make: _Make, settings: ProgramSettings, batches: _Batches, *, share: float, repeats: int, began: float
 ) -> tuple[_Batches, float, ProgramEpoch] | str:
-    """Choose as many batches as let all repeats fit ``share`` seconds from ``began`` (`time.time`), and train on them.
+    """Train on as many batches as let all repeats fit ``share`` seconds from ``began``, on `time.time`.
 
-    Returns:
-        The batches, the seconds until the first batch was trained, and the epoch; or why even the least do not fit.
+    Returns the batches, the seconds until the first was trained, and the epoch; or why even the least do not fit.
     """
     program = make()
     _ = program.model  # loads it
-    loaded, budget = time.time() - began, f"its share of the budget was {duration(share)}"
+    loaded = time.time() - began
     pilot = program.train(settings, batches[:1])
     warm_up = loaded + pilot.seconds
     left = share - warm_up
     if pilot.seconds <= left:  # the first batch is slower than the next ones
         pilot = program.train(settings, batches[:1])
         left -= pilot.seconds
-    if left < 0:
-        return f"a batch took {duration(pilot.seconds)}, and {budget}"
     of_a_batch = pilot.seconds - pilot.start
     least = min(_LEAST_BATCHES[settings.padding], len(batches))
-    if pilot.start + least * of_a_batch > left:
-        return f"it needs {duration(share - left + pilot.start + least * of_a_batch)} at least, and {budget}"
+    if (needed := share - left + pilot.start + least * of_a_batch) > share:
+        return f"it needs {duration(needed)} at least, and its share of the budget was {duration(share)}"
     of_a_repeat = (left - (repeats - 1) * warm_up) / repeats - pilot.start
     count = min(len(batches), max(least, int(of_a_repeat / max(of_a_batch, 1e-9))))
     places = (np.arange(count) + 0.5) * len(batches) / count  # evenly spread, so that all lengths are among them
     chosen = [batches[int(place)] for place in places]
-    return chosen, warm_up, program.train(settings, _shuffled(chosen, 0))
+    return chosen, warm_up, program.train(settings, random.Random(0).sample(chosen, count))
 
 
-def _next_repeat(
-    make: Callable[[], Program], settings: ProgramSettings, batches: _Batches, repeat: int
-) -> ProgramEpoch:
+def _next_repeat(make: _Make, settings: ProgramSettings, batches: _Batches, repeat: int) -> ProgramEpoch:
     """Train on the batches, after a first batch that is not timed."""
     program = make()
     program.train(settings, batches[:1])
-    return program.train(settings, _shuffled(batches, repeat))
+    return program.train(settings, random.Random(repeat).sample(batches, len(batches)))
 
 
-def _shuffled(batches: _Batches, seed: int) -> _Batches:
-    return [batches[number] for number in np.random.default_rng(seed).permutation(len(batches))]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageTimes:
+    """Seconds of the two stages, for the whole table."""
+
+    rows: int = 0  # that were extracted in a repeat
+    whole: bool = False  # these are the whole table, and nothing was scaled
+    extract: Spread | None = None  # with loading the encoder
+    extract_start: float | None = None  # of a few rows; not scaled
+    epoch: Spread | None = None  # of `train_head`
+    experiment: Spread | None = None  # a run of `train_head`: opening and checking the cache, the epochs, the test
+    default_epochs: int = TrainSettings().epochs
+    default_experiment: float | None = None  # a run of so many epochs
+    not_run: str | None = None  # why there are no times
+
+
+def measure_stages(measurement: Measurement, sample: Sample, share: float) -> StageTimes:
+    """Time both stages in a share of the budget, in seconds."""
+    settings, few = measurement.settings, min(sample.few, len(sample.texts))
+
+    def train(cache: Path) -> tuple[float, float]:
+        """Return the seconds of an epoch over the whole table, and of everything else in a training run."""
+        run, seconds = measurement.train(cache, epochs=settings.epochs)
+        return run["epoch_seconds"] * sample.table_rows / run["rows"]["train"], seconds - run["fit_seconds"]
+
+    for _ in range(2):  # the first time includes the import of libraries, which is not timed for the program either
+        deadline = time.perf_counter() + share
+        cache, start = measurement.extract("few.h5", sample.texts[:few], sample.labels[:few])
+        _, few_other = train(cache)
+    record = open_cache(cache).record
+    per_text = record["encode_seconds"] / record["distinct_texts"]
+    left, least = deadline - time.perf_counter(), min(_LEAST_FACTOR * few, len(sample.texts))
+    whole = start + per_text * sample.table_texts <= left
+    rows = sample.table_rows if whole else 0
+    for repeats in range(settings.repeats, 0, -1):  # fewer repeats, where a sample for each would have too few rows
+        if rows < least:
+            rows = min(int((left / repeats - start) / per_text), len(sample.texts))
+    if rows < least:
+        needed = duration(start + per_text * least)
+        return StageTimes(not_run=f"a sample takes {needed}, and its share of the budget was {duration(share)}")
+    # The few rows are in the start, which is not scaled.
+    more_texts, more_rows = ((size - few) / max(rows - few, 1) for size in (sample.table_texts, sample.table_rows))
+    table: tuple[Any, ...] = (sample.table,) if whole else (sample.texts[:rows], sample.labels[:rows])
+    extracts: list[float] = []
+    seconds = 0.0
+    while not extracts or (len(extracts) < settings.repeats and time.perf_counter() + seconds <= deadline):
+        cache, seconds = measurement.extract("sample.h5", *table)
+        extracts.append(seconds if whole else scale(seconds, start=start, factor=more_texts))
+    epochs, others = zip(*(train(cache) for _ in range(settings.repeats)), strict=True)
+    if not whole:
+        others = tuple(scale(other, start=few_other, factor=more_rows) for other in others)
+    experiments = [other + settings.epochs * epoch for epoch, other in zip(epochs, others, strict=True)]
+    epoch, experiment = Spread.of(epochs), Spread.of(experiments)
+    return StageTimes(
+        rows=rows,
+        whole=whole,
+        extract=Spread.of(extracts),
+        extract_start=start,
+        epoch=epoch,
+        experiment=experiment,
+        default_experiment=experiment.median + (StageTimes.default_epochs - settings.epochs) * epoch.median,
+    )

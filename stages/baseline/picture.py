@@ -13,11 +13,7 @@ _PROGRAM, _OURS = "#8d99ae", "#1b6ca8"
 
 
 def draw(path: Path, report: Mapping[str, Any]) -> bool:
-    """Draw an epoch on the left and all experiments on the right, with logarithmic axes, into a PNG.
-
-    Returns:
-        Whether it was drawn: False without matplotlib.
-    """
+    """Draw an epoch on the left and all experiments on the right into a PNG; return False without matplotlib."""
     try:
         import matplotlib.figure
     except ImportError:
@@ -53,8 +49,7 @@ def _bars(axis: Any, bars: Sequence[tuple[str, Mapping[str, float] | None]], hea
             axis.errorbar(median, place, xerr=[[median - low], [high - median]], color="black", lw=1.2, capsize=3)
         axis.text(high * 1.12, place, duration(median), va="center", fontsize=9)
     axis.set_yticks(range(len(bars)), [name for name, _ in bars], fontsize=9)
-    axis.set(ylim=(len(bars) - 0.4, -0.6), xlabel="seconds (logarithmic)")
+    axis.set(ylim=(len(bars) - 0.4, -0.6), xlabel="seconds (logarithmic)", axisbelow=True)
     axis.set_title(heading, fontsize=10, loc="left")
     axis.grid(axis="x", alpha=0.3)
-    axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)

@@ -1,7 +1,6 @@
-"""Work in a process of its own, because nothing that ran before may change the speed of the practitioner's program.
+"""Work in a process of its own, so that nothing that ran before changes the speed of the practitioner's program.
 
-In a process that has trained or run an encoder, the allocator keeps memory that a fresh process returns to the system
-and requests again for every batch. A frozen encoder is faster there than in a process of its own.
+Where an encoder has run before, the allocator keeps memory that a fresh process requests again for every batch.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ..encoders.memory import is_memory_full
 
@@ -67,8 +66,7 @@ def in_new_process(work: Callable[[], _Result], modules: Sequence[str], on_tick:
         warnings.warn(text, category, stacklevel=1)
     if failure is not None:
         raise failure
-    answer: _Result = result
-    return answer
+    return cast(_Result, result)
 
 
 @contextlib.contextmanager

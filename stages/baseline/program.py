@@ -1,7 +1,6 @@
-"""The program that headstart replaces, as a practitioner writes it with torch and transformers.
+"""The program that headstart replaces, as a practitioner writes it with torch and transformers: a fair opponent.
 
-BERT, dropout and a linear layer; a dataset of dicts; a `DataLoader`; autocast and a gradient scaler. `speedup` measures
-against it, so it must be a fair opponent.
+BERT, dropout and a linear layer; a dataset of dicts; a `DataLoader`; autocast and a gradient scaler.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from ..types import Features, Indices
 
 DROPOUT = 0.3
 HEAD_LEARNING_RATE, ENCODER_LEARNING_RATE = 1e-3, 2e-5
-"""Of AdamW, for a head alone and for a whole encoder."""
 Item = dict[str, torch.Tensor]
 
 
@@ -124,23 +122,20 @@ class Program:
         return {True: head, False: torch.optim.AdamW(self.model.parameters(), lr=ENCODER_LEARNING_RATE)}
 
     @functools.cached_property
-    def _lengths(self) -> Indices:
-        """Tokens of each text, special tokens included: (rows,) int64."""
+    def lengths(self) -> dict[Padding, Indices]:
+        """Tokens of each text, (rows,) int64: padded to the greatest length, and as short as they can be."""
         encodings = self._tokenizer(list(self.texts), truncation=True, max_length=self.max_length)
-        return np.array([len(ids) for ids in encodings["input_ids"]], np.int64)
+        own = np.array([len(ids) for ids in encodings["input_ids"]], np.int64)
+        return {Padding.FIXED: np.full_like(own, self.max_length), Padding.BATCH: own}
 
     def batches(self, settings: ProgramSettings, rows: Indices) -> list[list[int]]:
-        """Divide rows into batches: in their order, or by length with the longest first."""
-        size = settings.batch_size
-        if settings.padding is Padding.FIXED:
-            return [rows[at : at + size].tolist() for at in range(0, len(rows), size)]
-        return [rows[b].tolist() for b in compose_batches(self._lengths[rows], size * self.max_length, padded=True)]
+        """Divide rows into batches, by length with the longest first; rows of one length stay in their order."""
+        lengths, tokens = self.lengths[settings.padding][rows], settings.batch_size * self.max_length
+        return [rows[batch].tolist() for batch in compose_batches(lengths, tokens, padded=True)]
 
     def padded_tokens(self, settings: ProgramSettings, batches: Sequence[list[int]]) -> int:
         """Count the tokens that the encoder reads, padding included."""
-        if settings.padding is Padding.FIXED:
-            return self.max_length * sum(map(len, batches))
-        return sum(len(batch) * int(self._lengths[batch].max()) for batch in batches)
+        return sum(len(batch) * int(self.lengths[settings.padding][batch].max()) for batch in batches)
 
     def loader(self, settings: ProgramSettings, batches: Sequence[list[int]]) -> DataLoader[Item]:
         """Return a loader of these batches of rows."""
@@ -189,7 +184,7 @@ class Program:
     def encode(self, rows: Indices) -> Features:
         """Return the features of some rows from the encoder in ``eval()``: (rows, hidden) float32."""
         self.model.eval()
-        loader = self.loader(ProgramSettings(), self.batches(ProgramSettings(), rows))
+        loader = self.loader(ProgramSettings(), [rows[at : at + 16].tolist() for at in range(0, len(rows), 16)])
         moved = ({name: tensor.to(self.device) for name, tensor in batch.items()} for batch in loader)
         return torch.cat([self.model.encode(batch, frozen=True) for batch in moved]).cpu().numpy()
 

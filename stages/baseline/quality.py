@@ -7,7 +7,7 @@ import enum
 import functools
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,18 @@ from ..heads.metrics import evaluate
 from ..heads.sampling import training_batches
 from ..heads.stacked import ADAM_EPSILON
 from ..progress import silent
-from ..runs.run import load_head, read_run
+from ..runs.run import load_head
 from ..settings import TrainSettings
 from ..splits.divide import divide
 from ..types import Features
 from ..units import duration
+from .ladder import RUN_NAME, Measurement, Sample
 from .program import DROPOUT, HEAD_LEARNING_RATE, Program, ProgramSettings
-from .two_stages import Measurement, Sample
 
-AGREE = 1e-4
-"""Weights of the same training, in the loop and from the cache, differ by at most this."""
+AGREE = 1e-4  # greatest difference of a weight between the same training in the loop and from the cache
 _BATCH_ROWS = 16
-_NOISY_EPOCH = 1.5
-"""About how many times as long an epoch takes with dropout in the encoder."""
-_LEAST_TRAIN = 100
-"""Least rows to train on: with fewer, accuracy means little."""
+_NOISY_EPOCH = 1.5  # about how many times as long an epoch takes with dropout in the encoder
+_LEAST_TRAIN = 100  # rows; with fewer, accuracy means little
 
 
 class Training(enum.StrEnum):
@@ -78,17 +75,13 @@ class QualityResult:
 
 
 def compare_quality(measurement: Measurement, sample: Sample) -> QualityResult:
-    """Train heads in every way, for as many seeds as fit before the deadline.
-
-    There are as many rows as let all seeds fit or, where those are too few, as let one seed fit.
-    """
+    """Train heads in every way, on as many rows as let all seeds fit before the deadline, or else one seed."""
     settings, rows = measurement.settings, len(sample.texts)
     tested = settings.quality_test / settings.quality_train  # test rows for each row to train on
     most = min(settings.quality_train, int(rows / (1 + tested)))
     least = max(sample.few, min(_LEAST_TRAIN, settings.quality_train))
     if most < least:
-        why = f"{rows:,} distinct texts are too few to train on {least:,} of them and to test on others"
-        return QualityResult(not_run=why)
+        return QualityResult(not_run=f"{rows:,} distinct texts are too few to train on {least:,} and to test on others")
     measurement.on_step("the speed of the program's encoder")
     limits = {"classes": len(sample.names), "max_length": min(settings.quality_length, settings.max_length)}
     labels = [sample.names.index(label) for label in sample.labels]
@@ -116,21 +109,23 @@ def compare_quality(measurement: Measurement, sample: Sample) -> QualityResult:
             break
         trained += comparison.train_all(seed)
         longest = max(longest, time.perf_counter() - started)
-    length = limits["max_length"]
-    return QualityResult(length=length, train_rows=train, test_rows=test, trained=tuple(trained), not_run=not_run)
+    sizes = {"length": program.max_length, "train_rows": train, "test_rows": test}
+    return QualityResult(**sizes, trained=tuple(trained), not_run=not_run)
 
 
 class _Comparison:
     """Trains heads on the same rows in the program and from caches, and tests them on the same others."""
 
     def __init__(self, measurement: Measurement, sample: Sample, program: Program, train: int, test: int) -> None:
-        self._measurement, self._program, self._names = measurement, program, sample.names
+        self._measurement, self._program = measurement, program
         self._caches: dict[str, list[Path]] = {"exact": [], "default": []}
         for kind, changes in (("exact", {"precision": "float32"}), ("default", {})):
             for part, rows in (("train", slice(train)), ("test", slice(train, train + test))):
                 measurement.on_step(f"extracting the {part} rows, {kind}")
-                name, texts, labels = f"{kind}-{part}.h5", sample.texts[rows], sample.labels[rows]
-                cache, _ = measurement.extract(name, texts, labels, max_length=program.max_length, **changes)
+                texts, labels = sample.texts[rows], sample.labels[rows]
+                cache, _ = measurement.extract(
+                    f"{kind}-{part}.h5", texts, labels, max_length=program.max_length, **changes
+                )
                 self._caches[kind].append(cache)
         exact, exact_test = map(open_cache, self._caches["exact"])
         self._splits = divide(exact, validation=None, test=exact_test, settings=TrainSettings(), report=silent)
@@ -149,22 +144,18 @@ class _Comparison:
     def _from_cache(self, training: Training, kind: str, *, seed: int, **changes: Any) -> tuple[Trained, Head]:
         self._measurement.on_step(f"{training}, seed {seed}")
         train, test = self._caches[kind]
-        path, seconds = self._measurement.train(train, test=test, seed=seed, **changes)
-        run = read_run(path)
-        scores = _accuracy(run["metrics"]["test"])
-        return Trained(training=training, seed=seed, epochs=run["best_epoch"], seconds=seconds, **scores), load_head(
-            path
-        )
+        run, seconds = self._measurement.train(train, test=test, seed=seed, **changes)
+        metrics, epochs = run["metrics"]["test"], run["best_epoch"]
+        trained = _trained(metrics, training=training, seed=seed, epochs=epochs, seconds=seconds)
+        return trained, load_head(self._measurement.scratch / RUN_NAME)
 
     def _in_loop(self, training: Training, settings: TrainSettings, cached: Head) -> Trained:
         """Train in the program's own loop as `train_head` does: from zero, with its order, masks and optimizer."""
         model, splits, started = self._program.model, self._splits, time.perf_counter()
         nn.init.zeros_(model.fc.weight)
         nn.init.zeros_(model.fc.bias)
-        groups: list[dict[str, Any]] = [
-            {"params": [model.fc.weight], "weight_decay": settings.weight_decay},
-            {"params": [model.fc.bias], "weight_decay": 0},
-        ]
+        groups: list[dict[str, Any]] = [{"params": [model.fc.weight], "weight_decay": settings.weight_decay}]
+        groups.append({"params": [model.fc.bias], "weight_decay": 0})
         self._program.optimizers[True] = torch.optim.AdamW(groups, lr=settings.learning_rate, eps=ADAM_EPSILON)
         torch.manual_seed(settings.seed)  # for the encoder's own dropout
         options = {"epochs": settings.epochs, "batch_size": settings.batch_size, "seed": settings.seed}
@@ -173,34 +164,25 @@ class _Comparison:
         step = functools.partial(self._measurement.on_step, f"{training}, seed {settings.seed}")
         for epoch in epochs:
             positions, masks = zip(*epoch, strict=True)
-            model.dropout = _Masks(masks)
+            model.dropout = nn.Identity()
+            model.dropout.register_forward_hook(functools.partial(_mask, iter(masks)))
             self._program.train(rung, [splits.train.index[batch].tolist() for batch in positions], step)
         seconds = time.perf_counter() - started
         weight, bias = (parameter.detach().cpu().numpy().copy() for parameter in (model.fc.weight, model.fc.bias))
         said = dataclasses.replace(cached, weight=weight, bias=bias).log_probabilities(self._test_features)
-        scores = _accuracy(evaluate(splits.test.targets, said, splits.test_groups, names=self._names))
-        difference = float(max(np.abs(weight - cached.weight).max(), np.abs(bias - cached.bias).max()))
-        return Trained(
-            training=training,
-            seed=settings.seed,
-            epochs=settings.epochs,
-            seconds=seconds,
-            difference=difference if training is Training.CLEAN else None,
-            **scores,
-        )
+        metrics = evaluate(splits.test.targets, said, splits.test_groups, names=cached.label_names)
+        trained = _trained(metrics, training=training, seed=settings.seed, epochs=settings.epochs, seconds=seconds)
+        if training is Training.AS_WRITTEN:
+            return trained
+        difference = max(np.abs(weight - cached.weight).max(), np.abs(bias - cached.bias).max())
+        return dataclasses.replace(trained, difference=float(difference))
 
 
-def _accuracy(metrics: dict[str, Any]) -> dict[str, float]:
+def _trained(metrics: dict[str, Any], **facts: Any) -> Trained:
     low, high = metrics["accuracy_interval"]
-    return {"accuracy": metrics["accuracy"], "low": low, "high": high}
+    return Trained(accuracy=metrics["accuracy"], low=low, high=high, **facts)
 
 
-class _Masks(nn.Module):
-    """Dropout with given masks, (batch, hidden) float32 for each batch in turn."""
-
-    def __init__(self, masks: Iterable[Features]) -> None:
-        super().__init__()
-        self._masks = iter(masks)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return features * torch.from_numpy(next(self._masks)).to(features.device)
+def _mask(masks: Iterator[Features], module: nn.Module, inputs: Any, features: torch.Tensor) -> torch.Tensor:
+    """Dropout as a forward hook: it applies the next of the given masks, (batch, hidden) float32."""
+    return features * torch.from_numpy(next(masks)).to(features.device)

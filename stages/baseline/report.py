@@ -17,7 +17,7 @@ EXTRACT, TRAIN_HEAD = "headstart: extract, once", "headstart: train-head"
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of the report: its heading, the rows of its table with the header first, and notes in sentences."""
+    """A part of the report: a heading, the rows of a table with the header first (or none), and sentences."""
 
     heading: str
     rows: list[list[str]]
@@ -26,11 +26,9 @@ class Section:
 
 def title(report: Mapping[str, Any]) -> str:
     """Return one line: the encoder, the table and the machine."""
-    machine, table = report["machine"], report["table"]
-    return (
-        f"{report['encoder']['name']} on {table['rows']:,} rows ({table['distinct_texts']:,} distinct texts), at most "
-        f"{report['settings']['max_length']} tokens; {machine['device']}, {machine['cores']} cores"
-    )
+    table, tokens, machine = report["table"], report["settings"]["max_length"], report["machine"]
+    rows = f"{table['rows']:,} rows ({table['distinct_texts']:,} distinct texts), at most {tokens} tokens"
+    return f"{report['encoder']['name']} on {rows}; {machine['device']}, {machine['cores']} cores"
 
 
 def sections(report: Mapping[str, Any]) -> list[Section]:
@@ -59,11 +57,15 @@ def _epochs(report: Mapping[str, Any]) -> Section:
     rungs, stages, precision = report["rungs"], report["stages"], report["precision"]
     medians = {rung["rung"]: rung["epoch"]["median"] for rung in rungs if rung["epoch"]}
     last = next((rung["rung"] for rung in reversed(rungs) if rung["epoch"] and rung["kept"]), None)
-    ours = {"over": last, "kept": True, "rows": stages["rows"]}
+    ours = {"over": last, "kept": True, "rows": stages["rows"], "not_run": None}
     ways = [*rungs, {"rung": EXTRACT, "epoch": stages["extract"], **ours}]
     ways += [{"rung": TRAIN_HEAD, "epoch": stages["epoch"], **ours}]
     rows = [["rung", "an epoch takes", "repeats", "over the start", "over the last kept", "rows timed"]]
+    notes = [f"headstart was not run: {stages['not_run']}."] if stages["not_run"] else []
     for way in ways:
+        if way["not_run"]:
+            followed = "; the next rungs follow it all the same" if way["kept"] else ""
+            notes.append(f"{way['rung']} was not run: {way['not_run']}{followed}.")
         if way["epoch"] is None:
             rows.append([way["rung"], "not run", "", "", "", ""])
             continue
@@ -72,22 +74,15 @@ def _epochs(report: Mapping[str, Any]) -> Section:
         gain = _ratio(medians.get(way["over"]), own) + ("" if way["kept"] or not way["over"] else ", taken back")
         timed = f"{way['rows']:,}" + (", all of them" if way["rows"] == report["table"]["rows"] else "")
         rows.append([way["rung"], *cells, gain, timed])
-    notes = [
-        f"{rung['rung']} was not run: {rung['not_run']}{'; the next rungs follow it all the same' if rung['kept'] else ''}."
-        for rung in rungs
-        if rung["not_run"]
-    ]
-    notes += [f"headstart was not run: {stages['not_run']}."] if stages["not_run"] else []
     notes += [
         "Each repeat of a rung ran in a process of its own, after a first batch that is not timed, on as many rows as "
-        "the rung's share of the budget allowed. The time is scaled to the whole table by padded tokens; starting "
-        "workers is counted once in an epoch. Times are medians of the repeats.",
+        "its share of the budget allowed. Its time is scaled to the whole table by padded tokens; what an epoch costs "
+        "whatever its length (starting workers) counts once. Times are medians of the repeats.",
         "An epoch of the program trains on every row. Its test after each epoch, and saving, are left out, which "
-        "favours the program. An epoch of headstart is scaled to every row too, and includes its validation.",
-        "Each rung changes the last rung that was kept, and so do headstart's two. A rung whose fastest repeat is not "
-        "faster on this machine is reported and taken back; a gain within the range of the repeats is no gain. The last "
-        "rung batches rows by length, with as many padded tokens in a batch as before, and puts the encoder in eval(), "
-        "which also saves the encoder's dropout.",
+        "favours it. An epoch of headstart is scaled to every row too, and includes its validation.",
+        "Each rung changes the last one that was kept, and so do headstart's two. A rung that made the program slower, "
+        "by its fastest repeat, is taken back; a gain within the range of the repeats is none. The last rung batches "
+        "rows by length, with as many padded tokens in a batch as before, and turns off dropout in the encoder.",
         f"headstart computes in {precision['chosen']} here: {precision['reason']}. Its start (loading the encoder) is "
         + ("part of the measured time." if stages["whole"] else "counted once; the rest is scaled by distinct texts."),
     ]
@@ -108,10 +103,9 @@ def _totals(report: Mapping[str, Any]) -> Section:
         rows.append(cells)
     heading = f"{settings['experiments']} experiments"
     note = (
-        f"{heading} of {settings['epochs']} epochs each, one after the other. An experiment with the program loads its "
-        f"encoder ({duration(report['program_start'])}). An experiment with headstart opens and checks the cache, trains "
-        "and tests. Extracting has paid for itself after the epoch of one experiment at whose end headstart, extracting "
-        "included, has taken no longer than the program."
+        f"{heading} of {settings['epochs']} epochs each, one after the other. With the program, each loads the encoder "
+        f"({duration(report['program_start'])}). With headstart, each opens and checks the cache, trains and tests. "
+        "Extracting has paid for itself when both have taken the same time for as many epochs of one experiment."
     )
     return Section(heading, rows, [note])
 
@@ -131,14 +125,12 @@ def _quality(report: Mapping[str, Any]) -> Section:
         f"{quality['train_rows']:,} rows to train and choose the epoch on, {quality['test_rows']:,} others to test on, "
         f"truncated at {quality['length']} tokens; the program pads to as many. All but headstart's own defaults use "
         "float32 and the same optimizer, learning rate, batches of 16, masks and epochs, and start at zero.",
-        "The program with its encoder in eval(), which encodes in its loop, and headstart from its cache give "
-        f"{verdict}.",
+        f"The program with its encoder in eval(), encoding in its loop, and headstart from its cache give {verdict}.",
         "The program as written may differ: its train() turns on dropout in the frozen encoder too, so the head trains "
         "on noisy features and is tested on clean ones.",
-        "headstart's heads are taken from the epoch that the validation rows chose, though it trains to its last epoch; "
-        "the program's heads after as many epochs as headstart's same training. The program itself chooses by the test "
-        "rows, which makes its accuracy optimistic. The times include the encoder where it runs in the loop; they do "
-        "not include extracting.",
+        "headstart's heads are taken from the epoch that the validation rows chose; the program's heads after as many "
+        "epochs as headstart's same training. The program itself chooses by the test rows, which makes the accuracy "
+        "that it reports optimistic. The times include the encoder where it runs in the loop, and not extracting.",
     ]
     return Section("Quality beside speed", rows, notes)
 

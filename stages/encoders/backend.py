@@ -26,9 +26,7 @@ class Forward(Protocol):
 class Backend:
     """Runs one batch at a time, on any device.
 
-    Attributes:
-        forward: The forward pass.
-        halved_batches: How many batches took more memory than there was, and were encoded in halves.
+    ``halved_batches`` counts the batches that took more memory than there was, and were encoded in halves.
     """
 
     def __init__(self, forward: Forward) -> None:
@@ -36,18 +34,11 @@ class Backend:
         self.halved_batches, self._counting = 0, threading.Lock()
 
     def encode_all(self, batches: Iterable[Sequence[TokenIds]]) -> Generator[dict[str, Features], None, None]:
-        """Encode batches, and yield the features of each, in the batches' order.
-
-        Raises:
-            MemoryFullError: as for `encode`.
-        """
+        """Encode batches, and yield the features of each, in the batches' order. Errors are those of `encode`."""
         yield from map(self.encode, batches)
 
     def encode(self, sequences: Sequence[TokenIds]) -> dict[str, Features]:
         """Encode one batch; where the memory is full, in halves, down to one sequence.
-
-        Args:
-            sequences: Token sequences, of similar lengths where padding would be wasted.
 
         Returns:
             By the features' names: (sequences, width) float32 each.
@@ -64,7 +55,6 @@ class Backend:
             return {name: values.float().cpu().numpy() for name, values in self.forward(sequences).items()}
 
     def _encode_halves(self, halves: Sequence[Sequence[TokenIds]]) -> dict[str, Features]:
-        """Encode the halves of a batch, and join them."""
         with self._counting:
             self.halved_batches += 1
         encoded: list[dict[str, Features]] = []

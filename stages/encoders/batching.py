@@ -6,10 +6,8 @@ import numpy as np
 
 from ..types import Indices
 
-_FEW = 8
-"""With more batches than this, the last one's share of the time is small, however batches are dealt out to cores."""
-_STEP = 64
-"""Sizes of few batches are multiples of this, so that a run meets few sizes."""
+_FEW = 8  # with more batches than this, the last one's share of the time is small, whichever core takes it
+_STEP = 64  # sizes of few batches are multiples of this, so that a run meets few sizes
 
 
 def compose_batches(lengths: Indices, batch_tokens: int, *, padded: bool) -> list[Indices]:
@@ -23,8 +21,7 @@ def compose_batches(lengths: Indices, batch_tokens: int, *, padded: bool) -> lis
             ``batch_tokens``, or, where there are few batches, an even share of all tokens.
 
     Returns:
-        Index arrays that together hold every sequence once, each with the longest first. They depend on the
-        arguments alone.
+        Indices of the sequences in each batch, the longest first. Every sequence is in one batch.
     """
     order = np.argsort(-lengths, kind="stable")
     if padded:
@@ -41,8 +38,7 @@ def compose_batches(lengths: Indices, batch_tokens: int, *, padded: bool) -> lis
 
 
 def _even_share(tokens: int, most: int) -> int:
-    """Tokens in a batch, at most ``most``. Few batches are 1, 2, 4 or 8 of one size, so that cores that take a batch
-    each end together."""
+    """Tokens in a batch, at most ``most``. Few batches are 1, 2, 4 or 8 of one size: so all cores end together."""
     fewest = max(1, -(-tokens // most))
     if fewest > _FEW:
         return most
@@ -68,7 +64,7 @@ class _Remaining:
         self._next = list(range(len(order) + 1))  # union-find: from each place to the next that is not taken
 
     def first(self, most: int) -> int | None:
-        """The place of the longest sequence of at most ``most`` tokens; None where there is none."""
+        """The place of the longest sequence of at most ``most`` tokens."""
         place = int(np.searchsorted(self._falling, -most)) if most > 0 else len(self._order)
         root = place
         while self._next[root] != root:
@@ -78,6 +74,6 @@ class _Remaining:
         return root if root < len(self._order) else None
 
     def take(self, place: int) -> int:
-        """Take out the sequence at a place; its number."""
+        """Take out the sequence at a place, and return its number."""
         self._next[place] = place + 1
         return int(self._order[place])

@@ -29,25 +29,15 @@ VERSIONS = {"torch": str(torch.__version__), "transformers": version("transforme
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderSettings:
-    """How an encoder runs.
-
-    Attributes:
-        features: What to take.
-        device: Where it runs.
-        precision: What it computes in.
-        prefix: Text put before every text; of a pair, before the first.
-        max_length: Longest token sequence, special tokens included.
-        pairs: Whether it reads pairs of texts, which take more special tokens.
-        batch_tokens: Tokens in a batch; None for a number that suits the device.
-    """
+    """How an encoder runs."""
 
     features: tuple[Feature, ...]
     device: torch.device
     precision: Precision
-    prefix: str
-    max_length: int
-    pairs: bool = False
-    batch_tokens: int | None = None
+    prefix: str  # put before every text; of a pair, before the first
+    max_length: int  # of a token sequence, special tokens included
+    pairs: bool = False  # which take more special tokens
+    batch_tokens: int | None = None  # None for a number that suits the device
 
     def chosen_batch_tokens(self, path: ForwardMode) -> int:
         """Tokens in a batch, for an encoder that runs in this way."""
@@ -57,12 +47,7 @@ class EncoderSettings:
 class Encoder:
     """A pretrained encoder that is never trained: a tokenizer, and a backend that runs the model.
 
-    Attributes:
-        backend: Runs batches of token sequences through the model.
-        features: The names of the features that it gives.
-        width: Numbers in each feature.
-        batch_tokens: How many tokens a batch should have.
-        config: What it takes to load the encoder without transformers; None where that is not possible.
+    ``features`` are the names of its features, and ``batch_tokens`` is how many tokens a batch should have.
     """
 
     def __init__(
@@ -75,15 +60,15 @@ class Encoder:
         segments: bool,
         config: EncoderConfig | None = None,
     ) -> None:
-        """Put the parts together; `headstart.stages.encoders.hf` and `headstart.stages.encoders.fast_load` make them.
+        """Put together the parts that `headstart.stages.encoders.hf` or `headstart.stages.encoders.fast_load` made.
 
         Args:
             settings: How the encoder runs.
             tokenizer: Set up to cut at ``settings.max_length``, and not to pad.
-            backend: As in the attributes.
-            width: As in the attributes.
+            backend: Runs batches of token sequences through the model.
+            width: Numbers in each feature.
             segments: Whether the encoder tells the two texts of a pair apart.
-            config: As in the attributes.
+            config: What it takes to load the encoder without transformers; None where that is not possible.
         """
         self._prefix, self._segments, self._tokenizer = settings.prefix, segments, Tokenizer(tokenizer)
         self.features = tuple(feature.name for feature in settings.features)
@@ -94,11 +79,6 @@ class Encoder:
     def path(self) -> ForwardMode:
         """How the encoder runs over a batch."""
         return self.backend.forward.mode
-
-    @property
-    def halved_batches(self) -> int:
-        """How many batches took more memory than there was, and were encoded in halves."""
-        return self.backend.halved_batches
 
     def tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> tuple[list[TokenIds], Mask]:
         """Turn texts, or pairs of texts, into token ids, special tokens included.
@@ -118,25 +98,17 @@ class Encoder:
         return sequences, np.array([bool(encoding.overflowing) for encoding in encodings], bool)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class BatchReport:
-    """One batch that `encode_sequences` has encoded.
+    """One batch that `encode_sequences` has encoded."""
 
-    Attributes:
-        sequences: (batch,) int64, their numbers among the sequences that were given.
-        features: By name, (batch, width) float32.
-        tokens: Tokens in the batch.
-        seconds: Time that the caller waited for the encoder.
-        number: The batch's number, from 1.
-        batches: How many batches there are.
-    """
-
-    sequences: Indices
-    features: dict[str, Features]
+    sequences: Indices  # (batch,), their numbers among the sequences that were given
+    features: dict[str, Features]  # by name, (batch, width)
     tokens: int
-    seconds: float
-    number: int
-    batches: int
+    seconds: float  # that the caller waited for the encoder
+    _: dataclasses.KW_ONLY
+    number: int  # from 1
+    batches: int  # how many there are
 
 
 def encode_sequences(
@@ -151,16 +123,15 @@ def encode_sequences(
 ) -> dict[str, Features]:
     """Encode token sequences: equal ones once, in batches of similar length.
 
-    The batches depend on the sequences, ``batch_tokens`` and ``path`` alone, not on ``needed``: a run that needs only
-    some of the features encodes the same batches as a run that needs all, and gets the same bits.
+    The batches do not depend on ``needed``: a run that needs only some of the features gets the same bits.
 
     Args:
         encoder: The encoder.
         sequences: The token sequences, none of them empty.
         distinct: No two sequences are equal: they are not compared.
-        needed: (sequences,) bool, which features are needed. A batch in which none is needed is left out. None for all.
+        needed: (sequences,) bool. A batch in which none is needed is left out. None for all.
         batch_tokens: Most tokens in a batch; None for the encoder's own choice.
-        path: How tokens are counted, with padding or without; None for the way that the encoder runs.
+        path: Whether padding counts as tokens; None for the way that the encoder runs.
         on_batch: Called with each batch, in order. What it raises ends the work.
 
     Returns:
@@ -193,14 +164,6 @@ def encode_sequences(
             for name, array in features.items():
                 array[batch] = values[name]
             if on_batch is not None:
-                on_batch(
-                    BatchReport(
-                        sequences=first[batch],
-                        features=values,
-                        tokens=int(lengths[batch].sum()),
-                        seconds=seconds,
-                        number=number,
-                        batches=len(batches),
-                    )
-                )
+                tokens = int(lengths[batch].sum())
+                on_batch(BatchReport(first[batch], values, tokens, seconds, number=number, batches=len(batches)))
     return features if inverse is None else {name: values[inverse] for name, values in features.items()}

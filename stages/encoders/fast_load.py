@@ -1,6 +1,6 @@
 """Loads a packed encoder without transformers, which takes longer to load than the texts of an update to encode.
 
-A loaded encoder is not proven yet: `extraction.reopen` encodes rows of a finished cache again before it is used.
+The result is unproven: `extraction.reopen` encodes rows of a finished cache again before the encoder is used.
 """
 
 from __future__ import annotations
@@ -21,29 +21,22 @@ from .files import CONFIG, EncoderFiles
 from .packed.architecture import find_architecture
 from .packed.backend import PackedCpuBackend
 
-_TOKENIZER, _TOKENIZER_SETTINGS = "tokenizer.json", "tokenizer_config.json"
-_LEGACY = {"gamma": "weight", "beta": "bias"}
-"""Old names of a norm's weights."""
+_TOKENIZER = "tokenizer.json"
+_LEGACY = {"gamma": "weight", "beta": "bias"}  # old names of a norm's weights
 
 
 def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> Encoder | None:
     """Load an encoder as a record says, where the encoder's own files agree with the record.
 
-    Args:
-        files: The encoder's.
-        settings: How it is to run.
-        packed: ``packed`` of a record's ``encoder``, which may come from anyone.
-
-    Returns:
-        The encoder; None where only transformers can load it.
-
-    Raises:
-        Exception: of any kind, where the files are odd.
+    Returns None where only transformers can load it. ``packed`` is that field of the record's ``encoder``, which may
+    come from anyone. Where the files are odd, this raises exceptions of any kind.
     """
     if settings.device.type != "cpu" or files.pickled or files.folder / _TOKENIZER not in files.tokenizer:
         return None
+    tokenizer_settings = files.folder / "tokenizer_config.json"
+    loaded = json.loads(tokenizer_settings.read_bytes()) if tokenizer_settings.is_file() else {}
     tokenizer = tokenizers.Tokenizer.from_file(str(files.folder / _TOKENIZER))
-    tokenizer.enable_truncation(settings.max_length, direction=_truncation_side(files))
+    tokenizer.enable_truncation(settings.max_length, direction=str(loaded.get("truncation_side", "right")))
     tokenizer.no_padding()
     architecture = find_architecture(json.loads((files.folder / CONFIG).read_bytes()))
     if architecture is None or (config := EncoderConfig.from_record(packed, architecture, tokenizer)) is None:
@@ -54,34 +47,18 @@ def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> 
         dtype=DTYPES[settings.precision],
         batch_tokens=settings.chosen_batch_tokens(ForwardMode.PACKED),
     )
-    return Encoder(
-        settings,
-        tokenizer=tokenizer,
-        backend=PackedCpuBackend(forward),
-        width=config.width,
-        segments=config.segments,
-        config=config,
-    )
-
-
-def _truncation_side(files: EncoderFiles) -> str:
-    """The side on which the tokenizer cuts a text that is too long."""
-    settings = files.folder / _TOKENIZER_SETTINGS
-    return str(json.loads(settings.read_bytes()).get("truncation_side", "right")) if settings.is_file() else "right"
+    backend, width, segments = PackedCpuBackend(forward), config.width, config.segments
+    return Encoder(settings, tokenizer=tokenizer, backend=backend, width=width, segments=segments, config=config)
 
 
 class _Weights(Mapping[str, torch.Tensor]):
     """Weights by the names of transformers' ``state_dict()``, float32, each read from its file when it is asked for.
 
-    They are not checked to be finite: that was done when transformers loaded them, to make the cache.
+    They were found to be finite when transformers loaded them, to make the cache.
     """
 
     def __init__(self, files: EncoderFiles, base: str) -> None:
-        """List them; ``base`` may stand before their names.
-
-        Raises:
-            ValueError: two have the same name.
-        """
+        """List them; ``base`` may stand before their names. Raises ValueError where two have the same name."""
         self._homes: dict[str, tuple[Any, str]] = {}
         for file in files.weights:
             if file.suffix != ".safetensors":  # the index of several files
@@ -98,9 +75,6 @@ class _Weights(Mapping[str, torch.Tensor]):
         file, stored = self._homes[name]
         weight: torch.Tensor = file.get_tensor(stored)  # mapped, as transformers maps it
         return weight.to(torch.float32)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._homes
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._homes)

@@ -28,11 +28,8 @@ TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
-_ELSEWHERE = {
-    CONFIG: ("transformers_weights",),
-    "tokenizer_config.json": ("fast_tokenizer_files",),
-}
-"""Fields of a folder's JSON files that make transformers read files which are not hashed."""
+_ELSEWHERE = {CONFIG: "transformers_weights", "tokenizer_config.json": "fast_tokenizer_files"}
+"""The field of each JSON file that makes transformers read files which are not hashed."""
 _ADAPTER = "adapter_config.json"
 _PIECE_BYTES = 8 << 20
 _PICKLE_ADVICE = "use `allow_pickled_weights=True` if you trust its author: reading a pickle can run code"
@@ -40,33 +37,20 @@ _PICKLE_ADVICE = "use `allow_pickled_weights=True` if you trust its author: read
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderFiles:
-    """The files of one encoder, all in one local folder.
+    """The files of one encoder, all in one local folder."""
 
-    Attributes:
-        name: As the user gave it.
-        folder: Where the files are.
-        revision: The commit that a hub id resolved to; None for a folder.
-        weights: Files of the weights: safetensors, or one pickle where the user allowed it.
-        tokenizer: Files of the tokenizer.
-    """
-
-    name: str
+    name: str  # as the user gave it
     folder: Path
-    revision: str | None
-    weights: tuple[Path, ...]
+    revision: str | None  # the commit that a hub id resolved to; None for a folder
+    weights: tuple[Path, ...]  # safetensors, or one pickle where the user allowed it
     tokenizer: tuple[Path, ...]
 
     @property
     def pickled(self) -> bool:
-        """Whether the weights are a pickle."""
         return self.weights[0].name == PICKLED_WEIGHTS
 
     def layers(self) -> int | None:
-        """The number of layers in config.json; None where it does not say.
-
-        Raises:
-            EncoderError: the configuration is not JSON.
-        """
+        """The number of layers in config.json; None where it does not say. An EncoderError where it is not JSON."""
         try:
             config = json.loads((self.folder / CONFIG).read_bytes())
             counts = [config[name] for name in ("num_hidden_layers", "n_layers", "num_layers") if name in config]
@@ -75,11 +59,7 @@ class EncoderFiles:
         return counts[0] if counts and isinstance(counts[0], int) else None
 
     def hashes(self) -> dict[str, str]:
-        """The three hashes of an identity. FORMAT.md says how several files make one hash.
-
-        Raises:
-            StorageError: a file cannot be read.
-        """
+        """The three hashes of an identity; errors are those of `hash_files`."""
         return {
             "weights_sha256": hash_files(self.weights),
             "config_sha256": hash_files([self.folder / CONFIG]),
@@ -91,8 +71,7 @@ def find_encoder(name: str, *, revision: str | None = None, allow_pickled_weight
     """Find an encoder's files. Where ``name`` is a hub id whose files are not here yet, they are downloaded.
 
     Raises:
-        EncoderError: there is no such encoder, it may not be read, a file is missing, or its weights are a pickle and
-            the user did not allow that.
+        EncoderError: there is no such encoder, a file is missing, or the weights are a pickle that is not allowed.
     """
     try:
         folder = Path(name).expanduser()
@@ -109,14 +88,9 @@ def find_encoder(name: str, *, revision: str | None = None, allow_pickled_weight
 
 
 def recorded_encoder(record_encoder: Mapping[str, Any], where: Path) -> tuple[str, str | None]:
-    """The name and revision by which `find_encoder` finds a recorded encoder: its folder, where that is still there.
+    """The name and revision of a record's ``encoder`` for `find_encoder`: its folder, where that is still there.
 
-    Args:
-        record_encoder: ``encoder`` of a cache's or a run's record: ``name``, ``folder`` and ``revision``.
-        where: The cache or the run.
-
-    Raises:
-        DamagedError: the record does not say.
+    A DamagedError names the cache or run, ``where``, whose record does not say.
     """
     name, folder, revision = (record_encoder.get(field) for field in ("name", "folder", "revision"))
     if not (isinstance(name, str) and isinstance(folder, str) and isinstance(revision, str | None)):
@@ -125,7 +99,7 @@ def recorded_encoder(record_encoder: Mapping[str, Any], where: Path) -> tuple[st
 
 
 def hash_files(files: Sequence[Path]) -> str:
-    """sha256 of one file; of several, the sha256 of what ``sha256sum`` prints for them, sorted by name.
+    """sha256 of one file; of several, the sha256 of what ``sha256sum`` prints for them, sorted by name (FORMAT.md).
 
     Raises:
         StorageError: a file cannot be read.
@@ -142,7 +116,7 @@ def hash_files(files: Sequence[Path]) -> str:
 
 
 def _sha256(file: Path) -> str:
-    """sha256 of one file. It is read in large pieces, so that a thread seldom waits for its turn to run Python."""
+    """sha256 of one file, read in large pieces, so that a thread seldom waits for its turn to run Python."""
     digest, piece = hashlib.sha256(), memoryview(bytearray(_PIECE_BYTES))
     with file.open("rb", buffering=0) as stream:
         while size := stream.readinto(piece):
@@ -165,12 +139,12 @@ def _require_plain(name: str, folder: Path) -> None:
     """Refuse a folder that makes transformers read other files than those whose hashes identify the encoder."""
     if (folder / _ADAPTER).exists():
         raise EncoderError(f"encoder {name}: {folder} holds an adapter ({_ADAPTER}); merge it into the weights first")
-    for file, fields in _ELSEWHERE.items():
+    for file, field in _ELSEWHERE.items():
         with contextlib.suppress(OSError, ValueError, RecursionError):  # reported when the file is needed
             content = json.loads((folder / file).read_bytes())
-            if present := [field for field in fields if isinstance(content, dict) and content.get(field)]:
+            if isinstance(content, dict) and content.get(field):
                 raise EncoderError(
-                    f"encoder {name}: its {file} names other files to read ({present[0]!r}), which is not followed; "
+                    f"encoder {name}: its {file} names other files to read ({field!r}), which is not followed; "
                     "take that out, and put the files under their usual names"
                 )
 
@@ -184,11 +158,11 @@ def _weights(name: str, folder: Path, allow_pickled_weights: bool) -> tuple[Path
             shards = sorted({str(shard) for shard in index["weight_map"].values()})
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise EncoderError(f"encoder {name}: {folder / WEIGHTS_INDEX} is not an index of weights") from None
-        odd = [shard for shard in shards if Path(shard).name != shard or not shard.endswith(".safetensors")]
-        if odd:
-            raise EncoderError(
-                f"encoder {name}: {WEIGHTS_INDEX} names {odd[0]!r}, which is no safetensors file beside it"
-            )
+        for shard in shards:
+            if Path(shard).name != shard or not shard.endswith(".safetensors"):
+                raise EncoderError(
+                    f"encoder {name}: {WEIGHTS_INDEX} names {shard!r}, which is no safetensors file beside it"
+                )
         absent = [shard for shard in shards if not (folder / shard).is_file()]
         if absent or not shards:
             raise EncoderError(f"encoder {name}: {folder} lacks the weights {', '.join(absent) or 'of its index'}")

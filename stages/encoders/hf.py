@@ -1,7 +1,6 @@
 """Loads an encoder of any architecture by transformers, and runs it packed where that gives the model's own numbers.
 
-Transformers takes seconds to load, so this module is imported only where nothing else can load the encoder. Beside
-`baseline`'s program, it is the one module that knows transformers.
+Transformers takes seconds to load, so this module is imported only where nothing else can load the encoder.
 """
 
 from __future__ import annotations
@@ -42,45 +41,33 @@ def load_encoder(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
         tokenizer = load_tokenizer(files)
         model = _load_model(files, settings.features)
     model.to(settings.device)
-    _check_fit(files.name, tokenizer, model, settings)
-    backend_tokenizer, width = tokenizer.backend_tokenizer, int(model.config.hidden_size)
-    backend_tokenizer.enable_truncation(settings.max_length, direction=tokenizer.truncation_side)
-    backend_tokenizer.no_padding()
+    _check_fit(f"encoder {files.name}", tokenizer, model, settings)
+    fast_tokenizer, width = tokenizer.backend_tokenizer, int(model.config.hidden_size)
+    fast_tokenizer.enable_truncation(settings.max_length, direction=tokenizer.truncation_side)
+    fast_tokenizer.no_padding()
     segments = "token_type_ids" in tokenizer.model_input_names and getattr(model.config, "type_vocab_size", 0) > 1
-    backend, config = _backend(model, settings, padding=tokenizer.pad_token_id or 0), None
+    backend, config = _padded_backend(model, settings, padding=tokenizer.pad_token_id or 0), None
     architecture = model_architecture(model) if settings.device.type == "cpu" else None
     if architecture is not None and (packed := _try_packed(architecture, model, settings, backend, segments=segments)):
         backend = PackedCpuBackend(packed)  # which keeps the model's weights, and not the model
-        if not backend_tokenizer.encode_special_tokens:  # its JSON does not say that
-            config = EncoderConfig(
-                architecture=architecture,
-                width=width,
-                segments=segments,
-                tokenizer_sha256=tokenizer_sha256(backend_tokenizer),
-            )
-    return Encoder(
-        settings, tokenizer=backend_tokenizer, backend=backend, width=width, segments=segments, config=config
-    )
+        if not fast_tokenizer.encode_special_tokens:  # its JSON does not say that
+            digest = tokenizer_sha256(fast_tokenizer)
+            config = EncoderConfig(architecture=architecture, width=width, segments=segments, tokenizer_sha256=digest)
+    return Encoder(settings, tokenizer=fast_tokenizer, backend=backend, width=width, segments=segments, config=config)
 
 
 def model_architecture(model: Any) -> Architecture | None:
-    """The architecture of a model; None where the packed pass would compute something else, going by its
-    configuration."""
+    """The architecture of a model; None where, by its configuration, the packed pass would compute something else."""
     architecture = find_architecture(model.config.to_dict())
     epsilons = {module.eps for module in model.modules() if isinstance(module, torch.nn.LayerNorm)}
     return architecture if architecture is not None and epsilons <= {architecture.epsilon} else None
 
 
-def _backend(model: Any, settings: EncoderSettings, *, padding: int) -> Backend:
-    """A backend that runs the model's own pass over padded batches."""
+def _padded_backend(model: Any, settings: EncoderSettings, *, padding: int) -> Backend:
     if settings.device.type == "cuda":
         copies = CopyStream(settings.device)
         return CudaBackend(PaddedForward(model, settings, padding=padding, to_device=copies.to_device), copies)
-    return Backend(
-        PaddedForward(
-            model, settings, padding=padding, to_device=lambda array: torch.from_numpy(array).to(settings.device)
-        )
-    )
+    return Backend(PaddedForward(model, settings, padding=padding))
 
 
 def _try_packed(
@@ -106,44 +93,37 @@ def _try_packed(
     return packed if all(agree) else None
 
 
-def _check_fit(name: str, tokenizer: Any, model: Any, settings: EncoderSettings) -> None:
+def _check_fit(encoder: str, tokenizer: Any, model: Any, settings: EncoderSettings) -> None:
     """Refuse an encoder or settings that would give wrong features, or none."""
     embedded = getattr(model.get_input_embeddings(), "num_embeddings", None)
     if not isinstance(embedded, int) or not hasattr(model.config, "hidden_size"):
         raise EncoderError(
-            f"encoder {name} ({model.config.model_type}) is not an encoder of texts, or of a kind that "
+            f"{encoder} ({model.config.model_type}) is not an encoder of texts, or of a kind that "
             "headstart does not know"
         )
     largest = max(tokenizer.get_vocab().values(), default=-1) + 1
     if largest > embedded:
         raise EncoderError(
-            f"encoder {name}: its tokenizer knows {largest:,} tokens, its model {embedded:,}: they do not "
-            "belong together"
+            f"{encoder}: its tokenizer knows {largest:,} tokens, its model {embedded:,}: they do not belong together"
         )
-    positions = min(_positions(model), tokenizer.model_max_length)
+    positions, length = min(_positions(model), tokenizer.model_max_length), settings.max_length
     special = tokenizer.num_special_tokens_to_add(pair=settings.pairs)
-    if settings.max_length > positions:
-        raise SettingsError(f"`max_length` is {settings.max_length}; encoder {name} reads at most {positions} tokens")
-    if settings.max_length <= special:
-        raise SettingsError(
-            f"`max_length` is {settings.max_length}, of which special tokens take {special}: no room for text"
-        )
+    if length > positions:
+        raise SettingsError(f"`max_length` is {length}; {encoder} reads at most {positions} tokens")
+    if length <= special:
+        raise SettingsError(f"`max_length` is {length}, of which special tokens take {special}: no room for text")
     with torch.inference_mode():
         states = [model(input_ids=torch.tensor([[1, token]], device=settings.device)) for token in (2, 3)]
     first, second = (state.last_hidden_state[:, 0] for state in states)
     if torch.equal(first, second) and first.isfinite().all():
         raise EncoderError(
-            f"encoder {name}: its first position does not see the tokens after it, so it cannot stand for a "
-            "text: this is a decoder, not an encoder"
+            f"{encoder}: its first position does not see the tokens after it, so it cannot stand for a text: this is a "
+            "decoder, not an encoder"
         )
 
 
 def load_tokenizer(files: EncoderFiles) -> Any:
-    """The fast tokenizer of an encoder, as transformers loads it.
-
-    Raises:
-        EncoderError: there is none.
-    """
+    """The fast tokenizer of an encoder, as transformers loads it; an EncoderError where there is none."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(
         files.folder, use_fast=True, trust_remote_code=False, local_files_only=True
     )
@@ -153,6 +133,7 @@ def load_tokenizer(files: EncoderFiles) -> Any:
 
 
 def _load_model(files: EncoderFiles, features: tuple[Feature, ...]) -> Any:
+    encoder = f"encoder {files.name}"
     model, loading = transformers.AutoModel.from_pretrained(
         files.folder,
         dtype=torch.float32,
@@ -163,21 +144,18 @@ def _load_model(files: EncoderFiles, features: tuple[Feature, ...]) -> Any:
         ignore_mismatched_sizes=True,  # they are listed, and refused below with a message of ours
     )
     if model.config.is_encoder_decoder:
-        raise EncoderError(
-            f"encoder {files.name} is an encoder with a decoder ({model.config.model_type}); not supported"
-        )
+        raise EncoderError(f"{encoder} is an encoder with a decoder ({model.config.model_type}); not supported")
     # transformers makes up a pooler that was never saved, which matters only where a feature reads it.
     pooled = any(feature.pooling is Pooling.POOLER for feature in features)
     if pooled and getattr(model, "pooler", None) is None:
-        raise EncoderError(f"encoder {files.name} ({model.config.model_type}) has no pooler; choose other `features`")
+        raise EncoderError(f"{encoder} ({model.config.model_type}) has no pooler; choose other `features`")
     made_up = sorted(key for key in loading["missing_keys"] if pooled or not key.startswith("pooler."))
     wrong = made_up or sorted(map(str, loading["mismatched_keys"])) or loading["error_msgs"]
     if wrong:
-        raise EncoderError(
-            f"encoder {files.name}: its weights do not fit its config.json ({len(wrong)} of them, such as {wrong[0]})"
-        )
+        misfits = f"{len(wrong)} of them, such as {wrong[0]}"
+        raise EncoderError(f"{encoder}: its weights do not fit its config.json ({misfits})")
     if broken := next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None):
-        raise EncoderError(f"encoder {files.name}: its weights {broken!r} hold values that are no numbers (NaN or inf)")
+        raise EncoderError(f"{encoder}: its weights {broken!r} hold values that are no numbers (NaN or inf)")
     model.requires_grad_(False)
     return model.eval()
 
@@ -207,8 +185,7 @@ def _loading(files: EncoderFiles) -> Iterator[None]:
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keep transformers' progress bars and reports off the terminal while it loads; errors are raised."""
-    verbosity = transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
+    verbosity, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity(logging.ERROR)
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:

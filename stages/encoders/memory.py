@@ -7,18 +7,14 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 _Item = TypeVar("_Item")
+# In RuntimeErrors of torch's allocators and oneDNN.
 _MESSAGES = ("can't allocate memory", "not enough memory", "bad_alloc", "out of memory")
-"""Parts of the RuntimeErrors by which torch's allocators and oneDNN say that the memory is full."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _NEVER, _LARGEST_OF_OLD_GLIBC, _USUAL = 1 << 30, 1 << 25, 1 << 25
 
 
 class MemoryFullError(MemoryError):
-    """There is no memory even for one item of a batch.
-
-    Attributes:
-        sequence: Its number in the batch.
-    """
+    """There is no memory even for one item of a batch. ``sequence`` is the item's number in the batch."""
 
     def __init__(self, sequence: int) -> None:
         super().__init__(f"the memory is full at sequence {sequence} of a batch")
@@ -48,9 +44,7 @@ def halving(batch: Sequence[_Item]) -> Iterator[list[Sequence[_Item]]]:
 
 def is_memory_full(error: Any) -> bool:
     """Whether an exception says that there is no memory left, on whatever device."""
-    if (
-        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    ):  # torch's, which is not loaded here
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, not loaded here
         return True
     return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
 
@@ -62,9 +56,8 @@ def freed_memory_kept() -> Iterator[None]:
     A batch's largest arrays take tens of megabytes. Without this, each is new memory from the system every time, and
     its first writing costs a page fault for every 4 KiB. Where there is no glibc this does nothing.
 
-    Afterwards the thresholds are at 32 and 64 MiB, the highest that glibc's own reach. glibc adapts its thresholds to
-    the freed sizes, but never again in this process: so a measurement of another program runs in a process of its own
-    (``baseline/process``).
+    Afterwards the thresholds are at 32 and 64 MiB, the highest that glibc chooses by itself. It never adapts them again
+    in this process: so a measurement of another program runs in a process of its own (``baseline/process``).
     """
     import ctypes
 
@@ -72,10 +65,9 @@ def freed_memory_kept() -> Iterator[None]:
         libc = ctypes.CDLL(None)
     except (OSError, TypeError):  # Windows has no such library
         libc = None
-    if not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
+    if libc is None or not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
         yield
         return
-    assert libc is not None
     libc.malloc_trim(0)  # memory that was freed before goes back to the system: its blocks have other sizes
     if not libc.mallopt(_M_MMAP_THRESHOLD, _NEVER):
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_OF_OLD_GLIBC)

@@ -23,9 +23,12 @@ class PaddedForward:
 
     mode = ForwardMode.PADDED
 
-    def __init__(self, model: Any, settings: EncoderSettings, *, padding: int, to_device: ToDevice) -> None:
+    def __init__(
+        self, model: Any, settings: EncoderSettings, *, padding: int, to_device: ToDevice | None = None
+    ) -> None:
         """Take a model on its device; ``padding`` is the token to pad with, ``to_device`` copies ids there."""
-        self._model, self._settings, self._padding, self._to_device = model, settings, padding, to_device
+        self._model, self._settings, self._padding = model, settings, padding
+        self._to_device = to_device or (lambda ids: torch.from_numpy(ids).to(settings.device))
 
     def __call__(self, sequences: Sequence[TokenIds]) -> dict[str, torch.Tensor]:
         """By the features' names: (sequences, width) each."""
@@ -40,13 +43,12 @@ class PaddedForward:
         inputs = {"input_ids": self._to_device(ids), "attention_mask": self._to_device(mask)}
         if pairs:
             inputs["token_type_ids"] = self._to_device(segments)
-        settings = self._settings
-        layers = any(feature.layer is not None for feature in settings.features)
-        enabled = settings.precision is not Precision.FLOAT32
-        with torch.autocast(settings.device.type, DTYPES[settings.precision], enabled=enabled):
-            output = self._model(**inputs, output_hidden_states=layers)
+        features, precision = self._settings.features, self._settings.precision
+        half = precision is not Precision.FLOAT32
+        with torch.autocast(self._settings.device.type, DTYPES[precision], enabled=half):
+            output = self._model(**inputs, output_hidden_states=any(feature.layer is not None for feature in features))
         pooled: dict[str, torch.Tensor] = {}
-        for feature in settings.features:
+        for feature in features:
             if feature.pooling is Pooling.POOLER:
                 pooled[feature.name] = output.pooler_output
                 continue

@@ -13,14 +13,10 @@ from ...cache.errors import SettingsError
 class Pooling(enum.StrEnum):
     """How a sequence's hidden states become one vector."""
 
-    CLS = "cls"
-    """The hidden state of the first token."""
-    MEAN = "mean"
-    """The mean over all tokens but padding, special tokens included."""
-    MAX = "max"
-    """The largest value of each column, over the same tokens."""
-    POOLER = "pooler"
-    """The output of the encoder's own pooler for the first token (BERT and RoBERTa: a dense layer and a tanh)."""
+    CLS = "cls"  # the first token's
+    MEAN = "mean"  # the mean over all tokens but padding, special tokens included
+    MAX = "max"  # the largest value of each column, over the same tokens
+    POOLER = "pooler"  # what the encoder's own pooler, a dense layer and a tanh, makes of the first token's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +34,7 @@ _NAME = re.compile(r"(?:layer(?P<layer>\*|[1-9][0-9]*)\.)?(?P<pooling>cls|mean|m
 def parse_features(names: Sequence[str], layers: int | None) -> tuple[Feature, ...]:
     """Read features' names: ``cls``, ``mean``, ``max``, ``pooler``, ``layer6.cls``, ``layer*.mean`` (of every layer).
 
-    Args:
-        names: The names, in any order; a name that stands twice counts once.
-        layers: How many layers the encoder has, where that is known.
-
-    Returns:
-        The features, sorted by name.
+    Returns them once each, sorted by name. ``layers`` is how many layers the encoder has, where that is known.
 
     Raises:
         SettingsError: a name is not understood, or the encoder has no such layer.

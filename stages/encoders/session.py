@@ -49,15 +49,13 @@ class EncoderSession:
     ) -> EncoderSession:
         """Find the encoder of a cache or a run again, and check that it is the same one.
 
+        The arguments that are not listed are as in `ExtractSettings`.
+
         Args:
             identity: The identity of the features.
-            record_encoder: What the record says of its encoder: ``name``, ``folder`` and ``revision``.
+            record_encoder: ``encoder`` of the record: ``name``, ``folder`` and ``revision``.
             where: The cache or run that the record stands in.
             encoder: A folder or hub id, where the encoder is no longer where the record says.
-            device: ``auto``, or a torch device.
-            batch_tokens: Most tokens in a batch; None for what suits the device.
-            allow_pickled_weights: Read a ``pytorch_model.bin`` where the encoder has no safetensors.
-            report: Receives progress.
 
         Raises:
             IdentityError: the encoder is not the one of the identity.
@@ -88,11 +86,9 @@ class EncoderSession:
     @functools.cached_property
     def files(self) -> EncoderFiles:
         """The encoder's files, which may have to be downloaded."""
-        settings = self._settings
+        settings, pickles = self._settings, self._settings.allow_pickled_weights
         self._report(Step("finding the encoder", 0, 0, "files"))
-        return find_encoder(
-            settings.encoder, revision=settings.revision, allow_pickled_weights=settings.allow_pickled_weights
-        )
+        return find_encoder(settings.encoder, revision=settings.revision, allow_pickled_weights=pickles)
 
     @functools.cached_property
     def identity(self) -> Identity:
@@ -115,7 +111,6 @@ class EncoderSession:
 
     @functools.cached_property
     def device(self) -> torch.device:
-        """Where the encoder runs."""
         from ..devices import choose_device
 
         return choose_device(self._settings.device)
@@ -129,7 +124,6 @@ class EncoderSession:
 
     @functools.cached_property
     def encoder_settings(self) -> EncoderSettings:
-        """How the encoder runs."""
         from .encoder import EncoderSettings
 
         settings = self._settings
@@ -155,35 +149,20 @@ class EncoderSession:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the encoder is in memory."""
         return self._encoder is not None
 
-    @property
-    def width(self) -> int:
-        """Numbers in each feature; the encoder is loaded for it."""
-        return self.encoder.width
-
     def load_packed(self, packed: Any) -> Encoder | None:
-        """Load the encoder without transformers: see `fast_load.load_packed`. It is unproven, so `use` it after a
-        proof."""
+        """Load the encoder by `fast_load.load_packed`. It is unproven, so `use` it after a proof."""
         from .fast_load import load_packed
 
         return load_packed(self.files, self.encoder_settings, packed)
 
     def use(self, encoder: Encoder) -> None:
-        """Take this as the session's encoder from now on."""
         self._encoder = encoder
 
     def record(self) -> dict[str, Any]:
-        """What a cache's record says of the encoder: ``precision_reason``, and ``encoder`` with its name, its folder,
-        its revision, and what it takes to load it without transformers."""
-        config = self.encoder.config
-        return {
-            "precision_reason": self._precision[1],
-            "encoder": {
-                "name": self.files.name,
-                "folder": str(self.files.folder),
-                "revision": self.files.revision,
-                **({} if config is None else {"packed": config.to_record()}),
-            },
-        }
+        """What a cache's record says of the encoder: ``precision_reason``, and what it takes to load it again."""
+        files, config = self.files, self.encoder.config
+        encoder = {"name": files.name, "folder": str(files.folder), "revision": files.revision}
+        packed = {} if config is None else {"packed": config.to_record()}
+        return {"precision_reason": self._precision[1], "encoder": {**encoder, **packed}}

@@ -1,9 +1,8 @@
 """Texts to tokens. Of a long text, only as much is tokenized as the encoder keeps.
 
-A tokenizer splits a whole text before it cuts the tokens to their largest number. For a text of a thousand words, that
-takes as long as a small encoder takes for the 128 tokens that are kept. A beginning of the text has the same first
-tokens if it ends where the tokenizer splits the text in any case. If the beginning has more tokens than are kept, the
-rest of the text is not needed.
+To tokenize a text of a thousand words takes as long as a small encoder takes for the 128 tokens that are kept. A
+beginning of the text has the same first tokens if it ends where the tokenizer splits the text in any case. If the
+beginning has more tokens than are kept, the rest of the text is not needed.
 """
 
 from __future__ import annotations
@@ -17,28 +16,21 @@ from typing import Any
 import tokenizers
 
 CHARACTERS_PER_TOKEN = 12
-"""The length of the first beginning that is tried, for each token that is kept; a word and its space have five or six
-characters."""
+"""The length of the first beginning that is tried, for each token that is kept; a word takes five or six."""
 _GROWTH = 8
+# Normalizers whose result before a space or a stop does not depend on the text after it.
 _LOCAL = {"Lowercase", "NFC", "NFD", "NFKC", "NFKD"}
-"""Normalizers whose result before a space or a stop does not depend on the text after it."""
-_DELETING = {"BertNormalizer", "StripAccents"}
-"""The same, but they delete characters, and a deleted one may stand between two spaces."""
+_DELETING = {"BertNormalizer", "StripAccents"}  # also such; a character that they delete may stand between two spaces
 
 
 class Tokenizer:
-    """A tokenizer, and where it is known to split texts."""
+    """A tokenizer with truncation and padding set, and where it is known to split texts."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
-        """Take a tokenizer with truncation and padding set."""
         self._tokenizer = tokenizer
 
     def encode(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
-        """Encode texts.
-
-        Ids, types and whether there was overflow are right for the whole texts. There are no offsets, and the overflow
-        itself is incomplete.
-        """
+        """Encode texts: their ids, types, and whether there was overflow. Offsets and the overflow are incomplete."""
         longest = CHARACTERS_PER_TOKEN * int((self._tokenizer.truncation or {}).get("max_length", 0))
         encodings: list[Any] = [None] * len(texts)
         left = list(range(len(texts)))

@@ -83,7 +83,7 @@ def encode_table(
         EncoderError: a feature is not finite, or does not fit in the stored dtype.
         StorageError: one text alone does not fit in memory.
     """
-    plan, rows, halved_before = unfinished.cache.plan, unfinished.scan.rows, encoder.halved_batches
+    plan, rows, halved_before = unfinished.cache.plan, unfinished.scan.rows, encoder.backend.halved_batches
     state = _Pass(unfinished, writer, reusable, report)
     with state.background:
         windows = tokenized_windows(
@@ -113,7 +113,7 @@ def encode_table(
                 state.write(work, features)
             report(Step("encoding", window.span.stop, rows, "rows", state.counts.tokens_encoded))
     counts, cache = state.counts, unfinished.cache
-    counts.halved_batches = encoder.halved_batches - halved_before
+    counts.halved_batches = encoder.backend.halved_batches - halved_before
     for start in range(0, rows, _COUNT_ROWS):
         counts.tokens += int(cache.lengths[start : start + _COUNT_ROWS].sum(dtype=np.int64))
         counts.truncated_rows += int(cache.truncated[start : start + _COUNT_ROWS].sum(dtype=np.int64))

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 import numpy as np
+import torch
 
 from ...cache.hashing import hash_sequences
 from ...cache.reader import Cache
-from ..encoders.encoder import VERSIONS, Encoder, encode_sequences
+from ..encoders.encoder import VERSIONS, Encoder
 from ..encoders.session import EncoderSession
 from ..settings import ForwardMode, Precision
 from ..tables.scan import TableScan
@@ -94,7 +95,10 @@ def _is_proven(
     sequences, _ = encoder.tokenize(texts, pairs)
     if not np.array_equal(hash_sequences(sequences), cache.token_hashes[rows]):
         return False
-    features = encode_sequences(encoder, sequences)
+    with torch.inference_mode():  # as one batch
+        features = {name: values.float().numpy() for name, values in encoder.backend.forward(sequences).items()}
+    if any(values.shape != (len(rows), encoder.width) for values in features.values()):
+        return False
     alike = max(
         _ALIKE[Precision(cache.identity.precision)],
         _STORED_HALF_ALIKE if cache.layout.storage == "float16" else 0.0,

@@ -68,7 +68,7 @@ class Fit:
 
     @property
     def epochs(self) -> int:
-        """Epochs that would each encode the rows if there were no cache. A solver would encode them once and keep them."""
+        """Epochs that would each encode the rows if there were no cache. A solver would keep what it encoded."""
         return len(self.history) or 1
 
 

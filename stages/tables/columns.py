@@ -142,6 +142,11 @@ def is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
+def skip_advice(skip_bad_rows: bool | None) -> str:
+    """Return the end of a message about a bad row: that it can be skipped, unless the caller offers no such setting."""
+    return "" if skip_bad_rows is None else ", or use `skip_bad_rows=True`"
+
+
 def bad_rows(
     texts: Mapping[str | None, list[str | None] | None], label_column: str | None, labels: list[str | None] | None
 ) -> dict[int, str]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from ...cache.errors import TableError
-from .columns import ColumnNames
+from .columns import ColumnNames, skip_advice
 from .text_files import numbered_lines, read_in_blocks
 
 _BLOCK_BYTES = (1 << 18, 1 << 24, 1 << 28)
@@ -47,7 +47,7 @@ def read_delimited(
     columns: ColumnNames,
     *,
     ragged: set[int],
-    skip_ragged: bool | None,
+    skip_bad_rows: bool | None,
     block_bytes: Sequence[int] = _BLOCK_BYTES,
 ) -> Iterator[pa.RecordBatch]:
     """Read a file's cells as bytes.
@@ -58,7 +58,7 @@ def read_delimited(
         columns: The columns to read.
         ragged: Receives the number of each row that has more or fewer cells than the header. No batch holds these
             rows.
-        skip_ragged: Leave these rows out, instead of raising. None: raise, and do not offer the setting.
+        skip_bad_rows: Leave these rows out, instead of raising. None: raise, without the advice to skip them.
         block_bytes: Sizes of the blocks that a row must fit in, in the order in which they are tried.
 
     Raises:
@@ -75,9 +75,9 @@ def read_delimited(
         problem = (
             f"{file}, row {number:,}: it has {row.actual_columns} {cells} where the header has {row.expected_columns}; "
             f"put a text that holds a {dialect.delimiter_name} in quotation marks and close them"
-            + ("" if skip_ragged is None else ", or use `skip_bad_rows=True`")
+            f"{skip_advice(skip_bad_rows)}"
         )
-        return "skip" if skip_ragged else "error"
+        return "skip" if skip_bad_rows else "error"
 
     _, header = next(numbered_lines(file), (0, ""))
     parsing = pa.csv.ParseOptions(
@@ -104,7 +104,7 @@ def read_delimited(
             with pa.csv.open_csv(file, reading, parsing, conversion) as reader:
                 yield from reader
         except pa.ArrowInvalid:
-            if problem and not skip_ragged:
+            if problem and not skip_bad_rows:
                 raise TableError(problem) from None
             raise
 

@@ -61,7 +61,7 @@ def table_name(path: str | Path) -> str:
 
 
 def read_file(
-    file: Path, columns: ColumnNames, *, ragged: set[int], skip_ragged: bool | None
+    file: Path, columns: ColumnNames, *, ragged: set[int], skip_bad_rows: bool | None
 ) -> Iterator[pa.RecordBatch]:
     """Read a file in batches of rows.
 
@@ -69,7 +69,7 @@ def read_file(
         file: A file whose format `file_format` knows.
         columns: The columns to read.
         ragged: Receives the number of each row that has too many or too few cells. No batch holds these rows.
-        skip_ragged: Leave these rows out, instead of raising. None: raise, and do not offer the setting.
+        skip_bad_rows: Leave these rows out, instead of raising. None: raise, without the advice to skip them.
 
     Raises:
         TableError: a column is missing, or a row cannot be parsed. Other errors are those that `readable` translates.
@@ -84,7 +84,7 @@ def read_file(
     if kind is Format.JSON_LINES:
         yield from read_json_cells(file, columns, BATCH_ROWS) if columns.keep_others else read_json_lines(file, columns)
     elif kind is not None:
-        yield from read_delimited(file, DIALECTS[kind], columns, ragged=ragged, skip_ragged=skip_ragged)
+        yield from read_delimited(file, DIALECTS[kind], columns, ragged=ragged, skip_bad_rows=skip_bad_rows)
 
 
 def _read_parquet(file: Path, columns: ColumnNames) -> Iterator[pa.RecordBatch]:

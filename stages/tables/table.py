@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from ...cache.errors import SettingsError, StorageError, TableError
-from .columns import ColumnNames, bad_rows, decode_text_cells, read_labels, read_texts
+from .columns import ColumnNames, bad_rows, decode_text_cells, read_labels, read_texts, skip_advice
 from .formats import BATCH_ROWS, DIALECTS, SUFFIXES, file_format, read_file, readable
 
 
@@ -84,7 +84,8 @@ class Table:
         files: The files, in reading order; empty for a table in memory.
         memory: The table in memory, or None.
         columns: The columns that are read.
-        skip_bad_rows: Leave out rows without text or label, instead of raising. None: raise, and do not offer it.
+        skip_bad_rows: Leave out rows without text or label, instead of raising. None: raise, without the advice to
+            skip them.
     """
 
     source: str
@@ -108,7 +109,7 @@ class Table:
         for file in self.files:
             ragged: set[int] = set()
             with readable(file, self.columns):
-                batches = read_file(file, self.columns, ragged=ragged, skip_ragged=self.skip_bad_rows)
+                batches = read_file(file, self.columns, ragged=ragged, skip_bad_rows=self.skip_bad_rows)
                 yield from self._good_rows(batches, str(file), ragged=ragged, delimited=file_format(file) in DIALECTS)
 
     def state(self) -> tuple[tuple[int, int, int], ...]:
@@ -144,7 +145,7 @@ class Table:
             bad = bad_rows({columns.text: texts, columns.pair: pairs}, columns.label, labels)
             if bad and not self.skip_bad_rows:
                 index = min(bad)
-                advice = "" if self.skip_bad_rows is None else ", or use `skip_bad_rows=True`"
+                advice = skip_advice(self.skip_bad_rows)
                 raise TableError(f"{where}, row {numbers[index]:,}: {bad[index]}; correct it{advice}")
             good = [i for i in range(len(texts)) if i not in bad]
             if columns.keep_others:
@@ -171,7 +172,7 @@ def open_table(
     text_column: str,
     pair_column: str | None = None,
     label_column: str | None,
-    skip_bad_rows: bool | None,
+    skip_bad_rows: bool | None = None,
     keep_others: bool = False,
     label_optional: bool = False,
 ) -> Table:
@@ -184,7 +185,8 @@ def open_table(
         text_column: Column of the texts.
         pair_column: Column of the second texts, or None.
         label_column: Column of the labels, or None.
-        skip_bad_rows: Leave out rows without text or label, instead of raising. None: raise, and do not offer it.
+        skip_bad_rows: Leave out rows without text or label, instead of raising. None: raise, without the advice to
+            skip them, for callers that offer no such setting.
         keep_others: Read all other columns too, as they are.
         label_optional: The caller can do without labels, so an error offers it.
 

@@ -24,21 +24,18 @@ import pytest
 import torch
 from headstart.cache.errors import OutputExistsError, SettingsError
 from headstart.stages.baseline import ladder as ladder_module
-from headstart.stages.baseline import two_stages
-from headstart.stages.baseline.extrapolate import Spread, paid_off_after, scale
-from headstart.stages.baseline.ladder import Ladder, Rung
+from headstart.stages.baseline.ladder import Ladder, Measurement, Rung, Sample, Spread, measure_stages, scale
 from headstart.stages.baseline.picture import draw
 from headstart.stages.baseline.process import ProcessKilledError, in_new_process
 from headstart.stages.baseline.program import Padding, Program, ProgramEpoch, ProgramSettings, SentimentClassifier
 from headstart.stages.baseline.quality import AGREE, Training, compare_quality
 from headstart.stages.baseline.report import sections
-from headstart.stages.baseline.two_stages import Measurement, Sample
 from headstart.stages.encoders.files import find_encoder
 from headstart.stages.extract import extract
 from headstart.stages.inspect import inspect_path
 from headstart.stages.progress import Action, Event, Note, Outcome
 from headstart.stages.settings import Precision, SpeedupSettings, parse_duration
-from headstart.stages.speedup import speedup
+from headstart.stages.speedup import paid_off_after, speedup
 from headstart.stages.train_head import train_head
 from hypothesis import given
 from hypothesis import strategies as st
@@ -228,7 +225,7 @@ def test_a_batch_that_takes_longer_than_its_share_is_not_run(monkeypatch: pytest
     start, batch, frozen = ladder.climb([Rung.START, Rung.BATCH, Rung.FROZEN], time.perf_counter() + 1.5)
     assert start.epoch is None and batch.epoch is None
     assert start.not_run is not None
-    assert re.fullmatch(r"a batch took 2\.0 s, and its share of the budget was \d+ ms", start.not_run)
+    assert re.fullmatch(r"it needs 6\.0 s at least, and its share of the budget was \d+ ms", start.not_run)
     assert batch.kept and frozen.epoch is not None and frozen.over is None
     assert frozen.settings.batch_size == 16  # larger batches are heeded though they could not be timed
 
@@ -332,12 +329,11 @@ def ladder_of(
     program = program_of(tiny, 160)
     _ = program.model  # loading it takes none of the ladder's time
     return Ladder(
+        measurement=measurement_of(SpeedupSettings(encoder=str(tiny), repeats=repeats), Path()),
         make=lambda: program,
         apart=lambda work, on_tick: work(),
-        half=Precision.BFLOAT16,
-        half_pays=half_pays,
+        precision=Precision.BFLOAT16 if half_pays else Precision.FLOAT32,
         table_rows=1000,
-        repeats=repeats,
     )
 
 
@@ -347,7 +343,7 @@ def test_the_program_runs_in_a_process_of_its_own_which_reports_its_faults(tiny:
     def run(batch_size: int, batches: list[list[int]]) -> ProgramEpoch:
         make = functools.partial(program_of, tiny, 8, kind=Faulty)
         work = functools.partial(train, make, ProgramSettings(batch_size=batch_size), batches)
-        return in_new_process(work, [], functools.partial(next, ticks))[0]
+        return in_new_process(work, [Ladder.__module__], functools.partial(next, ticks))[0]
 
     with pytest.warns(UserWarning, match="as a loader warns"):
         first, second = run(8, [[0], [1]]), run(8, [[0]])
@@ -370,18 +366,21 @@ def test_a_process_is_ended_where_its_work_is_no_longer_wanted(tiny: Path) -> No
 
     before = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
-        in_new_process(functools.partial(time.sleep, 60), [], interrupt)
+        in_new_process(functools.partial(time.sleep, 60), [Ladder.__module__], interrupt)
     assert time.perf_counter() - before < 30
 
 
 def test_a_process_that_the_system_kills_costs_its_rung_alone(tiny: Path) -> None:
     make = functools.partial(program_of, tiny, 160, kind=Faulty)
-    apart = functools.partial(in_new_process, modules=[])
+    apart = functools.partial(in_new_process, modules=[Ladder.__module__])
     for batch_size, reason in ((9, "its process was killed"), (16, "the memory is full")):
         with pytest.MonkeyPatch.context() as patch:
             changes: dict[Rung, Any] = {rung: {"batch_size": batch_size} for rung in Rung}
-            patch.setattr(ladder_module, "advice", lambda half, changes=changes: changes)
-            ladder = Ladder(make=make, apart=apart, half=Precision.BFLOAT16, half_pays=True, table_rows=1000, repeats=1)
+            patch.setattr(ladder_module, "advice", lambda device, changes=changes: changes)
+            measurement = measurement_of(SpeedupSettings(encoder=str(tiny), repeats=1), Path())
+            ladder = Ladder(
+                measurement=measurement, make=make, apart=apart, precision=Precision.BFLOAT16, table_rows=1000
+            )
             with warnings.catch_warnings(action="ignore"):
                 rungs = ladder.climb([Rung.BATCH, Rung.FROZEN], time.perf_counter() + 60)
         assert [(rung.not_run or "")[: len(reason)] for rung in rungs] == [reason, reason]
@@ -412,7 +411,7 @@ def test_in_a_process_of_its_own_the_program_is_the_same(
     batches = make().batches(settings, np.arange(40))
     expected = train(make, settings, batches, times=2)
     work = functools.partial(train, make, settings, batches, times=2)
-    epochs = in_new_process(work, ["transformers.models.bert.modeling_bert"], lambda: None)
+    epochs = in_new_process(work, [Ladder.__module__, "transformers.models.bert.modeling_bert"], lambda: None)
     assert [(e.loss, e.accuracy) for e in epochs] == [(pytest.approx(e.loss, rel=1e-4), e.accuracy) for e in expected]
 
 
@@ -448,15 +447,18 @@ def test_the_best_form_pads_within_a_batch_and_is_free_of_noise(tiny: Path) -> N
     assert not program.model.bert.training
 
 
-def test_a_whole_table_that_does_not_fit_is_scaled_from_a_sample(
-    tiny: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(two_stages, "plan", lambda *_, **__: (2, 300))
-    settings = SpeedupSettings(encoder=str(tiny), budget=20, quality=False, max_length=32)
-    stages = report_of(speedup(table, tmp_path / "out", settings))["stages"]
-    assert (stages["rows"], stages["whole"]) == (300, False)
-    assert stages["extract"]["repeats"] == 2
-    assert stages["extract"]["median"] >= stages["extract_start"] > 0
+def test_a_whole_table_that_does_not_fit_is_scaled_from_a_sample(tiny: Path, tmp_path: Path) -> None:
+    texts, labels = zip(*tiny_rows(500, classes=3), strict=True)
+    sample = sample_of(list(texts), list(labels), few=64)
+    sample = dataclasses.replace(sample, table_rows=10**9, table_texts=10**9)
+    settings = SpeedupSettings(encoder=str(tiny), repeats=2, max_length=32, epochs=3)
+    stages = measure_stages(measurement_of(settings, tmp_path), sample, share=60.0)
+    assert stages.extract and stages.extract_start and stages.epoch and stages.experiment
+    assert (stages.rows, stages.whole, stages.extract.repeats) == (500, False, 2)
+    assert stages.extract.median > 1000 * stages.extract_start > 0
+    assert stages.experiment.median > 3 * stages.epoch.median > 0
+    few = measure_stages(measurement_of(settings, tmp_path), sample, share=0.0)
+    assert few.extract is None and few.not_run and few.not_run.startswith("a sample takes ")
 
 
 def test_a_missing_library_costs_the_picture_alone(

@@ -307,7 +307,7 @@ def test_a_row_may_be_long(tmp_path: Path, name: str) -> None:
     def read_again() -> list[str]:
         if name == "a.csv":
             table.to_csv(path, index=False)
-            batches = read_delimited(path, CSV, columns, ragged=set(), skip_ragged=False, block_bytes=sizes)
+            batches = read_delimited(path, CSV, columns, ragged=set(), skip_bad_rows=False, block_bytes=sizes)
         else:
             table.to_json(path, orient="records", lines=True)
             batches = read_json_lines(path, columns, block_bytes=sizes)

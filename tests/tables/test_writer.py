@@ -28,7 +28,7 @@ TEXTS = st.text(st.characters(exclude_categories=("Cs",)) | st.sampled_from("\r\
 
 def copy(table: Any, out: Path, *, window_rows: int = 3) -> Path:
     """Read a table with all its columns, and write it in windows."""
-    source = open_table(table, text_column="text", label_column=None, skip_bad_rows=False, keep_others=True)
+    source = open_table(table, text_column="text", label_column=None, keep_others=True)
     scan = scan_columns(source, silent)
     with open_writer(out, scan.schema, scan.json_types) as write:
         rows = 0

@@ -21,52 +21,33 @@ from .forward import PackedForward
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture(abc.ABC):
-    """One encoder's architecture. Its fields hold what the weights do not say, and stand in a cache's record.
+    """One encoder's architecture. Its fields hold what the weights do not say, and stand in a cache's record."""
 
-    Attributes:
-        model_type: The name that config.json gives it.
-        heads: Attention heads of each layer.
-        layers: How many layers the encoder has.
-        epsilon: Of every norm.
-    """
-
-    BASE: ClassVar[str]
-    """The encoder's name within a larger model: some files put it before the name of each weight."""
+    BASE: ClassVar[str]  # its name within a larger model, which some files put before the name of each weight
     model_type: str
-    heads: int
+    heads: int  # of each layer
     layers: int
-    epsilon: float
+    epsilon: float  # of every norm
 
     @classmethod
     @abc.abstractmethod
     def from_config(cls, config: Mapping[str, Any]) -> Architecture | None:
         """Read config.json, or the configuration that transformers made of it.
 
-        Returns:
-            The architecture; None where the packed pass would compute something else, or the configuration lacks a
-            field that has no default.
+        Returns None where the packed pass would compute something else, or where a field without a default is missing.
         """
 
     @abc.abstractmethod
     def build(
-        self,
-        weights: Mapping[str, torch.Tensor],
-        features: Sequence[Feature],
-        *,
-        dtype: torch.dtype,
-        batch_tokens: int,
+        self, weights: Mapping[str, torch.Tensor], features: Sequence[Feature], *, dtype: torch.dtype, batch_tokens: int
     ) -> PackedForward:
-        """Lay out the weights for the forward pass.
+        """Lay out the weights that the features need for the forward pass; a KeyError where one is missing.
 
         Args:
-            weights: By the names of transformers' ``state_dict()``, float32. Only those that the features need are
-                read.
+            weights: By the names of transformers' ``state_dict()``, float32.
             features: What to take.
             dtype: What the products run in; sums and norms run in float32.
-            batch_tokens: How many tokens a batch has, about.
-
-        Raises:
-            KeyError: a weight is missing.
+            batch_tokens: About how many tokens a batch has.
         """
 
 

@@ -11,32 +11,23 @@ from torch.nn.functional import scaled_dot_product_attention
 from .linear import padded_rows
 
 Tensor = torch.Tensor
-_KEYS = 16
-"""Attention's small products take up to a third less time where the number of keys is a multiple of this."""
-_MOST_ADDED = 11
-"""Adding more keys than this takes longer than it saves; ``bench/attention.py`` shows both."""
+# Attention's small products take up to a third less time where the number of keys is a multiple of `_KEYS`. To add more
+# than `_MOST_ADDED` keys for that takes longer than it saves; ``bench/attention.py`` shows both.
+_KEYS, _MOST_ADDED = 16, 11
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Sequences of equal length that lie end to end.
+    """Sequences of equal length that lie end to end."""
 
-    Attributes:
-        tokens: Their rows in the matrix.
-        sequences: Their places in the batch.
-        length: Tokens in each.
-        mask: (length, keys), added to the scores: minus infinity for keys beyond the sequence's own. None where a
-            sequence is given its own keys alone.
-    """
-
-    tokens: slice
-    sequences: slice
-    length: int
+    tokens: slice  # their rows in the matrix
+    sequences: slice  # their places in the batch
+    length: int  # tokens in each
     mask: Tensor | None
+    """(length, keys), added to the scores: minus infinity for keys beyond the sequence's own. None for no others."""
 
     @property
     def count(self) -> int:
-        """How many sequences there are."""
         return int(self.sequences.stop - self.sequences.start)
 
     @property
@@ -46,12 +37,7 @@ class Group:
 
 
 def group_sequences(lengths: Sequence[int], dtype: torch.dtype) -> list[Group]:
-    """Find the runs of equal length.
-
-    Args:
-        lengths: Tokens in each sequence, in the order in which they lie.
-        dtype: The dtype of queries, keys and values.
-    """
+    """Find the runs of equal length, from each sequence's length; ``dtype`` is that of queries, keys and values."""
     groups, first, row = [], 0, 0
     rows = padded_rows(sum(lengths))
     for end in range(1, len(lengths) + 1):
@@ -75,13 +61,7 @@ def attend(query_key_value: Tensor, group: Group, heads: int) -> Tensor:
     the rows past the last one: so the additional keys need no copy. Their values must be finite, since they are
     multiplied by zero.
 
-    Args:
-        query_key_value: (tokens, 3 x width), contiguous: queries, keys and values.
-        group: Some of the sequences.
-        heads: How many heads there are.
-
-    Returns:
-        (sequences, heads, length, width / heads).
+    Takes (tokens, 3 x width), contiguous: queries, keys and values. Returns (sequences, heads, length, width / heads).
     """
     row = query_key_value.shape[1]  # numbers from one token to the next
     per_head, offset = row // (3 * heads), query_key_value.storage_offset() + group.tokens.start * row

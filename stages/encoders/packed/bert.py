@@ -23,19 +23,11 @@ Tensor = torch.Tensor
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Embeddings:
-    """The sum of a token's word, position and segment embeddings, normalised.
+    """The sum of a token's word, position and segment embeddings, normalised. All are float32."""
 
-    Attributes:
-        words: (vocabulary, width) float32.
-        positions: (positions, width) float32.
-        segments: (segments, width) float32; None where the encoder has none.
-        norm: Follows the sum.
-        position_ids: Gives each token's row of ``positions``.
-    """
-
-    words: Tensor
-    positions: Tensor
-    segments: Tensor | None
+    words: Tensor  # (vocabulary, width)
+    positions: Tensor  # (positions, width)
+    segments: Tensor | None  # (segments, width)
     norm: LayerNorm
     position_ids: Callable[[Tensor, Sequence[Group]], Tensor]
 
@@ -53,11 +45,7 @@ class Embeddings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bert(Architecture):
-    """BERT, and the base of its relatives, which differ in names, positions or the embeddings' width.
-
-    Attributes:
-        position_padding: The token that RoBERTa gives no position; None where every token has its own.
-    """
+    """BERT, and the base of its relatives, which differ in names, positions or the embeddings' width."""
 
     BASE = "bert"
     NAMES: ClassVar = LayerNames(
@@ -71,9 +59,9 @@ class Bert(Architecture):
         down="output.dense",
         output_norm="output.LayerNorm",
     )
+    # config.json's names for the heads, the layers and the activation
     CONFIG_NAMES: ClassVar = ("num_attention_heads", "num_hidden_layers", "hidden_act")
-    """config.json's names for the heads, the layers and the activation."""
-    position_padding: int | None = None
+    position_padding: int | None = None  # the token that RoBERTa gives no position
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Bert | None:
@@ -103,24 +91,15 @@ class Bert(Architecture):
         builder = LayerBuilder(
             weights, self.NAMES, heads=self.heads, epsilon=self.epsilon, dtype=dtype, batch_tokens=batch_tokens
         )
-        return PackedForward(
-            features,
-            layers=self.layers,
-            embed=self.embeddings(builder),
-            layer=builder.layer,
-            first_token_layer=builder.first_token_layer,
-            pooler=lambda: builder.linear("pooler.dense"),
-            dtype=dtype,
-        )
+        return PackedForward(features, layers=self.layers, embed=self.embeddings(builder), builder=builder)
 
     def embeddings(self, builder: LayerBuilder) -> Embed:
         """The embeddings, with weights of the encoder."""
-        weights, prefix = builder.weights, "embeddings."
         return Embeddings(
-            words=weights[prefix + "word_embeddings.weight"],
-            positions=weights[prefix + "position_embeddings.weight"],
-            segments=weights.get(prefix + "token_type_embeddings.weight"),
-            norm=builder.norm(prefix + "LayerNorm"),
+            words=builder.weights["embeddings.word_embeddings.weight"],
+            positions=builder.weights["embeddings.position_embeddings.weight"],
+            segments=builder.weights.get("embeddings.token_type_embeddings.weight"),
+            norm=builder.norm("embeddings.LayerNorm"),
             position_ids=self.position_ids,
         )
 

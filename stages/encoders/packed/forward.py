@@ -1,11 +1,8 @@
 """The packed forward pass: the model's own numbers, and no product with padding.
 
 The sequences of a batch lie end to end as one matrix of (tokens, width), so every product with a weight runs over real
-tokens alone. Attention runs once for each group of sequences of equal length. Layers above the last one that a feature
-needs are not run.
-
-Laying sequences end to end is described by Zeng et al., Boosting Distributed Training Performance of the Unpadded BERT
-Model (2022), https://arxiv.org/abs/2208.08124.
+tokens alone (Zeng et al., Boosting Distributed Training Performance of the Unpadded BERT Model, 2022,
+https://arxiv.org/abs/2208.08124). Attention runs once for each group of sequences of equal length.
 """
 
 from __future__ import annotations
@@ -18,8 +15,7 @@ from ...settings import ForwardMode
 from ...types import TokenIds
 from ..pooling import Feature, Pooling
 from .attention import Group, group_sequences
-from .layers import FirstTokenLayer, Layer
-from .linear import Linear
+from .layers import FirstTokenLayer, Layer, LayerBuilder
 
 Tensor = torch.Tensor
 Embed = Callable[[Sequence[TokenIds], Sequence[Group]], Tensor]
@@ -31,42 +27,19 @@ class PackedForward:
 
     mode = ForwardMode.PACKED
 
-    def __init__(
-        self,
-        features: Sequence[Feature],
-        *,
-        layers: int,
-        embed: Embed,
-        layer: Callable[[int], Layer],
-        first_token_layer: Callable[[int], FirstTokenLayer],
-        pooler: Callable[[], Linear],
-        dtype: torch.dtype,
-    ) -> None:
-        """Build the layers that the features need.
-
-        Args:
-            features: What to take.
-            layers: How many layers the encoder has.
-            embed: Computes the embeddings.
-            layer: Builds the layer of a number, from 0.
-            first_token_layer: Builds it for the first token of each sequence alone.
-            pooler: Builds the dense layer of the encoder's pooler.
-            dtype: What the products run in.
-        """
-        self.embed, self._dtype = embed, dtype
+    def __init__(self, features: Sequence[Feature], *, layers: int, embed: Embed, builder: LayerBuilder) -> None:
+        """Build the layers up to the last one that a feature needs, of an encoder that has ``layers`` layers."""
+        self.embed, self._dtype = embed, builder.dtype
         pooled = any(feature.pooling is Pooling.POOLER for feature in features)
-        self._pooler = pooler() if pooled else None
+        self._pooler = builder.linear("pooler.dense") if pooled else None
         self._features = [[f for f in features if (f.layer or layers) == n] for n in range(1, layers + 1)]
-        self._last = max(number for number, taken in enumerate(self._features) if taken)
-        self.layers: list[Layer | FirstTokenLayer] = [layer(number) for number in range(self._last)]
-        of_first = all(f.pooling in (Pooling.CLS, Pooling.POOLER) for f in self._features[self._last])
-        self.layers.append(first_token_layer(self._last) if of_first else layer(self._last))
+        last = max(number for number, taken in enumerate(self._features) if taken)
+        self.layers: list[Layer | FirstTokenLayer] = [builder.layer(number) for number in range(last)]
+        of_first = all(f.pooling in (Pooling.CLS, Pooling.POOLER) for f in self._features[last])
+        self.layers.append(builder.first_token_layer(last) if of_first else builder.layer(last))
 
     def __call__(self, sequences: Sequence[TokenIds]) -> dict[str, Tensor]:
-        """Encode a batch. Sequences of equal length should stand together.
-
-        Args:
-            sequences: Token ids, (tokens,) int32 each; or (tokens, 2) each: the ids, and the segment of each.
+        """Encode a batch, in which sequences of equal length should stand together.
 
         Returns:
             By the features' names: (sequences, width) float32 each.

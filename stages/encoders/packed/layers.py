@@ -14,8 +14,8 @@ from .linear_cpu import make_linear
 
 Tensor = torch.Tensor
 CHUNK_ROWS = 512
-"""Rows that go through a layer's feed-forward together, on one core. Their widest intermediate result, 6 MB for
-BERT-base in float32, stays in the core's cache, and the products lose no speed (``bench/batches.py``)."""
+"""Rows that go through a layer's feed-forward together. Their widest intermediate result, 6 MB for BERT-base in
+float32, stays in the core's cache, and the products lose no speed (``bench/batches.py``)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +32,8 @@ class LayerNorm:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeedForward:
-    """A layer after its attention: attention's output projection and the feed-forward, each with a residual and then
-    a norm (Devlin et al., BERT, 2019)."""
+    """A layer after its attention: output projection and feed-forward, each with a residual and then a norm (Devlin et
+    al., BERT, 2019)."""
 
     dtype: torch.dtype
     attention_output: Linear
@@ -43,10 +43,7 @@ class FeedForward:
     output_norm: LayerNorm
 
     def __call__(self, hidden_states: Tensor, attention: Tensor) -> Tensor:
-        """The layer's input (n, width) float32, and attention's result for it, to the layer's output, likewise.
-
-        It runs in chunks: the result of one step is still in the processor's cache when the next step reads it.
-        """
+        """The layer's input (n, width) float32, and attention's result for it, to the layer's output, likewise."""
         output = torch.empty_like(hidden_states)
         for start in range(0, len(hidden_states), CHUNK_ROWS):
             chunk = slice(start, start + CHUNK_ROWS)
@@ -81,17 +78,14 @@ class Layer:
 class FirstTokenLayer:
     """One transformer layer, for the first token of each sequence alone.
 
-    Keys and values are never computed. With one query q a sequence, q . (K x) is (K'q) . x, and the weighted mean of
-    V x over the tokens is V times the weighted mean of x. So K' is applied to the query and V to the mean: once a
-    sequence instead of once a token. DeepSeek-V2 (2024), https://arxiv.org/abs/2405.04434, reorders its multi-head
-    latent attention in the same way.
+    With one query q a sequence, q . (K x) is (K'q) . x, and the weighted mean of V x over the tokens is V times the
+    weighted mean of x. So K' is applied to the query and V to the mean: once a sequence instead of once a token, as in
+    DeepSeek-V2's multi-head latent attention (2024), https://arxiv.org/abs/2405.04434.
     """
 
     query: Linear
-    key: Tensor
-    """(heads, width / heads, width) float32."""
-    value: Tensor
-    """(heads, width, width / heads) float32."""
+    key: Tensor  # (heads, width / heads, width) float32
+    value: Tensor  # (heads, width, width / heads) float32
     feed_forward: FeedForward
 
     def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
@@ -116,7 +110,7 @@ class FirstTokenLayer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerNames:
-    """transformers' names for the parts of a layer, each after the name of the layer itself."""
+    """transformers' names for a layer and, after that name, for its parts."""
 
     layer: str
     query: str
@@ -133,45 +127,34 @@ class LayerNames:
 class LayerBuilder:
     """Builds the parts of an encoder from its weights.
 
-    A key's bias is left out: it adds the same number to all scores of a query, and softmax ignores that. A value's
-    bias is left out too: a query's attention weights sum to one, so the bias passes through attention unchanged, and
-    is added to the bias of the output projection.
-
-    Attributes:
-        weights: By the names of transformers' ``state_dict()``, float32.
-        names: The names of a layer's parts.
-        heads: Attention heads of each layer.
-        epsilon: Of every norm.
-        dtype: What the products run in.
-        batch_tokens: How many tokens a batch has, about.
+    A key's bias is left out: it adds the same number to all scores of a query, which softmax ignores. A query's
+    attention weights sum to one, so a value's bias passes through, and is added to the output projection's bias.
     """
 
-    weights: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]  # by the names of transformers' state_dict(), float32
     names: LayerNames
     _: dataclasses.KW_ONLY
     heads: int
-    epsilon: float
-    dtype: torch.dtype
-    batch_tokens: int
+    epsilon: float  # of every norm
+    dtype: torch.dtype  # of the products
+    batch_tokens: int  # about
 
     def linear(self, name: str, *, rows: int = CHUNK_ROWS) -> Linear:
-        """The linear layer of this name, laid out for about so many rows."""
+        """The linear layer of a name, laid out for about ``rows`` rows."""
         return self._make(*self._weight_and_bias(name), rows)
 
     def norm(self, name: str) -> LayerNorm:
-        """The norm of this name."""
         return LayerNorm(*self._weight_and_bias(name), self.epsilon)
 
     def layer(self, number: int) -> Layer:
-        """The layer of this number, from 0."""
-        prefix = self.names.layer.format(number)
-        parts = [prefix + name for name in (self.names.query, self.names.key, self.names.value)]
-        weight = torch.cat([self.weights[f"{part}.weight"] for part in parts])
-        query_key_value = self._make(weight, self.weights[f"{parts[0]}.bias"], self.batch_tokens)
+        """The layer of a number, from 0."""
+        names, prefix = self.names, self.names.layer.format(number)
+        weight = torch.cat([self.weights[f"{prefix}{n}.weight"] for n in (names.query, names.key, names.value)])
+        query_key_value = self._make(weight, self.weights[f"{prefix}{names.query}.bias"], self.batch_tokens)
         return Layer(heads=self.heads, query_key_value=query_key_value, feed_forward=self._feed_forward(prefix))
 
     def first_token_layer(self, number: int) -> FirstTokenLayer:
-        """The layer of this number, for the first token of each sequence alone."""
+        """The same layer, for the first token of each sequence alone."""
         prefix = self.names.layer.format(number)
         key, value = (self.weights[f"{prefix}{name}.weight"] for name in (self.names.key, self.names.value))
         return FirstTokenLayer(

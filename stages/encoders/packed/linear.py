@@ -7,9 +7,8 @@ from torch.nn.functional import linear, pad
 
 Tensor = torch.Tensor
 SHAPE_ROWS = 64
-"""oneDNN compiles code for each new number of rows, which can take longer than the product itself. Rows are rounded
-up to a multiple of this number, so that a run meets few numbers. Batches are composed to fill such a multiple: the
-padding of a full batch is less than one short sequence."""
+"""Rows are rounded up to a multiple of this. oneDNN compiles code for each new number of rows, which can take longer
+than the product itself. A full batch nearly fills such a multiple: see `compose_batches`."""
 
 
 class Linear:

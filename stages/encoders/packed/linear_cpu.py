@@ -1,7 +1,6 @@
 """Linear layers for a CPU, whose weights are laid out once for the library that multiplies.
 
-The operators are the ones that torch's own compiler (inductor, with freezing) puts in place of a linear layer. Where
-they are missing, torch's plain linear layer does the work.
+Torch's own compiler (inductor, with freezing) uses the same operators.
 """
 
 from __future__ import annotations
@@ -53,24 +52,17 @@ class OneDnnLinear(Linear):
 
 
 def make_linear(weight: Tensor, bias: Tensor, *, rows: int) -> Linear:
-    """The fastest linear layer that this machine has, for about so many rows at once.
+    """The fastest linear layer that this machine has for `Linear`'s weight and bias, for about so many rows at once.
 
-    In float32 that is MKL on Intel's processors, and oneDNN elsewhere: MKL keeps its best code for its maker's, and
-    takes 1.1 to 1.2 times as long as oneDNN on an AMD EPYC. With AMX it is `Int8SplitLinear`, where the product is
-    large enough to win back the time of splitting. (All by ``bench/products.py``.) The processor decides, not a trial,
-    so one machine always gets the same bits.
-
-    Args:
-        weight: (out, in), in the dtype of the products.
-        bias: (out,) or shorter, likewise.
-        rows: The number of rows to lay out for.
+    In float32 that is MKL on Intel's processors, and oneDNN elsewhere: MKL takes 1.1 to 1.2 times as long as oneDNN on
+    an AMD EPYC. With AMX it is `Int8SplitLinear`, where the product is large enough to win back the time of splitting.
+    (All by ``bench/products.py``.) The processor decides, not a trial: one machine always gets the same bits.
     """
     weight = weight.contiguous()
-    if weight.device.type != "cpu":
-        return Linear(weight, bias)
-    if weight.dtype == torch.float32 and _split_pays(len(weight), weight.shape[1], rows):
+    single = weight.dtype == torch.float32
+    if single and _split_pays(len(weight), weight.shape[1], rows):
         return Int8SplitLinear(weight, bias, rows)
-    if weight.dtype == torch.float32 and _made_by_intel() and _has("mkl", "_mkl_linear"):
+    if single and _made_by_intel() and _has("mkl", "_mkl_linear"):
         return MklLinear(weight, bias, rows)
     if _has("mkldnn", "_linear_pointwise") and _onednn_multiplies(weight.dtype):
         return OneDnnLinear(weight, bias, rows)

@@ -10,21 +10,17 @@ from torch.nn.functional import pad
 
 from .linear import Linear, Tensor
 
-COLUMNS_APART = 15
-"""How many columns `Int8SplitLinear` multiplies in float32 beside its digits; with the bias they are 16."""
+COLUMNS_APART = 15  # that `Int8SplitLinear` multiplies in float32 beside its digits; with the bias they are 16
 ZERO_DIGIT = 128
-SPLIT_ROWS = 512
-"""Rows that are split into digits together: the intermediate results stay in the core's cache."""
+SPLIT_ROWS = 512  # that are split into digits together: the intermediate results stay in the core's cache
 _ZEROS = float(ZERO_DIGIT * (1 + 2**8 + 2**16))
-_LARGEST_WHOLE = float(127 * 2**16 + 127 * 2**8)
-"""The largest number of three digits, less a margin for rounding."""
+_LARGEST_WHOLE = float(127 * 2**16 + 127 * 2**8)  # the largest number of three digits, less a margin for rounding
 
 
 class Int8SplitLinear(Linear):
     """A float32 product on a CPU with a matrix unit for 8-bit integers (Intel's AMX): six products of the unit take
-    less time than one in float32, and together are about as exact. Where single numbers outweigh the rest of their
-    row, of values or of weights, errors are several times those of float32. (tests/encoders/test_linear.py holds both
-    to float64.)
+    less time than one in float32, and are about as exact. Where single numbers outweigh the rest of their row, of
+    values or of weights, errors are several times those of float32 (see tests/encoders/test_linear.py).
 
     Every number is split into three signed digits of 8 bits, x = unit * (high + middle / 2^8 + low / 2^16), with one
     unit for a row, of values as of weights. A product of digits is a sum of whole numbers, and exact. Of the nine
@@ -77,11 +73,7 @@ class Int8SplitLinear(Linear):
 
 
 def split(values: Tensor, apart: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Split numbers into digits.
-
-    Args:
-        values: (n, width) float32.
-        apart: Columns whose digits are 0, as if their values were.
+    """Split (n, width) float32 numbers into digits; the columns ``apart`` count as 0.
 
     Returns:
         The high digits, the middle and the low ones, (n, 3 * width) uint8 where `ZERO_DIGIT` stands for 0; and each

@@ -10,9 +10,6 @@ import torch
 from .attention import Group
 from .bert import Bert
 
-_PADDING = 1
-"""The padding token, where config.json does not name it."""
-
 
 class Roberta(Bert):
     """RoBERTa and XLM-R, which count positions from past the padding token's number."""
@@ -21,11 +18,11 @@ class Roberta(Bert):
 
     @classmethod
     def padding_of(cls, config: Mapping[str, Any]) -> int | None:
-        padding: int | None = config.get("pad_token_id", _PADDING)
+        padding: int | None = config.get("pad_token_id", 1)  # 1 where config.json does not name it
         return padding
 
     def position_ids(self, ids: torch.Tensor, groups: Sequence[Group]) -> torch.Tensor:
-        """As in BERT, but a padding token gets the padding's position and is not counted: a text can spell it out."""
+        """As in BERT, but a padding token (a text can spell it out) gets the padding's position and is not counted."""
         if self.position_padding is None:
             return super().position_ids(ids, groups)
         real = (ids != self.position_padding).long()
