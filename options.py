@@ -41,40 +41,22 @@ class Fields:
     help: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Group:
-    """The options that stand for one parameter of a command."""
-
-    name: str
-    make: Callable[..., Any]
-    parameters: list[inspect.Parameter]
-    parsers: dict[str, Callable[[str], Any]]
-    """How to read the options whose values typer leaves as texts."""
-
-    def collect(self, values: dict[str, Any]) -> Any:
-        """Take the values of these options out of those of the command, and make one object of them."""
-        ours = {parameter.name: values.pop(parameter.name) for parameter in self.parameters}
-        texts = {name: ours[name] for name in self.parsers if ours[name] is not None}
-        return self.make(**ours | {name: self.parsers[name](text) for name, text in texts.items()})
-
-
 def command(app: typer.Typer, name: str) -> Callable[[_Command], _Command]:
     """Register a function as a command. Its parameters that are marked with `Fields` become options."""
 
     def register(function: _Command) -> _Command:
         parameters: list[inspect.Parameter] = []
-        groups: list[_Group] = []
+        groups: dict[str, Callable[[dict[str, Any]], Any]] = {}
         for parameter in inspect.signature(function, eval_str=True).parameters.values():
             kind, *marks = typing.get_args(parameter.annotation) or (None,)
             if marks and isinstance(marks[0], Fields):
-                options, parsers = _options(marks[0])
-                groups.append(_Group(parameter.name, kind, options, parsers))
+                options, groups[parameter.name] = expand(marks[0], kind)
                 parameters += options
             else:
-                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+                parameters.append(parameter)
 
         def run(**values: Any) -> None:
-            function(**{group.name: group.collect(values) for group in groups}, **values)
+            function(**{group: collect(values) for group, collect in groups.items()}, **values)
 
         run.__doc__ = function.__doc__
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -107,9 +89,15 @@ def was_given(ctx: typer.Context, setting: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _options(fields: Fields) -> tuple[list[inspect.Parameter], dict[str, Callable[[str], Any]]]:
-    """Make the options of some fields, and the functions that read those which are texts."""
-    parameters, parsers = [], {}
+def expand(fields: Fields, make: Callable[..., Any]) -> tuple[list[inspect.Parameter], Callable[[dict[str, Any]], Any]]:
+    """Make the options of some fields.
+
+    Returns:
+        The parameters of the options, and a function that takes their values out of the values of all options, and
+        makes one object of them.
+    """
+    parameters: list[inspect.Parameter] = []
+    parsers: dict[str, Callable[[str], Any]] = {}
     hints = _type_hints(fields.of)
     for field in dataclasses.fields(fields.of):
         name, default, kind, metavar = field.name, field.default, hints[field.name], None
@@ -121,18 +109,22 @@ def _options(fields: Fields) -> tuple[list[inspect.Parameter], dict[str, Callabl
             item = type(values[0])
             parse, shown = functools.partial(_parse_list, name, item), ",".join(map(str, values))
             metavar = f"<{'|'.join(item) if issubclass(item, StrEnum) else item.__name__},...>"
-        if parse is not None:
+        if parse is not None:  # typer leaves the value as text
             parsers[name], kind, default = parse, str | None, None if default is None else shown
         option = option_name(name) + (f"/--no-{option_name(name)[2:]}" if default is True else "")
         help = spell_settings(fields.help.get(name, field.metadata["help"]), lambda name, _: option_name(name))
-        info = typer.Option(
-            option, help=help, metavar=metavar, show_default=shown if default is None and shown else True
-        )
+        info = typer.Option(option, help=help, metavar=metavar, show_default=default is not None or shown or True)
         annotation: Any = Annotated[kind, info]
         parameters.append(
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         )
-    return parameters, parsers
+
+    def collect(values: dict[str, Any]) -> Any:
+        ours = {parameter.name: values.pop(parameter.name) for parameter in parameters}
+        read = {name: parse(ours[name]) for name, parse in parsers.items() if ours[name] is not None}
+        return make(**ours | read)
+
+    return parameters, collect
 
 
 def _parse_list(name: str, kind: type[Any], text: str) -> tuple[Any, ...]:

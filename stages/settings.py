@@ -38,6 +38,11 @@ _COUNT = _Limit("at least 1", lambda value: value >= 1)
 _COUNT_OR_ZERO = _Limit("at least 0", lambda value: value >= 0)
 _POSITIVE = _Limit("above 0", lambda value: 0 < value < float("inf"))
 _SEED = _Limit("at least 0 and below 2^63", lambda value: 0 <= value < 2**63)
+_FOLDS = _Limit("0, or at least 2", lambda value: value == 0 or value >= 2)
+_LEARNING_RATE = _Limit("above 0 and at most 1000", lambda value: 0 < value <= 1000)
+_WEIGHT_DECAY = _Limit("at least 0 and at most 1000", lambda value: 0 <= value <= 1000)
+_MEMORY = _Limit("at least 16 MiB", lambda value: value >= 1 << 24)
+_PREFIX = _Limit("UTF-8, and at most 1024 characters long", lambda value: is_text(value) and len(value) <= 1024)
 _SEEDS = _Limit(
     "distinct numbers of at least 0",
     lambda values: 0 < len(values) == len(set(values)) and 0 <= min(values) <= max(values) < 2**63,
@@ -161,9 +166,7 @@ _DEVICE = "Device to compute on: auto, cpu, cuda, cuda:1 or mps."
 _ENCODER = "Hub id of the encoder, or folder of its files."
 _REVISION = "Branch, tag or commit of a hub id."
 _SKIP_BAD_ROWS = "Leave out rows without text or label, and count them, instead of stopping at the first one."
-_PICKLED = (
-    "Read pytorch_model.bin if the encoder has no safetensors file. It can run code: only if you trust its author."
-)
+_PICKLED = "Read pytorch_model.bin if there is no safetensors file. Only for a trusted author: it can run code."
 
 
 @_documented
@@ -174,36 +177,21 @@ class ExtractSettings(_Settings):
     encoder: str = setting("bert-base-chinese", _ENCODER)
     revision: str | None = setting(None, _REVISION)
     text_column: str = setting("text", "Column of the texts.")
-    text_pair_column: str | None = setting(
-        None, "Column of the second texts, if each row is a pair of texts that is encoded as one sequence."
-    )
+    text_pair_column: str | None = setting(None, "Column of the second texts, if rows are pairs of texts.")
     label_column: str | None = setting("label", "Column of the labels.")
     features: tuple[str, ...] = setting(("cls",), "Features to store: cls, mean, max, pooler, layer6.cls, layer*.cls.")
-    prefix: str = setting(
-        "",
-        "Text to put before every text (before the first text of a pair), if the encoder was trained with one.",
-        _Limit("UTF-8, and at most 1024 characters long", lambda prefix: is_text(prefix) and len(prefix) <= 1024),
-    )
+    prefix: str = setting("", "Text to put before every text, if the encoder was trained with one.", _PREFIX)
     max_length: int = setting(
-        128, "Maximum number of tokens in a sequence, special tokens included. Longer texts are truncated.", _COUNT
+        128, "Maximum number of tokens, special ones included. Longer texts are truncated.", _COUNT
     )
     precision: Precision = setting(Precision.AUTO, "Number format that the encoder computes in.")
     storage: Storage = setting(Storage.FLOAT32, "Number format of the stored features.")
-    batch_tokens: int | None = setting(
-        None, "Number of tokens in a batch, padding included.", _COUNT, shown="chosen for the device"
-    )
+    batch_tokens: int | None = setting(None, "Tokens in a batch, with padding.", _COUNT, shown="chosen for the device")
     device: str = setting("auto", _DEVICE)
     skip_bad_rows: bool = setting(False, _SKIP_BAD_ROWS)
     allow_pickled_weights: bool = setting(False, _PICKLED)
-    block_rows: int = setting(
-        1024, "Number of rows that share a checksum. Damage to one costs the whole block.", _COUNT
-    )
-    window_rows: int = setting(
-        4096,
-        "Number of rows that are sorted by length and batched together: a multiple of `block_rows`. A larger window "
-        "has fuller batches, and a crash loses more.",
-        _COUNT,
-    )
+    block_rows: int = setting(1024, "Number of rows that share a checksum.", _COUNT)
+    window_rows: int = setting(4096, "Rows that are batched together by length: a multiple of `block_rows`.", _COUNT)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -258,14 +246,9 @@ class TrainSettings(_Settings):
 
     feature: str = setting("cls", "Feature to train on.")
     test_fraction: float = setting(0.2, "Fraction of the rows to hold out for testing.", _FRACTION)
-    validation_fraction: float = setting(
-        0.1, "Fraction of the remaining rows to hold out for validation. Validation rows choose the epoch.", _FRACTION
-    )
+    validation_fraction: float = setting(0.1, "Fraction of the remaining rows to hold out for validation.", _FRACTION)
     folds: int = setting(
-        0,
-        "Divide the remaining rows into this many folds, and hold out one of them for validation. "
-        "0: hold out a fraction instead.",
-        _Limit("0, or at least 2", lambda folds: folds == 0 or folds >= 2),
+        0, "Divide the remaining rows into folds, and hold out one for validation. 0: hold out a fraction.", _FOLDS
     )
     fold: int = setting(1, "Number of the fold to hold out, from 1.")
     split_seed: int = setting(0, "Seed of the choice of held-out rows.", _SEED)
@@ -275,43 +258,23 @@ class TrainSettings(_Settings):
     l2: float = setting(1.0, "L2 penalty of the exact solver: 1 / C in scikit-learn.", _POSITIVE)
     epochs: int = setting(100, "Number of passes over the training rows.", _COUNT)
     batch_size: int = setting(4096, "Number of rows in a batch.", _COUNT)
-    learning_rate: float = setting(
-        0.01,
-        "Learning rate of AdamW.",
-        _Limit("above 0 and at most 1000", lambda rate: 0 < rate <= 1000),
-    )
-    schedule: Schedule = setting(
-        Schedule.CONSTANT, "Learning rate after the warm-up: constant, or falling to zero along a cosine."
-    )
+    learning_rate: float = setting(0.01, "Learning rate of AdamW.", _LEARNING_RATE)
+    schedule: Schedule = setting(Schedule.CONSTANT, "Learning rate after the warm-up: constant, or along a cosine.")
     warmup: float = setting(0.0, "Fraction of all steps in which the learning rate rises to its full value.", _RATE)
-    weight_decay: float = setting(
-        0.01,
-        "Weight decay of AdamW. It does not apply to biases.",
-        _Limit("at least 0 and at most 1000", lambda decay: 0 <= decay <= 1000),
-    )
-    dropout: float = setting(
-        0.3, "Probability of dropping a feature value during training, in steps of 1/65,536.", _RATE
-    )
-    center: bool = setting(
-        True, "Subtract the mean of each column before dropout: then a dropped value becomes the mean, not zero."
-    )
+    weight_decay: float = setting(0.01, "Weight decay of AdamW. It does not apply to biases.", _WEIGHT_DECAY)
+    dropout: float = setting(0.3, "Probability that a feature value is dropped during training.", _RATE)
+    center: bool = setting(True, "Subtract column means before dropout: a dropped value becomes the mean, not zero.")
     standardize: bool = setting(False, "Divide each column by its standard deviation over the training rows.")
-    class_weight: ClassWeight = setting(
-        ClassWeight.NONE, "Weight of a row in the loss. balanced: every class has the same weight."
-    )
-    label_smoothing: float = setting(
-        0.0, "Fraction of the target of a row that is divided equally among all classes.", _RATE
-    )
-    patience: int = setting(
-        0, "Stop after this many epochs without a lower validation loss. 0: never stop early.", _COUNT_OR_ZERO
-    )
+    class_weight: ClassWeight = setting(ClassWeight.NONE, "Weight of rows in the loss; balanced: equal for classes.")
+    label_smoothing: float = setting(0.0, "Fraction of each target that is divided among all classes.", _RATE)
+    patience: int = setting(0, "Stop after this many epochs without a lower validation loss; 0: never.", _COUNT_OR_ZERO)
     calibrate: bool = setting(False, "Fit a temperature on the validation rows. The head divides its logits by it.")
     seed: int = setting(0, "Seed of the row order, the dropout masks and the first weights of an MLP.", _SEED)
     device: str = setting("auto", _DEVICE)
     memory: int | None = setting(
         None,
-        "Read the features from the file in every pass if they take more memory than this, for example 2GiB.",
-        _Limit("at least 16 MiB", lambda memory: memory >= 1 << 24),
+        "Read features from the file in every pass if they take more memory than this, for example 2GiB.",
+        _MEMORY,
         parse=parse_memory,
         shown="no limit",
     )
@@ -408,27 +371,17 @@ class SpeedupSettings(_Settings):
     revision: str | None = setting(None, _REVISION)
     text_column: str = setting("text", "Column of the texts.")
     label_column: str = setting("label", "Column of the labels.")
-    max_length: int = setting(
-        128,
-        "Maximum number of tokens in a sequence. Longer texts are truncated, and the program pads all to this length.",
-        _COUNT,
-    )
+    max_length: int = setting(128, "Maximum number of tokens. The program pads every text to it.", _COUNT)
     epochs: int = setting(5, "Number of epochs in an experiment.", _COUNT)
     experiments: int = setting(10, "Number of experiments. Each one is a training run.", _COUNT)
     budget: float = setting(
-        120.0,
-        "Time for all measurements together, for example 120s or 10min.",
-        _POSITIVE,
-        parse=parse_duration,
-        shown="120s",
+        120.0, "Time for all measurements, for example 120s or 10min.", _POSITIVE, parse=parse_duration, shown="120s"
     )
     repeats: int = setting(3, "How often each rung is measured, if the budget allows it.", _COUNT)
     quality: bool = setting(True, "Compare accuracy too. Without it, the rungs get its part of the budget.")
     quality_train: int = setting(1000, "Number of training rows for the comparison of accuracy.", _COUNT)
     quality_test: int = setting(2000, "Number of test rows for the comparison of accuracy.", _COUNT)
-    quality_length: int = setting(
-        64, "Maximum number of tokens, and the length that the program pads to, in the comparison of accuracy."
-    )
+    quality_length: int = setting(64, "Maximum number of tokens, likewise, in the comparison of accuracy.")
     seeds: tuple[int, ...] = setting((0, 1, 2), "Seeds of the heads whose accuracy is compared.", _SEEDS)
     sample: int = setting(0, "Seed of the choice of rows.")
     device: str = setting("auto", _DEVICE)

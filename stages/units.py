@@ -29,5 +29,5 @@ def size(count: int) -> str:
 
 
 def plain(text: str) -> str:
-    """Return a text with its control characters escaped: a terminal would obey those of a stranger."""
+    """Return a text with its control characters escaped: a terminal would obey them, wherever they come from."""
     return "".join(repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cs") or c in _BIDI else c for c in text)

@@ -392,7 +392,6 @@ LABELS = [
     Case("the same text with two labels", rows(("good film", "class0"), ("good film", "class1"))),
 ]
 TEXTS = [
-    Case("a blank text, in predict", predicted('text\n"good film"\n" "\n')),
     Case("an empty text", rows(("", "class0"))),
     Case("a blank text", rows((" \u3000 ", "class0"))),
     Case("a text that is null", parquet(text=["good film", None], label=["pos", "neg"])),

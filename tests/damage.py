@@ -1,4 +1,4 @@
-"""Damage done to caches: bits flipped, files cut, structures changed. Shared by the tests and the soak."""
+"""Damage to caches: flipped bits, cut files, changed structures. The tests and the soak use it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SECONDS = 60.0
 
 @dataclasses.dataclass(frozen=True)
 class Flips:
-    """Of so many flipped bits: those that were found, and those whose place was told."""
+    """How many bits were flipped, how many of them were found, and how many were located."""
 
     flips: int
     found: int
@@ -39,14 +39,14 @@ class Flips:
 
 @dataclasses.dataclass(frozen=True)
 class Fuzzed:
-    """Of so many changed structures: those that were refused, and those that read back unchanged."""
+    """How many structures were changed, how many of them were refused, and how many read back unchanged."""
 
     refused: int
     unchanged: int
 
 
 def places(path: Path) -> dict[str, Extents]:
-    """Where in a cache the bytes of each kind stand; the rest is of the kind ``""``."""
+    """Return the extents of each kind of bytes in a cache; all other bytes are of the kind ``""``."""
     found: dict[str, Extents] = {kind: [] for kind in KINDS}
     taken: Extents = []
     for name, span in read_layout(path)[1].items():
@@ -58,13 +58,13 @@ def places(path: Path) -> dict[str, Extents]:
 
 
 def outside(extents: Sequence[tuple[int, int]], start: int, stop: int) -> Extents:
-    """What is between these bounds and in none of the extents, which stand in order."""
+    """Return the extents between these bounds that are in none of the given ones, which are in order."""
     edges = [start, *(edge for extent in extents for edge in extent), stop]
     return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]
 
 
 def flip_in(whole: Path, scratch: Path, kind: str | None, flips: int, *, seed: int) -> Flips:
-    """Flip single bits of one kind of bytes, one at a time, and verify; ``kind`` None is everything else."""
+    """Flip bits of one kind of bytes, one at a time, and verify the cache each time."""
     rng, content, extents = np.random.default_rng(seed), whole.read_bytes(), places(whole)[kind or ""]
     spans = read_layout(whole)[1]
     found = located = 0
@@ -74,7 +74,7 @@ def flip_in(whole: Path, scratch: Path, kind: str | None, flips: int, *, seed: i
         scratch.write_bytes(changed)
         try:
             findings = verify(scratch).findings
-        except HeadstartError:  # refused as none of ours: its first bytes are not a cache's
+        except HeadstartError:  # refused: its first bytes are not those of a cache
             found += 1
             continue
         found += bool(findings)
@@ -84,7 +84,7 @@ def flip_in(whole: Path, scratch: Path, kind: str | None, flips: int, *, seed: i
 
 
 def rows_of(spans: Mapping[str, Span], offset: int) -> str:
-    """What a finding must say of the rows: the block's number, where the byte is of a row or of a block's checksum."""
+    """Return what a finding must say: the number of the block, if the byte belongs to a row or a block's checksum."""
     for name, span in spans.items():
         start, stop = span.extent
         if not start <= offset < stop:
@@ -99,7 +99,7 @@ def rows_of(spans: Mapping[str, Span], offset: int) -> str:
 
 
 def cut_at_random(whole: Path, scratch: Path, cuts: int, *, seed: int) -> int:
-    """Cut a cache at random lengths; how many were refused."""
+    """Cut a cache at random lengths; return how many were refused."""
     content, refused = whole.read_bytes(), 0
     for length in np.random.default_rng(seed).integers(len(content), size=cuts):
         scratch.write_bytes(content[:length])
@@ -111,10 +111,10 @@ def cut_at_random(whole: Path, scratch: Path, cuts: int, *, seed: int) -> int:
 
 
 def fuzz_structure(whole: Path, folder: Path, changes: int, *, seed: int) -> Fuzzed:
-    """Change bytes of the HDF5 structure at random, seal the file again, and open it, in a process of its own.
+    """Change bytes of the HDF5 structure at random, seal the file again, and open it, all in a new process.
 
     Raises:
-        AssertionError: the process crashed, hung, or met what is no error of ours; or a file read back otherwise.
+        AssertionError: the process crashed, hung, or raised an error of another kind; or a file read back changed.
     """
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -159,13 +159,13 @@ def _fuzz(whole: Path, scratch: Path, changes: int, seed: int, sender: Connectio
 
 
 def reseal(path: Path) -> None:
-    """Seal a changed file with the extents of its old seal."""
+    """Seal a changed file again, with the extents of its old seal."""
     seal = json.loads(path.read_bytes()[:SEAL_BYTES].split(b"\0")[0])
     write_seal(path, block_rows=seal["block_rows"], extents=map(tuple, seal["datasets"]))
 
 
 def draw(rng: np.random.Generator, extents: Sequence[tuple[int, int]], count: int) -> list[int]:
-    """Offsets drawn evenly over these bytes."""
+    """Return random offsets in these extents."""
     sizes = np.array([stop - start for start, stop in extents])
     chosen = rng.integers(sizes.sum(), size=count)
     ends = np.cumsum(sizes)

@@ -1,4 +1,4 @@
-"""The command line, as a person or a script meets it: what it prints, and how it ends."""
+"""The command line, as a person or a script uses it: what it prints, and how it ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tiny import save_tiny_encoder, tiny_rows
 
 @pytest.fixture(scope="module")
 def made(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A table, its cache and a run, made by the commands as a shell starts them; and what they printed."""
+    """A table, and its cache and run, made by commands in new processes; and the output of the commands."""
     folder = tmp_path_factory.mktemp("made")
     table = folder / "table.jsonl"
     table.write_text("".join(json.dumps({"text": t, "label": label}) + "\n" for t, label in tiny_rows(200)))
@@ -204,7 +204,7 @@ def test_names_of_classes_are_shown_as_they_are(tiny: Path, tmp_path: Path) -> N
 
 
 def test_an_architecture_without_a_fast_path_is_encoded_by_its_own(tmp_path: Path) -> None:
-    """And the summary says so."""
+    """The summary says so."""
     import torch
     import transformers
 

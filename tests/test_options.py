@@ -10,7 +10,7 @@ import pytest
 import typer
 from headstart import cli
 from headstart.cache.errors import spell_settings
-from headstart.options import Fields, _Group, _options
+from headstart.options import Fields, expand
 from headstart.stages.progress import Note
 from headstart.stages.settings import ExtractSettings, SpeedupSettings, SweepSettings, TrainSettings
 from processes import fresh_command
@@ -25,9 +25,8 @@ def options_of(command: str) -> set[str]:
 
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_options_that_are_not_given_make_the_default_settings(settings: Any) -> None:
-    parameters, parsers = _options(Fields(settings))
-    group = _Group("settings", settings, parameters, parsers)
-    assert group.collect({parameter.name: parameter.default for parameter in parameters}) == settings()
+    parameters, collect = expand(Fields(settings), settings)
+    assert collect({parameter.name: parameter.default for parameter in parameters}) == settings()
 
 
 @pytest.mark.parametrize("settings", (*SETTINGS, SweepSettings))
@@ -47,10 +46,9 @@ def test_train_head_and_sweep_share_their_options() -> None:
 
 
 def test_an_option_takes_several_values_or_a_quantity() -> None:
-    parameters, parsers = _options(Fields(TrainSettings, only=("learning_rate", "memory"), lists=("learning_rate",)))
-    group = _Group("values", dict, parameters, parsers)
+    _, collect = expand(Fields(TrainSettings, only=("learning_rate", "memory"), lists=("learning_rate",)), dict)
     values = {"learning_rate": "0.1, 1e-2", "memory": "2GiB", "other": 1}
-    assert group.collect(values) == {"learning_rate": (0.1, 0.01), "memory": 2 << 30}
+    assert collect(values) == {"learning_rate": (0.1, 0.01), "memory": 2 << 30}
     assert values == {"other": 1}
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, wherever it comes: one line, the exit code 130, and nothing that Python or a library prints of it.
+"""Ctrl-C at any time: one line, exit code 130, and no output of Python or a library about it.
 
 `test_crashes.py` stops runs while they encode; `make soak` stops them at random.
 """
@@ -71,7 +71,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize(("requests", "printed"), [(1, "imported\nheeded\n"), (2, "heeded\n")])
 def test_an_import_is_finished_first_unless_it_is_asked_for_again(requests: int, printed: str, tmp_path: Path) -> None:
-    """Raised inside torch's import, it aborts the process, or leaves a torch without numpy."""
+    """An exception during the import of torch aborts the process, or leaves torch without numpy."""
     (tmp_path / "interrupting.py").write_text(
         "import os, signal\n" + "os.kill(os.getpid(), signal.SIGINT)\n" * requests
     )
@@ -126,7 +126,7 @@ def test_python_prints_what_else_is_lost_in_a_finalizer_but_not_what_is_kept() -
 
 
 def test_it_stays_ignored_where_the_run_was_started_so(tiny: Path, tmp_path: Path, write_csv: Any) -> None:
-    """As `nohup` and a shell's `&` start it."""
+    """As `nohup` and `&` in a shell start a run."""
     table = write_csv(tiny_rows(60))
     code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + INTERRUPTED
     command = [sys.executable, "-c", code, "extract", str(table), "--encoder", str(tiny), "--quiet"]

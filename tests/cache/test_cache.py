@@ -1,4 +1,4 @@
-"""The cache: what goes in comes out, anyone can read it, and what is not one of ours whole is refused."""
+"""The cache: it returns what was written, plain h5py can read it, and every other file is refused."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def make_cache(
     finish: bool = True,
     blocks: list[int] | None = None,
 ) -> dict[str, Any]:
-    """Write a cache of random features; return what was written."""
+    """Write a cache with random features; return what was written."""
     rng = np.random.default_rng(rows)
     wrote = {
         "features": rng.normal(size=(rows, width)).astype(np.float32),
@@ -145,7 +145,7 @@ def test_features_are_mapped_and_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_writing_rows_leaves_the_structure_byte_for_byte(tmp_path: Path) -> None:
-    """So that no kill in mid-write can harm it."""
+    """So a kill during a write cannot damage the structure."""
     path = partial_path(tmp_path / "cache.h5")
     make_cache(tmp_path / "cache.h5", finish=False, blocks=[])
     before = outside_datasets(path)
@@ -333,7 +333,7 @@ def test_a_seal_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any
 
 
 def test_attributes_are_not_read(tmp_path: Path) -> None:
-    """However large they are, or of whatever kind."""
+    """Whatever their size and type are."""
     path = tmp_path / "cache.h5"
     make_cache(path)
     with h5py.File(path, "r+") as file:
@@ -344,7 +344,7 @@ def test_attributes_are_not_read(tmp_path: Path) -> None:
 
 
 def test_unknown_additions_are_left_alone(tmp_path: Path) -> None:
-    """The room that the format keeps for what comes later."""
+    """A later version may add datasets."""
     path = tmp_path / "cache.h5"
     make_cache(path)
     with h5py.File(path, "r+") as file:

@@ -1,4 +1,4 @@
-"""Damage to a finished cache: any flipped bit is found and located, any cut is refused, and nothing crashes."""
+"""Damage to a finished cache: every flipped bit is found and located, every cut is refused, and nothing crashes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROWS = 3000
 
 @pytest.fixture(scope="module")
 def whole(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of three blocks, with labels."""
+    """A cache with three blocks and labels."""
     texts, labels = zip(*tiny_rows(ROWS), strict=True)
     out = tmp_path_factory.mktemp("whole") / "cache.h5"
     run({"text": list(texts), "label": list(labels)}, out, tiny, batch_tokens=2048)
@@ -41,7 +41,7 @@ def test_a_flipped_bit_is_found_and_located(kind: str, whole: Path, tmp_path: Pa
 
 
 def test_a_flipped_bit_anywhere_else_is_found(whole: Path, tmp_path: Path) -> None:
-    """Even in the padding between datasets, where it would change nothing."""
+    """Even a bit in the padding between datasets, where it has no effect."""
     found = flip_in(whole, tmp_path / "flipped.h5", None, 40, seed=0)
     assert found.found == 40
     covered = sum(stop - start for spans in places(whole).values() for start, stop in spans)
@@ -53,8 +53,8 @@ def test_a_cut_anywhere_is_refused(whole: Path, tmp_path: Path) -> None:
 
 
 def test_a_structure_that_was_changed_and_sealed_again_harms_nobody(whole: Path, tmp_path: Path) -> None:
-    """What is refused is refused in our own words; what is not reads back unchanged. In a process of its own, so that
-    a crash of the HDF5 library would show."""
+    """A file is refused with an error of headstart, or reads back unchanged. A new process opens it, so that a crash of
+    the HDF5 library is noticed."""
     done = fuzz_structure(whole, tmp_path, 150, seed=0)
     assert done.refused + done.unchanged == 150 and done.refused > 0
 
@@ -80,7 +80,7 @@ def test_each_finding_is_a_line_and_the_exit_code_is_1(
 
 
 def test_features_that_are_not_finite_and_labels_out_of_range_are_named(whole: Path, tmp_path: Path) -> None:
-    """Though their checksums hold, as in a file that was made to mislead."""
+    """Although their checksums match, as in a file that is made to mislead."""
     path = tmp_path / "cache.h5"
     path.write_bytes(whole.read_bytes())
     with CacheWriter(path) as writer:
@@ -143,7 +143,7 @@ def test_what_is_no_cache_is_not_verified(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_a_hidden_change_of_a_document_is_told_by_its_fields(whole: Path, tmp_path: Path) -> None:
-    """A record whose inner fields are of the wrong kind, or that is too deep to be parsed."""
+    """A record whose nested fields have the wrong type, or that is nested too deep."""
     for content in (b'{"rows": 1}', b"[" * 10_000, b"\xff\xfe"):
         path = tmp_path / "cache.h5"
         path.write_bytes(whole.read_bytes())
@@ -163,7 +163,7 @@ def verified_cache(path: Path) -> Any:
 
 
 def command(arguments: list[str], capsys: pytest.CaptureFixture[str], expected: str = "rows") -> tuple[int, str, str]:
-    """Run the command line: its exit code, what it said on stderr, and the part of stdout that was expected."""
+    """Run the command line; return its exit code, its stderr, and the expected part of its stdout."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["headstart", *arguments])
         with pytest.raises(SystemExit) as ended:

@@ -1,4 +1,4 @@
-"""Documents that may come from anyone are held against what they must be."""
+"""Documents that may come from anyone are checked before they are used."""
 
 from __future__ import annotations
 

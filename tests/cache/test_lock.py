@@ -1,4 +1,4 @@
-"""Two runs on one output: the second leaves at once or waits, and a dead one holds nobody up."""
+"""Two runs with one output: the second one ends at once or waits, and a dead one blocks nobody."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ with hold(Path(sys.argv[1])):
 
 @contextmanager
 def another_process(output: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that holds an output until its input ends."""
+    """A process that locks an output until its stdin is closed."""
     command = [sys.executable, "-c", HOLDER, str(output)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -81,7 +81,7 @@ def test_waiting_is_said_once_and_ends_with_the_other_run(tmp_path: Path) -> Non
 
 
 def test_only_one_of_many_is_in_at_a_time(tmp_path: Path) -> None:
-    """Though each removes the lock's file when it leaves."""
+    """Although each of them removes the lock file at its end."""
     inside, most, entered = 0, 0, 0
 
     def enter() -> None:
@@ -118,7 +118,7 @@ def test_a_file_system_without_locks_is_said_and_no_obstacle(tmp_path: Path, mon
 
 
 def test_a_read_only_folder_is_left_to_the_run_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may find that there is nothing to write."""
+    """A run may have nothing to write."""
     original = os.open
 
     def refuse(path: object, flags: int, *more: int) -> int:
@@ -137,7 +137,7 @@ def test_a_read_only_folder_is_left_to_the_run_itself(tmp_path: Path, monkeypatc
 
 
 def test_another_users_lock_is_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its file may be read and not written: that is no folder in which nobody can write."""
+    """The lock file can be read but not written, and the folder is writable."""
     original = os.open
 
     def refuse(path: object, flags: int, *more: int) -> int:
@@ -185,7 +185,7 @@ def test_an_extraction_holds_its_output_and_a_reader_takes_no_notice(tiny: Path,
 def test_a_cache_that_is_replaced_while_it_is_opened_is_the_old_one_or_the_new(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Never the identity of the one with the features of the other."""
+    """Never the identity of one file with the features of the other."""
     texts = [text for text, _ in tiny_rows(20)]
     run(texts, tmp_path / "c.h5", tiny)
     new, _ = run(texts, tmp_path / "new.h5", tiny, prefix="a ")
@@ -218,7 +218,7 @@ def test_so_do_stage_two_and_a_sweep(cache: Path, tmp_path: Path) -> None:
                 stage(cache, out)
             threading.Timer(0.5, process.kill).start()
             stage(cache, out, overwrite=True, wait=True)
-        with another_process(out), pytest.raises(OutputExistsError):  # and waits for nobody, to say that
+        with another_process(out), pytest.raises(OutputExistsError):  # without waiting
             stage(cache, out, wait=True)
         shutil.rmtree(out)
 
