@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+OLDEST := .venv-oldest
 DATA := .data
 DEMO := .demo
 BENCH := .bench
 
-.PHONY: demo test soak data bench-encoder bench-heads bench-speedup clean
+.PHONY: demo test test-oldest soak data bench-encoder bench-heads bench-speedup clean
 
 demo: $(INSTALLED) data
 	$(BIN)/python demo/run.py $(DEMO)
@@ -17,6 +18,10 @@ test: $(INSTALLED) data
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# The tests with the lowest versions that pyproject.toml allows, in an environment of its own. CI does not run this.
+test-oldest: $(OLDEST)/installed data
+	$(OLDEST)/bin/python -m pytest
 
 # Hundreds of kills and stops; takes about 15 minutes on 2 cores.
 soak: $(INSTALLED)
@@ -57,9 +62,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(INSTALLED)
 
+$(OLDEST)/installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[dev]'
+	touch $(OLDEST)/installed
+
 $(VENV)/installed-bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	touch $(VENV)/installed-bench
 
 clean:
-	rm -rf $(VENV) $(DATA) $(DEMO) $(BENCH)
+	rm -rf $(VENV) $(OLDEST) $(DATA) $(DEMO) $(BENCH)
