@@ -63,6 +63,7 @@ def test_imports_go_down(name: str) -> None:
 
 @pytest.mark.parametrize("folder", sorted(FOLDERS))
 def test_a_folder_imports_only_what_it_may(folder: str) -> None:
+    assert folder in MAY_IMPORT, "a new folder: write here and in CONTRIBUTING.md what it may import"
     allowed = MAY_IMPORT[folder] | {folder}
     for name in (name for name in GRAPH if room(name) == folder):
         others = {other for other in GRAPH[name] if room(other) in FOLDERS}

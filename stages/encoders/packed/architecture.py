@@ -1,6 +1,7 @@
 """What an architecture is to the packed pass, and how the ones of this folder are found.
 
-A new architecture is a new file here, which names its classes in ``ARCHITECTURES``. No other file changes.
+A new architecture is a new file here, which names its classes in ``ARCHITECTURES``. No other file changes, unless the
+architecture computes attention in another way.
 """
 
 from __future__ import annotations
