@@ -133,7 +133,7 @@ def _spelling(group: Any, command: str | None) -> Callable[[str, str | None], st
 
 
 class _Listener:
-    """Shows the notes and steps of a command, and keeps its outcomes. It ends the run if Ctrl-C was not noticed."""
+    """Shows the notes and steps of a command, and keeps its outcomes. It stops the run if Python lost a signal."""
 
     def __init__(self, show: Report) -> None:
         self._show = show

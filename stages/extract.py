@@ -61,7 +61,7 @@ def extract(
             texts that it lacks. The old cache stays whole until the new one takes its place.
         reuse: Other caches of the same identity. Rows that they hold are copied instead of encoded.
         overwrite: Encode again and replace ``out``, which stays whole until the new cache takes its place.
-        wait: Where another run is writing ``out``, wait until it is done.
+        wait: If another run is writing ``out``, wait until that run has ended.
         report: Receives progress, notes, and one `Outcome` at the end.
 
     Returns:

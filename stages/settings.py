@@ -236,13 +236,13 @@ class ClassWeight(enum.StrEnum):
     NONE = "none"
     """Every row has the same weight."""
     BALANCED = "balanced"
-    """Every class has the same weight: rows / (classes x rows of the class), as in scikit-learn."""
+    """A row has the weight rows / (classes x rows of its class), as in scikit-learn."""
 
 
 @_documented
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSettings(_Settings):
-    """Settings of `train_head`. The defaults were chosen on validation rows: see bench/README.md."""
+    """Settings of `train_head`. Most defaults were chosen on validation rows, dropout was not: see bench/README.md."""
 
     feature: str = setting("cls", "Feature to train on.")
     test_fraction: float = setting(0.2, "Fraction of the rows to hold out for testing.", _FRACTION)
@@ -259,13 +259,17 @@ class TrainSettings(_Settings):
     epochs: int = setting(100, "Number of passes over the training rows.", _COUNT)
     batch_size: int = setting(4096, "Number of rows in a batch.", _COUNT)
     learning_rate: float = setting(0.01, "Learning rate of AdamW.", _LEARNING_RATE)
-    schedule: Schedule = setting(Schedule.CONSTANT, "Learning rate after the warm-up: constant, or along a cosine.")
+    schedule: Schedule = setting(
+        Schedule.CONSTANT, "Learning rate after the warm-up: constant, or falling to 0 along a cosine."
+    )
     warmup: float = setting(0.0, "Fraction of all steps in which the learning rate rises to its full value.", _RATE)
     weight_decay: float = setting(0.01, "Weight decay of AdamW. It does not apply to biases.", _WEIGHT_DECAY)
     dropout: float = setting(0.3, "Probability that a feature value is dropped during training.", _RATE)
     center: bool = setting(True, "Subtract column means before dropout: a dropped value becomes the mean, not zero.")
     standardize: bool = setting(False, "Divide each column by its standard deviation over the training rows.")
-    class_weight: ClassWeight = setting(ClassWeight.NONE, "Weight of rows in the loss; balanced: equal for classes.")
+    class_weight: ClassWeight = setting(
+        ClassWeight.NONE, "Weight of a row in the loss. balanced: all classes count the same."
+    )
     label_smoothing: float = setting(0.0, "Fraction of each target that is divided among all classes.", _RATE)
     patience: int = setting(0, "Stop after this many epochs without a lower validation loss; 0: never.", _COUNT_OR_ZERO)
     calibrate: bool = setting(False, "Fit a temperature on the validation rows. The head divides its logits by it.")
@@ -378,10 +382,12 @@ class SpeedupSettings(_Settings):
         120.0, "Time for all measurements, for example 120s or 10min.", _POSITIVE, parse=parse_duration, shown="120s"
     )
     repeats: int = setting(3, "How often each rung is measured, if the budget allows it.", _COUNT)
-    quality: bool = setting(True, "Compare accuracy too. Without it, the rungs get its part of the budget.")
+    quality: bool = setting(
+        True, "Compare accuracy too. Without this comparison, the rungs get its part of the budget."
+    )
     quality_train: int = setting(1000, "Number of training rows for the comparison of accuracy.", _COUNT)
     quality_test: int = setting(2000, "Number of test rows for the comparison of accuracy.", _COUNT)
-    quality_length: int = setting(64, "Maximum number of tokens, likewise, in the comparison of accuracy.")
+    quality_length: int = setting(64, "Maximum number of tokens in the comparison of accuracy. The program pads to it.")
     seeds: tuple[int, ...] = setting((0, 1, 2), "Seeds of the heads whose accuracy is compared.", _SEEDS)
     sample: int = setting(0, "Seed of the choice of rows.")
     device: str = setting("auto", _DEVICE)

@@ -109,7 +109,7 @@ def encode_sequences(
 ) -> dict[str, Features]:
     """Encode token sequences: equal ones once, in batches of similar length.
 
-    The batches do not depend on ``needed``: a run that needs only some of the features gets the same bits.
+    The batches do not depend on ``needed``: a run that needs only some of the sequences gets the same bits.
 
     Args:
         encoder: The encoder.

@@ -81,7 +81,7 @@ class UnfinishedCache:
 
 
 def require_writable(out: Path, table: Table) -> None:
-    """Refuse, before any work, an output that cannot be written, or that would replace what is no cache.
+    """Refuse, before any work, an output that cannot be written, or that would replace a file that is not a cache.
 
     Raises:
         OutputExistsError: it is such an output.
@@ -190,7 +190,7 @@ def decide_unfinished(request: CacheRequest, cache: Cache, plan: Mapping[str, An
 
 
 def open_unfinished(request: CacheRequest, *, width: int, plan: Mapping[str, Any], report: Report) -> UnfinishedCache:
-    """Open the unfinished cache to write into: the one that is there, where it serves, or a new one.
+    """Open the unfinished cache to write into: the existing one if it can be used, else a new one.
 
     ``width`` is the numbers in each feature, ``plan`` says how rows are batched.
 

@@ -21,7 +21,7 @@ from .scaler import ScaledDataset, fit_scaler, fits_in_memory
 from .stacked import AdamW, Loss, StackedHeads
 
 TIE_TOLERANCE = 1e-6
-"""Validation losses that differ by less count as equal, and the earlier epoch is kept: rounding must not choose."""
+"""Validation losses that differ by less are equal. The earlier epoch is kept, so that rounding does not choose."""
 PER_HEAD = ("learning_rate", "weight_decay", "dropout", "label_smoothing", "class_weight")
 """The settings that may differ between heads that train together."""
 GradientSums = tuple[dict[str, torch.Tensor], torch.Tensor]

@@ -176,7 +176,7 @@ def open_table(
     keep_others: bool = False,
     label_optional: bool = False,
 ) -> Table:
-    """Tell what kind of table this is, without reading it.
+    """Open a table. Files are found but not read; a table in memory is converted to Arrow.
 
     Args:
         table: A file or folder; or in memory: a sequence of texts, a mapping of columns, an Arrow table, or a
