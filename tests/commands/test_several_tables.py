@@ -149,7 +149,7 @@ def test_the_command(tiny: Path, tmp_path: Path, tables: list[Path]) -> None:
     shown = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
     assert [Path(line).name for line in shown[:-1]] == ["train.h5", "validation.h5", "test.h5"]
     assert shown[-1].startswith("Encoder passes: ")
-    assert len(re.findall(r"reused +\d+ rows were taken from other caches", done.stdout)) == 2
+    assert len(re.findall(r"reused +\d+ rows were copied from other caches", done.stdout)) == 2
     again = command("extract", *tables, *options)
     assert again.returncode == 0 and again.stderr.count("is current") == 3
     assert re.fullmatch(r"Encoder passes: 0 done, 80 saved, [^\n]*\n", again.stdout), again.stdout

@@ -113,7 +113,7 @@ def test_ctrl_c_and_sigterm_say_what_is_kept(
     assert process.exitcode == 130
     (line,) = (tmp_path / "log").read_text().splitlines()
     assert (
-        line.startswith(("headstart: interrupted", "headstart: terminated")) and "the same command carries on" in line
+        line.startswith(("headstart: interrupted", "headstart: terminated")) and "the same command continues" in line
     )
     kept = len(holding(out))
     assert f"{kept} of 157 blocks are done" in finish(command, tmp_path / "log", partial(blocks_of, 64))[1]
@@ -204,7 +204,7 @@ def test_a_limit_on_the_size_of_files_is_one_line(
     out, limited = tmp_path / "c.h5", partial(limit_file_size, size)
     before = sorted(tmp_path.iterdir())
     code, said = finish([*command, out, "--quiet"], tmp_path / "log", EIGHT, limited)
-    assert code == 1 and re.fullmatch(r"headstart: cannot create .* a file of this process may have .*\n", said)
+    assert code == 1 and re.fullmatch(r"headstart: cannot create .* the limit for a file is .*\n", said)
     assert sorted(tmp_path.iterdir()) == before
     finish([*command, out], tmp_path / "log", EIGHT, partial(fault_at, "write", 60, "before"))
     kept = holding(out)

@@ -326,7 +326,7 @@ def test_a_run_whose_place_was_taken_replaces_nothing(
         original(self, record, path)
 
     monkeypatch.setattr(CacheWriter, "finish", finish)
-    with pytest.raises(StorageError, match="another run took the place"):
+    with pytest.raises(StorageError, match="another run replaced"):
         run(write_csv(numbered(30)), tmp_path / "c.h5", tiny, update=True)
     assert (tmp_path / "c.h5").read_bytes() == before
     assert partial_path(tmp_path / "c.h5").read_bytes() == b"another run's"
