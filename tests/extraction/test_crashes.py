@@ -112,9 +112,7 @@ def test_ctrl_c_and_sigterm_say_what_is_kept(
     process.join()
     assert process.exitcode == 130
     (line,) = (tmp_path / "log").read_text().splitlines()
-    assert (
-        line.startswith(("headstart: interrupted", "headstart: terminated")) and "the same command continues" in line
-    )
+    assert line.startswith(("headstart: interrupted", "headstart: terminated")) and "the same command continues" in line
     kept = len(holding(out))
     assert f"{kept} of 157 blocks are done" in finish(command, tmp_path / "log", partial(blocks_of, 64))[1]
 
