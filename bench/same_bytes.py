@@ -184,6 +184,8 @@ def compare_columns(old: Path, new: Path) -> Iterator[str]:
         with path.open(encoding="utf-8", newline="") as file:
             header, *rows = csv.reader(file)
         columns.append(dict(zip(header, zip(*rows, strict=True), strict=True)))
+    if "prediction" not in columns[0]:  # what was predicted was once called `label`; now that is the input's own column
+        columns[0]["prediction"] = columns[0].pop("label")
     for name, values in columns[0].items():
         if columns[1].get(name) != values:
             yield f"column {name} differs"
