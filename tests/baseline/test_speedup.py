@@ -510,8 +510,8 @@ def test_ctrl_c_leaves_nothing_behind(tiny: Path, table: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--budget", "soon"], "the time is 'soon'; write it as 120s or 10min"),
-        (["--budget", "0s"], "budget is 0 s; it must be above 0"),
+        (["--budget", "soon"], "--budget is 'soon'; write it as 120s or 10min"),
+        (["--budget", "0s"], "--budget is 0.0; it must be above 0"),
         (["--seed", "1,1"], "is 1,1; it must be distinct numbers of at least 0"),
         (["--epochs", "0"], "epochs is 0; it must be at least 1"),
         (["--label-column", "stars"], "has no column 'stars'"),
