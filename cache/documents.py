@@ -15,6 +15,7 @@ from .errors import DamagedError
 
 MAX_FILE_BYTES = 1 << 28
 """Larger files are not read. A document of headstart has some thousand bytes, plus some hundred for each head."""
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 _Document = TypeVar("_Document")
 
@@ -65,6 +66,16 @@ def read_json_file(path: Path) -> Any:
     if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
         raise DamagedError(f"{path} is not a file of at most {MAX_FILE_BYTES:,} bytes")
     return parse_json(path.read_bytes(), str(path))
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Return whether a file holds only what Git keeps of a large file for git-lfs: a few lines that name it.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return file.read(len(_LFS_POINTER)) == _LFS_POINTER
 
 
 def checked(document: Any, kind: type[_Document], where: str) -> _Document:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, TypedDict
 
 import pytest
-from headstart.cache.documents import checked, parse_json
+from headstart.cache.documents import checked, is_lfs_pointer, parse_json
 from headstart.cache.errors import DamagedError
 
 
@@ -54,3 +55,10 @@ def test_what_is_not_json_is_refused_in_one_line(content: bytes) -> None:
     with pytest.raises(DamagedError, match=r"^it is .*") as caught:
         parse_json(content, "it")
     assert "\n" not in str(caught.value)
+
+
+def test_a_git_lfs_pointer_is_told_from_other_files(tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    for content, expected in ((pointer, True), (b"version,text\n1,a\n", False), (b"", False)):
+        (tmp_path / "file").write_bytes(content)
+        assert is_lfs_pointer(tmp_path / "file") is expected
