@@ -154,15 +154,16 @@ class _Pass:
         self.counts.distinct_sequences += len(own)
         if not len(blocks):
             return None
-        lacking = own[~window.reused.found[own]]
+        lacking = own[window.reused["cache"][own] < 0]
         by_sequence = self.reusable.find_sequences(self.cache.token_hashes[window.span][lacking])
-        reused = window.reused.replaced(lacking, by_sequence)
-        self.counts.reused_rows += int(reused.found.sum())
+        reused = window.reused.copy()
+        reused[lacking] = by_sequence
+        self.counts.reused_rows += int((reused["cache"] >= 0).sum())
         in_file = self.written[first_rows // self.layout.block_rows]
         needed = np.zeros(len(window), bool)
         to_write = ~self.written[rows // self.layout.block_rows]
         needed[first_rows[to_write & ~in_file] - window.span.start] = True
-        positions = lacking[~by_sequence.found]
+        positions = lacking[by_sequence["cache"] < 0]
         return _WindowWork(
             window=window,
             blocks=blocks,
@@ -208,7 +209,7 @@ class _Pass:
         reused = work.reused[sources]
         for cache, positions, cache_rows in self.reusable.by_cache(reused):
             gathered[others[positions]] = cache.features(name)[cache_rows]
-        new = ~reused.found
+        new = reused["cache"] < 0
         gathered[others[new]] = encoded[np.searchsorted(work.positions, sources[new])]
         return gathered
 

@@ -7,42 +7,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ...cache.errors import IdentityError
 from ...cache.hashing import Hashes
 from ...cache.identity import Identity, differences
 from ...cache.reader import Cache, open_any, open_cache
 from ..progress import Note, Report, Step
-from ..types import Indices, Mask
+from ..types import Indices
 from .row_index import RowIndex
 
-
-@dataclasses.dataclass(frozen=True)
-class RowLocations:
-    """Where some caches hold the rows that were asked for."""
-
-    cache_index: Indices  # (rows,), -1 where no cache holds the row
-    row_index: Indices  # (rows,), the row in that cache
-
-    @property
-    def found(self) -> Mask:
-        return self.cache_index >= 0
-
-    def __getitem__(self, rows: Indices) -> RowLocations:
-        return RowLocations(self.cache_index[rows], self.row_index[rows])
-
-    def replaced(self, rows: Indices, locations: RowLocations) -> RowLocations:
-        """Return a copy in which ``rows`` have these locations."""
-        copy = RowLocations(self.cache_index.copy(), self.row_index.copy())
-        copy.cache_index[rows], copy.row_index[rows] = locations.cache_index, locations.row_index
-        return copy
-
-
-def join_locations(parts: Sequence[RowLocations]) -> RowLocations:
-    """Join the locations of consecutive rows."""
-    return RowLocations(
-        np.concatenate([part.cache_index for part in parts]), np.concatenate([part.row_index for part in parts])
-    )
+RowLocations = npt.NDArray[np.void]
+"""Where some caches hold the rows that were asked for: (rows,) with the fields ``cache``, the cache's number or -1 where
+no cache holds the row, and ``row``, the row in that cache."""
 
 
 class ReusableCaches:
@@ -77,9 +54,9 @@ class ReusableCaches:
     def by_cache(self, locations: RowLocations) -> Iterator[tuple[Cache, Indices, Indices]]:
         """Group locations: yield each cache that holds some of the rows, their positions, and their rows there."""
         for number, cache in enumerate(self.caches):
-            positions = np.flatnonzero(locations.cache_index == number)
+            positions = np.flatnonzero(locations["cache"] == number)
             if len(positions):
-                yield cache, positions, locations.row_index[positions]
+                yield cache, positions, locations["row"][positions]
 
 
 def open_reusable(paths: Iterable[Path], identity: Identity, storage: str, *, superseded: bool = False) -> list[Cache]:
@@ -116,10 +93,10 @@ def reporting_blocks(cache: Cache, report: Report) -> Callable[[int], None]:
 
 
 def _find(indexes: Sequence[RowIndex], hashes: Hashes) -> RowLocations:
-    locations = RowLocations(np.full(len(hashes), -1, np.int64), np.zeros(len(hashes), np.int64))
+    locations = np.full(len(hashes), -1, [("cache", np.int64), ("row", np.int64)])
     for number, index in enumerate(indexes):
-        asked = np.flatnonzero(~locations.found)
+        asked = np.flatnonzero(locations["cache"] < 0)
         rows = index.find(hashes[asked])
         held = asked[rows >= 0]
-        locations.cache_index[held], locations.row_index[held] = number, rows[rows >= 0]
+        locations["cache"][held], locations["row"][held] = number, rows[rows >= 0]
     return locations

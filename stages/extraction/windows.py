@@ -13,7 +13,7 @@ from ..encoders.encoder import Encoder
 from ..tables.scan import TableScan, read_windows
 from ..tables.table import Table, TableRows, join_rows
 from ..types import Indices, Mask, TokenIds
-from .reuse import ReusableCaches, RowLocations, join_locations
+from .reuse import ReusableCaches, RowLocations
 
 _JOINED_BYTES = 64 << 20  # most memory for the features of windows that are joined
 _Part = tuple[slice, TableRows, RowLocations]
@@ -67,7 +67,7 @@ def tokenized_windows(
     for span, rows, reused in _joined(parts, window_rows, most_rows):
         lacking = np.empty(0, np.int64)
         if not kept[layout.blocks_of(span)].all():
-            lacking = np.flatnonzero(~reused.found)
+            lacking = np.flatnonzero(reused["cache"] < 0)
         pairs = None if rows.pairs is None else [rows.pairs[row] for row in lacking]
         sequences, truncated = encoder.tokenize([rows.texts[row] for row in lacking], pairs)
         for row, sequence in zip(lacking, sequences, strict=True):
@@ -91,7 +91,7 @@ def _joined(parts: Iterator[_Part], window_rows: int, most_rows: int) -> Iterato
     for part in parts:
         held.append(part)
         span, _, reused = part
-        lacking += int((~reused.found).sum())
+        lacking += int((reused["cache"] < 0).sum())
         if lacking >= window_rows // 2 or span.stop + window_rows - held[0][0].start > most_rows:
             yield _join(held)
             held, lacking = [], 0
@@ -103,4 +103,4 @@ def _join(parts: Sequence[_Part]) -> _Part:
     if len(parts) == 1:
         return parts[0]
     spans, rows, reused = zip(*parts, strict=True)
-    return slice(spans[0].start, spans[-1].stop), join_rows(rows), join_locations(reused)
+    return slice(spans[0].start, spans[-1].stop), join_rows(rows), np.concatenate(reused)
