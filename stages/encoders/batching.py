@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+
 import numpy as np
 
 from ..types import Indices
@@ -25,13 +27,19 @@ def compose_batches(lengths: Indices, batch_tokens: int, *, padded: bool) -> lis
     order = np.argsort(-lengths, kind="stable")
     if padded:
         return _padded_batches(order, lengths, batch_tokens)
-    left, tokens = _Remaining(order, lengths), _even_share(int(lengths.sum()), batch_tokens)
-    batches = []
-    while (place := left.first(int(lengths.max(initial=0)))) is not None:
-        batch, room = [left.take(place)], tokens - int(lengths[order[place]])
-        while (place := left.first(room)) is not None:
-            batch.append(left.take(place))
-            room -= int(lengths[order[place]])
+    tokens = _even_share(int(lengths.sum()), batch_tokens)
+    left: dict[int, list[int]] = {}  # by length; the last is taken first
+    for number in order[::-1].tolist():
+        left.setdefault(int(lengths[number]), []).append(number)
+    sizes, batches = list(left), []  # ascending
+    while sizes:
+        batch, room = [], max(tokens, sizes[-1])
+        while place := bisect.bisect_right(sizes, room):
+            size = sizes[place - 1]
+            batch.append(left[size].pop())
+            room -= size
+            if not left[size]:
+                del sizes[place - 1]
         batches.append(np.array(batch, np.int64))
     return batches
 
@@ -52,27 +60,3 @@ def _padded_batches(order: Indices, lengths: Indices, batch_tokens: int) -> list
         batches.append(order[start : start + count])
         start += count
     return batches
-
-
-class _Remaining:
-    """Sequences in order of falling length. Any can be taken out, and the longest that fits can be found."""
-
-    def __init__(self, order: Indices, lengths: Indices) -> None:
-        self._order = order
-        self._falling = -lengths[order]  # rising, as searchsorted wants it
-        self._next = list(range(len(order) + 1))  # union-find: from each place to the next that is not taken
-
-    def first(self, most: int) -> int | None:
-        """The place of the longest sequence of at most ``most`` tokens."""
-        place = int(np.searchsorted(self._falling, -most)) if most > 0 else len(self._order)
-        root = place
-        while self._next[root] != root:
-            root = self._next[root]
-        while self._next[place] != root:
-            self._next[place], place = root, self._next[place]
-        return root if root < len(self._order) else None
-
-    def take(self, place: int) -> int:
-        """Take out the sequence at a place, and return its number."""
-        self._next[place] = place + 1
-        return int(self._order[place])
