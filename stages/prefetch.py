@@ -31,16 +31,16 @@ def prefetch(items: Iterator[_Item]) -> Iterator[_Item]:
             yield item
 
 
-class BackgroundThread:
+class BackgroundThread(ThreadPoolExecutor):
     """Runs calls in one thread, in order. An error in a call is raised at the next `wait`, or where the block ends."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "headstart-writer")
+        super().__init__(1, "headstart-writer")
         self._pending: list[Future[None]] = []
 
     def run(self, call: Callable[[], None]) -> None:
         """Add a call; returns at once."""
-        self._pending.append(self._thread.submit(call))
+        self._pending.append(self.submit(call))
 
     def wait(self) -> None:
         """Wait until every call that was added has returned."""
@@ -48,12 +48,9 @@ class BackgroundThread:
         for future in pending:
             future.result()
 
-    def __enter__(self) -> BackgroundThread:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.shutdown(wait=True)
+        super().__exit__(kind, error, trace)
         if kind is None:
             self.wait()

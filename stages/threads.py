@@ -23,28 +23,25 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-class WorkerThreads:
+class WorkerThreads(concurrent.futures.ThreadPoolExecutor):
     """Threads that sum over shares of rows. Made by `open_threads`.
 
     The number of shares is fixed, and results come in the order of the shares: a sum over them does not depend on the
     number of threads, not even in its last bit.
     """
 
-    def __init__(self, pool: concurrent.futures.Executor) -> None:
-        self._pool = pool
-
     def map_shares(self, work: Callable[[Sequence[_Item]], _Result], items: Sequence[_Item]) -> list[_Result]:
         """Divide the items into at most `SHARES` shares, call ``work`` with each, and return the results in order."""
         shares = [items[first::SHARES] for first in range(min(SHARES, len(items)))]
-        return list(self._pool.map(work, shares))
+        return list(self.map(work, shares))
 
 
 @contextmanager
 def open_threads() -> Iterator[WorkerThreads]:
     """Open as many worker threads as torch has threads, at most `SHARES`. Meanwhile torch uses one thread in each."""
     threads = torch.get_num_threads()
-    with _torch_threads(1), concurrent.futures.ThreadPoolExecutor(min(threads, SHARES)) as pool:
-        yield WorkerThreads(pool)
+    with _torch_threads(1), WorkerThreads(min(threads, SHARES)) as pool:
+        yield pool
 
 
 @contextmanager
