@@ -13,7 +13,7 @@ from ..cache.errors import DamagedError, TableError
 from ..cache.reader import Cache, open_cache
 from .encoders.session import EncoderSession
 from .extraction.resume import require_pair_column
-from .extraction.tolerance import relative_difference, tolerance_of
+from .extraction.tolerance import relative_differences, tolerance_of
 from .progress import Report, Step, silent
 from .settings import VERIFY_SAMPLE, ExtractSettings
 from .tables.scan import read_windows, scan_table
@@ -179,8 +179,5 @@ def _encode_again(
         places = (rows[inside] - span.start).tolist()
         pairs = None if window.pairs is None else [window.pairs[place] for place in places]
         sequences, _ = session.encoder.tokenize([window.texts[place] for place in places], pairs)
-        features = encode_sequences(session.encoder, sequences)
-        for number, index in enumerate(inside.tolist()):
-            row = {name: values[number] for name, values in features.items()}
-            differences[index] = relative_difference(row, cache, int(rows[index]))
+        differences[inside] = relative_differences(encode_sequences(session.encoder, sequences), cache, rows[inside])
     return differences

@@ -21,7 +21,7 @@ from ..settings import ForwardMode, Precision
 from ..tables.scan import TableScan
 from ..types import Features, Indices
 from .row_index import RowIndex
-from .tolerance import relative_difference, tolerance_of
+from .tolerance import relative_differences, tolerance_of
 
 FIRST_ROWS = 4096  # at the top of the table, and of the cache, among which shared rows are looked for
 SAMPLE_ROWS = 16  # that are encoded again before the encoder is trusted
@@ -96,11 +96,7 @@ def _is_proven(
     )
     if not all(_tell_apart(values, cache, name, rows, alike) for name, values in features.items()):
         return False
-    distances = [
-        relative_difference({name: values[number] for name, values in features.items()}, cache, int(row))
-        for number, row in enumerate(rows)
-    ]
-    return all(distance <= tolerance_of(cache) for distance in distances)
+    return bool((relative_differences(features, cache, rows) <= tolerance_of(cache)).all())
 
 
 def _tell_apart(values: Features, cache: Cache, name: str, rows: Indices, alike: float) -> bool:
