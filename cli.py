@@ -265,7 +265,7 @@ def repair_command(
     encoder: Annotated[
         str | None, typer.Option(help=_MOVED_ENCODER, show_default="where the cache says it was")
     ] = None,
-    reading: Annotated[Values, Fields(ExtractSettings, only=(*_READING, "label_column"), help=_AS_MADE)],
+    settings: Annotated[ExtractSettings, Fields(ExtractSettings, only=(*_READING, "label_column"), help=_AS_MADE)],
     output: Annotated[Values, Fields(_Output, only=("wait",))],
     quiet: Quiet = False,
 ) -> None:
@@ -273,7 +273,7 @@ def repair_command(
     with _reporting(ctx, quiet) as listener:
         from .stages.repair import repair
 
-        repair(cache, table, encoder=encoder, report=listener, **reading, **output)
+        repair(cache, table, encoder=encoder, settings=settings, report=listener, **output)
 
 
 @command(app, "train-head")

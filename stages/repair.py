@@ -17,14 +17,11 @@ from ..cache.siblings import repaired_path
 from ..cache.writer import CacheWriter
 from .encoders.session import EncoderSession
 from .extraction.fill import fill_cache, outcome_counts
-from .extraction.resume import UnfinishedCache, labelled_copy, require_pair_column, require_writable
+from .extraction.resume import UnfinishedCache, labelled_copy, open_source, require_writable
 from .extraction.reuse import ReusableCaches, reporting_blocks
 from .progress import Action, Note, Outcome, Report, silent
 from .settings import ExtractSettings
 from .tables.scan import TableScan, scan_table
-from .tables.table import open_table
-
-_DEFAULTS = ExtractSettings()
 
 
 def repair(
@@ -32,12 +29,7 @@ def repair(
     table: Any,
     *,
     encoder: str | None = None,
-    text_column: str = _DEFAULTS.text_column,
-    text_pair_column: str | None = _DEFAULTS.text_pair_column,
-    label_column: str = _DEFAULTS.label_column or "label",
-    device: str = _DEFAULTS.device,
-    skip_bad_rows: bool = _DEFAULTS.skip_bad_rows,
-    allow_pickled_weights: bool = _DEFAULTS.allow_pickled_weights,
+    settings: ExtractSettings | None = None,
     wait: bool = False,
     report: Report = silent,
 ) -> Path:
@@ -51,12 +43,8 @@ def repair(
         cache: The cache, which is replaced.
         table: The table that it was extracted from.
         encoder: A folder or hub id, where the encoder is no longer where the cache says; it must be the same encoder.
-        text_column: As for `extract`, like those that follow.
-        text_pair_column: Required for a cache of pairs of texts.
-        label_column: Not read for a cache without labels.
-        device: ``auto``, or a torch device.
-        skip_bad_rows: As when the cache was made.
-        allow_pickled_weights: Read a ``pytorch_model.bin`` where the encoder has no safetensors.
+        settings: How to read the table, as when the cache was made, and on which device to encode; the other settings
+            are the cache's own. Labels are not read for a cache without labels.
         wait: Wait until another run that is writing the cache is done.
         report: Receives progress, notes, and one `Outcome` at the end.
 
@@ -71,7 +59,7 @@ def repair(
         BusyError: another run is writing the cache.
         StorageError: the machine cannot read or write.
     """
-    path = Path(cache)
+    path, settings = Path(cache), settings or ExtractSettings()
     _open(path)  # a file that is no cache is refused before a lock is put beside it
     with hold(path, wait=wait, note=lambda text: report(Note(text))):
         started, opened = time.perf_counter(), _open(path)
@@ -80,20 +68,14 @@ def repair(
             counts = outcome_counts(opened.record, filled=False)
             report(Outcome(command="repair", output=path, action=Action.CURRENT, counts=counts))
             return path
-        require_pair_column(opened, text_pair_column)
-        source = open_table(
-            table,
-            text_column=text_column,
-            pair_column=text_pair_column,
-            label_column=label_column if opened.layout.labelled else None,
-            skip_bad_rows=skip_bad_rows,
-        )
+        labels = settings.label_column if opened.layout.labelled else None
+        source = open_source(opened, table, settings, label_column=labels)
         require_writable(path, source)
         scan = scan_table(source, report)
         record: Mapping[str, Any] = opened.record
         restored = dataclasses.replace(opened, text_hashes=scan.text_hashes, labels=scan.labels)
         damaged = _blocks_to_encode(opened, restored, scan, source.source)
-        session = _find_encoder(opened, encoder, device, allow_pickled_weights, report) if damaged else None
+        session = _find_encoder(opened, encoder, settings, report) if damaged else None
         with labelled_copy(restored, repaired_path(path), scan) as (scratch, _):
             if session is not None:
                 report(
@@ -161,18 +143,16 @@ def _blocks_to_encode(cache: Cache, restored: Cache, scan: TableScan, table: str
     return to_encode
 
 
-def _find_encoder(
-    cache: Cache, encoder: str | None, device: str, allow_pickled_weights: bool, report: Report
-) -> EncoderSession:
+def _find_encoder(cache: Cache, encoder: str | None, settings: ExtractSettings, report: Report) -> EncoderSession:
     """Find the encoder of a damaged cache, and check that its rows can be batched as they were."""
     session = EncoderSession.from_identity(
         cache.identity,
         cache.record["encoder"],
         where=cache.path,
         encoder=encoder,
-        device=device,
+        device=settings.device,
         batch_tokens=cache.plan["batch_tokens"],
-        allow_pickled_weights=allow_pickled_weights,
+        allow_pickled_weights=settings.allow_pickled_weights,
         report=report,
     )
     if cache.plan["window_rows"] < 1 or cache.plan["window_rows"] % cache.layout.block_rows:

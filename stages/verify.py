@@ -12,12 +12,11 @@ import numpy.typing as npt
 from ..cache.errors import DamagedError, TableError
 from ..cache.reader import Cache, open_cache
 from .encoders.session import EncoderSession
-from .extraction.resume import require_pair_column
+from .extraction.resume import open_source
 from .extraction.tolerance import relative_differences, tolerance_of
 from .progress import Report, Step, silent
 from .settings import VERIFY_SAMPLE, ExtractSettings
 from .tables.scan import read_windows, scan_table
-from .tables.table import open_table
 from .types import Indices
 
 
@@ -156,18 +155,11 @@ def _encode_again(
         allow_pickled_weights=settings.allow_pickled_weights,
         report=report,
     )
-    require_pair_column(cache, settings.text_pair_column)
     if table is None and not Path(cache.record["table"]).exists():
         raise TableError(
             f"{cache.path} was made from {cache.record['table']}, which is not here; give the table with `table`"
         )
-    source = open_table(
-        cache.record["table"] if table is None else table,
-        text_column=settings.text_column,
-        pair_column=settings.text_pair_column,
-        label_column=None,
-        skip_bad_rows=settings.skip_bad_rows,
-    )
+    source = open_source(cache, cache.record["table"] if table is None else table, settings)
     scan = scan_table(source, report)
     if scan.rows != cache.rows or not np.array_equal(scan.text_hashes, cache.text_hashes):
         raise TableError(f"{source.source} is not the table that {cache.path} was made from: its texts are others")

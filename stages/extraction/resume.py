@@ -22,8 +22,9 @@ from ...cache.reader import Cache, open_any
 from ...cache.siblings import partial_path, relabelled_path, superseded_path, superseded_paths
 from ...cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks, replace_durably
 from ..progress import Note, Report
+from ..settings import ExtractSettings
 from ..tables.scan import TableScan
-from ..tables.table import Table
+from ..tables.table import Table, open_table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,15 +104,22 @@ def require_writable(out: Path, table: Table) -> None:
             return  # a damaged cache: `overwrite` may replace it
 
 
-def require_pair_column(cache: Cache, text_pair_column: str | None) -> None:
-    """Refuse to read single texts for a cache of pairs of texts, or the other way round.
+def open_source(cache: Cache, table: Any, settings: ExtractSettings, *, label_column: str | None = None) -> Table:
+    """Open the table that a cache was made from; errors as for `open_table`.
 
     Raises:
-        IdentityError: they do not fit.
+        IdentityError: the settings read single texts, and the cache is of pairs of texts, or the other way round.
     """
-    if cache.identity.pairs != (text_pair_column is not None):
+    if cache.identity.pairs != (settings.text_pair_column is not None):
         advice = "pairs of texts; name the second column with" if cache.identity.pairs else "single texts; leave out"
         raise IdentityError(f"{cache.path} is of {advice} `text_pair_column`")
+    return open_table(
+        table,
+        text_column=settings.text_column,
+        pair_column=settings.text_pair_column,
+        label_column=label_column,
+        skip_bad_rows=settings.skip_bad_rows,
+    )
 
 
 def decide_finished(request: CacheRequest, cache: Cache) -> Verdict:
