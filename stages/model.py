@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import reprlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -32,17 +33,11 @@ Probabilities = npt.NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-    """Texts that a caller gave, checked.
-
-    Attributes:
-        texts: The texts.
-        pairs: The second text of each; None for single texts.
-        is_one: The caller gave one str, not a list of them.
-    """
+    """Texts that a caller gave, checked."""
 
     texts: list[str]
-    pairs: list[str] | None
-    is_one: bool
+    pairs: list[str] | None  # the second text of each; None for single texts
+    is_one: bool  # the caller gave one str, not a list of them
 
 
 class TextClassifier:
@@ -66,29 +61,22 @@ class TextClassifier:
         window_rows: int = ExtractSettings.window_rows,
         report: Report = silent,
     ) -> None:
-        """Load the head; the encoder is found and loaded when it is first needed.
+        """Load the head; the encoder is found and loaded when it is first needed. Arguments and errors as for `load`.
 
-        Args:
-            run: The run folder.
-            encoder: A folder or hub id, where the encoder is no longer where the run says; it must be the same encoder.
-            device: ``auto``, or a torch device.
-            allow_pickled_weights: Read a ``pytorch_model.bin`` where the encoder has no safetensors.
-            window_rows: Texts that are batched together. More texts make fuller batches, and take more memory.
-            report: Receives progress.
-
-        Raises:
-            FormatError: the folder is not a run.
-            DamagedError: the run cannot be read.
+        ``window_rows`` texts are batched together. More texts make fuller batches, and take more memory.
         """
         self.head = load_head(run)
         self.classes_: Names = np.array(self.head.label_names, object)
         self.window_rows = window_rows
         self._run, self._report = Path(run), report
-        self._options: dict[str, Any] = {
-            "encoder": encoder,
-            "device": device,
-            "allow_pickled_weights": allow_pickled_weights,
-        }
+        self._open_session = functools.partial(
+            EncoderSession.from_identity,
+            where=self._run,
+            encoder=encoder,
+            device=device,
+            allow_pickled_weights=allow_pickled_weights,
+            report=report,
+        )
         self._encoder: Encoder | None = None
         self._loading, self._encoding = threading.Lock(), threading.Lock()
 
@@ -178,12 +166,7 @@ class TextClassifier:
     def tokenize(
         self, texts: Sequence[str], pairs: Sequence[str] | None, place: Callable[[int], str]
     ) -> list[TokenIds]:
-        """Return the token sequence of each text.
-
-        Args:
-            texts: The texts.
-            pairs: The second text of each, or None.
-            place: Returns the name of a text in a message, by its index.
+        """Return the token sequence of each text. ``place`` gives the name of a text in a message, by its index.
 
         Raises:
             EncoderError: the tokenizer makes no tokens of a text.
@@ -200,12 +183,9 @@ class TextClassifier:
         place: Callable[[int], str],
         on_batch: Callable[[BatchReport], None] | None = None,
     ) -> Probabilities:
-        """Return the probabilities of some token sequences, which are encoded together.
+        """Return the probabilities of some token sequences, which are encoded together, equal ones once.
 
-        Args:
-            sequences: The token sequences; equal ones are encoded once.
-            place: Returns the name of a text in a message, by its index.
-            on_batch: As for `encode_sequences`.
+        ``place`` is as for `tokenize`, ``on_batch`` as for `encode_sequences`.
 
         Raises:
             EncoderError: a feature is not finite.
@@ -232,14 +212,7 @@ class TextClassifier:
         """Return the encoder; the first call finds, checks and loads it. Errors as for `predict`."""
         with self._loading:
             if self._encoder is None:
-                session = EncoderSession.from_identity(
-                    self.head.identity,
-                    read_run(self._run)["encoder"],
-                    where=self._run,
-                    report=self._report,
-                    **self._options,
-                )
-                self._encoder = session.encoder
+                self._encoder = self._open_session(self.head.identity, read_run(self._run)["encoder"]).encoder
             return self._encoder
 
 
@@ -274,11 +247,7 @@ def load(
 
 
 def _read_texts(values: Any, what: str) -> list[str]:
-    """Return texts as a list of str.
-
-    Args:
-        values: One str, or a sequence, an array or a Series of str.
-        what: What one of them is called in a message.
+    """Return one str, or a sequence, an array or a Series of str, as a list; a message calls each ``what``.
 
     Raises:
         TableError: the values are not texts that can be read in order and again, or one of them is no text or blank.
