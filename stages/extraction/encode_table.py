@@ -27,7 +27,6 @@ from .row_index import FirstOccurrences
 from .windows import Window, tokenized_windows
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
-_COUNT_ROWS = 1 << 20
 
 
 @dataclasses.dataclass
@@ -67,7 +66,7 @@ def encode_table(
 
     Raises:
         TableError: the table changed since it was scanned.
-        EncoderError: a feature is not finite, or does not fit in the stored dtype.
+        EncoderError: a text has no tokens, or a feature is not finite, or does not fit in the stored dtype.
         StorageError: one text alone does not fit in memory.
     """
     plan, rows, halved_before = unfinished.cache.plan, unfinished.scan.rows, encoder.backend.halved_batches
@@ -101,9 +100,8 @@ def encode_table(
             report(Step("encoding", window.span.stop, rows, "rows", state.counts.tokens_encoded))
     counts, cache = state.counts, unfinished.cache
     counts.halved_batches = encoder.backend.halved_batches - halved_before
-    for start in range(0, rows, _COUNT_ROWS):
-        counts.tokens += int(cache.lengths[start : start + _COUNT_ROWS].sum(dtype=np.int64))
-        counts.truncated_rows += int(cache.truncated[start : start + _COUNT_ROWS].sum(dtype=np.int64))
+    counts.tokens = int(cache.lengths.sum(dtype=np.int64))
+    counts.truncated_rows = int(cache.truncated.sum(dtype=np.int64))
     return counts
 
 

@@ -35,22 +35,14 @@ def fill_cache(
 ) -> Mapping[str, Any]:
     """Write the blocks that an unfinished cache lacks, and its record; then move it to ``out``.
 
-    Args:
-        unfinished: The cache to fill.
-        out: The finished cache's path; a cache that is there is replaced in one step.
-        table: The table.
-        session: The encoder.
-        reusable: Other caches of the same identity, whose rows are copied instead of encoded.
-        started: When the run began, by `time.perf_counter`.
-        report: Receives progress.
+    A cache that is there is replaced in one step. ``started`` is when the run began, by `time.perf_counter`.
 
     Returns:
         The record.
 
     Raises:
-        TableError: the table changed since it was scanned.
-        EncoderError: a feature is not finite, or a text has no tokens.
-        StorageError: the file cannot be written, or one text alone does not fit in memory.
+        StorageError: the file cannot be written.
+        HeadstartError: as for `encode_table`.
     """
     from ..encoders.encoder import VERSIONS
     from ..provenance import provenance
@@ -80,10 +72,5 @@ def fill_cache(
 
 
 def outcome_counts(record: Mapping[str, Any], *, filled: bool) -> dict[str, float]:
-    """Return the counts for an `Outcome`, named as in the record.
-
-    Args:
-        record: The cache's record.
-        filled: Whether this run filled the cache. Otherwise the run encoded, copied and kept nothing.
-    """
+    """Return the counts for an `Outcome`, named as in the record; unless this run filled the cache, it did nothing."""
     return {"rows": record["rows"], **{name: record[name] if filled else 0 for name in _COUNTED}}

@@ -28,17 +28,14 @@ SAMPLE_ROWS = 16  # that are encoded again before the encoder is trusted
 _ALIKE = {Precision.FLOAT32: 1e-3, Precision.BFLOAT16: 0.1, Precision.FLOAT16: 0.1}
 """Largest error of a row, as a share of the row's distance from the sample's mean. The numbers that tell texts apart
 must be right, and not only the few large numbers that are nearly equal in all texts."""
-_STORED_HALF_ALIKE = 0.02
-"""The same for features stored as float16, whose rounding is relative to the large numbers."""
+_STORED_ALIKE = {"float32": 0.0, "float16": 0.02}
+"""The same by how features are stored: the rounding of float16 is relative to the large numbers."""
 
 
 def reopen(session: EncoderSession, caches: Sequence[Cache], scan: TableScan) -> None:
     """Load a session's encoder without transformers, where a cache proves it; otherwise do nothing.
 
-    Args:
-        session: The encoder, not loaded yet, of the caches' identity.
-        caches: Finished caches.
-        scan: The scan of the table; the sample is taken from the table's first rows.
+    The encoder, not loaded yet, is of the finished caches' identity. The sample is taken from the table's first rows.
     """
     cache = next((cache for cache in caches if _is_ours(cache)), None)
     if cache is None:
@@ -90,10 +87,7 @@ def _is_proven(
         features = {name: values.float().numpy() for name, values in encoder.backend.forward(sequences).items()}
     if any(values.shape != (len(rows), encoder.width) for values in features.values()):
         return False
-    alike = max(
-        _ALIKE[Precision(cache.identity.precision)],
-        _STORED_HALF_ALIKE if cache.layout.storage == "float16" else 0.0,
-    )
+    alike = max(_ALIKE[Precision(cache.identity.precision)], _STORED_ALIKE[cache.layout.storage])
     if not all(_tell_apart(values, cache, name, rows, alike) for name, values in features.items()):
         return False
     return bool((relative_differences(features, cache, rows) <= tolerance_of(cache)).all())

@@ -18,8 +18,8 @@ from ..types import Indices
 from .row_index import RowIndex
 
 RowLocations = npt.NDArray[np.void]
-"""Where some caches hold the rows that were asked for: (rows,) with the fields ``cache``, the cache's number or -1 where
-no cache holds the row, and ``row``, the row in that cache."""
+"""Where some caches hold the rows that were asked for: (rows,) with the fields ``cache``, the number of a cache or -1
+where none holds the row, and ``row``, the row in that cache."""
 
 
 class ReusableCaches:

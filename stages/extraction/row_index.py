@@ -67,8 +67,7 @@ class FirstOccurrences:
     def add(self, rows: slice) -> Indices:
         """Add the next rows of the table, whose hashes are in place.
 
-        Returns:
-            (rows,) int64: for each row the first row of the table with its token sequence, which may be the row itself.
+        Returns (rows,) int64: for each the first row of the table with its token sequence, which may be the row itself.
         """
         hashes = self._hashes[rows]
         _, first, inverse = np.unique(hash_keys(hashes), return_index=True, return_inverse=True)

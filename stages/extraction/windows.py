@@ -46,14 +46,8 @@ def tokenized_windows(
 ) -> Iterator[Window]:
     """Read a table's rows, look up their texts in other caches, and tokenize the texts that no cache holds.
 
-    Args:
-        table: The table.
-        scan: The scan of the table.
-        encoder: The encoder whose tokenizer is used.
-        reusable: Caches that may hold some of the rows.
-        layout: The layout of the cache that is written.
-        window_rows: How many rows are read at a time.
-        kept: (blocks,) bool, which blocks are complete. A window of complete blocks is not tokenized.
+    ``window_rows`` rows are read at a time. ``kept``, (blocks,) bool, says which blocks of the cache that is written
+    are complete: a window of complete blocks is not tokenized.
 
     Raises:
         TableError: the table changed since it was scanned.
