@@ -106,9 +106,7 @@ def _explain(error: BaseException, command: str | None) -> tuple[str, int] | Non
             }
             reason = "terminated" if isinstance(error, stopping.Terminated) else "interrupted"
             return reason + kept.get(command or "", ""), stopping.INTERRUPTED
-        case MemoryError():
-            return _OUT_OF_MEMORY, 1
-        case RuntimeError() if is_memory_full(error):
+        case _ if is_memory_full(error):
             return _OUT_OF_MEMORY, 1
     return None
 
@@ -204,14 +202,10 @@ class _HeadData:
     labels: Path | None = setting(
         None, "Table whose labels replace the labels of the caches. Rows are matched by their texts."
     )
-    text_column: str = setting("text", "Column of the texts in the `labels` table.")
-    text_pair_column: str | None = setting(None, "Column of the second texts in the `labels` table.")
-    label_column: str = setting("label", "Column of the labels in the `labels` table.")
 
-    def arguments(self) -> Values:
-        """Return the arguments of `train_head` and `sweep` for this data."""
-        columns = self.text_column, self.text_pair_column, self.label_column
-        labels = None if self.labels is None else Labels(self.labels, *columns)
+    def arguments(self, columns: Values) -> Values:
+        """Return the arguments of `train_head` and `sweep`; ``columns`` are those of the table of labels."""
+        labels = None if self.labels is None else Labels(self.labels, **columns)
         return {"test": self.test, "validation": self.validation, "labels": labels}
 
 
@@ -283,6 +277,7 @@ def train_head_command(
     cache: Annotated[Path, typer.Argument(help="Cache to train on.")],
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     data: Annotated[_HeadData, Fields(_HeadData)],
+    columns: Annotated[Values, Fields(Labels, without=("table",))],
     settings: Annotated[TrainSettings, Fields(TrainSettings)],
     output: Annotated[Values, Fields(_Output)],
     quiet: Quiet = False,
@@ -295,7 +290,7 @@ def train_head_command(
         from .stages.inspect import inspect_path
         from .stages.train_head import train_head
 
-        train_head(cache, out, settings, report=listener, **data.arguments(), **output)
+        train_head(cache, out, settings, report=listener, **data.arguments(columns), **output)
     if not quiet:
         from . import terminal
 
@@ -311,6 +306,7 @@ def sweep_command(
     cache: Annotated[Path, typer.Argument(help="Cache to train on.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     data: Annotated[_HeadData, Fields(_HeadData)],
+    columns: Annotated[Values, Fields(Labels, without=("table",))],
     values: Annotated[Values, Fields(TrainSettings, without=("fold", "seed"), lists=_VARIED, help=_IN_A_SWEEP)],
     ranking: Annotated[Values, Fields(SweepSettings, only=("seeds", "rank_by"))],
     output: Annotated[Values, Fields(_Output)],
@@ -330,7 +326,7 @@ def sweep_command(
         from .stages.inspect import inspect_path
         from .stages.sweep import sweep
 
-        sweep(cache, out, settings, report=listener, **data.arguments(), **output)
+        sweep(cache, out, settings, report=listener, **data.arguments(columns), **output)
     if not quiet:
         from . import terminal
 

@@ -20,7 +20,6 @@ VERIFY_SAMPLE = 64
 """How many rows `verify` encodes again, at most."""
 _Value = TypeVar("_Value")
 _Class = TypeVar("_Class", bound=type)
-_Choice = TypeVar("_Choice", bound=enum.StrEnum)
 _BYTES = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _SECONDS = {"": 1, "s": 1, "min": 60, "h": 3600}
 
@@ -87,16 +86,13 @@ class _Settings:
         for field in dataclasses.fields(self):
             name, value, limit = field.name, getattr(self, field.name), field.metadata["limit"]
             if isinstance(field.default, enum.StrEnum):
-                object.__setattr__(self, name, _choice(type(field.default), value, name))
+                kind = type(field.default)
+                try:
+                    object.__setattr__(self, name, kind(value))
+                except ValueError:
+                    raise SettingsError(f"`{name}` is {value!r}; choose one of {', '.join(kind)}") from None
             if limit is not None and value is not None:
                 _require(limit.holds(value), name, value, limit.words)
-
-
-def _choice(kind: type[_Choice], value: str, name: str) -> _Choice:
-    try:
-        return kind(value)
-    except ValueError:
-        raise SettingsError(f"`{name}` is {value!r}; choose one of {', '.join(kind)}") from None
 
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:
@@ -107,20 +103,12 @@ def _require(holds: bool, name: str, value: object, wanted: str) -> None:
 
 
 def parse_memory(text: str) -> int:
-    """Read a number of bytes: ``2GiB``, ``500MB``, ``1073741824``.
-
-    Raises:
-        SettingsError: the text is not one.
-    """
+    """Read a number of bytes: ``2GiB``, ``500MB``, ``1073741824``; a SettingsError where the text is none."""
     return int(_parse_quantity(text, _BYTES, "memory", "2GiB or 500MB"))
 
 
 def parse_duration(text: str) -> float:
-    """Read a number of seconds: ``120s``, ``10min``, ``1.5h``, ``90``.
-
-    Raises:
-        SettingsError: the text is not one.
-    """
+    """Read a number of seconds: ``120s``, ``10min``, ``1.5h``, ``90``; a SettingsError where the text is none."""
     return _parse_quantity(text, _SECONDS, "budget", "120s or 10min")
 
 
@@ -292,21 +280,15 @@ class TrainSettings(_Settings):
             _require(self.label_smoothing == 0, "label_smoothing", self.label_smoothing, "0 for the exact solver")
 
 
+@_documented
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """A table whose labels replace the labels of the caches. Rows are matched by their texts.
+    """A table whose labels replace the labels of the caches. Rows are matched by their texts."""
 
-    Attributes:
-        table: The table, with texts and labels.
-        text_column: Column of the texts.
-        text_pair_column: Column of the second texts, if the caches hold pairs of texts.
-        label_column: Column of the labels.
-    """
-
-    table: str | Path
-    text_column: str = "text"
-    text_pair_column: str | None = None
-    label_column: str = "label"
+    table: str | Path = dataclasses.field(metadata={"help": "The table, with texts and labels."})
+    text_column: str = setting("text", "Column of the texts in the `labels` table.")
+    text_pair_column: str | None = setting(None, "Column of the second texts in the `labels` table.")
+    label_column: str = setting("label", "Column of the labels in the `labels` table.")
 
 
 class Ranking(enum.StrEnum):
