@@ -25,20 +25,13 @@ class Fields:
     """Marks a parameter of a command that stands for one option for each field of a dataclass.
 
     The parameter receives an object of the type that it is annotated with, which is made of the values by name.
-
-    Attributes:
-        of: The dataclass. Its fields are declared with `setting`.
-        only: The fields to offer; empty for all.
-        without: Fields to leave out.
-        lists: Fields whose options take several values.
-        help: Help texts that replace the fields' own.
     """
 
-    of: Any
-    only: tuple[str, ...] = ()
-    without: tuple[str, ...] = ()
-    lists: tuple[str, ...] = ()
-    help: dict[str, str] = dataclasses.field(default_factory=dict)
+    of: Any  # the dataclass; its fields are declared with `setting`
+    only: tuple[str, ...] = ()  # the fields to offer; empty for all
+    without: tuple[str, ...] = ()  # fields to leave out
+    lists: tuple[str, ...] = ()  # fields whose options take several values
+    help: dict[str, str] = dataclasses.field(default_factory=dict)  # texts that replace the fields' own
 
 
 def command(app: typer.Typer, name: str) -> Callable[[_Command], _Command]:
@@ -92,9 +85,7 @@ def was_given(ctx: typer.Context, setting: str) -> bool:
 def expand(fields: Fields, make: Callable[..., Any]) -> tuple[list[inspect.Parameter], Callable[[dict[str, Any]], Any]]:
     """Make the options of some fields.
 
-    Returns:
-        The parameters of the options, and a function that takes their values out of the values of all options, and
-        makes one object of them.
+    Returns the options' parameters, and a function that takes their values from those of all, to make one object.
     """
     parameters: list[inspect.Parameter] = []
     parsers: dict[str, Callable[[str], Any]] = {}

@@ -96,9 +96,7 @@ def extract_tables(
     Args:
         tables: Files or folders; each gives its name to its cache: ``train.csv`` becomes ``train.h5``.
         folder: The folder of the caches; it is made where it is missing.
-        settings: See `ExtractSettings`.
-        update: As for `extract`, like ``reuse``, ``overwrite`` and ``wait``.
-        report: Receives progress, notes, and one `Outcome` for each cache.
+        settings: As for `extract`, like the other arguments; ``report`` receives one `Outcome` for each cache.
 
     Returns:
         The caches' paths, in the order of the tables.
