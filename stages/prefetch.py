@@ -1,22 +1,14 @@
-"""Threads beside the caller's work: a value computed early, the next item made early, results written later."""
+"""Threads beside the caller's work: the next item is made early, results are written later."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
 _Item = TypeVar("_Item")
 _END: Any = object()
-
-
-@contextmanager
-def in_background(call: Callable[[], _Item]) -> Iterator[Callable[[], _Item]]:
-    """Start a call in a thread. Yields a function that waits for the call, and returns or raises what the call did."""
-    with ThreadPoolExecutor(1, "headstart-beside") as thread:
-        yield thread.submit(call).result
 
 
 def prefetch(items: Iterator[_Item]) -> Iterator[_Item]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from headstart.stages.encoders.memory import freed_memory_kept
-from headstart.stages.prefetch import BackgroundThread, in_background, prefetch
+from headstart.stages.prefetch import BackgroundThread, prefetch
 
 
 @pytest.fixture(autouse=True)
@@ -22,20 +22,6 @@ def no_thread_is_left() -> Iterator[None]:
 def failing(count: int, error: BaseException) -> Iterator[int]:
     yield from range(count)
     raise error
-
-
-def test_what_was_begun_goes_on_beside_and_gives_its_result_or_its_error_when_asked() -> None:
-    going_on = threading.Event()
-
-    def answer() -> int:
-        assert going_on.wait(10)
-        return 42
-
-    with in_background(answer) as found:
-        going_on.set()  # were it not beside us, we should never come here
-        assert (found(), found()) == (42, 42)
-    with in_background(lambda: 1 // 0) as found, pytest.raises(ZeroDivisionError):
-        found()
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 50])

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...cache.errors import IdentityError
 from ...cache.identity import Identity, differences
-from ..prefetch import in_background
 from ..progress import Report, Step, silent
 from ..settings import ExtractSettings, Precision
 from .files import EncoderFiles, find_encoder, recorded_encoder
@@ -84,10 +84,10 @@ class EncoderSession:
     def identity(self) -> Identity:
         """The identity of the features that this encoder gives with these settings."""
         features = self._features  # refused, where one is wrong, before anything slow
-        with in_background(self.files.hashes) as hashes:  # a second for each GB, and torch takes one to load
-            settings = self.encoder_settings
+        with ThreadPoolExecutor(1) as thread:  # a second for each GB, and torch takes one to load
+            hashes, settings = thread.submit(self.files.hashes), self.encoder_settings
             return Identity(
-                **hashes(),
+                **hashes.result(),
                 prefix=settings.prefix,
                 pairs=settings.pairs,
                 max_length=settings.max_length,
