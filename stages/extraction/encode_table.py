@@ -22,7 +22,7 @@ from ..settings import ForwardMode
 from ..tables.table import Table, TableRows
 from ..types import Features, Indices, Mask, TokenIds
 from .resume import UnfinishedCache
-from .reuse import ReusableCaches, RowLocations
+from .reuse import ReusableCaches, RowLocations, by_cache
 from .row_index import FirstOccurrences
 from .windows import Window, tokenized_windows
 
@@ -111,9 +111,7 @@ class _WindowWork:
 
     window: Window
     blocks: Indices  # to write
-    first_rows: Indices  # (window,) for each row the first row of the table with its token sequence
-    in_file: Mask  # (window,) whether the features of that first row are in the file
-    reused: RowLocations  # (window,)
+    sources: RowLocations  # (window,): in a reusable cache, in the file that is written, or (-1) among the sequences
     positions: Indices  # (sequences,) ascending: positions in the window of the sequences to encode
     sequences: list[TokenIds]
     needed: Mask  # (sequences,) whether a block to write needs the sequence; the others fill up the batches
@@ -152,22 +150,21 @@ class _Pass:
         self.counts.distinct_sequences += len(own)
         if not len(blocks):
             return None
-        lacking = own[window.reused["cache"][own] < 0]
-        by_sequence = self.reusable.find_sequences(self.cache.token_hashes[window.span][lacking])
-        reused = window.reused.copy()
-        reused[lacking] = by_sequence
-        self.counts.reused_rows += int((reused["cache"] >= 0).sum())
+        lacking, sources = own[window.reused["cache"][own] < 0], window.reused.copy()
+        sources[lacking] = self.reusable.find_sequences(self.cache.token_hashes[window.span][lacking])
+        self.counts.reused_rows += int((sources["cache"] >= 0).sum())
+        positions = lacking[sources["cache"][lacking] < 0]
+        sources["row"][positions] = np.arange(len(positions))
         in_file = self.written[first_rows // self.layout.block_rows]
+        sources[~in_file] = sources[first_rows[~in_file] - window.span.start]  # equal sequences have one source
+        sources["cache"][in_file], sources["row"][in_file] = len(self.reusable.caches), first_rows[in_file]
         needed = np.zeros(len(window), bool)
         to_write = ~self.written[rows // self.layout.block_rows]
         needed[first_rows[to_write & ~in_file] - window.span.start] = True
-        positions = lacking[by_sequence["cache"] < 0]
         return _WindowWork(
             window=window,
             blocks=blocks,
-            first_rows=first_rows,
-            in_file=in_file,
-            reused=reused,
+            sources=sources,
             positions=positions,
             sequences=[window.sequences[place] for place in np.searchsorted(window.tokenized, positions)],
             needed=needed[positions],
@@ -190,25 +187,20 @@ class _Pass:
         for block in work.blocks.tolist():
             rows = self.layout.block_slice(block)
             inside = np.arange(rows.start, rows.stop) - work.window.span.start
-            features = {name: self._gather(name, inside, work, values) for name, values in encoded.items()}
+            features = {name: self._gather(name, work.sources[inside], values) for name, values in encoded.items()}
             for name, values in features.items():
                 _require_storable(name, values, inside, work.window.rows, self.layout.storage)
             metadata = self.cache.row_metadata(rows)
             self.background.run(functools.partial(self.writer.write_block, block, features=features, **metadata))
             self.written[block] = True
 
-    def _gather(self, name: str, inside: Indices, work: _WindowWork, encoded: Features) -> Features:
-        """Collect one feature of some rows of a window, (rows, width), from the file, other caches and the encoder."""
-        first_rows, in_file = work.first_rows[inside], work.in_file[inside]
-        gathered = np.empty((len(inside), self.layout.widths[name]), np.float32)
-        gathered[in_file] = self.cache.features(name)[first_rows[in_file]]
-        others = np.flatnonzero(~in_file)
-        sources = first_rows[others] - work.window.span.start  # positions in the window
-        reused = work.reused[sources]
-        for cache, positions, cache_rows in self.reusable.by_cache(reused):
-            gathered[others[positions]] = cache.features(name)[cache_rows]
-        new = reused["cache"] < 0
-        gathered[others[new]] = encoded[np.searchsorted(work.positions, sources[new])]
+    def _gather(self, name: str, sources: RowLocations, encoded: Features) -> Features:
+        """Collect one feature of some rows, (rows, width), from other caches, the file and the encoder."""
+        gathered = np.empty((len(sources), self.layout.widths[name]), np.float32)
+        for cache, positions, rows in by_cache([*self.reusable.caches, self.cache], sources):
+            gathered[positions] = cache.features(name)[rows]
+        new = sources["cache"] < 0
+        gathered[new] = encoded[sources["row"][new]]
         return gathered
 
     def _write_row_metadata(self, window: Window, blocks: Indices) -> None:
@@ -218,7 +210,7 @@ class _Pass:
         token_hashes[window.tokenized] = hash_sequences(window.sequences)
         lengths[window.tokenized] = [len(sequence) for sequence in window.sequences]
         truncated[window.tokenized] = window.truncated
-        for cache, positions, rows in self.reusable.by_cache(window.reused):
+        for cache, positions, rows in by_cache(self.reusable.caches, window.reused):
             token_hashes[positions] = cache.token_hashes[rows]
             lengths[positions], truncated[positions] = cache.lengths[rows], cache.truncated[rows]
         for block in blocks.tolist():

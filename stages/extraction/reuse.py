@@ -51,12 +51,13 @@ class ReusableCaches:
         """Find rows by the hashes of their token sequences, (rows, 16) uint8."""
         return _find(self._sequence_indexes, token_hashes)
 
-    def by_cache(self, locations: RowLocations) -> Iterator[tuple[Cache, Indices, Indices]]:
-        """Group locations: yield each cache that holds some of the rows, their positions, and their rows there."""
-        for number, cache in enumerate(self.caches):
-            positions = np.flatnonzero(locations["cache"] == number)
-            if len(positions):
-                yield cache, positions, locations["row"][positions]
+
+def by_cache(caches: Sequence[Cache], locations: RowLocations) -> Iterator[tuple[Cache, Indices, Indices]]:
+    """Group locations: yield each cache that holds some of the rows, their positions, and their rows there."""
+    for number, cache in enumerate(caches):
+        positions = np.flatnonzero(locations["cache"] == number)
+        if len(positions):
+            yield cache, positions, locations["row"][positions]
 
 
 def open_reusable(paths: Iterable[Path], identity: Identity, storage: str, *, superseded: bool = False) -> list[Cache]:
