@@ -22,7 +22,7 @@ from ..settings import ForwardMode
 from ..tables.table import Table, TableRows
 from ..types import Features, Indices, Mask, TokenIds
 from .resume import UnfinishedCache
-from .reuse import ReusableCaches, RowLocations, by_cache
+from .reuse import ReusableCaches, RowLocations, by_cache, find_rows
 from .row_index import FirstOccurrences
 from .windows import Window, tokenized_windows
 
@@ -151,7 +151,7 @@ class _Pass:
         if not len(blocks):
             return None
         lacking, sources = own[window.reused["cache"][own] < 0], window.reused.copy()
-        sources[lacking] = self.reusable.find_sequences(self.cache.token_hashes[window.span][lacking])
+        sources[lacking] = find_rows(self.reusable.sequences, self.cache.token_hashes[window.span][lacking])
         self.counts.reused_rows += int((sources["cache"] >= 0).sum())
         positions = lacking[sources["cache"][lacking] < 0]
         sources["row"][positions] = np.arange(len(positions))

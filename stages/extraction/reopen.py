@@ -40,8 +40,7 @@ def reopen(session: EncoderSession, caches: Sequence[Cache], scan: TableScan) ->
     cache = next((cache for cache in caches if _is_ours(cache)), None)
     if cache is None:
         return
-    index = RowIndex(cache.text_hashes)
-    index.add(np.arange(min(cache.rows, FIRST_ROWS)))
+    index = RowIndex(cache.text_hashes, np.arange(min(cache.rows, FIRST_ROWS)))
     rows = scan.top[:FIRST_ROWS]
     places = index.find(scan.text_hashes[: len(rows)])  # the table's rows in the cache, or -1
     sample = _sample(cache, places, session.encoder_settings.chosen_batch_tokens(ForwardMode.PACKED))

@@ -23,33 +23,32 @@ where none holds the row, and ``row``, the row in that cache."""
 
 
 class ReusableCaches:
-    """Finds rows in some caches by their texts or token sequences. The first cache that holds a row gives it."""
+    """Caches to reuse, with indexes of their rows by texts and by token sequences."""
 
     def __init__(self, caches: Iterable[Cache], report: Report) -> None:
         """Read every cache once; blocks whose checksums do not hold are left out."""
         self.caches = list(caches)
-        self._text_indexes: list[RowIndex] = []
-        self._sequence_indexes: list[RowIndex] = []
+        self.texts: list[RowIndex] = []  # of each cache, as `find_rows` takes them
+        self.sequences: list[RowIndex] = []
         for cache in self.caches:
             whole = cache.whole_blocks(reporting_blocks(cache, report))
             if cache.record and not whole.all():
                 damaged = f"{int((~whole).sum())} of {cache.layout.blocks} blocks are damaged"
                 report(Note(f"{cache.path}: {damaged}, and are not reused"))
             rows = np.flatnonzero(np.repeat(whole, cache.layout.block_rows)[: cache.rows])
-            for indexes, hashes in (
-                (self._text_indexes, cache.text_hashes),
-                (self._sequence_indexes, cache.token_hashes),
-            ):
-                indexes.append(RowIndex(hashes))
-                indexes[-1].add(rows)
+            self.texts.append(RowIndex(cache.text_hashes, rows))
+            self.sequences.append(RowIndex(cache.token_hashes, rows))
 
-    def find_texts(self, text_hashes: Hashes) -> RowLocations:
-        """Find rows by the hashes of their texts, (rows, 16) uint8."""
-        return _find(self._text_indexes, text_hashes)
 
-    def find_sequences(self, token_hashes: Hashes) -> RowLocations:
-        """Find rows by the hashes of their token sequences, (rows, 16) uint8."""
-        return _find(self._sequence_indexes, token_hashes)
+def find_rows(indexes: Sequence[RowIndex], hashes: Hashes) -> RowLocations:
+    """Find rows by their hashes, (rows, 16) uint8, in an index of each cache; the first that holds a row gives it."""
+    locations = np.full(len(hashes), -1, [("cache", np.int64), ("row", np.int64)])
+    for number, index in enumerate(indexes):
+        asked = np.flatnonzero(locations["cache"] < 0)
+        rows = index.find(hashes[asked])
+        held = asked[rows >= 0]
+        locations["cache"][held], locations["row"][held] = number, rows[rows >= 0]
+    return locations
 
 
 def by_cache(caches: Sequence[Cache], locations: RowLocations) -> Iterator[tuple[Cache, Indices, Indices]]:
@@ -91,13 +90,3 @@ def open_reusable(paths: Iterable[Path], identity: Identity, storage: str, *, su
 def reporting_blocks(cache: Cache, report: Report) -> Callable[[int], None]:
     """Return a callback for the methods that check a cache's blocks: it reports how many are checked."""
     return lambda block: report(Step("checking", block + 1, cache.layout.blocks, "blocks"))
-
-
-def _find(indexes: Sequence[RowIndex], hashes: Hashes) -> RowLocations:
-    locations = np.full(len(hashes), -1, [("cache", np.int64), ("row", np.int64)])
-    for number, index in enumerate(indexes):
-        asked = np.flatnonzero(locations["cache"] < 0)
-        rows = index.find(hashes[asked])
-        held = asked[rows >= 0]
-        locations["cache"][held], locations["row"][held] = number, rows[rows >= 0]
-    return locations

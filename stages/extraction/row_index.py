@@ -26,10 +26,12 @@ class RowIndex:
     n log n, not n squared (O'Neil et al., The Log-Structured Merge-Tree, 1996).
     """
 
-    def __init__(self, hashes: Hashes) -> None:
-        """``hashes`` (rows, 16) uint8: the hash of a row must be in place when the row is added."""
+    def __init__(self, hashes: Hashes, rows: Indices | None = None) -> None:
+        """Add some rows; ``hashes`` (rows, 16) uint8: the hash of a row must be in place when the row is added."""
         self._hashes = hashes
         self._levels: list[_Level] = []  # the largest first
+        if rows is not None:
+            self.add(rows)
 
     def add(self, rows: Indices) -> None:
         """Add rows to the index."""

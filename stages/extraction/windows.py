@@ -13,7 +13,7 @@ from ..encoders.encoder import Encoder
 from ..tables.scan import TableScan, read_windows
 from ..tables.table import Table, TableRows, join_rows
 from ..types import Indices, Mask, TokenIds
-from .reuse import ReusableCaches, RowLocations
+from .reuse import ReusableCaches, RowLocations, find_rows
 
 _JOINED_BYTES = 64 << 20  # most memory for the features of windows that are joined
 _Part = tuple[slice, TableRows, RowLocations]
@@ -54,7 +54,7 @@ def tokenized_windows(
         EncoderError: the tokenizer makes no tokens of a text.
     """
     parts = (
-        (span, rows, reusable.find_texts(scan.text_hashes[span]))
+        (span, rows, find_rows(reusable.texts, scan.text_hashes[span]))
         for span, rows in read_windows(table, scan, window_rows)
     )
     most_rows = _JOINED_BYTES // (4 * sum(layout.widths.values()))
