@@ -37,7 +37,6 @@ from .stages.settings import (
 )
 from .stages.units import plain
 
-_OUT_OF_MEMORY = "the memory is full; use a smaller `batch_tokens` or `batch_size`, or set `memory`"
 _ONLY_SGD = (
     *("epochs", "batch_size", "learning_rate", "schedule", "warmup", "weight_decay", "dropout", "center"),
     *("label_smoothing", "patience", "seed", "seeds", "device"),
@@ -107,7 +106,7 @@ def _explain(error: BaseException, command: str | None) -> tuple[str, int] | Non
             reason = "terminated" if isinstance(error, stopping.Terminated) else "interrupted"
             return reason + kept.get(command or "", ""), stopping.INTERRUPTED
         case _ if is_memory_full(error):
-            return _OUT_OF_MEMORY, 1
+            return "the memory is full; use a smaller `batch_tokens` or `batch_size`, or set `memory`", 1
     return None
 
 
@@ -338,21 +337,19 @@ def sweep_command(
 
 def _refuse_unused_training(ctx: typer.Context, data: _HeadData, settings: TrainSettings) -> None:
     """Refuse options that have no effect together with other options."""
-    held_out = {"test": data.test, "validation": data.validation}
-    for name in (name for name, cache in held_out.items() if cache is not None):
-        refuse_unused(ctx, f"with --{name}", f"{name}_fraction")
-    if None not in held_out.values():
-        refuse_unused(ctx, "with both --test and --validation", "split_seed")
-    if not any(held_out.values()):
-        refuse_unused(ctx, "without --test or --validation", "keep_shared")
-    if data.labels is None:
-        refuse_unused(ctx, "without --labels", "text_column", "text_pair_column", "label_column")
-    if settings.solver is Solver.EXACT:
-        refuse_unused(ctx, "with --solver exact", *_ONLY_SGD)
-    else:
-        refuse_unused(ctx, "without --solver exact", "l2")
-    if settings.head is HeadKind.LINEAR:
-        refuse_unused(ctx, "without --head mlp", "hidden")
+    test, validation, exact = data.test is not None, data.validation is not None, settings.solver is Solver.EXACT
+    for applies, reason, names in (
+        (test, "with --test", ("test_fraction",)),
+        (validation, "with --validation", ("validation_fraction",)),
+        (test and validation, "with both --test and --validation", ("split_seed",)),
+        (not (test or validation), "without --test or --validation", ("keep_shared",)),
+        (data.labels is None, "without --labels", ("text_column", "text_pair_column", "label_column")),
+        (exact, "with --solver exact", _ONLY_SGD),
+        (not exact, "without --solver exact", ("l2",)),
+        (settings.head is HeadKind.LINEAR, "without --head mlp", ("hidden",)),
+    ):
+        if applies:
+            refuse_unused(ctx, reason, *names)
 
 
 @command(app, "predict")
