@@ -87,17 +87,11 @@ def default_batch_tokens(device: torch.device, path: ForwardMode) -> int:
     return _OWN_TOKENS if device.type == "cpu" and path is ForwardMode.PACKED else _SHARED_TOKENS
 
 
-def describe(device: torch.device) -> str:
-    """The device's own name, for the record."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return str(cpu_capabilities().get("cpu_name") or platform.processor() or platform.machine())
-
-
 def machine(device: torch.device) -> dict[str, Any]:
-    """What a speed was measured on."""
+    """What a speed was measured on; ``device`` is its own name."""
+    processor = cpu_capabilities().get("cpu_name") or platform.processor() or platform.machine()
     return {
-        "device": describe(device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(processor),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",

@@ -59,7 +59,6 @@ def setting(
     """Declare a field of a dataclass as a setting.
 
     Args:
-        default: The default.
         help: The help text. It names other settings in backticks.
         limit: What a value must be, unless it is None.
         parse: How to read the value from a text, if a text is more convenient.

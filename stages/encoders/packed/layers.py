@@ -46,12 +46,9 @@ class FeedForward:
         output = torch.empty_like(hidden_states)
         for start in range(0, len(hidden_states), CHUNK_ROWS):
             chunk = slice(start, start + CHUNK_ROWS)
-            output[chunk] = self._chunk(hidden_states[chunk], attention[chunk])
+            rows = self.attention_norm(self.attention_output.plus(attention[chunk], hidden_states[chunk]))
+            output[chunk] = self.output_norm(self.down.plus(self.up.gelu(rows.to(self.dtype)), rows))
         return output
-
-    def _chunk(self, hidden_states: Tensor, attention: Tensor) -> Tensor:
-        rows = self.attention_norm(self.attention_output.plus(attention, hidden_states))
-        return self.output_norm(self.down.plus(self.up.gelu(rows.to(self.dtype)), rows))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
