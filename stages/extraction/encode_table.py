@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from ..prefetch import BackgroundThread, prefetch
 from ..progress import Report, Step
 from ..settings import ForwardMode
 from ..tables.table import Table, TableRows
-from ..types import Features, Indices, Mask, TokenIds
+from ..types import Features, Indices, Mask
 from .resume import UnfinishedCache
 from .reuse import ReusableCaches, RowLocations, by_cache, find_rows
 from .row_index import FirstOccurrences
@@ -43,11 +42,6 @@ class Counts:
     halved_batches: int = 0  # batches that did not fit in memory, and were encoded in halves
     encode_seconds: float = 0.0  # spent waiting for the encoder
 
-    @property
-    def tokens_per_second(self) -> float | None:
-        """The encoder's speed; None where nothing was encoded."""
-        return self.tokens_encoded / self.encode_seconds if self.tokens_encoded else None
-
 
 def encode_table(
     table: Table,
@@ -69,8 +63,8 @@ def encode_table(
         EncoderError: a text has no tokens, or a feature is not finite, or does not fit in the stored dtype.
         StorageError: one text alone does not fit in memory.
     """
-    plan, rows, halved_before = unfinished.cache.plan, unfinished.scan.rows, encoder.backend.halved_batches
-    state = _Pass(unfinished, writer, reusable, report)
+    halved_before = encoder.backend.halved_batches
+    state = _Pass(unfinished, writer, encoder, reusable, report)
     with state.background:
         windows = tokenized_windows(
             table,
@@ -78,26 +72,12 @@ def encode_table(
             encoder,
             reusable,
             layout=state.layout,
-            window_rows=plan["window_rows"],
+            window_rows=unfinished.cache.plan["window_rows"],
             kept=state.written.copy(),
         )
         for window in prefetch(windows):
-            work = state.add(window)
-            if work is not None:
-                try:
-                    features = encode_sequences(
-                        encoder,
-                        work.sequences,
-                        distinct=True,
-                        needed=work.needed,
-                        batch_tokens=plan["batch_tokens"],
-                        path=ForwardMode(plan["path"]),
-                        on_batch=functools.partial(state.count, work),
-                    )
-                except MemoryFullError as error:
-                    raise work.memory_full(error.sequence) from error
-                state.write(work, features)
-            report(Step("encoding", window.span.stop, rows, "rows", state.counts.tokens_encoded))
+            state.add(window)
+            report(Step("encoding", window.span.stop, unfinished.scan.rows, "rows", state.counts.tokens_encoded))
     counts, cache = state.counts, unfinished.cache
     counts.halved_batches = encoder.backend.halved_batches - halved_before
     counts.tokens = int(cache.lengths.sum(dtype=np.int64))
@@ -105,41 +85,26 @@ def encode_table(
     return counts
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _WindowWork:
-    """What a window needs, and where its features come from."""
-
-    window: Window
-    blocks: Indices  # to write
-    sources: RowLocations  # (window,): in a reusable cache, in the file that is written, or (-1) among the sequences
-    positions: Indices  # (sequences,) ascending: positions in the window of the sequences to encode
-    sequences: list[TokenIds]
-    needed: Mask  # (sequences,) whether a block to write needs the sequence; the others fill up the batches
-
-    def memory_full(self, sequence: int) -> StorageError:
-        """Return the error for a sequence that alone does not fit in memory."""
-        place = self.window.rows.place(int(self.positions[sequence]))
-        tokens = f"{len(self.sequences[sequence]):,} tokens"
-        return StorageError(
-            f"{place}: the memory is full with this text alone, of {tokens}; free some, or lower `max_length`"
-        )
-
-
 class _Pass:
     """The state of one pass: what is written, and where each token sequence first occurs."""
 
     def __init__(
-        self, unfinished: UnfinishedCache, writer: CacheWriter, reusable: ReusableCaches, report: Report
+        self,
+        unfinished: UnfinishedCache,
+        writer: CacheWriter,
+        encoder: Encoder,
+        reusable: ReusableCaches,
+        report: Report,
     ) -> None:
-        self.cache, self.writer, self.reusable = unfinished.cache, writer, reusable
+        self.cache, self.writer, self.encoder, self.reusable = unfinished.cache, writer, encoder, reusable
         self.background, self.report = BackgroundThread(), report
         self.layout, self.counts = self.cache.layout, Counts(kept_blocks=len(unfinished.kept))
         self.first_occurrences = FirstOccurrences(self.cache.token_hashes)
         self.written = np.zeros(self.layout.blocks, bool)
         self.written[list(unfinished.kept)] = True
 
-    def add(self, window: Window) -> _WindowWork | None:
-        """Add the next window's sequences, and find out what it needs; None where all its blocks are written."""
+    def add(self, window: Window) -> None:
+        """Add the next window's sequences; encode what it needs, and hand its blocks to the background thread."""
         blocks = self.layout.blocks_of(window.span)
         blocks = blocks[~self.written[blocks]]
         if len(blocks):
@@ -149,11 +114,12 @@ class _Pass:
         own = np.flatnonzero(first_rows == rows)  # positions of the sequences that occur here first
         self.counts.distinct_sequences += len(own)
         if not len(blocks):
-            return None
+            return
+        # Where each row's features come from: a reusable cache, the file that is written, or (-1) this window's work.
         lacking, sources = own[window.reused["cache"][own] < 0], window.reused.copy()
         sources[lacking] = find_rows(self.reusable.sequences, self.cache.token_hashes[window.span][lacking])
         self.counts.reused_rows += int((sources["cache"] >= 0).sum())
-        positions = lacking[sources["cache"][lacking] < 0]
+        positions = lacking[sources["cache"][lacking] < 0]  # ascending: of the sequences to encode
         sources["row"][positions] = np.arange(len(positions))
         in_file = self.written[first_rows // self.layout.block_rows]
         sources[~in_file] = sources[first_rows[~in_file] - window.span.start]  # equal sequences have one source
@@ -161,38 +127,47 @@ class _Pass:
         needed = np.zeros(len(window), bool)
         to_write = ~self.written[rows // self.layout.block_rows]
         needed[first_rows[to_write & ~in_file] - window.span.start] = True
-        return _WindowWork(
-            window=window,
-            blocks=blocks,
-            sources=sources,
-            positions=positions,
-            sequences=[window.sequences[place] for place in np.searchsorted(window.tokenized, positions)],
-            needed=needed[positions],
-        )
+        encoded = self._encode(window, positions, needed[positions])
+        self.background.wait()  # from now on the features of earlier windows can be read from the file
+        for block in blocks.tolist():
+            block_rows = self.layout.block_slice(block)
+            inside = np.arange(block_rows.start, block_rows.stop) - window.span.start
+            features = {name: self._gather(name, sources[inside], values) for name, values in encoded.items()}
+            for name, values in features.items():
+                _require_storable(name, values, inside, window.rows, self.layout.storage)
+            metadata = self.cache.row_metadata(block_rows)
+            self.background.run(functools.partial(self.writer.write_block, block, features=features, **metadata))
+            self.written[block] = True
 
-    def count(self, work: _WindowWork, batch: BatchReport) -> None:
-        """Count and check one encoded batch of a window."""
-        window = work.window
+    def _encode(self, window: Window, positions: Indices, needed: Mask) -> dict[str, Features]:
+        """Encode the sequences at some positions of a window. Those that no block to write needs fill up batches."""
+        sequences = [window.sequences[place] for place in np.searchsorted(window.tokenized, positions)]
+        try:
+            return encode_sequences(
+                self.encoder,
+                sequences,
+                distinct=True,
+                needed=needed,
+                batch_tokens=self.cache.plan["batch_tokens"],
+                path=ForwardMode(self.cache.plan["path"]),
+                on_batch=functools.partial(self._count, window, positions),
+            )
+        except MemoryFullError as error:
+            place, tokens = window.rows.place(int(positions[error.sequence])), len(sequences[error.sequence])
+            raise StorageError(
+                f"{place}: the memory is full with this text alone, of {tokens:,} tokens; free some, or lower "
+                "`max_length`"
+            ) from error
+
+    def _count(self, window: Window, positions: Indices, batch: BatchReport) -> None:
+        """Count and check one encoded batch of a window's sequences."""
         self.counts.encode_seconds += batch.seconds
         self.counts.tokens_encoded += batch.tokens
         self.counts.sequences_encoded += len(batch.sequences)
         for name, values in batch.features.items():
-            _require_storable(name, values, work.positions[batch.sequences], window.rows, self.layout.storage)
+            _require_storable(name, values, positions[batch.sequences], window.rows, self.layout.storage)
         done = window.span.start + len(window) * batch.number // batch.batches
         self.report(Step("encoding", done, self.layout.rows, "rows", self.counts.tokens_encoded))
-
-    def write(self, work: _WindowWork, encoded: Mapping[str, Features]) -> None:
-        """Hand a window's blocks, with the features of ``work.sequences`` among others, to the background thread."""
-        self.background.wait()  # from now on the features of earlier windows can be read from the file
-        for block in work.blocks.tolist():
-            rows = self.layout.block_slice(block)
-            inside = np.arange(rows.start, rows.stop) - work.window.span.start
-            features = {name: self._gather(name, work.sources[inside], values) for name, values in encoded.items()}
-            for name, values in features.items():
-                _require_storable(name, values, inside, work.window.rows, self.layout.storage)
-            metadata = self.cache.row_metadata(rows)
-            self.background.run(functools.partial(self.writer.write_block, block, features=features, **metadata))
-            self.written[block] = True
 
     def _gather(self, name: str, sources: RowLocations, encoded: Features) -> Features:
         """Collect one feature of some rows, (rows, width), from other caches, the file and the encoder."""

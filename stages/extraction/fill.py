@@ -62,7 +62,7 @@ def fill_cache(
             # A few texts say little about the encoder's speed, so the measurements of the reused caches are added.
             "measured_tokens": counts.tokens_encoded + sum(r.get("measured_tokens", 0) for r in reused_records),
             "measured_seconds": counts.encode_seconds + sum(r.get("measured_seconds", 0) for r in reused_records),
-            "tokens_per_second": counts.tokens_per_second,
+            "tokens_per_second": counts.tokens_encoded / counts.encode_seconds if counts.tokens_encoded else None,
             "seconds": time.perf_counter() - started,
             **session.record(),
         }
