@@ -15,7 +15,7 @@ from ..pooling import Feature
 from .architecture import Architecture
 from .attention import Group
 from .forward import Embed, PackedForward
-from .layers import LayerBuilder, LayerNames, LayerNorm
+from .layers import LayerBuilder, LayerNames, Norm
 from .linear import padded_rows
 
 Tensor = torch.Tensor
@@ -28,7 +28,7 @@ class Embeddings:
     words: Tensor  # (vocabulary, width)
     positions: Tensor  # (positions, width)
     segments: Tensor | None  # (segments, width)
-    norm: LayerNorm
+    norm: Norm
     position_ids: Callable[[Tensor, Sequence[Group]], Tensor]
 
     def __call__(self, sequences: Sequence[TokenIds], groups: Sequence[Group]) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch.nn.functional import layer_norm
@@ -16,18 +17,8 @@ Tensor = torch.Tensor
 CHUNK_ROWS = 512
 """Rows that go through a layer's feed-forward together. Their widest intermediate result, 6 MB for BERT-base in
 float32, stays in the core's cache, and the products lose no speed (``bench/batches.py``)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerNorm:
-    """A layer normalisation, in float32 whatever the products run in."""
-
-    weight: Tensor
-    bias: Tensor
-    epsilon: float
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        return layer_norm(rows, self.weight.shape, self.weight, self.bias, self.epsilon)
+Norm = Callable[[Tensor], Tensor]
+"""A layer normalisation of rows, in float32 whatever the products run in."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,10 +27,10 @@ class FeedForward:
 
     dtype: torch.dtype
     attention_output: Linear
-    attention_norm: LayerNorm
+    attention_norm: Norm
     up: Linear
     down: Linear
-    output_norm: LayerNorm
+    output_norm: Norm
 
     def __call__(self, hidden_states: Tensor, attention: Tensor) -> Tensor:
         """The layer's input (n, width) float32, and attention's result for it, to the layer's output, likewise."""
@@ -139,8 +130,9 @@ class LayerBuilder:
         """The linear layer of a name, laid out for about ``rows`` rows."""
         return self._make(*self._weight_and_bias(name), rows)
 
-    def norm(self, name: str) -> LayerNorm:
-        return LayerNorm(*self._weight_and_bias(name), self.epsilon)
+    def norm(self, name: str) -> Norm:
+        weight, bias = self._weight_and_bias(name)
+        return functools.partial(layer_norm, normalized_shape=weight.shape, weight=weight, bias=bias, eps=self.epsilon)
 
     def layer(self, number: int) -> Layer:
         """The layer of a number, from 0."""
