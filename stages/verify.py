@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..cache.errors import DamagedError, TableError
 from ..cache.reader import Cache, open_cache
@@ -17,7 +16,7 @@ from .extraction.tolerance import relative_differences, tolerance_of
 from .progress import Report, Step, silent
 from .settings import VERIFY_SAMPLE, ExtractSettings
 from .tables.scan import read_windows, scan_table
-from .types import Indices
+from .types import Float64Array, Indices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +141,7 @@ def _not_finite(cache: Cache, rows: slice) -> list[Finding]:
 
 def _encode_again(
     cache: Cache, encoder: str, table: Any, settings: ExtractSettings, rows: Indices, report: Report
-) -> npt.NDArray[np.float64]:
+) -> Float64Array:
     """Encode some rows again, and return their differences from the stored features: (rows,) float64."""
     from .encoders.encoder import encode_sequences  # loads torch, which a check without an encoder does not need
 

@@ -19,9 +19,6 @@ from ..tables.table import Table
 from .resume import UnfinishedCache
 from .reuse import ReusableCaches
 
-_COUNTED = ("sequences_encoded", "tokens_encoded", "reused_rows", "kept_blocks")
-"""Fields of a record that count what one run did."""
-
 
 def fill_cache(
     unfinished: UnfinishedCache,
@@ -73,4 +70,5 @@ def fill_cache(
 
 def outcome_counts(record: Mapping[str, Any], *, filled: bool) -> dict[str, float]:
     """Return the counts for an `Outcome`, named as in the record; unless this run filled the cache, it did nothing."""
-    return {"rows": record["rows"], **{name: record[name] if filled else 0 for name in _COUNTED}}
+    counted = ("sequences_encoded", "tokens_encoded", "reused_rows", "kept_blocks")
+    return {"rows": record["rows"], **{name: record[name] if filled else 0 for name in counted}}

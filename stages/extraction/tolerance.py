@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
 from ...cache.reader import Cache
-from ..types import Features, Indices
+from ..types import Features, Float64Array, Indices
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 0.1, "float16": 0.02}
 """Largest relative difference by the encoder's precision. In float32 other batches cause it, in half precision other
@@ -21,7 +20,7 @@ def tolerance_of(cache: Cache) -> float:
     return TOLERANCE[cache.identity.precision] + (_FLOAT16_STORAGE if cache.layout.storage == "float16" else 0)
 
 
-def relative_differences(encoded: Mapping[str, Features], cache: Cache, rows: Indices) -> npt.NDArray[np.float64]:
+def relative_differences(encoded: Mapping[str, Features], cache: Cache, rows: Indices) -> Float64Array:
     """Return each row's largest difference from its stored features, relative to the row's largest stored value.
 
     ``encoded`` holds the features as the encoder gives them now, by name: (rows, width) each. Returns (rows,), the
@@ -31,4 +30,5 @@ def relative_differences(encoded: Mapping[str, Features], cache: Cache, rows: In
     for name, values in encoded.items():
         stored = np.asarray(cache.features(name)[rows], np.float64)
         largest.append(np.abs(values - stored).max(axis=1) / np.maximum(np.abs(stored).max(axis=1), 1e-30))
-    return np.max(largest, axis=0)  # type: ignore[no-any-return]
+    differences: Float64Array = np.max(largest, axis=0)
+    return differences
