@@ -19,8 +19,7 @@ from .extraction.fill import fill_cache, outcome_counts
 from .extraction.resume import (
     CacheRequest,
     UnfinishedCache,
-    Verdict,
-    decide_finished,
+    finished_serves,
     open_unfinished,
     relabel,
     remove_superseded,
@@ -229,17 +228,16 @@ def _prepare(
 def _use_finished(request: CacheRequest, report: Report) -> Outcome | None:
     """Use the finished cache at the output, with the table's labels; None where it has to be replaced."""
     cache = open_cache(request.out)
-    verdict = decide_finished(request, cache)
-    if verdict is Verdict.REPLACE:
+    if not finished_serves(request, cache):
         return None
-    if verdict is Verdict.RELABEL:
+    if request.has_labels_of(cache):
+        action = Action.CURRENT
+        report(Note(f"{request.out} is current: the same rows, encoder and settings; nothing to encode"))
+    else:
         relabel(request, cache)
         changed = "were removed" if request.scan.labels is None else "changed, and were written anew"
         action = Action.RELABELLED
         report(Note(f"{request.out}: the labels {changed}; nothing to encode"))
-    else:
-        action = Action.CURRENT
-        report(Note(f"{request.out} is current: the same rows, encoder and settings; nothing to encode"))
     if not partial_path(request.out).exists():  # a run was killed just before it removed them
         remove_superseded(request.out)
     counts = outcome_counts(cache.record, filled=False)

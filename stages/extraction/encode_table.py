@@ -66,16 +66,7 @@ def encode_table(
     halved_before = encoder.backend.halved_batches
     state = _Pass(unfinished, writer, encoder, reusable, report)
     with state.background:
-        windows = tokenized_windows(
-            table,
-            unfinished.scan,
-            encoder,
-            reusable,
-            layout=state.layout,
-            window_rows=unfinished.cache.plan["window_rows"],
-            kept=state.written.copy(),
-        )
-        for window in prefetch(windows):
+        for window in prefetch(tokenized_windows(table, unfinished, encoder, reusable)):
             state.add(window)
             report(Step("encoding", window.span.stop, unfinished.scan.rows, "rows", state.counts.tokens_encoded))
     counts, cache = state.counts, unfinished.cache

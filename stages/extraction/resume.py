@@ -55,17 +55,16 @@ class CacheRequest:
 
 
 class Verdict(enum.StrEnum):
-    """What to do with a file that is already there."""
+    """What to do with an unfinished cache that is already there."""
 
-    KEEP = "keep"  # it serves as it is
-    RELABEL = "relabel"  # it serves once it has the table's labels
+    KEEP = "keep"  # it serves, with the table's labels
     REPLACE = "replace"  # a new file takes its place
     SUPERSEDE = "supersede"  # a new file takes its place, and reuses its rows
 
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What to do with an unfinished cache; where it serves, its complete blocks, and how many others have changed."""
+    """A verdict; where the cache serves, its complete blocks, and how many others have changed."""
 
     verdict: Verdict
     kept: Collection[int] = ()
@@ -122,8 +121,8 @@ def open_source(cache: Cache, table: Any, settings: ExtractSettings, *, label_co
     )
 
 
-def decide_finished(request: CacheRequest, cache: Cache) -> Verdict:
-    """Decide what to do with the finished cache at the output.
+def finished_serves(request: CacheRequest, cache: Cache) -> bool:
+    """Whether the finished cache at the output serves, with the table's labels; False where a new one replaces it.
 
     Raises:
         OutputExistsError: it holds something else, and must stay.
@@ -137,10 +136,10 @@ def decide_finished(request: CacheRequest, cache: Cache) -> Verdict:
     else:
         changed = np.flatnonzero((cache.text_hashes != request.scan.text_hashes).any(axis=1))
         if not len(changed):
-            return Verdict.KEEP if request.has_labels_of(cache) else Verdict.RELABEL
+            return True
         clause = f"{len(changed):,} texts, the first in row {changed[0] + 1:,}"
     if request.update:
-        return Verdict.REPLACE
+        return False
     raise OutputExistsError(
         f"{cache.path} holds something else: {clause}; to encode what it lacks, pass `update=True`; to encode all of "
         "it, `overwrite=True`; or choose another `out`"
@@ -184,8 +183,7 @@ def decide_unfinished(request: CacheRequest, cache: Cache, plan: Mapping[str, An
     if not wrong_features and not other_work:
         kept, changed = kept_blocks(cache, request.scan.text_hashes)
         if not changed or (kept and not request.update):  # an update finds the rows wherever they stand now
-            verdict = Verdict.KEEP if request.has_labels_of(cache) else Verdict.RELABEL
-            return Decision(verdict, kept, len(changed))
+            return Decision(Verdict.KEEP, kept, len(changed))
         other_work.append(f"rows ({len(changed)} blocks of {cache.path} hold others)")
     if request.overwrite:
         return Decision(Verdict.REPLACE)
@@ -227,7 +225,7 @@ def open_unfinished(request: CacheRequest, *, width: int, plan: Mapping[str, Any
         )
         cache = open_any(partial)
         return UnfinishedCache(cache, scan.in_file(cache), kept=())
-    if decision.verdict is Verdict.RELABEL:
+    if not request.has_labels_of(cache):
         with labelled_copy(cache, relabelled_path(request.out), scan) as (scratch, _):
             replace_durably(scratch, partial)
         cache = open_any(partial)

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ...cache.errors import EncoderError
-from ...cache.layout import Layout
 from ..encoders.encoder import Encoder
-from ..tables.scan import TableScan, read_windows
+from ..tables.scan import read_windows
 from ..tables.table import Table, TableRows, join_rows
 from ..types import Indices, Mask, TokenIds
+from .resume import UnfinishedCache
 from .reuse import ReusableCaches, RowLocations, find_rows
 
 _JOINED_BYTES = 64 << 20  # most memory for the features of windows that are joined
@@ -35,24 +35,18 @@ class Window:
 
 
 def tokenized_windows(
-    table: Table,
-    scan: TableScan,
-    encoder: Encoder,
-    reusable: ReusableCaches,
-    *,
-    layout: Layout,
-    window_rows: int,
-    kept: Mask,
+    table: Table, unfinished: UnfinishedCache, encoder: Encoder, reusable: ReusableCaches
 ) -> Iterator[Window]:
     """Read a table's rows, look up their texts in other caches, and tokenize the texts that no cache holds.
 
-    ``window_rows`` rows are read at a time. ``kept``, (blocks,) bool, says which blocks of the cache that is written
-    are complete: a window of complete blocks is not tokenized.
+    A window whose blocks the unfinished cache holds is not tokenized.
 
     Raises:
         TableError: the table changed since it was scanned.
         EncoderError: the tokenizer makes no tokens of a text.
     """
+    layout, scan, window_rows = unfinished.cache.layout, unfinished.scan, unfinished.cache.plan["window_rows"]
+    kept = np.isin(np.arange(layout.blocks), list(unfinished.kept))
     parts = (
         (span, rows, find_rows(reusable.texts, scan.text_hashes[span]))
         for span, rows in read_windows(table, scan, window_rows)
