@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -22,13 +23,10 @@ class Group:
 
     tokens: slice  # their rows in the matrix
     sequences: slice  # their places in the batch
+    count: int  # of sequences
     length: int  # tokens in each
     mask: Tensor | None
     """(length, keys), added to the scores: minus infinity for keys beyond the sequence's own. None for no others."""
-
-    @property
-    def count(self) -> int:
-        return int(self.sequences.stop - self.sequences.start)
 
     @property
     def keys(self) -> int:
@@ -40,17 +38,15 @@ def group_sequences(lengths: Sequence[int], dtype: torch.dtype) -> list[Group]:
     """Find the runs of equal length, from each sequence's length; ``dtype`` is that of queries, keys and values."""
     groups, first, row = [], 0, 0
     rows = padded_rows(sum(lengths))
-    for end in range(1, len(lengths) + 1):
-        if end == len(lengths) or lengths[end] != lengths[first]:
-            length, tokens = lengths[first], (end - first) * lengths[first]
-            added = -length % _KEYS
-            mask = None
-            if 0 < added <= _MOST_ADDED and row + tokens + added <= rows:
-                mask = torch.zeros(length + added, dtype=dtype)
-                mask[length:] = -torch.inf
-                mask = mask.expand(length, -1)
-            groups.append(Group(slice(row, row + tokens), slice(first, end), length, mask))
-            first, row = end, row + tokens
+    for length, equal in itertools.groupby(lengths):
+        count, added, mask = len(list(equal)), -length % _KEYS, None
+        end, last = first + count, row + count * length
+        if 0 < added <= _MOST_ADDED and last + added <= rows:
+            mask = torch.zeros(length + added, dtype=dtype)
+            mask[length:] = -torch.inf
+            mask = mask.expand(length, -1)
+        groups.append(Group(slice(row, last), slice(first, end), count, length, mask))
+        first, row = end, last
     return groups
 
 
