@@ -60,13 +60,10 @@ def by_cache(caches: Sequence[Cache], locations: RowLocations) -> Iterator[tuple
 
 
 def open_reusable(paths: Iterable[Path], identity: Identity, storage: str, *, superseded: bool = False) -> list[Cache]:
-    """Open caches to reuse their rows.
+    """Open caches to reuse their rows for features of an identity, stored as ``storage``.
 
-    Args:
-        paths: The caches.
-        identity: The identity of the features that are asked for; a cache may hold more features.
-        storage: How they will be stored; a cache in float32 serves float16, too.
-        superseded: They are unfinished caches of a previous table version; otherwise they are finished.
+    A cache may hold more features, and one in float32 serves float16, too. ``superseded`` caches are unfinished ones of
+    a previous table version; others are finished.
 
     Raises:
         IdentityError: a cache has another identity, lacks a feature, or stores features less exactly.
