@@ -22,7 +22,7 @@ from ..tables.table import Table, TableRows
 from ..types import Features, Indices, Mask
 from .resume import UnfinishedCache
 from .reuse import ReusableCaches, RowLocations, by_cache, find_rows
-from .row_index import FirstOccurrences
+from .row_index import RowIndex
 from .windows import Window, tokenized_windows
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -90,7 +90,7 @@ class _Pass:
         self.cache, self.writer, self.encoder, self.reusable = unfinished.cache, writer, encoder, reusable
         self.background, self.report = BackgroundThread(), report
         self.layout, self.counts = self.cache.layout, Counts(kept_blocks=len(unfinished.kept))
-        self.first_occurrences = FirstOccurrences(self.cache.token_hashes)
+        self.first_occurrences = RowIndex(self.cache.token_hashes)
         self.written = np.zeros(self.layout.blocks, bool)
         self.written[list(unfinished.kept)] = True
 
@@ -100,7 +100,7 @@ class _Pass:
         blocks = blocks[~self.written[blocks]]
         if len(blocks):
             self._write_row_metadata(window, blocks)
-        first_rows = self.first_occurrences.add(window.span)
+        first_rows = self.first_occurrences.add_first(window.span)
         rows = np.arange(window.span.start, window.span.stop)
         own = np.flatnonzero(first_rows == rows)  # positions of the sequences that occur here first
         self.counts.distinct_sequences += len(own)

@@ -57,25 +57,16 @@ class RowIndex:
             result[candidates[equal]] = rows[equal]
         return result
 
+    def add_first(self, rows: slice) -> Indices:
+        """Add the next rows, but for those whose hash an earlier row has.
 
-class FirstOccurrences:
-    """Finds the first row of the table with the same token sequence."""
-
-    def __init__(self, token_hashes: Hashes) -> None:
-        """``token_hashes`` (rows, 16) uint8: one for each row of the table, filled in while the table is read."""
-        self._hashes = token_hashes
-        self._index = RowIndex(token_hashes)
-
-    def add(self, rows: slice) -> Indices:
-        """Add the next rows of the table, whose hashes are in place.
-
-        Returns (rows,) int64: for each the first row of the table with its token sequence, which may be the row itself.
+        Returns (rows,) int64: for each the first row that was added with its hash, which may be the row itself.
         """
         hashes = self._hashes[rows]
         _, first, inverse = np.unique(hash_keys(hashes), return_index=True, return_inverse=True)
-        known = self._index.find(hashes[first])
+        known = self.find(hashes[first])
         occurrences: Indices = np.where(known < 0, first + rows.start, known)
-        self._index.add(np.sort(occurrences[known < 0]))
+        self.add(np.sort(occurrences[known < 0]))
         return occurrences[inverse.reshape(-1)]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from headstart.cache.hashing import hash_texts
 from headstart.stages.encoders.batching import compose_batches
-from headstart.stages.extraction.row_index import FirstOccurrences
+from headstart.stages.extraction.row_index import RowIndex
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,21 +28,21 @@ def test_batches_hold_every_sequence_once_within_the_budget(lengths: list[int], 
 def test_each_row_is_led_to_the_first_row_with_its_tokens(values: list[int], window: int) -> None:
     hashes = hash_texts(map(str, values))
     token_hashes = np.zeros_like(hashes)
-    first_rows = FirstOccurrences(token_hashes)
+    index = RowIndex(token_hashes)
     found: list[int] = []
     for start in range(0, len(values), window):
         rows = slice(start, min(start + window, len(values)))
         token_hashes[rows] = hashes[rows]
-        found += first_rows.add(rows).tolist()
+        found += index.add_first(rows).tolist()
     assert found == [values.index(value) for value in values]
 
 
 def test_hashes_that_share_eight_bytes_are_not_taken_for_each_other() -> None:
     hashes = np.zeros((4, 16), np.uint8)
     hashes[1, 15] = hashes[3, 15] = 1
-    first_rows = FirstOccurrences(hashes)
-    assert first_rows.add(slice(0, 2)).tolist() == [0, 1]
-    later = first_rows.add(slice(2, 4)).tolist()
+    index = RowIndex(hashes)
+    assert index.add_first(slice(0, 2)).tolist() == [0, 1]
+    later = index.add_first(slice(2, 4)).tolist()
     assert all((hashes[row] == hashes[source]).all() for row, source in zip((2, 3), later, strict=True))
 
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 from headstart.cache.hashing import hash_texts
-from headstart.stages.extraction.row_index import FirstOccurrences, RowIndex
+from headstart.stages.extraction.row_index import RowIndex
 from headstart.stages.tables import scan
 from headstart.stages.tables.scan import count_texts
 from hypothesis import given
@@ -59,9 +59,9 @@ def test_hashes_that_share_eight_bytes_are_never_taken_for_each_other(pieces: Pi
 def test_first_rows_lead_to_a_row_with_the_same_hash_even_then(pieces: Pieces) -> None:
     values = [value for piece in pieces for value in piece]
     hashes, start = clashing(values), 0
-    first_rows = FirstOccurrences(hashes)
+    index = RowIndex(hashes)
     for piece in pieces:
-        sources = first_rows.add(slice(start, start + len(piece)))
+        sources = index.add_first(slice(start, start + len(piece)))
         for row, source in enumerate(sources.tolist(), start):
             assert source <= row and values[source] == values[row]
             assert source < start or source == start + piece.index(values[row])
