@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         SpeedupSettings,
         Storage,
         SweepSettings,
+        TableSettings,
         TrainSettings,
     )
     from .stages.speedup import speedup
@@ -51,6 +52,7 @@ _HOMES = {
     "SpeedupSettings": "stages.settings",
     "Storage": "stages.settings",
     "SweepSettings": "stages.settings",
+    "TableSettings": "stages.settings",
     "TextClassifier": "stages.model",
     "TrainSettings": "stages.settings",
     "UserError": "cache.errors",
@@ -77,6 +79,7 @@ __all__ = [
     "SpeedupSettings",
     "Storage",
     "SweepSettings",
+    "TableSettings",
     "TextClassifier",
     "TrainSettings",
     "UserError",

@@ -32,6 +32,7 @@ from .stages.settings import (
     Solver,
     SpeedupSettings,
     SweepSettings,
+    TableSettings,
     TrainSettings,
     setting,
 )
@@ -43,9 +44,10 @@ _ONLY_SGD = (
 )
 """Settings that the exact solver does not use."""
 _VARIED = tuple(dict.fromkeys(VARIED[Solver.SGD] + VARIED[Solver.EXACT]))
-_READING = ("text_column", "text_pair_column", "skip_bad_rows", "device", "allow_pickled_weights")
+_DIALECT = tuple(field.name for field in dataclasses.fields(TableSettings))
+_READING = ("text_column", "text_pair_column", *_DIALECT, "skip_bad_rows", "device", "allow_pickled_weights")
 """Settings with which the texts of a cache are read and encoded again."""
-_TABLES = "CSV, TSV, JSON lines or Parquet {}, or {} of one kind."
+_TABLES = "CSV, TSV, text, JSON lines, Parquet or Arrow {}, or {} of one kind."
 _MOVED_ENCODER = "Hub id or folder of the encoder, if it has moved."
 _AS_MADE = {"skip_bad_rows": "Leave out rows without text or label. Give it if the cache was made with it."}
 _IN_A_SWEEP = {
@@ -124,6 +126,8 @@ def _spelling(group: Any, command: str | None) -> Callable[[str, str | None], st
         if name not in parameters:
             return f"`{name}`" if value is None else f"`{name}={value}`"
         option = parameters[name].opts[0] if parameters[name].param_type_name == "option" else name.upper()
+        if value == "False" and parameters[name].secondary_opts:
+            return str(parameters[name].secondary_opts[0])
         return option if value in (None, "True") else f"{option} {value}"
 
     return spell
@@ -343,7 +347,7 @@ def _refuse_unused_training(ctx: typer.Context, data: _HeadData, settings: Train
         (validation, "with --validation", ("validation_fraction",)),
         (test and validation, "with both --test and --validation", ("split_seed",)),
         (not (test or validation), "without --test or --validation", ("keep_shared",)),
-        (data.labels is None, "without --labels", ("text_column", "text_pair_column", "label_column")),
+        (data.labels is None, "without --labels", ("text_column", "text_pair_column", "label_column", *_DIALECT)),
         (exact, "with --solver exact", _ONLY_SGD),
         (not exact, "without --solver exact", ("l2",)),
         (settings.head is HeadKind.LINEAR, "without --head mlp", ("hidden",)),
@@ -364,6 +368,7 @@ def predict_command(
     ] = None,
     encoder: Annotated[str | None, typer.Option(help=_MOVED_ENCODER, show_default="where the run says it was")] = None,
     columns: Annotated[Values, Fields(ExtractSettings, only=("text_column", "text_pair_column"), help=_OF_INPUT)],
+    dialect: Annotated[TableSettings, Fields(TableSettings)],
     encoding: Annotated[Values, Fields(ExtractSettings, only=("device", "allow_pickled_weights"))],
     output: Annotated[Values, Fields(_Output, only=("overwrite",))],
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
@@ -372,13 +377,14 @@ def predict_command(
     if bool(texts) == (input_table is not None) or (input_table is None) != (out is None):
         raise SettingsError("give either texts, or a table with --input and a file for the results with --out")
     if input_table is None:
-        refuse_unused(ctx, "without --input", *columns, *output)
+        refuse_unused(ctx, "without --input", *columns, *_DIALECT, *output)
     encoding["encoder"] = encoder
     with _reporting(ctx, quiet) as listener:
         from .stages.predict import predict, predict_table
 
         if input_table is not None and out is not None:
-            written = predict_table(run, input_table, out, report=listener, **columns, **encoding, **output)
+            options = columns | encoding | output
+            written = predict_table(run, input_table, out, table_settings=dialect, report=listener, **options)
         else:
             found = predict(run, texts or [], report=listener, **encoding)
     if input_table is None:

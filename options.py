@@ -102,7 +102,8 @@ def expand(fields: Fields, make: Callable[..., Any]) -> tuple[list[inspect.Param
             metavar = f"<{'|'.join(item) if issubclass(item, StrEnum) else item.__name__},...>"
         if parse is not None:  # typer leaves the value as text
             parsers[name], kind, default = parse, str | None, None if default is None else shown
-        option = option_name(name) + (f"/--no-{option_name(name)[2:]}" if default is True else "")
+        option = option_name(name)
+        option += f"/--no-{option[2:]}" if default is True or kind == bool | None else ""
         help = spell_settings(fields.help.get(name, field.metadata["help"]), lambda name, _: option_name(name))
         info = typer.Option(option, help=help, metavar=metavar, show_default=default is not None or shown or True)
         annotation: Any = Annotated[kind, info]

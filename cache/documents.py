@@ -36,7 +36,10 @@ def parse_json(content: bytes, where: str) -> Any:
 
 def is_text(value: Any) -> bool:
     """Return whether a value is a string that UTF-8 can encode. JSON may hold lone surrogates, UTF-8 may not."""
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def are_names(values: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-_SETTING = re.compile(r"`([a-z][a-z0-9_]*)(?:=([\w.]+))?`")
+_SETTING = re.compile(r"`([a-z][a-z0-9_]*)(?:='?([\w.-]+)'?)?`")
 
 
 class HeadstartError(Exception):

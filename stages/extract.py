@@ -51,8 +51,8 @@ def extract(
     encoded. An unfinished cache is resumed.
 
     Args:
-        table: A CSV, TSV, JSON lines or Parquet file, or a folder of files of one of these kinds. In memory: a sequence
-            of texts, a mapping of columns, an Arrow table, or a DataFrame.
+        table: A CSV, TSV, text, JSON lines, Parquet or Arrow file, or a folder of files of one of these kinds. In
+            memory: a sequence of texts, a mapping of columns, an Arrow table, or a DataFrame.
         out: The cache to write.
         settings: See `ExtractSettings`.
         labels: One label per text, where ``table`` is a sequence of texts.
@@ -114,8 +114,10 @@ def extract_tables(
     with storage_errors(f"cannot make the folder {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
     opened = [_open_table(table, out, settings) for table, out in zip(tables, outs, strict=True)]
-    for number, (table, out) in enumerate(zip(opened, outs, strict=True)):
-        _extract_table(table, out, [*reuse, *outs[:number]], options)
+    for source in opened:
+        source.require_columns()
+    for number, (source, out) in enumerate(zip(opened, outs, strict=True)):
+        _extract_table(source, out, [*reuse, *outs[:number]], options)
     return outs
 
 
@@ -148,6 +150,7 @@ def _open_table(table: Any, out: Path, settings: ExtractSettings, labels: Sequen
         label_column=settings.label_column,
         skip_bad_rows=settings.skip_bad_rows,
         label_optional=True,
+        settings=settings,
     )
     require_writable(out, opened)
     return opened

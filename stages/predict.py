@@ -15,7 +15,7 @@ from ..cache.lock import hold
 from .model import Probabilities, TextClassifier
 from .prefetch import prefetch
 from .progress import Action, Note, Outcome, Report, Step, silent
-from .settings import ExtractSettings
+from .settings import BY_NAME, ExtractSettings, TableSettings
 from .tables.scan import ColumnScan, read_column_windows, scan_columns
 from .tables.table import Table, TableRows, open_table
 from .tables.writer import open_writer, output_format
@@ -90,6 +90,7 @@ def predict_table(
     encoder: str | None = None,
     device: str = "auto",
     allow_pickled_weights: bool = False,
+    table_settings: TableSettings = BY_NAME,
     overwrite: bool = False,
     window_rows: int = ExtractSettings.window_rows,
     report: Report = silent,
@@ -108,6 +109,7 @@ def predict_table(
         encoder: As for `predict`.
         device: As for `predict`.
         allow_pickled_weights: As for `predict`.
+        table_settings: How the table's files are read.
         overwrite: Replace the file at ``out``.
         window_rows: Rows that are read, encoded and written together.
         report: Receives progress, and an `Outcome` at the end.
@@ -131,6 +133,7 @@ def predict_table(
         pair_column=text_pair_column,
         label_column=None,
         keep_others=True,
+        settings=table_settings,
     )
     if out.resolve() in [file.resolve() for file in source.files]:
         raise OutputExistsError(f"{out} is the table that is read; choose another `out`")

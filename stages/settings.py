@@ -41,6 +41,9 @@ _FOLDS = _Limit("0, or at least 2", lambda value: value == 0 or value >= 2)
 _LEARNING_RATE = _Limit("above 0 and at most 1000", lambda value: 0 < value <= 1000)
 _WEIGHT_DECAY = _Limit("at least 0 and at most 1000", lambda value: 0 <= value <= 1000)
 _MEMORY = _Limit("at least 16 MiB", lambda value: value >= 1 << 24)
+_DELIMITER = _Limit(
+    "one character, and no quotation mark or line end", lambda value: len(value) == 1 and value not in '"\r\n'
+)
 _PREFIX = _Limit("UTF-8, and at most 1024 characters long", lambda value: is_text(value) and len(value) <= 1024)
 _SEEDS = _Limit(
     "distinct numbers of at least 0",
@@ -83,7 +86,7 @@ class _Settings:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            name, value, limit = field.name, getattr(self, field.name), field.metadata["limit"]
+            name, value, limit = field.name, getattr(self, field.name), field.metadata.get("limit")
             if isinstance(field.default, enum.StrEnum):
                 kind = type(field.default)
                 try:
@@ -116,6 +119,22 @@ def _parse_quantity(text: str, units: Mapping[str, int], name: str, examples: st
     if match is None or match[2] not in units:
         raise SettingsError(f"`{name}` is {text!r}; write it as {examples}")
     return float(match[1]) * units[match[2]]
+
+
+def _is_encoding(name: str) -> bool:
+    """Return whether Python knows an encoding of text by this name."""
+    try:
+        return "".encode(name) is not None
+    except (LookupError, ValueError):
+        return False
+
+
+_ENCODING = _Limit("an encoding that Python knows, such as gb18030", _is_encoding)
+
+
+def parse_delimiter(text: str) -> str:
+    r"""Read a character that may be written as ``tab`` or ``\t``."""
+    return "\t" if text in ("tab", r"\t") else text
 
 
 class Precision(enum.StrEnum):
@@ -158,7 +177,36 @@ _PICKLED = "Read pytorch_model.bin if there is no safetensors file. Only for a t
 
 @_documented
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExtractSettings(_Settings):
+class TableSettings(_Settings):
+    """How to read CSV, TSV and text files, where the name of a file does not tell it."""
+
+    delimiter: str | None = setting(
+        None,
+        "Character between the cells of a table; tab for a tab.",
+        _DELIMITER,
+        parse=parse_delimiter,
+        shown="comma in .csv, tab in .tsv, none in .txt",
+    )
+    quotes: bool | None = setting(
+        None,
+        "Whether quotation marks enclose cells, or are part of the text.",
+        shown="they enclose cells in .csv; also in .tsv, if every mark of the file stands where CSV has it",
+    )
+    encoding: str | None = setting(None, "Encoding of text files, such as gb18030 or cp1252.", _ENCODING, shown="utf-8")
+    header: bool | None = setting(
+        None,
+        "Whether the first row names the columns. Without names, columns are called 1, 2, 3 and so on.",
+        shown="the first row does, but not in .txt",
+    )
+
+
+BY_NAME = TableSettings()
+"""Every file is read as its name says."""
+
+
+@_documented
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExtractSettings(TableSettings):
     """Settings of `extract`."""
 
     encoder: str = setting("bert-base-chinese", _ENCODER)
@@ -281,7 +329,7 @@ class TrainSettings(_Settings):
 
 @_documented
 @dataclasses.dataclass(frozen=True)
-class Labels:
+class Labels(TableSettings):
     """A table whose labels replace the labels of the caches. Rows are matched by their texts."""
 
     table: str | Path = dataclasses.field(metadata={"help": "The table, with texts and labels."})
@@ -349,7 +397,7 @@ class SweepSettings(_Settings):
 
 @_documented
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SpeedupSettings(_Settings):
+class SpeedupSettings(TableSettings):
     """Settings of `speedup`."""
 
     encoder: str = setting("bert-base-chinese", _ENCODER)

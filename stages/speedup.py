@@ -84,6 +84,7 @@ def speedup(
             text_column=settings.text_column,
             label_column=settings.label_column,
             skip_bad_rows=settings.skip_bad_rows,
+            settings=settings,
         )
         device, pickled = choose_device(settings.device), settings.allow_pickled_weights
         files = find_encoder(settings.encoder, revision=settings.revision, allow_pickled_weights=pickled)

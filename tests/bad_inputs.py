@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import gzip
 import io
 import json
 import os
@@ -324,6 +325,20 @@ TABLES = [
     Case("tabs in a .csv", raw("text\tlabel\ngood film\tpos\n")),
     Case("UTF-8 with a byte order mark", raw(b"\xef\xbb\xbftext,label\ngood film,pos\nbad film,neg\n")),
     Case("UTF-16", raw("text,label\ngood film,pos\n".encode("utf-16"))),
+    Case("UTF-16 without a byte order mark", raw("text,label\ngood film,pos\n".encode("utf-16-le"))),
+    Case("UTF-32", raw("text,label\ngood film,pos\n".encode("utf-32"))),
+    Case("GBK", raw("text,label\n这个酒店很好,1\n房间太吵了,0\n".encode("gbk"))),
+    Case(
+        "GBK, and --encoding gbk",
+        table(
+            lambda place: place.write("text,label\n这个酒店很好,1\n房间太吵了,0\n".encode("gbk")), "--encoding", "gbk"
+        ),
+    ),
+    Case("an unknown encoding", table(lambda place: place.csv(GOOD), "--encoding", "klingon")),
+    Case(
+        "Latin-1 among UTF-8, and --skip-bad-rows",
+        table(lambda place: place.write(b"text,label\ngood film,pos\ncaf\xe9,neg\nbad film,neg\n"), "--skip-bad-rows"),
+    ),
     Case("Latin-1 among UTF-8", raw(b"text,label\ngood film,pos\n" + "caf\xe9,neg\n".encode("latin-1"))),
     Case("a NUL byte in a text", raw("text,label\ngood\0film,pos\nbad film,neg\n")),
     Case("NUL bytes only", raw(b"\0" * 5000)),
@@ -343,12 +358,54 @@ TABLES = [
     ),
     Case("a quotation mark that is never closed", raw('text,label\ngood film,pos\n"bad film,neg\nfine,pos\n')),
     Case("a quotation mark that is never closed, .tsv", raw('text\tlabel\ngood film\tpos\n"bad film\tneg\n', "t.tsv")),
+    Case(
+        "quotation marks of a .tsv that enclose cells or not",
+        raw('text\tlabel\n"good film\tpos\nbad film\tneg\nfine film"\tpos\n', "t.tsv"),
+    ),
     Case("quotation marks within a text, .tsv", raw('text\tlabel\ngood "film"\tpos\nbad film\tneg\n', "t.tsv")),
     Case("line ends of all three kinds", raw("text,label\r\ngood film,pos\nbad film,neg\r\n")),
+    Case("no header, .tsv", raw("good film\tpos\nbad film\tneg\n", "t.tsv")),
+    Case(
+        "no header, .tsv, and --no-header",
+        table(
+            lambda place: place.write("good film\tpos\nbad film\tneg\n", "t.tsv"),
+            *("--no-header", "--text-column", 1, "--label-column", 2),
+        ),
+    ),
+    Case("texts, one a line, .txt", table(lambda place: place.write("good film\nbad film\n", "t.txt"), "--no-labels")),
+    Case("texts, one a line, .txt, without --no-labels", raw("good film\nbad film\n", "t.txt")),
+    Case("a table as .txt", raw("text\tlabel\ngood film\tpos\n", "t.txt")),
+    Case("a header in a .txt", table(lambda place: place.write("text\ngood film\n", "t.txt"), "--no-labels")),
+    Case("two characters as --delimiter", table(lambda place: place.csv(GOOD), "--delimiter", "||")),
+    Case("--no-quotes for JSON lines", table(lambda place: place.write("{}", "t.jsonl"), "--no-quotes")),
+    Case("a header of 320,000 bytes", raw(",".join(f"column {i:08}" for i in range(20_000)) + "\n")),
+    Case("a Git LFS pointer", raw("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")),
+    Case(
+        "a link to itself",
+        table(lambda place: ((place.folder / "t.csv").symlink_to("t.csv"), place.folder / "t.csv")[-1]),
+    ),
+    Case("a name that is not UTF-8", table(lambda place: place.write("text\na\n", os.fsdecode(b"t\xe9.csv")))),
+    Case(
+        "a column that the second of two tables lacks",
+        lambda place: [
+            *("extract", place.csv(GOOD), place.write("body,label\ngood film,pos\n", "u.csv")),
+            *("--encoder", place.encoder, "--out", place.folder / "caches"),
+        ],
+    ),
+    Case("a .parquet.gz that is compressed as a whole", raw(gzip.compress(b"PAR1"), "t.parquet.gz")),
     Case("a .csv that is compressed in name only", raw("text,label\ngood film,pos\n", "t.csv.gz")),
     Case("a .parquet file that is not Parquet", raw("text,label\ngood film,pos\n", "t.parquet")),
     Case("a .jsonl that is one list", raw('[{"text": "good film", "label": "pos"}]', "t.jsonl")),
     Case("a .jsonl with a broken line", raw('{"text": "good film", "label": "pos"}\n{"text": \n', "t.jsonl")),
+    Case(
+        "half of a surrogate pair, .jsonl, and --skip-bad-rows",
+        table(
+            lambda place: place.write(
+                '{"text": "good \\ud83d", "label": 1}\n{"text": "good film", "label": 0}\n', "t.jsonl"
+            ),
+            "--skip-bad-rows",
+        ),
+    ),
     Case("a .jsonl that is nested 100,000 deep", raw('{"text": ' + "[" * 100_000 + "\n", "t.jsonl")),
     Case("a .jsonl with a text that is a number", raw('{"text": 5, "label": "pos"}\n', "t.jsonl")),
     Case("texts that are lists", parquet(text=[["good"], ["bad"]], label=["pos", "neg"])),
@@ -555,7 +612,8 @@ def require_options(message: str, *, ran: str) -> None:
         named = [
             word for word in re.findall(r"\b[a-z-]+\b", clause.replace("extracting", "extract")) if word in COMMANDS
         ]
-        options = {option for parameter in COMMANDS[named[-1] if named else ran].params for option in parameter.opts}
+        parameters = COMMANDS[named[-1] if named else ran].params
+        options = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
         assert set(re.findall(r"--[a-z][a-z-]+", clause)) <= options, message
 
 

@@ -118,6 +118,7 @@ def open_source(cache: Cache, table: Any, settings: ExtractSettings, *, label_co
         pair_column=settings.text_pair_column,
         label_column=label_column,
         skip_bad_rows=settings.skip_bad_rows,
+        settings=settings,
     )
 
 

@@ -41,6 +41,7 @@ def relabel(cache: Cache, labels: Labels, report: Report) -> Cache:
         text_column=labels.text_column,
         pair_column=labels.text_pair_column,
         label_column=labels.label_column,
+        settings=labels,
     )
     scan = scan_table(source, report)
     assert scan.labels is not None and scan.label_names is not None

@@ -33,12 +33,13 @@ class ColumnNames:
         """The names that are not None."""
         return [name for name in (self.text, self.pair, self.label) if name is not None]
 
-    def require(self, names: Sequence[str], where: str) -> None:
+    def require(self, names: Sequence[str], where: str, advice: str = "") -> None:
         """Check that a table has each of these columns once.
 
         Args:
             names: The names in the table's header.
             where: The table's name in a message.
+            advice: The end of the message about a missing column.
 
         Raises:
             TableError: a column is missing, or two columns have its name.
@@ -49,9 +50,8 @@ class ColumnNames:
                 continue
             problem = "has two columns" if column in names else "has no column"
             without = " (or `label_column=None`)" if self.label_optional and setting == "`label_column`" else ""
-            header = ", ".join(map(repr, names))
-            separated = len(names) == 1 and any(mark in names[0] for mark in ";\t|,")
-            advice = "; cells stand between commas in a .csv, between tabs in a .tsv" if separated else ""
+            header = ", ".join(repr(name if len(name) < 99 else f"{name[:80]}...") for name in names[:30])
+            header += f" and {len(names) - 30:,} more" if len(names) > 30 else ""
             raise TableError(f"{where} {problem} {column!r}; it has {header}: choose with {setting}{without}{advice}")
 
 
@@ -107,22 +107,6 @@ def read_labels(column: pa.Array, name: str, where: str, numbers: Sequence[int])
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         column = column.cast(pa.string())
     return read_texts(column, name, where, numbers)
-
-
-def decode_text_cells(batch: pa.RecordBatch, where: str, numbers: Sequence[int]) -> pa.RecordBatch:
-    """Return columns of bytes as columns of strings; the arguments are those of `read_texts`.
-
-    Raises:
-        TableError: a cell is not UTF-8.
-    """
-    columns = []
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        try:
-            columns.append(column.cast(pa.large_string()))
-        except pa.ArrowInvalid:
-            read_texts(column, name, where, numbers)  # which names the row
-            raise
-    return pa.RecordBatch.from_arrays(columns, batch.schema.names)
 
 
 def decode_dictionary(column: pa.Array) -> pa.Array:

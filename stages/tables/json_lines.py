@@ -2,84 +2,63 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.json
 
 from ...cache.documents import is_text
 from ...cache.errors import TableError
 from .columns import ColumnNames
-from .text_files import numbered_lines, read_in_blocks
+from .text_files import BATCH_CHARACTERS, BATCH_ROWS, Reading
 
-_BLOCK_BYTES = (1 << 24, 1 << 28)
-_PEEK_LINES = 1000
-"""Lines that are looked at for the names and kinds of the columns."""
 JSON_CELL = pa.json_(pa.large_string())
 """Arrow's type of a column whose cells are JSON texts. A null is a row that lacks the column; JSON's null is a cell."""
 
 
-def read_json_lines(
-    file: Path, columns: ColumnNames, *, block_bytes: Sequence[int] = _BLOCK_BYTES
-) -> Iterator[pa.RecordBatch]:
-    """Read the columns of texts and labels, by Arrow.
+def read_json_lines(reading: Reading, columns: ColumnNames) -> Iterator[pa.RecordBatch]:
+    """Read the columns of texts and labels, or all columns.
 
-    Args:
-        file: The file, which may be compressed.
-        columns: The columns to read.
-        block_bytes: Sizes of the blocks that a row must fit in, in the order in which they are tried.
-
-    Raises:
-        TableError: a column is missing, or a row is longer than the largest block.
-        pyarrow.ArrowException: the file cannot be parsed; `require_json_lines` tells where and why.
-    """
-    parsing = pa.json.ParseOptions(explicit_schema=_schema(file, columns), unexpected_field_behavior="ignore")
-
-    def read(size: int) -> Iterator[pa.RecordBatch]:
-        with pa.input_stream(str(file)) as stream:
-            yield from pa.json.open_json(stream, pa.json.ReadOptions(block_size=size), parsing)
-
-    yield from read_in_blocks(read, block_bytes, file)
-
-
-def read_json_cells(file: Path, columns: ColumnNames, batch_rows: int) -> Iterator[pa.RecordBatch]:
-    """Read all columns, whatever their values are. Slower than `read_json_lines`: Python parses each line.
-
-    Args:
-        file: The file, which may be compressed.
-        columns: The columns of texts and labels.
-        batch_rows: Most rows in a batch.
+    A row of which a name or a text is no text (half of a surrogate pair, or bytes of another encoding) is left out, or
+    refused.
 
     Yields:
-        Batches of `JSON_CELL` columns: those that a row of the batch has.
+        Batches of strings and of labels of Arrow's types; of `JSON_CELL` columns, those that a row of the batch has,
+        where all columns are read.
 
     Raises:
-        TableError: a column is missing, or a line is bad.
-        UnicodeDecodeError: the file is not UTF-8.
+        TableError: a column is missing, a line is bad, or a label has more than 64 bits.
+        UnicodeError: the file cannot be decoded.
     """
-    _schema(file, columns)
-    rows = _objects(file, columns, errors="strict")
-    while batch := list(itertools.islice(rows, batch_rows)):
-        names = dict.fromkeys(name for row in batch for name in row)
-        cells = [[_dumps(row[name]) if name in row else None for row in batch] for name in names]
-        arrays = [pa.ExtensionArray.from_storage(JSON_CELL, pa.array(c, pa.large_string())) for c in cells]
+    rows, known = _objects(reading, columns), False
+    while batch := list(_limited(rows)):
+        names = dict.fromkeys(name for _, row in batch for name in row)
+        if not known:
+            columns.require(list(names), str(reading.file))
+            known = True
+        if columns.keep_others:
+            cells = [[_dumps(row[name]) if name in row else None for _, row in batch] for name in names]
+            arrays = [pa.ExtensionArray.from_storage(JSON_CELL, pa.array(c, pa.large_string())) for c in cells]
+        else:
+            names = dict.fromkeys(columns.names())
+            types = {columns.label: None}
+            arrays = [
+                pa.array([row.get(name) for _, row in batch], types.get(name, pa.large_string())) for name in names
+            ]
         yield pa.RecordBatch.from_arrays(arrays, list(names))
 
 
-def require_json_lines(file: Path, columns: ColumnNames) -> None:
-    """Find the first bad line. Arrow counts rows from the start of a block, and so cannot name the line.
-
-    Raises:
-        TableError: there is a bad line.
-    """
-    for _ in _objects(file, columns, errors="replace"):
-        pass
+def _limited(rows: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a batch, each with its number of characters."""
+    characters = 0
+    for size, row in itertools.islice(rows, BATCH_ROWS):
+        yield size, row
+        characters += size
+        if characters > BATCH_CHARACTERS:
+            return
 
 
 class JsonKinds:
@@ -122,47 +101,36 @@ def _fitting_type(kinds: set[str]) -> pa.DataType:
     return next((kind for held, kind in fitting if kinds <= held), JSON_CELL)
 
 
-def _objects(file: Path, columns: ColumnNames, *, errors: str) -> Iterator[dict[str, Any]]:
-    """Parse and check each line."""
+def _objects(reading: Reading, columns: ColumnNames) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Parse and check each line that is not blank; yield its number of characters, and its object."""
     kinds = {column: "text" for column in (columns.text, columns.pair) if column is not None}
-    for number, line in numbered_lines(file, errors=errors):
-        where = f"{file}, line {number:,}"
+    decode = json.JSONDecoder(parse_float=_finite, parse_constant=_finite).decode
+    number = 0
+    for line_number, line in enumerate(reading.lines(), 1):
+        if not line.strip():
+            continue
+        number += 1
+        where = f"line {line_number:,}"
         try:
-            row = json.loads(line, parse_float=_finite, parse_constant=_finite)
+            row = decode(line)
         except RecursionError:
-            raise TableError(f"{where}: it is nested too deep") from None
+            raise TableError(f"{reading.file}, {where}: it is nested too deep") from None
         except ValueError as error:
-            raise TableError(f"{where}: not JSON ({error}); it must hold one object a line") from None
+            raise TableError(f"{reading.file}, {where}: not JSON ({error}); it must hold one object a line") from None
         if not isinstance(row, dict):
-            raise TableError(f"{where}: not a JSON object")
-        if "\\u" in line:  # a surrogate can only be written as an escape
-            for column in row if columns.keep_others else columns.names():
-                if not is_text(column + _dumps(row.get(column))):
-                    raise TableError(
-                        f"{where}: {column!r} holds half of a surrogate pair, which is no character; correct it"
-                    )
+            raise TableError(f"{reading.file}, {where}: not a JSON object")
+        if "\\u" in line or not is_text(line):  # a surrogate is written as an escape, or stands for a byte
+            cells = {name: _dumps(row.get(name)) for name in (row if columns.keep_others else columns.names())}
+            if column := next((name for name, cell in cells.items() if not is_text(name + cell)), None):
+                half = "holds half of a surrogate pair, which is no character; correct it"
+                problem = half if is_text(line) else reading.encoding_problem(column + cells[column])
+                reading.leave_out(number, f"{where}: {column!r} {problem}")
+                continue
         for column in columns.names():
             value = row.get(column)
             if value is not None and (kind := _kind(value)) != kinds.setdefault(column, kind):
-                raise TableError(f"{where}: {column!r} holds {kind}, where {kinds[column]} is expected")
-        yield row
-
-
-def _schema(file: Path, columns: ColumnNames) -> pa.Schema:
-    """The schema of the columns of texts and labels, by the first lines: Arrow would type, and check, all columns."""
-    names: dict[str, None] = {}
-    label: object = None
-    for _, line in itertools.islice(numbered_lines(file), _PEEK_LINES):
-        with contextlib.suppress(ValueError, RecursionError):  # a bad line is reported when it is read
-            row = json.loads(line)
-            names |= dict.fromkeys(row if isinstance(row, dict) else ())
-            label = row.get(columns.label) if isinstance(row, dict) and label is None else label
-    if names:
-        columns.require(list(names), str(file))
-    types = {column: pa.string() for column in (columns.text, columns.pair) if column is not None}
-    if columns.label is not None:
-        types[columns.label] = pa.string() if label is None else pa.array([label]).type
-    return pa.schema(list(types.items()))
+                raise TableError(f"{reading.file}, {where}: {column!r} holds {kind}, where {kinds[column]} is expected")
+        yield len(line), row
 
 
 def _kind(value: Any) -> str:

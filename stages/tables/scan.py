@@ -12,7 +12,7 @@ import pyarrow as pa
 from ...cache.errors import TableError
 from ...cache.hashing import Hashes, hash_texts
 from ...cache.reader import Cache
-from ..progress import Report, Step
+from ..progress import Note, Report, Step
 from ..types import Indices
 from .json_lines import JsonKinds
 from .table import Table, TableRows, join_rows
@@ -88,7 +88,7 @@ def scan_table(
     skipped = rows = 0
     top: list[TableRows] = []
     characters = 0
-    for batch in table.batches():
+    for batch in table.batches(lambda text: report(Note(text))):
         hashes.append(hash_texts(batch.texts, batch.pairs))
         if batch.labels is not None:
             codes.append(np.array([numbers.setdefault(name, len(numbers)) for name in batch.labels], np.int64))
@@ -203,7 +203,7 @@ def scan_columns(table: Table, report: Report) -> ColumnScan:
     state, rows, skipped = table.state(), 0, 0
     schema: pa.Schema | None = None
     kinds = JsonKinds()
-    for batch in table.batches():
+    for batch in table.batches(lambda text: report(Note(text))):
         if batch.cells is not None:
             schema = _unified(schema, batch.cells.schema, table)
             kinds.add(batch.cells)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from ...cache.documents import is_text
 from ...cache.errors import SettingsError, StorageError, TableError
-from .columns import ColumnNames, bad_rows, decode_text_cells, read_labels, read_texts, skip_advice
-from .formats import BATCH_ROWS, DIALECTS, SUFFIXES, file_format, read_file, readable
+from ..settings import BY_NAME, TableSettings
+from .columns import ColumnNames, bad_rows, read_labels, read_texts, skip_advice
+from .formats import SUFFIXES, file_format, read_file, readable, require_settings
+from .text_files import BATCH_ROWS, Reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Table:
         files: The files, in reading order; empty for a table in memory.
         memory: The table in memory, or None.
         columns: The columns that are read.
+        settings: How the files are read.
         skip_bad_rows: Leave out rows without text or label, instead of raising. None: raise, without the advice to
             skip them.
     """
@@ -92,10 +96,14 @@ class Table:
     files: tuple[Path, ...]
     memory: pa.Table | None
     columns: ColumnNames
+    settings: TableSettings
     skip_bad_rows: bool | None
 
-    def batches(self) -> Iterator[TableRows]:
+    def batches(self, note: Callable[[str], None] = lambda text: None) -> Iterator[TableRows]:
         """Read the rows in order.
+
+        Args:
+            note: Receives what the user should know of the files.
 
         Raises:
             TableError: a file cannot be parsed, a column is missing or has the wrong type, or a row is bad.
@@ -103,14 +111,23 @@ class Table:
         """
         if self.memory is not None:
             try:
-                yield from self._good_rows(self.memory.to_batches(BATCH_ROWS), self.source, ragged=set())
+                yield from self._good_rows(self.memory.to_batches(BATCH_ROWS), self.source, left_out=set())
             except UnicodeError as error:
                 raise TableError(f"{self.source}: a text or a label is not UTF-8: {error}") from None
         for file in self.files:
-            ragged: set[int] = set()
-            with readable(file, self.columns):
-                batches = read_file(file, self.columns, ragged=ragged, skip_bad_rows=self.skip_bad_rows)
-                yield from self._good_rows(batches, str(file), ragged=ragged, delimited=file_format(file) in DIALECTS)
+            reading = Reading(file=file, settings=self.settings, skip_bad_rows=self.skip_bad_rows, note=note)
+            with readable(reading):
+                yield from self._good_rows(read_file(reading, self.columns), str(file), left_out=reading.left_out)
+
+    def require_columns(self) -> None:
+        """Check the first rows of every file: a mistake in the last file is found before work on the first begins.
+
+        Raises:
+            TableError: as for `batches`.
+            StorageError: a file cannot be read.
+        """
+        for file in self.files:
+            next(dataclasses.replace(self, files=(file,)).batches(), None)
 
     def state(self) -> tuple[tuple[int, int, int], ...]:
         """Return the inode, size and modification time of each file: they change when a file changes."""
@@ -120,22 +137,19 @@ class Table:
             raise StorageError(f"cannot read {error.filename}: {error.strerror}") from None
         return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
 
-    def _good_rows(
-        self, batches: Iterable[pa.RecordBatch], where: str, *, ragged: set[int], delimited: bool = False
-    ) -> Iterator[TableRows]:
+    def _good_rows(self, batches: Iterable[pa.RecordBatch], where: str, *, left_out: set[int]) -> Iterator[TableRows]:
         """Number and check each row of a file.
 
         Args:
-            batches: The file's rows, without the ragged ones.
+            batches: The file's rows, without those that were left out.
             where: The file's name in a message.
-            ragged: The numbers of the ragged rows that were read so far.
-            delimited: All columns hold text, as bytes that may not be UTF-8.
+            left_out: The numbers of the rows that were left out so far.
         """
         last, columns = 0, self.columns
-        # A block of a CSV file is one batch, of more rows than should be Python strings at once.
+        # A batch of an Arrow file may have more rows than should be Python strings at once.
         for batch in (b.slice(at, BATCH_ROWS) for b in batches for at in range(0, max(len(b), 1), BATCH_ROWS)):
             columns.require(batch.schema.names, where)
-            numbers = list(itertools.islice((n for n in itertools.count(last + 1) if n not in ragged), len(batch)))
+            numbers = list(itertools.islice((n for n in itertools.count(last + 1) if n not in left_out), len(batch)))
             texts = read_texts(batch.column(columns.text), columns.text, where, numbers)
             pairs = labels = cells = None
             if columns.pair is not None:
@@ -149,7 +163,7 @@ class Table:
                 raise TableError(f"{where}, row {numbers[index]:,}: {bad[index]}; correct it{advice}")
             good = [i for i in range(len(texts)) if i not in bad]
             if columns.keep_others:
-                cells = pa.Table.from_batches([decode_text_cells(batch, where, numbers) if delimited else batch])
+                cells = pa.Table.from_batches([batch])
                 cells = cells.take(good) if bad else cells
             before, last = last, numbers[-1] if numbers else last
             yield TableRows(
@@ -161,7 +175,7 @@ class Table:
                 skipped=len(bad) + last - before - len(numbers),
                 cells=cells,
             )
-        if (trailing := max(ragged, default=last) - last) > 0:
+        if (trailing := max(left_out, default=last) - last) > 0:
             yield TableRows(texts=[], pairs=None, labels=None, files=[], numbers=[], skipped=trailing)
 
 
@@ -175,6 +189,7 @@ def open_table(
     skip_bad_rows: bool | None = None,
     keep_others: bool = False,
     label_optional: bool = False,
+    settings: TableSettings = BY_NAME,
 ) -> Table:
     """Open a table. Files are found but not read; a table in memory is converted to Arrow.
 
@@ -189,11 +204,13 @@ def open_table(
             skip them, for callers that offer no such setting.
         keep_others: Read all other columns too, as they are.
         label_optional: The caller can do without labels, so an error offers it.
+        settings: How to read files.
 
     Raises:
         TableError: there is no such file, its format is unknown, a folder mixes formats, or a table in memory cannot
             be read as columns.
-        SettingsError: one column is named twice, or labels or second texts are given where they cannot be used.
+        SettingsError: one column is named twice, or labels, second texts or settings of files are given where they
+            cannot be used.
     """
     columns = ColumnNames(text_column, pair_column, label_column, keep_others, label_optional)
     names = columns.names()
@@ -205,8 +222,12 @@ def open_table(
         raise SettingsError("labels go with a sequence of texts; a table brings its own, in its label column")
     if isinstance(table, (str, os.PathLike)):
         files = _files(Path(table))
-        return Table(source=str(table), files=files, memory=None, columns=columns, skip_bad_rows=skip_bad_rows)
+        require_settings(settings, {file_format(file) for file in files}, str(table))
+        return Table(
+            source=str(table), files=files, memory=None, columns=columns, settings=settings, skip_bad_rows=skip_bad_rows
+        )
     source = "the table in memory"
+    require_settings(settings, set(), source)
     try:
         if isinstance(table, Sequence) and pair_column is not None:
             raise SettingsError("second texts go with a table that has a column of them, not with a sequence of texts")
@@ -217,7 +238,9 @@ def open_table(
             memory = pa.table(dict(table) if isinstance(table, Mapping) else table)
     except (pa.ArrowException, TypeError, ValueError, UnicodeError) as error:
         raise TableError(f"{source} cannot be read as columns of texts and labels: {error}") from None
-    return Table(source=source, files=(), memory=memory, columns=columns, skip_bad_rows=skip_bad_rows)
+    return Table(
+        source=source, files=(), memory=memory, columns=columns, settings=settings, skip_bad_rows=skip_bad_rows
+    )
 
 
 def as_list(values: Any) -> Any:
@@ -230,6 +253,9 @@ def as_list(values: Any) -> Any:
 
 def _files(path: Path) -> tuple[Path, ...]:
     known = ", ".join(sorted(SUFFIXES))
+    for name in (path, *(path.iterdir() if path.is_dir() else ())):
+        if not is_text(str(name)):
+            raise TableError(f"{str(name)!a} is a name that is not UTF-8; rename it")
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith((".", "_")))
         formats = {file_format(p) for p in files}
@@ -238,6 +264,8 @@ def _files(path: Path) -> tuple[Path, ...]:
             raise TableError(f"{path} must hold table files of one kind ({known}); it holds {names}")
         return tuple(files)
     if not path.exists():
+        if path.is_symlink():
+            raise TableError(f"{path} is a link to nothing, or to itself; correct it")
         raise TableError(f"{path} does not exist; give a table ({known}) or a folder of them")
     if not path.is_file():  # a pipe, say: a table is read more than once
         raise TableError(f"{path} is not a file; write the table to one, and give that")

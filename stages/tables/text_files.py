@@ -1,68 +1,120 @@
-"""What CSV, TSV and JSON lines files have in common: UTF-8, lines, and blocks that a row must fit in."""
+"""What CSV, TSV, JSON lines and plain text files have in common: an encoding, lines, and rows that can be left out."""
 
 from __future__ import annotations
 
 import codecs
+import dataclasses
 import io
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 
+from ...cache.documents import is_text
 from ...cache.errors import TableError
+from ..settings import BY_NAME, TableSettings
+from .columns import skip_advice
+
+COMPRESSIONS = {".gz": "gzip", ".gzip": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".br": "brotli"}
+BATCH_ROWS, BATCH_CHARACTERS = 8192, 1 << 22
+"""Most rows in a batch; and a batch ends with the row that makes it longer than this."""
+_PEEK_BYTES = 1 << 22
+"""How much of a file the guess of its encoding rests on."""
 
 
-def require_no_utf16(file: Path) -> None:
-    """Refuse a file that begins with a byte order mark of UTF-16.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One reading of a file.
 
-    Raises:
-        TableError: the file is UTF-16.
+    Attributes:
+        file: The file.
+        settings: How to read it.
+        skip_bad_rows: Leave out rows that cannot be read, instead of raising. None: raise, without the advice to skip
+            them.
+        note: Receives what the user should know of the file.
+        left_out: The numbers of the rows that were left out so far. No batch holds these rows.
     """
-    with pa.input_stream(str(file)) as stream:
-        if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            raise TableError(f"{file} is UTF-16, and must be UTF-8; convert it, e.g. with iconv -f UTF-16 -t UTF-8")
+
+    file: Path
+    settings: TableSettings = BY_NAME
+    skip_bad_rows: bool | None = None
+    note: Callable[[str], None] = lambda text: None
+    left_out: set[int] = dataclasses.field(default_factory=set)
+
+    def leave_out(self, number: int, problem: str) -> None:
+        """Leave out a row.
+
+        Raises:
+            TableError: bad rows are not to be skipped.
+        """
+        if not self.skip_bad_rows:
+            raise TableError(f"{self.file}, {problem}{skip_advice(self.skip_bad_rows)}")
+        self.left_out.add(number)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines with their ends (CR, LF or both). A byte that cannot be decoded becomes a lone surrogate.
+
+        Raises:
+            TableError: the file is UTF-16 or UTF-32, or no text, and no encoding is set.
+            UnicodeError: the encoding has no such surrogates, and a byte cannot be decoded.
+        """
+        with self._stream() as stream:
+            # The marks of UTF-16 are no UTF-8, and most of its Western characters have a byte that is zero.
+            start = stream.read(4)
+        if self.settings.encoding is None and start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise TableError(f"{self.file} is not UTF-8{self.encoding_advice()}")
+        encoding = self.settings.encoding or "utf-8"
+        with self._stream() as stream, io.TextIOWrapper(stream, encoding, "surrogateescape", newline="") as lines:
+            first = next(lines, "").removeprefix("\ufeff")
+            if "\0" in first and self.settings.encoding is None:
+                raise TableError(f"{self.file} is no text in UTF-8{self.encoding_advice()}")
+            if first:
+                yield first
+                yield from lines
+
+    def encoding_problem(self, text: str) -> str:
+        """Return what is wrong with a text that has a lone surrogate: its byte, and what to do."""
+        byte = next(ord(character) & 0xFF for character in text if not is_text(character))
+        return f"is not {(self.settings.encoding or 'utf-8').upper()} (byte {byte:#04x}){self.encoding_advice()}"
+
+    def encoding_advice(self) -> str:
+        """Return the end of a message about a file that its encoding does not fit: which encoding may be its own."""
+        guess = None if self.settings.encoding else self._guess_encoding()
+        if guess is None:
+            return "; correct it, or pass the file's `encoding`"
+        return f"; the file's bytes are valid {guess.upper()}: if that is its encoding, pass `encoding='{guess}'`"
+
+    def _stream(self) -> pa.NativeFile:
+        return pa.input_stream(str(self.file), compression=COMPRESSIONS.get(self.file.suffix.lower()))
+
+    def _guess_encoding(self) -> str | None:
+        """Return the first encoding that the file's bytes are valid in; None where there is none."""
+        with self._stream() as stream:
+            content = stream.read(_PEEK_BYTES)
+        zeros = content.count(0)
+        if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+            candidates = ["utf-32"]
+        elif content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            candidates = ["utf-16"]
+        elif zeros:
+            order = ("le", "be") if content[1::2].count(0) * 2 > zeros else ("be", "le")
+            candidates = [f"utf-{bits}-{end}" for bits in (32, 16) for end in order]
+        else:
+            text = content.decode("utf-8", "surrogateescape")
+            bad = len(re.findall("[\udc80-\udcff]", text))
+            runs = [len(run) for run in re.findall(rb"[\x80-\xff]+", content)]
+            # In Chinese texts, bytes above 127 stand side by side; in Western ones, most of them stand alone.
+            candidates = ["gb18030" if sum(run for run in runs if run > 1) * 2 > sum(runs) else "cp1252"]
+            if len(re.findall("[^\x00-\x7f]", text)) > 2 * bad:  # most of it is UTF-8: a few bytes are wrong
+                candidates = []
+        return next((name for name in candidates if _is_valid(content, name)), None)
 
 
-def numbered_lines(file: Path, *, errors: str = "replace") -> Iterator[tuple[int, str]]:
-    """Yield the lines of a file that are not blank, each with its number from 1.
-
-    Args:
-        file: The file, which may be compressed.
-        errors: What to do with bytes that are not UTF-8, as for `open`.
-    """
-    with pa.input_stream(str(file)) as stream, io.TextIOWrapper(stream, "utf-8-sig", errors=errors) as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield number, line
-
-
-def read_in_blocks(
-    read: Callable[[int], Iterator[pa.RecordBatch]], block_bytes: Sequence[int], file: Path
-) -> Iterator[pa.RecordBatch]:
-    """Read a file in small blocks; where a row is longer than a block, go on from that row with larger ones.
-
-    Args:
-        read: Reads the whole file in blocks of this many bytes.
-        block_bytes: The sizes to try, in order.
-        file: The file, for a message.
-
-    Raises:
-        TableError: a row is longer than the largest block.
-    """
-    rows_done = 0
-    for size in block_bytes:
-        to_skip = rows_done
-        try:
-            for batch in read(size):
-                skipped = min(to_skip, len(batch))
-                to_skip -= skipped
-                yield batch.slice(skipped)
-                rows_done += len(batch) - skipped
-            return
-        except pa.ArrowInvalid as error:
-            if "straddling" not in str(error):  # Arrow's word for a row that does not end in its block
-                raise
-    raise TableError(
-        f"{file}, after row {rows_done:,}: a row is longer than {block_bytes[-1]:,} bytes; is a quotation mark left "
-        "open?"
-    )
+def _is_valid(content: bytes, encoding: str) -> bool:
+    """Return whether bytes are text in an encoding; the last character may be cut."""
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(content)
+    except UnicodeError:
+        return False
+    return bool(text.strip("\0")) and "\0" not in text[:64]

@@ -16,8 +16,9 @@ from ...cache.layout import storage_errors
 from ...cache.siblings import partial_path
 from .columns import decode_dictionary
 from .delimited import Dialect
-from .formats import COMPRESSIONS, DIALECTS, Format, file_format
+from .formats import DIALECTS, Format, file_format
 from .json_lines import JSON_CELL
+from .text_files import COMPRESSIONS
 
 Write = Callable[[pa.Table], None]
 _Cell = TypeVar("_Cell", str, str | None)
@@ -30,7 +31,7 @@ def output_format(out: Path) -> Format:
         OutputExistsError: no format is written under such a name.
     """
     kind = file_format(out)
-    if kind is None or out.suffix.lower() in COMPRESSIONS:
+    if kind in (None, Format.TEXT, Format.ARROW) or out.suffix.lower() in COMPRESSIONS:
         raise OutputExistsError(f"{out} must end in .csv, .tsv, .jsonl or .parquet")
     return kind
 

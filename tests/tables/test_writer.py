@@ -234,7 +234,7 @@ def test_what_a_format_cannot_hold_is_refused_by_the_columns_name(tmp_path: Path
         ("a.jsonl", b'{"text": "a", "x": 1e400}\n', "line 1: not JSON .1e400"),
         ("a.jsonl", b'{"text": "a", "x": ["\\ud800"]}\n', "line 1: 'x' holds half of a surrogate pair"),
         ("a.jsonl", b'{"text": "a", "\\udfff": 1}\n', "line 1: .* holds half of a surrogate pair"),
-        ("a.jsonl", b'{"text": "a", "x": "\xff"}\n', "a.jsonl is not UTF-8"),
+        ("a.jsonl", b'{"text": "a", "x": "\xff"}\n', "line 1: 'x' is not UTF-8"),
         ("a.jsonl", b'{"text": "a"}\n{"text": 5}\n', "line 2: 'text' holds a whole number, where text is expected"),
         ("a.jsonl", b'{"text": "a"}\n{"x": 5}\n', r"row 2: its text \('text'\) is blank"),
         ("a.jsonl", b'{"x": "a"}\n', "has no column 'text'"),
