@@ -18,6 +18,12 @@ from .text_files import BATCH_CHARACTERS, BATCH_ROWS, Reading
 
 MAX_CELL = 1 << 26
 """Most characters in a cell."""
+_NO_CHARACTER = "\U0010ffff"
+"""No text holds it: Unicode keeps it for uses within a program."""
+_END = '\U0010fffe"'
+"""A line that is put after the last one: it is the row `_ENDED`, unless a quotation mark is open there."""
+_ENDED = [_END]
+_BLOCK_ROWS = 128
 _QUOTED = re.compile('[\r\n\t,"]')
 
 
@@ -52,11 +58,6 @@ class Dialect:
         quoted = ('"' + cell.replace('"', '""') + '"' if _QUOTED.search(cell) else cell for cell in cells)
         return (self.delimiter or "").join(quoted) + "\n"
 
-    def cells(self, line: str) -> list[str]:
-        """Return the cells of a line without quotation marks; none of a blank line."""
-        line = line.rstrip("\r\n")
-        return line.split(self.delimiter) if line and self.delimiter else [line] if line else []
-
 
 CSV = Dialect(",", quotes=True)
 TSV = Dialect("\t", quotes=None)
@@ -84,88 +85,113 @@ def read_delimited(
     """
     if dialect.quotes is None:
         dialect = dataclasses.replace(dialect, quotes=_encloses(reading, dialect))
-    rows = _rows(reading, dialect, max_cell)
-    first = next(rows, None)
-    if first is None:
-        raise TableError(f"{reading.file} has no header: its lines are blank, or it is no text")
-    names = _names(first[1], reading, dialect, columns)
-    rows = rows if dialect.header else itertools.chain([first], rows)
-    kept = [i for i, name in enumerate(names) if columns.keep_others or name in columns.names()]
-    schema = pa.schema([(names[i], pa.large_string()) for i in kept])
-    batch, characters = list[list[str]](), 0
-    joined = list[int]()  # the first row of several lines that look like rows, how many such rows, and their lines
-    for number, row, lines in rows:
-        if len(lines) > 1 and (found := _lines_like_rows(lines, dialect, len(names))) > 1:
-            joined = [joined[0], joined[1] + 1, joined[2] + found] if joined else [number, 1, found]
-        characters += sum(map(len, lines))
-        if problem := _problem(row, names, kept, dialect, reading):
-            reading.leave_out(number, f"row {number:,}: {problem}")
-        else:
-            batch.append([row[i] for i in kept])
-        if len(batch) == BATCH_ROWS or characters > BATCH_CHARACTERS:
-            yield _record_batch(batch, schema)
-            batch, characters = [], 0
-    yield _record_batch(batch, schema)
-    if joined:
-        reading.note(
-            f"{reading.file}, row {joined[0]:,}: a quoted cell holds lines that look like whole rows; {joined[1]:,} "
-            f"rows hold {joined[2]:,} such lines; if their quotation marks belong to the texts, pass `quotes=False`"
-        )
-
-
-def _rows(reading: Reading, dialect: Dialect, max_cell: int) -> Iterator[tuple[int, list[str], list[str]]]:
-    """Split a file into rows. Blank lines are left out, except in a table of one column.
-
-    Yields:
-        Each row's number (the header's is 0), its cells, and the lines that it was read from.
-    """
-    lines = list[str]()
-    ended = False
-
-    def keep_lines() -> Iterator[str]:
-        nonlocal ended
-        for line in reading.lines():
-            lines.append(line)
-            yield line
-        ended = True
-
-    rows: Iterator[list[str]] = map(dialect.cells, keep_lines())
-    if dialect.quotes and dialect.delimiter:
-        csv.field_size_limit(max_cell)
-        rows = csv.reader(keep_lines(), delimiter=dialect.delimiter)
-    number, width = 0 if dialect.header else 1, 0
+    csv.field_size_limit(max_cell)
+    rows = csv.reader(
+        itertools.chain(reading.lines(), [_END]),
+        delimiter=dialect.delimiter or _NO_CHARACTER,
+        quoting=csv.QUOTE_MINIMAL if dialect.quotes else csv.QUOTE_NONE,
+    )
     try:
-        for cells in rows:
-            if ended:  # the reader came to the end of the file within a row
-                raise TableError(
-                    f"{reading.file}, row {number:,}: a quotation mark opens a cell and is never closed; close it, "
-                    "write two for one that belongs to the text, or pass `quotes=False` if all of them do"
-                )
-            if cells or width == 1:
-                width = width or len(cells)
-                yield number, cells or [""], lines
-                number += 1
-            lines.clear()
+        first = next(row for row in rows if row)
+        checked = _CheckedRows(reading, dialect, _names(first, reading, dialect, columns), columns)
+        batch, size = checked.no_cells(), reading.characters
+        block, line = ([], rows.line_num) if dialect.header else ([first], -1)
+        while block := [*block, *itertools.islice(rows, _BLOCK_ROWS)]:
+            checked.add(block, batch, lines=rows.line_num - line)
+            block, line = [], rows.line_num
+            if len(batch[0]) >= BATCH_ROWS or reading.characters - size > BATCH_CHARACTERS:
+                yield checked.record_batch(batch)
+                batch, size = checked.no_cells(), reading.characters
+        yield checked.record_batch(batch)
     except csv.Error as error:
-        raise TableError(f"{reading.file}, row {number:,}: {error}; is a quotation mark left open?") from None
+        raise TableError(f"{reading.file}, line {rows.line_num:,}: {error}; is a quotation mark left open?") from None
+    checked.note()
 
 
-def _problem(row: list[str], names: list[str], kept: list[int], dialect: Dialect, reading: Reading) -> str:
-    """Return why a row cannot be read; an empty string if it can."""
-    if len(row) != len(names):
-        advice = f"put a text that holds a {dialect.name} in quotation marks and close them"
-        if not dialect.quotes:
-            advice = f"a text can hold no {dialect.name}, unless quotation marks enclose cells (`quotes=True`)"
-        first, cells = "header" if dialect.header else "first row", "cell" if len(row) == 1 else "cells"
-        return f"it has {len(row)} {cells} where the {first} has {len(names)}; {advice}"
-    if is_text("".join([row[i] for i in kept])):
-        return ""
-    name, cell = next((names[i], row[i]) for i in kept if not is_text(row[i]))
-    return f"the column {name!r} {reading.encoding_problem(cell)}"
+class _CheckedRows:
+    """Numbers and checks the rows of a file, and sorts the cells of good rows into columns."""
+
+    def __init__(self, reading: Reading, dialect: Dialect, names: list[str], columns: ColumnNames) -> None:
+        self._reading, self._dialect, self._names = reading, dialect, names
+        self._kept = [i for i, name in enumerate(names) if columns.keep_others or name in columns.names()]
+        self._number = 0
+        self._joined, self._first_joined, self._joined_lines = 0, 0, 0  # rows that look like several
+
+    def no_cells(self) -> list[list[str]]:
+        """Return an empty column for each column to read."""
+        return [[] for _ in self._kept]
+
+    def record_batch(self, cells: list[list[str]]) -> pa.RecordBatch:
+        names = [self._names[i] for i in self._kept]
+        return pa.RecordBatch.from_arrays([pa.array(column, pa.large_string()) for column in cells], names)
+
+    def add(self, rows: list[list[str]], cells: list[list[str]], *, lines: int) -> None:
+        """Add the cells of good rows to columns.
+
+        Args:
+            rows: Some rows of the file, in order.
+            cells: The columns.
+            lines: How many lines the rows were read from.
+        """
+        width = len(self._names)
+        if lines == len(rows) and self._reading.is_text and all(len(r) == width for r in rows) and rows[-1] != _ENDED:
+            self._number += len(rows)
+        else:
+            rows = [row for row in rows if row or width == 1]  # a blank line is a row in a table of one column
+            rows = [row or [""] for row in rows if row != _ENDED]
+            rows = [row for row in rows if self._is_good(row)]
+        for column, i in zip(cells, self._kept, strict=True):
+            column += [row[i] for row in rows]
+
+    def note(self) -> None:
+        """Tell of the rows that look like several."""
+        if self._joined:
+            self._reading.note(
+                f"{self._reading.file}, row {self._first_joined:,}: a quoted cell holds lines that look like whole rows"
+                f"; {self._joined:,} rows hold {self._joined_lines:,} such lines; if their quotation marks belong to "
+                "the texts, pass `quotes=False`"
+            )
+
+    def _is_good(self, row: list[str]) -> bool:
+        """Number and check a row; leave it out if it is bad."""
+        self._number += 1
+        _require_closed(row, f"{self._reading.file}, row {self._number:,}")
+        if self._dialect.quotes and (found := _lines_like_rows(row, self._dialect)) > 1:
+            self._first_joined = self._first_joined or self._number
+            self._joined += 1
+            self._joined_lines += found
+        if problem := self._problem(row):
+            self._reading.leave_out(self._number, f"row {self._number:,}: {problem}")
+        return not problem
+
+    def _problem(self, row: list[str]) -> str:
+        """Return why a row cannot be read; an empty string if it can."""
+        if len(row) != len(self._names):
+            advice = f"put a text that holds a {self._dialect.name} in quotation marks and close them"
+            if not self._dialect.quotes:
+                advice = (
+                    f"a text can hold no {self._dialect.name}, unless quotation marks enclose cells (`quotes=True`)"
+                )
+            first, cells = "header" if self._dialect.header else "first row", "cell" if len(row) == 1 else "cells"
+            return f"it has {len(row)} {cells} where the {first} has {len(self._names)}; {advice}"
+        bad = next((i for i in self._kept if not is_text(row[i])), None)
+        return "" if bad is None else f"the column {self._names[bad]!r} {self._reading.encoding_problem(row[bad])}"
+
+
+def _require_closed(row: list[str], place: str) -> None:
+    """Refuse a row that the end of the file cuts within quotation marks."""
+    if row[-1].endswith(_END[:-1]):
+        raise TableError(
+            f"{place}: a quotation mark opens a cell and is never closed; close it, write two for one that belongs to "
+            "the text, or pass `quotes=False` if all of them do"
+        )
 
 
 def _names(first: list[str], reading: Reading, dialect: Dialect, columns: ColumnNames) -> list[str]:
     """Return the names of the columns: the first row, or numbers; check that the columns to read are there."""
+    if first == _ENDED:
+        raise TableError(f"{reading.file} has no header: its lines are blank, or it is no text")
+    _require_closed(first, f"{reading.file}, first row")
     if not is_text(text := "".join(first)):
         raise TableError(f"{reading.file}, its first row {reading.encoding_problem(text)}")
     advice = ""
@@ -226,14 +252,8 @@ def _encloses(reading: Reading, dialect: Dialect) -> bool:
     return enclosing and marked > 0
 
 
-def _lines_like_rows(lines: list[str], dialect: Dialect, width: int) -> int:
-    """Count the lines of one row that each have the cells of a row, with or without regard to quotation marks."""
-    delimiter = dialect.delimiter or ","
-    parsed = (next(csv.reader([line], delimiter=delimiter), []) for line in lines)
-    return sum(width in (len(cells), len(dialect.cells(line))) for cells, line in zip(parsed, lines, strict=True))
-
-
-def _record_batch(rows: list[list[str]], schema: pa.Schema) -> pa.RecordBatch:
-    columns = zip(*rows, strict=True) if rows else [[]] * len(schema)
-    arrays = [pa.array(column, pa.large_string()) for column in columns]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+def _lines_like_rows(row: list[str], dialect: Dialect) -> int:
+    """Count the lines of a row that have as many delimiters as a row has between its cells."""
+    delimiter = dialect.delimiter or _NO_CHARACTER
+    lines = re.split("[\r\n]+", delimiter.join(row))
+    return sum(line.count(delimiter) == len(row) - 1 for line in lines)

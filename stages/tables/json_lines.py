@@ -34,31 +34,38 @@ def read_json_lines(reading: Reading, columns: ColumnNames) -> Iterator[pa.Recor
         UnicodeError: the file cannot be decoded.
     """
     rows, known = _objects(reading, columns), False
-    while batch := list(_limited(rows)):
-        names = dict.fromkeys(name for _, row in batch for name in row)
+    while batch := list(_limited(rows, reading)):
+        names = dict.fromkeys(itertools.chain.from_iterable(batch)) if columns.keep_others or not known else {}
         if not known:
             columns.require(list(names), str(reading.file))
             known = True
         if columns.keep_others:
-            cells = [[_dumps(row[name]) if name in row else None for _, row in batch] for name in names]
+            cells = [[_dumps(row[name]) if name in row else None for row in batch] for name in names]
             arrays = [pa.ExtensionArray.from_storage(JSON_CELL, pa.array(c, pa.large_string())) for c in cells]
         else:
             names = dict.fromkeys(columns.names())
             types = {columns.label: None}
-            arrays = [
-                pa.array([row.get(name) for _, row in batch], types.get(name, pa.large_string())) for name in names
-            ]
+            arrays = [pa.array([row.get(name) for row in batch], types.get(name, pa.large_string())) for name in names]
         yield pa.RecordBatch.from_arrays(arrays, list(names))
 
 
-def _limited(rows: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the rows of a batch, each with its number of characters."""
-    characters = 0
-    for size, row in itertools.islice(rows, BATCH_ROWS):
-        yield size, row
-        characters += size
-        if characters > BATCH_CHARACTERS:
+def _limited(rows: Iterator[dict[str, Any]], reading: Reading) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a batch."""
+    end = reading.characters + BATCH_CHARACTERS
+    for row in itertools.islice(rows, BATCH_ROWS):
+        yield row
+        if reading.characters > end:
             return
+
+
+_KINDS = {
+    bool: "a truth value",
+    str: "text",
+    int: "a whole number",
+    float: "a number with a fraction",
+    list: "a list",
+    dict: "an object",
+}
 
 
 class JsonKinds:
@@ -101,44 +108,39 @@ def _fitting_type(kinds: set[str]) -> pa.DataType:
     return next((kind for held, kind in fitting if kinds <= held), JSON_CELL)
 
 
-def _objects(reading: Reading, columns: ColumnNames) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Parse and check each line that is not blank; yield its number of characters, and its object."""
+def _objects(reading: Reading, columns: ColumnNames) -> Iterator[dict[str, Any]]:
+    """Parse and check each line that is not blank."""
     kinds = {column: "text" for column in (columns.text, columns.pair) if column is not None}
-    decode = json.JSONDecoder(parse_float=_finite, parse_constant=_finite).decode
-    number = 0
+    decode = json.JSONDecoder(parse_float=_finite, parse_constant=_finite).raw_decode
+    wanted, number = columns.names(), 0
     for line_number, line in enumerate(reading.lines(), 1):
-        if not line.strip():
+        text = line.strip()
+        if not text:
             continue
         number += 1
-        where = f"line {line_number:,}"
         try:
-            row = decode(line)
+            row, end = decode(text)
+            problem = "" if isinstance(row, dict) else "not a JSON object"
+            if end < len(text):
+                raise ValueError(f"more follows after character {end:,}")
         except RecursionError:
-            raise TableError(f"{reading.file}, {where}: it is nested too deep") from None
+            problem = "it is nested too deep"
         except ValueError as error:
-            raise TableError(f"{reading.file}, {where}: not JSON ({error}); it must hold one object a line") from None
-        if not isinstance(row, dict):
-            raise TableError(f"{reading.file}, {where}: not a JSON object")
-        if "\\u" in line or not is_text(line):  # a surrogate is written as an escape, or stands for a byte
-            cells = {name: _dumps(row.get(name)) for name in (row if columns.keep_others else columns.names())}
-            if column := next((name for name, cell in cells.items() if not is_text(name + cell)), None):
-                half = "holds half of a surrogate pair, which is no character; correct it"
-                problem = half if is_text(line) else reading.encoding_problem(column + cells[column])
-                reading.leave_out(number, f"{where}: {column!r} {problem}")
-                continue
-        for column in columns.names():
+            problem = f"not JSON ({error}); it must hold one object a line"
+        for column in () if problem else wanted:
             value = row.get(column)
-            if value is not None and (kind := _kind(value)) != kinds.setdefault(column, kind):
-                raise TableError(f"{reading.file}, {where}: {column!r} holds {kind}, where {kinds[column]} is expected")
-        yield len(line), row
-
-
-def _kind(value: Any) -> str:
-    """The kind of a JSON value, in words."""
-    if isinstance(value, bool):
-        return "a truth value"
-    names = {str: "text", int: "a whole number", float: "a number with a fraction", list: "a list", dict: "an object"}
-    return names[type(value)]
+            if value is not None and (kind := _KINDS[type(value)]) != kinds.setdefault(column, kind):
+                problem = f"{column!r} holds {kind}, where {kinds[column]} is expected"
+        if problem:
+            raise TableError(f"{reading.file}, line {line_number:,}: {problem}")
+        if "\\u" in line or not reading.is_text:  # a surrogate is written as an escape, or stands for a byte
+            cells = ((name, _dumps(row.get(name))) for name in (row if columns.keep_others else wanted))
+            if bad := next((cell for cell in cells if not is_text("".join(cell))), None):
+                half = "holds half of a surrogate pair, which is no character; correct it"
+                problem = half if is_text(line) else reading.encoding_problem("".join(bad))
+                reading.leave_out(number, f"line {line_number:,}: {bad[0]!r} {problem}")
+                continue
+        yield row
 
 
 def _dumps(value: Any) -> str:

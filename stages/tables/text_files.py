@@ -19,11 +19,12 @@ from .columns import skip_advice
 COMPRESSIONS = {".gz": "gzip", ".gzip": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".br": "brotli"}
 BATCH_ROWS, BATCH_CHARACTERS = 8192, 1 << 22
 """Most rows in a batch; and a batch ends with the row that makes it longer than this."""
+_BLOCK_CHARACTERS = 1 << 16
 _PEEK_BYTES = 1 << 22
 """How much of a file the guess of its encoding rests on."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class Reading:
     """One reading of a file.
 
@@ -34,6 +35,8 @@ class Reading:
             them.
         note: Receives what the user should know of the file.
         left_out: The numbers of the rows that were left out so far. No batch holds these rows.
+        characters: How many characters were read so far.
+        is_text: Whether all lines that were read so far are text in the file's encoding.
     """
 
     file: Path
@@ -41,6 +44,8 @@ class Reading:
     skip_bad_rows: bool | None = None
     note: Callable[[str], None] = lambda text: None
     left_out: set[int] = dataclasses.field(default_factory=set)
+    characters: int = 0
+    is_text: bool = True
 
     def leave_out(self, number: int, problem: str) -> None:
         """Leave out a row.
@@ -69,9 +74,13 @@ class Reading:
             first = next(lines, "").removeprefix("\ufeff")
             if "\0" in first and self.settings.encoding is None:
                 raise TableError(f"{self.file} is no text in UTF-8{self.encoding_advice()}")
-            if first:
-                yield first
-                yield from lines
+            block = [first] if first else []
+            while block:
+                text = "".join(block)
+                self.characters += len(text)
+                self.is_text &= is_text(text)
+                yield from block
+                block = lines.readlines(_BLOCK_CHARACTERS)
 
     def encoding_problem(self, text: str) -> str:
         """Return what is wrong with a text that has a lone surrogate: its byte, and what to do."""

@@ -18,7 +18,7 @@ import pytest
 from headstart.cache.errors import SettingsError, StorageError, TableError
 from headstart.stages.progress import silent
 from headstart.stages.tables.columns import ColumnNames
-from headstart.stages.tables.delimited import CSV, read_delimited
+from headstart.stages.tables.delimited import CSV, MAX_CELL, read_delimited
 from headstart.stages.tables.scan import TableScan, read_windows, scan_table
 from headstart.stages.tables.table import Table, open_table
 from headstart.stages.tables.text_files import Reading
@@ -314,9 +314,10 @@ def test_a_cell_that_is_too_long_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\na,x\n" + "long" * 100 + ",y\n")
     batches = read_delimited(Reading(file=tmp_path / "a.csv"), CSV, ColumnNames("text", None, "label"), max_cell=99)
     with pytest.raises(
-        TableError, match=r"a.csv, row 2: field larger than field limit \(99\); is a quotation mark left"
+        TableError, match=r"a.csv, line 3: field larger than field limit \(99\); is a quotation mark left"
     ):
         list(batches)
+    csv.field_size_limit(MAX_CELL)
 
 
 @given(st.lists(st.text(st.characters(blacklist_categories=("Cs",)), min_size=1), min_size=1, max_size=20))
