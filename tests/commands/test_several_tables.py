@@ -122,10 +122,19 @@ def test_names_that_clash_and_a_file_in_the_folders_place_are_refused(
 def test_a_bad_table_leaves_the_caches_before_it(
     tiny: Path, tmp_path: Path, tables: list[Path], write_csv: Callable[..., Path]
 ) -> None:
-    write_csv([("good film", "")], "validation.csv")
-    with pytest.raises(TableError, match=r"validation.csv, row 1: its label"):
+    write_csv([*[("good film", "x")] * 9000, ("good film", "")], "validation.csv")
+    with pytest.raises(TableError, match=r"validation.csv, row 9,001: its label"):
         several(tables, tmp_path / "caches", tiny)
     assert [path.name for path in (tmp_path / "caches").iterdir()] == ["train.h5"]
+
+
+def test_a_mistake_in_the_header_of_the_last_table_is_found_before_anything_is_encoded(
+    tiny: Path, tmp_path: Path, tables: list[Path], write_csv: Callable[..., Path], encoded: list[list[int]]
+) -> None:
+    write_csv([("good film", "x")], tables[-1].name, header=("body", "label"))
+    with pytest.raises(TableError, match=rf"{tables[-1].name} has no column 'text'"):
+        several(tables, tmp_path / "caches", tiny)
+    assert encoded == [] and list((tmp_path / "caches").iterdir()) == []
 
 
 def test_a_table_that_is_nowhere_is_said_before_anything_is_encoded(
