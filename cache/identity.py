@@ -11,6 +11,8 @@ from .documents import are_names, is_text
 from .errors import DamagedError
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
+_COVERS = {"tokenizer_sha256": ", of every file of the encoder that is not weights, documentation or config.json"}
+"""What the name of a field does not say, for a user who changed another file than its name tells."""
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -75,7 +77,8 @@ def differences(ours: Identity, theirs: Identity, *, our_name: str, their_name: 
     for field in dataclasses.fields(Identity):
         a, b = getattr(ours, field.name), getattr(theirs, field.name)
         if a != b:
-            clauses.append(f"{field.name} ({our_name}: {_short(a)}, {their_name}: {_short(b)})")
+            name = field.name + _COVERS.get(field.name, "")
+            clauses.append(f"{name} ({our_name}: {_short(a)}, {their_name}: {_short(b)})")
     return clauses
 
 

@@ -35,6 +35,7 @@ from safetensors.numpy import load_file, save_file
 from tiny import WORDS, save_tiny_encoder, tiny_rows
 
 GOOD = [(f"a {word} film", f"class{number % 2}") for number, word in enumerate(WORDS)]
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d' * 32}\nsize 12345\n"
 PAGE = Path(__file__).with_name("BAD_INPUTS.md")
 COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 
@@ -300,6 +301,45 @@ def code_of_its_own(folder: Path) -> None:
     (folder / "modeling.py").write_text("raise SystemExit('the code of the folder was run')")
 
 
+def within(*parts: str) -> Callable[[Path], None]:
+    """Move the files of the folder into a folder inside it."""
+
+    def harm(folder: Path) -> None:
+        files, inner = list(folder.iterdir()), folder.joinpath(*parts)
+        inner.mkdir(parents=True)
+        for file in files:
+            file.rename(inner / file.name)
+
+    return harm
+
+
+def hub_cache(folder: Path) -> None:
+    """The hub's cache of a model: of two snapshots, the later one is called main."""
+    within("snapshots", "89abcdef")(folder)
+    shutil.copytree(folder / "snapshots" / "89abcdef", folder / "snapshots" / "01234567")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("89abcdef")
+
+
+def old_sentence_transformer(folder: Path) -> None:
+    within("0_Transformer")(folder)
+    (folder / "config.json").write_text('{"__version__": "0.2.0"}')
+    (folder / "modules.json").write_text('[{"idx": 0, "name": "0", "path": "0_Transformer", "type": "x"}]')
+
+
+def pointer(name: str) -> Callable[[Path], Any]:
+    """Put what Git keeps of a large file in the place of a file."""
+    return lambda folder: (folder / name).write_text(POINTER)
+
+
+def pickled_whole(folder: Path) -> None:
+    import torch
+    import transformers
+
+    torch.save(transformers.AutoModel.from_pretrained(folder), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
 def not_a_number(folder: Path) -> None:
     def spoil(found: dict[str, Any]) -> dict[str, Any]:
         found["embeddings.LayerNorm.weight"][:] = np.nan
@@ -476,6 +516,39 @@ ENCODERS = [
     Case("pickled weights only", encoder(pickled)),
     Case("an index of weights that points outside", encoder(shards("../../elsewhere.safetensors"))),
     Case("a model with its own code", encoder(code_of_its_own)),
+    Case(
+        "a known model with its own code",
+        encoder(change("config.json", auto_map={"AutoModel": "modeling.Model", "AutoConfig": "modeling.Config"})),
+    ),
+    Case(
+        "a tokenizer with its own code",
+        encoder(change("tokenizer_config.json", auto_map={"AutoTokenizer": ["tokens.Slow", "tokens.Fast"]})),
+    ),
+    Case("a config.json without model_type", encoder(change("config.json", model_type=None))),
+    Case("a config.json that is a list", encoder(lambda f: (f / "config.json").write_text("[]"))),
+    Case(
+        "bert_config.json, and no config.json",
+        encoder(lambda f: (f / "config.json").rename(f / "bert_config.json")),
+    ),
+    Case("the folder of a model in the hub's cache", encoder(hub_cache)),
+    Case("a folder of sentence-transformers' first releases", encoder(old_sentence_transformer)),
+    Case(
+        "an empty name of an encoder",
+        lambda place: ["extract", place.csv(GOOD), "--encoder", "", "--out", place.folder / "out.h5"],
+    ),
+    Case("a config.json that is a Git LFS pointer", encoder(pointer("config.json"))),
+    Case("weights that are a Git LFS pointer", encoder(pointer("model.safetensors"))),
+    Case("a tokenizer that is a Git LFS pointer", encoder(pointer("tokenizer.json"))),
+    Case(
+        "a part of a distributed checkpoint",
+        encoder(
+            lambda f: shutil.copy(f / "model.safetensors", f / "shard-00000-model-00001-of-00001.safetensors"),
+        ),
+    ),
+    Case(
+        "a whole model, pickled",
+        lambda place: [*encoder(pickled_whole)(place), "--allow-pickled-weights"],
+    ),
     Case("other weights, by config.json", encoder(change("config.json", transformers_weights="other.safetensors"))),
     Case("other tokenizers", encoder(change("tokenizer_config.json", fast_tokenizer_files=["tokenizer.9.json"]))),
     Case("an index of weights that are pickles", encoder(shards("x.bin"))),

@@ -17,11 +17,10 @@ from ..devices import DTYPES
 from ..settings import ForwardMode
 from .config import EncoderConfig
 from .encoder import Encoder, EncoderSettings
-from .files import CONFIG, EncoderFiles
+from .files import CONFIG, TOKENIZER, TOKENIZER_CONFIG, EncoderFiles
 from .packed.architecture import find_architecture
 from .packed.backend import PackedCpuBackend
 
-_TOKENIZER = "tokenizer.json"
 _LEGACY = {"gamma": "weight", "beta": "bias"}  # old names of a norm's weights
 
 
@@ -31,11 +30,11 @@ def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> 
     Returns None where only transformers can load it. ``packed`` is that field of the record's ``encoder``, which may
     come from anyone. Where the files are odd, this raises exceptions of any kind.
     """
-    if settings.device.type != "cpu" or files.pickled or files.folder / _TOKENIZER not in files.tokenizer:
+    if settings.device.type != "cpu" or files.pickled or files.folder / TOKENIZER not in files.tokenizer:
         return None
-    tokenizer_settings = files.folder / "tokenizer_config.json"
+    tokenizer_settings = files.folder / TOKENIZER_CONFIG
     loaded = json.loads(tokenizer_settings.read_bytes()) if tokenizer_settings.is_file() else {}
-    tokenizer = tokenizers.Tokenizer.from_file(str(files.folder / _TOKENIZER))
+    tokenizer = tokenizers.Tokenizer.from_file(str(files.folder / TOKENIZER))
     tokenizer.enable_truncation(settings.max_length, direction=str(loaded.get("truncation_side", "right")))
     tokenizer.no_padding()
     architecture = find_architecture(json.loads((files.folder / CONFIG).read_bytes()))

@@ -4,33 +4,46 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fnmatch
+import glob
 import hashlib
+import importlib.util
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ...cache.documents import is_lfs_pointer
 from ...cache.errors import DamagedError, EncoderError, StorageError
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-WEIGHTS_INDEX = "model.safetensors.index.json"
 PICKLED_WEIGHTS = "pytorch_model.bin"
-TOKENIZER_FILES = (
-    "added_tokens.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
+INDEX = ".index.json"  # follows the name of weights that are in several files
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+MODULES = "modules.json"  # of sentence-transformers
+UNREAD = (
+    # hidden, documentation, code
+    *(".*", "*/.*", "*.md", "*.rst", "*.html", "*.pdf", "*.ipynb", "*.py", "README*", "LICEN[CS]E*", "NOTICE*"),
+    *("*.png", "*.jpg", "*.jpeg", "*.gif", "*.svg", "*.webp"),
+    # weights, here and of other frameworks, and archives
+    *("*.safetensors", "*.bin", "*.pt", "*.pth", f"*{INDEX}", "*.ckpt*", "*.h5*", "*.msgpack", "*.ot"),
+    *("*.onnx*", "*.gguf", "*.tflite", "*.mlmodel", "*.pb", "*.npz", "*.xml", "*.zip", "*.tar", "*.gz", "*.tgz"),
+    # tables, and what training leaves
+    *("*.csv", "*.tsv", "*.jsonl", "*.parquet", "*.log", "*_results.json", "trainer_state.json", "*.tfevents.*"),
 )
+"""Patterns of files that no tokenizer and no model's configuration is read from. `*` also matches a slash."""
+_TEMPLATES = "additional_chat_templates"  # transformers reads these too
 # The field of each JSON file that makes transformers read files which are not hashed.
-_ELSEWHERE = {CONFIG: "transformers_weights", "tokenizer_config.json": "fast_tokenizer_files"}
+_ELSEWHERE = {CONFIG: "transformers_weights", TOKENIZER_CONFIG: "fast_tokenizer_files"}
+_CODE, _CODED = "auto_map", {"AutoConfig", "AutoModel", "AutoTokenizer"}  # who asks for code of its own, of what
+_LFS = "is a Git LFS pointer, which stands for the file; run `git lfs pull` in its folder"
 _ADAPTER = "adapter_config.json"
+_DISTRIBUTED = "shard-*-model-*-of-*.safetensors"  # where one is, transformers reads no other weights
+_SENTENCEPIECE = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}  # what to install: its module
 _PIECE_BYTES = 8 << 20
 
 
@@ -41,29 +54,53 @@ class EncoderFiles:
     name: str  # as the user gave it
     folder: Path
     revision: str | None  # the commit that a hub id resolved to; None for a folder
-    weights: tuple[Path, ...]  # safetensors, or one pickle where the user allowed it
-    tokenizer: tuple[Path, ...]
+    weights: tuple[Path, ...]  # safetensors, or pickles where the user allowed them; before several, their index
+    tokenizer: tuple[Path, ...]  # and every other file that may decide the features
 
     @property
     def pickled(self) -> bool:
-        return self.weights[0].name == PICKLED_WEIGHTS
+        return self.weights[-1].suffix == ".bin"
 
     def layers(self) -> int | None:
         """The number of layers in config.json; None where it does not say. An EncoderError where it is not JSON."""
-        try:
-            config = json.loads((self.folder / CONFIG).read_bytes())
-            counts = [config[name] for name in ("num_hidden_layers", "n_layers", "num_layers") if name in config]
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise EncoderError(f"encoder {self.name}: its {CONFIG} cannot be read: {error}") from None
+        config = _read_object(self.name, self.folder / CONFIG)
+        counts = [config[name] for name in ("num_hidden_layers", "n_layers", "num_layers") if name in config]
         return counts[0] if counts and isinstance(counts[0], int) else None
+
+    @contextlib.contextmanager
+    def folder_with_metadata(self) -> Iterator[Path]:
+        """The folder, or one of links to its model, where the weights' index lacks what transformers cannot do without.
+
+        Other loaders ask for no ``metadata`` in an index, and some tools write none.
+        """
+        index = _read_object(self.name, self.weights[0]) if len(self.weights) > 1 else {"metadata": {}}
+        if isinstance(index.get("metadata"), dict):
+            yield self.folder
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            for file in (self.folder / CONFIG, *self.weights[1:]):
+                (Path(scratch) / file.name).symlink_to(file)
+            (Path(scratch) / self.weights[0].name).write_text(json.dumps(index | {"metadata": {}}))
+            yield Path(scratch)
 
     def hashes(self) -> dict[str, str]:
         """The three hashes of an identity; errors are those of `hash_files`."""
         return {
-            "weights_sha256": hash_files(self.weights),
-            "config_sha256": hash_files([self.folder / CONFIG]),
-            "tokenizer_sha256": hash_files(self.tokenizer),
+            "weights_sha256": hash_files(self.folder, self.weights),
+            "config_sha256": hash_files(self.folder, [self.folder / CONFIG]),
+            "tokenizer_sha256": hash_files(self.folder, self.tokenizer),
         }
+
+    def advice(self, error: Exception) -> str | None:
+        """What is wrong and what to do about it, where transformers' own words mislead; None where they do not."""
+        if self.pickled and "Weights only load failed" in str(error):
+            problem = f"{self.weights[-1].name} holds more than weights, such as a whole model"
+            return f"{problem}, so to read it would run code; save its weights as {WEIGHTS}"
+        models = [file.name for file in self.tokenizer if file.suffix == ".model"]
+        absent = [name for name, module in _SENTENCEPIECE.items() if not _is_installed(module)]
+        if not models or not absent or self.folder / TOKENIZER in self.tokenizer:
+            return None
+        return f"{models[0]} is read by {' and '.join(_SENTENCEPIECE)}; run `pip install {' '.join(absent)}`"
 
 
 def find_encoder(name: str, *, revision: str | None = None, allow_pickled_weights: bool = False) -> EncoderFiles:
@@ -71,7 +108,10 @@ def find_encoder(name: str, *, revision: str | None = None, allow_pickled_weight
 
     Raises:
         EncoderError: there is no such encoder, a file is missing, or the weights are a pickle that is not allowed.
+        StorageError: a file cannot be read.
     """
+    if not name:
+        raise EncoderError("`encoder` is empty; give a folder that holds config.json, or a hub id")
     try:
         folder = Path(name).expanduser()
     except RuntimeError as error:  # there is no such home
@@ -97,21 +137,28 @@ def recorded_encoder(record_encoder: Mapping[str, Any], where: Path) -> tuple[st
     return (folder, None) if Path(folder).is_dir() else (name, revision)
 
 
-def hash_files(files: Sequence[Path]) -> str:
+def hash_files(folder: Path, files: Sequence[Path]) -> str:
     """sha256 of one file; of several, the sha256 of what ``sha256sum`` prints for them, sorted by name (FORMAT.md).
 
     Raises:
         StorageError: a file cannot be read.
     """
     lines = []
-    for file in sorted(files, key=lambda path: path.name):
+    for name, file in sorted((os.fsencode(file.relative_to(folder)), file) for file in files):
         try:
-            lines.append(f"{_sha256(file)}  {file.name}\n")
+            lines.append((_sha256(file).encode(), name))
         except OSError as error:
             raise StorageError(f"cannot read {file}: {error.strerror}") from None
     if len(lines) == 1:
-        return lines[0].split()[0]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return lines[0][0].decode()
+    return hashlib.sha256(b"".join(b"%b  %b\n" % line for line in lines)).hexdigest()
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # nor is its parent
+        return False
 
 
 def _sha256(file: Path) -> str:
@@ -124,53 +171,122 @@ def _sha256(file: Path) -> str:
 
 
 def _files(name: str, folder: Path, *, revision: str | None, allow_pickled_weights: bool) -> EncoderFiles:
-    if not (folder / CONFIG).is_file():
-        raise EncoderError(f"encoder {name}: {folder} holds no {CONFIG}; give the folder of a transformers model")
-    _require_plain(name, folder)
-    tokenizer = tuple(folder / file for file in TOKENIZER_FILES if (folder / file).is_file())
-    if not tokenizer:
-        raise EncoderError(f"encoder {name}: {folder} holds no tokenizer (such as tokenizer.json)")
-    weights = _weights(name, folder, allow_pickled_weights)
+    try:
+        _require_encoder(name, folder)
+        tokenizer = _read_files(folder)
+        if not tokenizer:
+            raise EncoderError(f"encoder {name}: {folder} holds no tokenizer (such as tokenizer.json)")
+        weights = _weights(name, folder, allow_pickled_weights)
+        if pointer := next((file for file in (*weights, *tokenizer) if is_lfs_pointer(file)), None):
+            raise EncoderError(f"encoder {name}: {pointer} {_LFS}")
+    except OSError as error:
+        raise StorageError(f"encoder {name}: cannot read {error.filename or folder}: {error.strerror}") from None
     return EncoderFiles(name=name, folder=folder, revision=revision, weights=weights, tokenizer=tokenizer)
 
 
-def _require_plain(name: str, folder: Path) -> None:
-    """Refuse a folder that makes transformers read files which are not hashed."""
+def _require_encoder(name: str, folder: Path) -> None:
+    """Refuse a folder that holds no encoder, and one that asks for code or files which would not be read."""
     if (folder / _ADAPTER).exists():
         raise EncoderError(f"encoder {name}: {folder} holds an adapter ({_ADAPTER}); merge it into the weights first")
+    if not (folder / CONFIG).is_file():
+        original = next(folder.glob("*bert_config*.json"), None)
+        advice = f'rename its {original.name}, and add "model_type": "bert" (or what it is) to it' if original else None
+        raise EncoderError(f"encoder {name}: {folder} holds no {CONFIG}; {advice or _inside(folder)}")
+    config = _read_object(name, folder / CONFIG)
+    if not isinstance(kind := config.get("model_type"), str) or not kind:
+        advice = _inside(folder, 'add "model_type": "bert" (or what it is) to it')
+        raise EncoderError(f"encoder {name}: its {CONFIG} has no 'model_type'; {advice}")
     for file, field in _ELSEWHERE.items():
-        with contextlib.suppress(OSError, ValueError, RecursionError):  # reported when the file is needed
-            content = json.loads((folder / file).read_bytes())
-            if isinstance(content, dict) and content.get(field):
-                raise EncoderError(
-                    f"encoder {name}: its {file} names other files to read ({field!r}), which is not followed; "
-                    "take that out, and put the files under their usual names"
-                )
+        content = _read_object(name, folder / file) if (folder / file).is_file() else {}
+        if content.get(field):
+            raise EncoderError(
+                f"encoder {name}: its {file} names other files to read ({field!r}), which is not followed; "
+                "take that out, and put the files under their usual names"
+            )
+        code = content.get(_CODE)
+        if _CODED & code.keys() if isinstance(code, dict) else code:
+            raise EncoderError(
+                f"encoder {name}: its {file} asks for code of its own ({_CODE!r}), which is never run, and "
+                f"the {kind!r} of transformers may compute something else; if it does not, copy {folder} and take "
+                f"{_CODE!r} out of the copy's {file}"
+            )
+
+
+def _inside(folder: Path, otherwise: str = "give the folder of a transformers model") -> str:
+    """Advice for a folder that is no encoder's: a folder inside it that is one, as in the hub's cache."""
+    found = []
+    for config in sorted((*folder.glob(f"*/{CONFIG}"), *folder.glob(f"snapshots/*/{CONFIG}"))):
+        with contextlib.suppress(EncoderError):
+            if config.is_file() and _read_object("", config).get("model_type"):
+                found.append(config.parent)
+    with contextlib.suppress(OSError, ValueError):  # the snapshot that the hub's cache calls main
+        main = folder / "snapshots" / (folder / "refs" / "main").read_text().strip()
+        found = [main] if main in found else found
+    if not found:
+        return otherwise
+    return f"give the folder inside it: {found[0]}" + (f" (or another of {len(found)})" if len(found) > 1 else "")
+
+
+def _read_object(name: str, file: Path) -> dict[str, Any]:
+    """The object in a JSON file; an EncoderError where there is none."""
+    try:
+        if is_lfs_pointer(file):
+            raise EncoderError(f"encoder {name}: {file} {_LFS}")
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise EncoderError(f"encoder {name}: its {file.name} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise EncoderError(f"encoder {name}: its {file.name} cannot be read: it is not a JSON object")
+    return content
+
+
+def _read_files(folder: Path) -> tuple[Path, ...]:
+    """Every file that may decide the features, beside config.json and the weights.
+
+    They are found by leaving out what is known to be something else: a file of an unknown name may be a vocabulary.
+    """
+    inner = (file for part in _parts(folder) for file in (folder / part).rglob("*"))
+    files = {file.relative_to(folder).as_posix(): file for file in (*folder.iterdir(), *inner) if file.is_file()}
+    known = {CONFIG, *(name for name in files if any(fnmatch.fnmatchcase(name, pattern) for pattern in UNREAD))}
+    return tuple(files[name] for name in sorted(files.keys() - known))
+
+
+def _parts(folder: Path) -> list[str]:
+    """The folders inside an encoder's that are read with it: those of sentence-transformers' modules, and templates."""
+    modules = []
+    with contextlib.suppress(OSError, ValueError, RecursionError, TypeError, KeyError):  # nothing else reads it
+        modules = [PurePosixPath(module["path"]) for module in json.loads((folder / MODULES).read_bytes())]
+    inside = {str(path) for path in modules if path.parts and ".." not in path.parts and not path.is_absolute()}
+    return sorted(inside | {_TEMPLATES})
 
 
 def _weights(name: str, folder: Path, allow_pickled_weights: bool) -> tuple[Path, ...]:
-    if (folder / WEIGHTS).is_file():
-        return (folder / WEIGHTS,)
-    index = folder / WEIGHTS_INDEX
-    if index.is_file():
-        try:
-            shards = sorted({str(shard) for shard in json.loads(index.read_bytes())["weight_map"].values()})
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            raise EncoderError(f"encoder {name}: {index} is not an index of weights") from None
-        for shard in shards:
-            if Path(shard).name != shard or not shard.endswith(".safetensors"):
-                problem = f"names {shard!r}, which is no safetensors file beside it"
-                raise EncoderError(f"encoder {name}: {WEIGHTS_INDEX} {problem}")
-        absent = [shard for shard in shards if not (folder / shard).is_file()]
-        if absent or not shards:
-            raise EncoderError(f"encoder {name}: {folder} lacks the weights {', '.join(absent) or 'of its index'}")
-        return (index, *(folder / shard for shard in shards))
-    if not (folder / PICKLED_WEIGHTS).is_file():
+    """The weights that transformers would read: safetensors before pickles, one file before several."""
+    if distributed := next(folder.glob(_DISTRIBUTED), None):
+        problem = f"holds a part of a distributed checkpoint ({distributed.name}), which is not read"
+        raise EncoderError(f"encoder {name}: {folder} {problem}; take it out, and save the weights as {WEIGHTS}")
+    names = (WEIGHTS, WEIGHTS + INDEX, PICKLED_WEIGHTS, PICKLED_WEIGHTS + INDEX)
+    first = next((folder / file for file in names if (folder / file).is_file()), None)
+    if first is None:
         raise EncoderError(f"encoder {name}: {folder} holds no weights ({WEIGHTS})")
-    if not allow_pickled_weights:
+    pickled = first.name.startswith(PICKLED_WEIGHTS)
+    if pickled and not allow_pickled_weights:
         advice = "use `allow_pickled_weights=True` if you trust its author: reading a pickle can run code"
-        raise EncoderError(f"encoder {name} has only pickled weights ({PICKLED_WEIGHTS}); {advice}")
-    return (folder / PICKLED_WEIGHTS,)
+        raise EncoderError(f"encoder {name} has only pickled weights ({first.name}); {advice}")
+    if not first.name.endswith(INDEX):
+        return (first,)
+    try:
+        shards = sorted({str(shard) for shard in json.loads(first.read_bytes())["weight_map"].values()})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise EncoderError(f"encoder {name}: {first} is not an index of weights") from None
+    kind = "bin" if pickled else "safetensors"
+    for shard in shards:
+        if Path(shard).name != shard or not shard.endswith(f".{kind}"):
+            raise EncoderError(f"encoder {name}: {first.name} names {shard!r}, which is no {kind} file beside it")
+    absent = [shard for shard in shards if not (folder / shard).is_file()]
+    if absent or not shards:
+        raise EncoderError(f"encoder {name}: {folder} lacks the weights {', '.join(absent) or 'of its index'}")
+    return (first, *(folder / shard for shard in shards))
 
 
 def _download(name: str, revision: str | None, allow_pickled_weights: bool) -> Path:
@@ -178,10 +294,14 @@ def _download(name: str, revision: str | None, allow_pickled_weights: bool) -> P
     from huggingface_hub import errors
 
     instead = "or download it elsewhere and pass its folder: `encoder`"
-    patterns = [CONFIG, WEIGHTS, WEIGHTS_INDEX, "model-*-of-*.safetensors", *TOKENIZER_FILES]
-    patterns += [PICKLED_WEIGHTS] if allow_pickled_weights else []
-    try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
+    weights = [WEIGHTS, WEIGHTS + INDEX, "model-*-of-*.safetensors"]
+    weights += [PICKLED_WEIGHTS, PICKLED_WEIGHTS + INDEX, "pytorch_model-*-of-*.bin"] if allow_pickled_weights else []
+    try:  # all that `_read_files` finds in a folder that was downloaded whole
+        folder = huggingface_hub.snapshot_download(name, revision=revision, ignore_patterns=["*/*", *UNREAD])
+        commit = Path(folder).name
+        inner = [f"{glob.escape(part)}/*" for part in _parts(Path(folder))]
+        huggingface_hub.snapshot_download(name, revision=commit, allow_patterns=inner, ignore_patterns=list(UNREAD))
+        return Path(huggingface_hub.snapshot_download(name, revision=commit, allow_patterns=weights))
     except errors.GatedRepoError:
         problem = f"is gated: ask for access on its page and log in with `hf auth login`, {instead}"
     except errors.RepositoryNotFoundError:

@@ -130,15 +130,16 @@ def load_tokenizer(files: EncoderFiles) -> Any:
 
 def _load_model(files: EncoderFiles, features: tuple[Feature, ...]) -> Any:
     encoder = f"encoder {files.name}"
-    model, loading = transformers.AutoModel.from_pretrained(
-        files.folder,
-        dtype=torch.float32,
-        use_safetensors=not files.pickled,
-        trust_remote_code=False,
-        local_files_only=True,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are listed, and refused below with a message of ours
-    )
+    with files.folder_with_metadata() as folder:
+        model, loading = transformers.AutoModel.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=not files.pickled,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are listed, and refused below with a message of ours
+        )
     if model.config.is_encoder_decoder:
         raise EncoderError(f"{encoder} is an encoder with a decoder ({model.config.model_type}); not supported")
     # transformers makes up a pooler that was never saved, which matters only where a feature reads it.
@@ -174,7 +175,7 @@ def _loading(files: EncoderFiles) -> Iterator[None]:
     except EncoderError:
         raise
     except Exception as error:  # of many kinds, by what is wrong with which file
-        reason = textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__
+        reason = files.advice(error) or textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__
         raise EncoderError(f"encoder {files.name}: its files in {files.folder} cannot be read: {reason}") from error
 
 
