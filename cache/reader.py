@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -67,40 +67,65 @@ class Cache:
     def rows(self) -> int:
         return self.layout.rows
 
-    def features(self, name: str = "cls") -> Features:
+    def features(self, name: str = "auto") -> Features:
         """Return one feature of all rows: (rows, width) float32 or float16, mapped and read-only.
 
         Raises:
-            UserError: the cache does not hold this feature.
+            UserError: as for `feature_name`.
         """
-        if name not in self._features:
-            held = ", ".join(sorted(self._features))
-            raise UserError(f"{self.path} holds no feature {name!r}; it holds: {held}")
-        return self._features[name]
+        return self._features[self.feature_name(name)]
+
+    def feature_name(self, name: str) -> str:
+        """Return the name of a feature that the cache holds. ``auto`` is ``cls``, or else the only feature.
+
+        Raises:
+            UserError: the cache does not hold this feature, or has several to choose from.
+        """
+        held = sorted(self._features)
+        if name == "auto" and ("cls" in held or len(held) == 1):
+            return "cls" if "cls" in held else held[0]
+        if name not in held:
+            lacks = "several features and no 'cls'" if name == "auto" else f"no feature {name!r}"
+            raise UserError(f"{self.path} holds {lacks}; it holds: {', '.join(held)}; choose with `feature`")
+        return name
 
     def block_holds(self, block: int) -> bool:
-        """Return whether the checksum of a block matches its features and row metadata."""
-        rows = self.layout.block_slice(block)
-        arrays = [*(self._features[name] for name in sorted(self._features)), *(getattr(self, n) for n in ROW_METADATA)]
-        return self._holds(rows, arrays, self.block_checksums[block])
+        """Return whether the checksum of a block matches its features and row metadata, and the features are finite."""
+        return self.block_damage(block) is None
+
+    def block_damage(self, block: int) -> str | None:
+        """Return what is wrong with a block's features and row metadata; None if it holds.
+
+        A checksum can match although a program wrote a value that no encoder gives, so the values are checked, too.
+        """
+        rows, features = self.layout.block_slice(block), sorted(self._features.items())
+        arrays = [*(array for _, array in features), *(getattr(self, name) for name in ROW_METADATA)]
+        parts = _read_rows(arrays, rows)
+        if parts is None or block_checksum(rows, parts) != self.block_checksums[block].tobytes():
+            return "features, hashes, lengths or their checksum are damaged, or cannot be read"
+        for (name, array), part in zip(features, parts, strict=False):
+            row = _first_not_finite(part.view(array.dtype).reshape(-1, array.shape[1]))
+            if row is not None:
+                return f"the feature {name!r} of row {rows.start + row + 1:,} is not finite"
+        return None
 
     def row_metadata(self, rows: slice) -> dict[str, npt.NDArray[Any]]:
         """Return the hashes, lengths and truncation flags of some rows, by name."""
         return {name: getattr(self, name)[rows] for name in ROW_METADATA}
 
     def whole_blocks(self, on_block: Callable[[int], None] = lambda block: None) -> npt.NDArray[np.bool_]:
-        """Test the checksums of all blocks except those of the labels. Every row is read once.
+        """Test all blocks, but not their labels. Every row is read once.
 
         Args:
             on_block: Called with the number of each block that was read.
 
         Returns:
-            (blocks,) bool, True if the checksum matches.
+            (blocks,) bool, True if the checksum matches and the features are finite.
         """
         return self._each_block(self.block_holds, on_block)
 
     def damaged_blocks(self, on_block: Callable[[int], None] = lambda block: None) -> list[int]:
-        """List the blocks whose checksums do not match, of features or of labels. Every row is read once.
+        """List the blocks that do not hold, by their features or by their labels. Every row is read once.
 
         Args:
             on_block: Called with the number of each block that was read.
@@ -116,13 +141,14 @@ class Cache:
             on_block: Called with the number of each block that was read.
 
         Raises:
-            DamagedError: a checksum does not match, or a label is out of range.
+            DamagedError: a checksum does not match, a feature is not finite, or a label is out of range.
         """
         if damaged := self.damaged_blocks(on_block):
             rows = self.layout.block_slice(damaged[0])
+            what = self.block_damage(damaged[0]) or "labels or their checksum are damaged, or cannot be read"
             raise DamagedError(
                 f"{self.path}: {len(damaged)} of {self.layout.blocks} blocks are damaged, the first at rows "
-                f"{rows.start + 1:,} to {rows.stop:,}; extract again with `overwrite=True`"
+                f"{rows.start + 1:,} to {rows.stop:,} ({what}); extract again with `overwrite=True`"
             )
         self.label_counts()
 
@@ -145,7 +171,9 @@ class Cache:
         """Return whether the checksum of a block's labels matches; True without labels."""
         if self.labels is None or self.label_checksums is None:
             return True
-        return self._holds(self.layout.block_slice(block), [self.labels], self.label_checksums[block])
+        rows = self.layout.block_slice(block)
+        parts = _read_rows([self.labels], rows)
+        return parts is not None and block_checksum(rows, parts) == self.label_checksums[block].tobytes()
 
     def _each_block(self, test: Callable[[int], bool], on_block: Callable[[int], None]) -> npt.NDArray[np.bool_]:
         """Test each block: (blocks,) bool. Hashing releases the GIL, so several threads share the work."""
@@ -158,14 +186,6 @@ class Cache:
             finally:
                 pool.shutdown(cancel_futures=True)
         return results
-
-    def _holds(self, rows: slice, arrays: list[npt.NDArray[Any]], expected: npt.NDArray[np.uint8]) -> bool:
-        """Return whether these rows can be read, and match a checksum."""
-        try:
-            checksum = block_checksum(rows, [_rows_of(array, rows) for array in arrays])
-        except OSError:  # a block that cannot be read is as damaged as one that changed
-            return False
-        return checksum == expected.tobytes()
 
 
 def open_cache(path: str | Path) -> Cache:
@@ -247,6 +267,26 @@ def _read(path: Path, *, finished: bool) -> Cache:
         label_names=None if names is None else tuple(names),
         **fields,
     )
+
+
+def _read_rows(arrays: Sequence[npt.NDArray[Any]], rows: slice) -> list[npt.NDArray[Any]] | None:
+    """Return some rows of each array; None if they cannot be read: they are as damaged as if they had changed."""
+    try:
+        return [_rows_of(array, rows) for array in arrays]
+    except OSError:
+        return None
+
+
+def _first_not_finite(features: Features) -> int | None:
+    """Return the first row that holds a value that is not finite; None if there is none.
+
+    A sum is not finite if a value is not, and takes one quick pass. It may also overflow; then each value is looked at.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(features.sum(dtype=np.float32)):
+            return None
+    finite = np.isfinite(features).all(axis=1)
+    return None if finite.all() else int(np.argmin(finite))
 
 
 def _rows_of(array: npt.NDArray[Any], rows: slice) -> npt.NDArray[Any]:

@@ -67,5 +67,18 @@ Report = Callable[[Event], None]
 """Receives the events of a command."""
 
 
+def without_repeats(report: Report) -> Report:
+    """Report each note once, however often it is sent."""
+    sent: set[Note] = set()
+
+    def send(event: Event) -> None:
+        if not (isinstance(event, Note) and event in sent):
+            report(event)
+        if isinstance(event, Note):
+            sent.add(event)
+
+    return send
+
+
 def silent(event: Event) -> None:
     """Ignore an event."""

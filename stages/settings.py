@@ -279,7 +279,7 @@ class ClassWeight(enum.StrEnum):
 class TrainSettings(_Settings):
     """Settings of `train_head`. Most defaults were chosen on validation rows, dropout was not: see bench/README.md."""
 
-    feature: str = setting("cls", "Feature to train on.")
+    feature: str = setting("auto", "Feature to train on. auto: cls, or the only one that the cache holds.")
     test_fraction: float = setting(0.2, "Fraction of the rows to hold out for testing.", _FRACTION)
     validation_fraction: float = setting(0.1, "Fraction of the remaining rows to hold out for validation.", _FRACTION)
     folds: int = setting(
@@ -325,6 +325,11 @@ class TrainSettings(_Settings):
         if self.solver is Solver.EXACT:
             _require(self.head is HeadKind.LINEAR, "head", self.head, "linear for the exact solver")
             _require(self.label_smoothing == 0, "label_smoothing", self.label_smoothing, "0 for the exact solver")
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether training reads validation rows: to choose the epoch, or to fit a temperature."""
+        return self.solver is Solver.SGD or self.calibrate
 
 
 @_documented

@@ -152,7 +152,7 @@ def draw_rows(source: Table, scan: TableScan, settings: SpeedupSettings) -> tupl
     """Draw rows at random for the program (texts and class numbers), and distinct texts for headstart.
 
     Raises:
-        TableError: a label has no text of its own, or there are too many labels, or the table has changed.
+        TableError: a label has no text of its own or one only, or there are too many labels, or the table has changed.
     """
     assert scan.labels is not None and scan.label_names is not None
     labels, names = scan.labels, scan.label_names
@@ -162,6 +162,10 @@ def draw_rows(source: Table, scan: TableScan, settings: SpeedupSettings) -> tupl
     if lost := set(range(len(names))) - set(labels[first].tolist()):
         where = f"{source.source}: each text of the label {names[min(lost)]!r} stands before with another label"
         raise TableError(f"{where}; correct those rows to measure on this table")
+    texts_of = np.bincount(labels[first], minlength=len(names))
+    if texts_of.min() < 2:
+        where = f"{source.source}: the label {names[int(texts_of.argmin())]!r} has one distinct text only"
+        raise TableError(f"{where}, which cannot be both trained on and tested; give it more rows, or remove it")
     drawn = rng.permutation(first)
     by_class = np.argsort(labels[drawn], kind="stable")
     number = np.empty(len(drawn), np.int64)  # of each text among the texts of its class

@@ -20,7 +20,7 @@ from .heads.head import Head
 from .heads.logistic import LogisticSolver
 from .heads.ranking import HeadResult, rank, table_columns
 from .heads.trainer import PER_HEAD, Epoch, Fit, Trainer, fit_heads
-from .progress import Action, Note, Outcome, Report, Step, silent
+from .progress import Action, Note, Outcome, Report, Step, silent, without_repeats
 from .provenance import provenance
 from .runs.run import RUN
 from .runs.savings import passes_of_cached
@@ -82,9 +82,18 @@ def sweep(
             cache, validation=validation, test=test, settings=settings.base, labels=labels, report=report
         )
         train_cache, validation_cache, test_cache = caches
+        settings = _with_features(settings, train_cache)
+        report_once = without_repeats(report)
 
-        def splits_of(head: TrainSettings, report: Report = silent) -> Splits:
-            return divide(train_cache, validation=validation_cache, test=test_cache, settings=head, report=report)
+        def splits_of(head: TrainSettings, *, ranked: bool = True) -> Splits:
+            return divide(
+                train_cache,
+                validation=validation_cache,
+                test=test_cache,
+                settings=head,
+                validated=ranked or head.needs_validation,
+                report=report_once if head.fold == 1 else silent,
+            )
 
         classes = len(train_cache.label_names or ())
         width = max(train_cache.features(setting.feature).shape[1] for setting in settings.settings())
@@ -99,7 +108,7 @@ def sweep(
             raise SettingsError("training diverged with every one of the settings; lower the learning rates")
         first = settings.settings()[ranking[0]["setting"]]
         winner = dataclasses.replace(first, folds=0, fold=1, seed=settings.seeds[0])
-        winner_started, splits = time.perf_counter(), splits_of(winner, report)
+        winner_started, splits = time.perf_counter(), splits_of(winner, ranked=False)
         trained = train_run(train_cache, splits, winner, labels=labels, device=device, report=report)
         with RUN.new(folder.scratch / WINNER, overwrite=True) as winner_folder:
             trained.write(winner_folder, seconds=time.perf_counter() - winner_started)
@@ -122,6 +131,15 @@ def sweep(
     counts = {"heads": len(results), "diverged": diverged, "kept_heads": kept, "epochs": epochs}
     report(Outcome(command="sweep", output=out, action=Action.MADE, counts=counts))
     return out
+
+
+def _with_features(settings: SweepSettings, cache: Cache) -> SweepSettings:
+    """Return the settings with the names of features that the cache holds."""
+    base = dataclasses.replace(settings.base, feature=cache.feature_name(settings.base.feature))
+    values = dict(settings.values)
+    if "feature" in values:
+        values["feature"] = tuple(map(cache.feature_name, values["feature"]))
+    return dataclasses.replace(settings, base=base, values=values)
 
 
 def group_cells(cells: Sequence[Cell], *, classes: int, width: int) -> list[list[Cell]]:

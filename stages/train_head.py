@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -56,7 +57,15 @@ def train_head(
     with RUN.held(out, overwrite=overwrite, wait=wait, report=report):
         started, device = time.perf_counter(), head_device(settings.device)
         caches = open_caches(cache, validation=validation, test=test, settings=settings, labels=labels, report=report)
-        splits = divide(caches[0], validation=caches[1], test=caches[2], settings=settings, report=report)
+        settings = dataclasses.replace(settings, feature=caches[0].feature_name(settings.feature))
+        splits = divide(
+            caches[0],
+            validation=caches[1],
+            test=caches[2],
+            settings=settings,
+            validated=settings.needs_validation,
+            report=report,
+        )
         trained = train_run(caches[0], splits, settings, labels=labels, device=device, report=report)
         with RUN.new(out, overwrite=overwrite) as folder:
             trained.write(folder, seconds=time.perf_counter() - started)

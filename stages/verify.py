@@ -109,33 +109,19 @@ def verify(
 
 
 def _find_damage(cache: Cache, report: Report) -> list[Finding]:
-    """Check the checksums, the labels' range and the features' values, block by block."""
+    """Check the checksums, the features' values and the labels' range, block by block."""
     findings = []
     classes = len(cache.label_names or ())
     for block in range(cache.layout.blocks):
         rows = cache.layout.block_slice(block)
         where = f"block {block + 1:,}, rows {rows.start + 1:,} to {rows.stop:,}"
-        if not cache.block_holds(block):
-            findings.append(
-                Finding(where, "features, hashes, lengths or their checksum are damaged, or cannot be read")
-            )
-        else:
-            findings += _not_finite(cache, rows)
+        if damage := cache.block_damage(block):
+            findings.append(Finding(where, damage))
         if not cache.block_labels_hold(block):
             findings.append(Finding(where, "labels or their checksum are damaged, or cannot be read"))
         elif cache.labels is not None and not ((labels := cache.labels[rows]) < classes).all() & (labels >= 0).all():
             findings.append(Finding(where, f"a label is outside 0 to {classes - 1}", damage=False))
         report(Step("checking", block + 1, cache.layout.blocks, "blocks"))
-    return findings
-
-
-def _not_finite(cache: Cache, rows: slice) -> list[Finding]:
-    findings = []
-    for name in sorted(cache.layout.widths):
-        finite = np.isfinite(cache.features(name)[rows]).all(axis=1)
-        if not finite.all():
-            row = rows.start + int(np.argmin(finite))
-            findings.append(Finding(f"features/{name}, row {row + 1:,}", "is not finite", damage=False))
     return findings
 
 

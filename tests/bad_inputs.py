@@ -296,6 +296,15 @@ def document(name: str, **fields: Any) -> Callable[[Path], None]:
     return harm
 
 
+def one_nan(path: Path) -> None:
+    """Make one value of the eighteenth row NaN."""
+    found = open_cache(path)
+    with CacheWriter(path) as writer:
+        features = np.array(found.features())
+        features[17, 3] = np.nan
+        writer.write_block(0, features={"cls": features}, **found.row_metadata(slice(0, found.rows)))
+
+
 def code_of_its_own(folder: Path) -> None:
     change("config.json", auto_map={"AutoModel": "modeling.Model"}, model_type="own")(folder)
     (folder / "modeling.py").write_text("raise SystemExit('the code of the folder was run')")
@@ -478,6 +487,17 @@ LABELS = [
     Case("a number of more than 64 bits", raw('{"text": "good", "label": 123456789012345678901}\n', "t.jsonl")),
     Case("a label seen once, in train-head", trained(lambda place: place.csv([*GOOD, ("good film", "rare")]))),
     Case("one class only, in train-head", trained(lambda place: place.csv([(text, "pos") for text, _ in GOOD]))),
+    Case(
+        "two rows a class, in train-head",
+        trained(lambda place: place.csv([(f"{word} {i}", f"class{i}") for i in range(9) for word in ("good", "bad")])),
+    ),
+    Case(
+        "a label seen once, in speedup",
+        lambda place: [
+            *("speedup", place.csv([*GOOD, ("good film", "rare")]), "--encoder", place.encoder),
+            *("--out", place.folder / "speedup"),
+        ],
+    ),
     Case("10,000 classes, in train-head", trained(many_classes)),
     Case(
         "no labels, in train-head",
@@ -570,6 +590,7 @@ FILES = [
         "a cache with a flipped bit",
         cache(lambda p: p.write_bytes((c := bytearray(p.read_bytes())) and c[:-1] + bytes([c[-1] ^ 1])), sealed=False),
     ),
+    Case("a feature that is not a number, with a checksum that holds", cache(one_nan, sealed=False)),
     Case("an external link, sealed again", cache(h5(linked))),
     Case(
         "external storage, sealed again",

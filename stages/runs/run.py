@@ -31,9 +31,9 @@ class RunRows(TypedDict):
 
 
 class RunMetrics(TypedDict):
-    """Metrics on the validation and test rows; see `evaluate`."""
+    """Metrics on the validation and test rows; see `evaluate`. None without validation rows."""
 
-    validation: dict[str, Any]
+    validation: dict[str, Any] | None
     test: dict[str, Any]
 
 

@@ -81,7 +81,7 @@ def train_run(
         **provenance(device, fields),
         "labels": None if labels is None else {**dataclasses.asdict(labels), "table": str(labels.table)},
         "metrics": {
-            "validation": score(head, validation, splits.validation_groups),
+            "validation": score(head, validation, splits.validation_groups) if len(validation) else None,
             "test": score(head, test, splits.test_groups),
         },
     }

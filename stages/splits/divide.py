@@ -44,11 +44,19 @@ def open_caches(
 
 
 def divide(
-    cache: Cache, *, validation: Cache | None, test: Cache | None, settings: TrainSettings, report: Report
+    cache: Cache,
+    *,
+    validation: Cache | None,
+    test: Cache | None,
+    settings: TrainSettings,
+    validated: bool = True,
+    report: Report,
 ) -> Splits:
     """Divide a cache's rows into training, validation and test rows, or take the latter two from other caches.
 
-    Rows with one token sequence stay together. The division is stratified by class, and fixed by ``split_seed``.
+    Rows with one token sequence stay together. The division is stratified by class, and fixed by ``split_seed``. If a
+    class has too few texts for all folds, it is trained on in each, and a note says in how many it is validated. If
+    ``validated`` is False, there may be no validation rows.
 
     Raises:
         IdentityError: another cache comes from another encoder or other settings.
@@ -56,7 +64,7 @@ def divide(
             cache.
         UserError: a cache does not hold the feature.
     """
-    names = _label_names(cache)
+    names, feature = _label_names(cache), cache.feature_name(settings.feature)
     labels = _labels(cache, names)
     groups = group_rows(cache.token_hashes)
     rows = np.flatnonzero(labels != UNLABELLED)
@@ -73,19 +81,20 @@ def divide(
     if test is None:
         rows, test_rows = hold_out(rows, labels, groups, fraction=settings.test_fraction, rng=rng)
     if validation is None and settings.folds:
-        fold = assign_folds(rows, labels, groups, folds=settings.folds, rng=rng)
+        fold = assign_folds(rows, labels, groups, folds=settings.folds, rng=rng, where=str(cache.path))
+        _note_rare_labels(labels[rows], fold, names, settings.folds, str(cache.path), report)
         rows, validation_rows = rows[fold != settings.fold], rows[fold == settings.fold]
     elif validation is None:
         rows, validation_rows = hold_out(rows, labels, groups, fraction=settings.validation_fraction, rng=rng)
-    own = Dataset(features=cache.features(settings.feature), labels=labels, index=rows)
+    own = Dataset(features=cache.features(feature), labels=labels, index=rows)
 
     def held_out(own_rows: Indices, other: Cache | None) -> Dataset:
         if other is None:
             return dataclasses.replace(own, index=own_rows)
-        _require_same_identity(cache, other, settings.feature)
+        _require_same_identity(cache, other, feature)
         other_labels = _labels(other, names)
         index = np.flatnonzero(other_labels != UNLABELLED)
-        return Dataset(features=other.features(settings.feature), labels=other_labels, index=index)
+        return Dataset(features=other.features(feature), labels=other_labels, index=index)
 
     validation_split, test_split = held_out(validation_rows, validation), held_out(test_rows, test)
     if test is not None:
@@ -102,8 +111,13 @@ def divide(
         why = "the others are tested or validated on; `keep_shared=True` keeps them" if shared.any() else "add more"
         raise TableError(f"{cache.path}: no rows{label} are left to train on: {why}")
     for split, setting in ((validation_split, "`validation`"), (test_split, "`test`")):
-        if not len(split):
-            raise TableError(f"{cache.path} leaves no rows for {setting}; give other rows, as a cache, with {setting}")
+        if not len(split) and (validated or setting == "`test`"):
+            raise TableError(
+                f"{cache.path} leaves no rows for {setting}: a label needs three distinct texts to be trained on, "
+                f"validated and tested; add texts, or give a cache of other rows with {setting}"
+            )
+    if not len(validation_split):
+        report(Note(f"{cache.path} leaves no rows for `validation`; the head is trained without, and not validated"))
 
     def groups_of(split: Dataset, other: Cache | None) -> Indices:
         return (groups if other is None else group_rows(other.token_hashes))[split.index]
@@ -116,6 +130,20 @@ def divide(
         test_groups=groups_of(test_split, test),
         shared_rows=int(shared.sum()),
     )
+
+
+def _note_rare_labels(
+    labels: Indices, fold: Indices, names: tuple[str, ...], folds: int, where: str, report: Report
+) -> None:
+    """Report the labels that are absent from the validation rows of some folds."""
+    pairs = np.unique(np.stack([labels, fold])[:, fold > 0], axis=1)
+    counts = np.bincount(pairs[0], minlength=len(names))
+    rare = np.flatnonzero((counts < folds) & (np.bincount(labels, minlength=len(names)) > 0))
+    if len(rare):
+        shown = ", ".join(f"{names[label]!r} ({counts[label]} of {folds})" for label in rare[:5].tolist())
+        more = f" and {len(rare) - 5:,} others" if len(rare) > 5 else ""
+        what = "labels with too few texts are validated in some folds only, and trained on in each"
+        report(Note(f"{where}: {what}: {shown}{more}; add texts, or use fewer `folds`"))
 
 
 def _open_checked(path: str | Path, labels: Labels | None, report: Report) -> Cache:

@@ -43,12 +43,14 @@ def hold_out(
     return np.sort(rows[~out]), np.sort(rows[out])
 
 
-def assign_folds(rows: Indices, labels: Indices, groups: Indices, *, folds: int, rng: np.random.Generator) -> Indices:
+def assign_folds(
+    rows: Indices, labels: Indices, groups: Indices, *, folds: int, rng: np.random.Generator, where: str = "the rows"
+) -> Indices:
     """Assign rows to folds, whole groups at a time, so that every fold has its share of every class.
 
     The groups of a class, in random order, go one by one to the fold that has the fewest rows of the class so far. So
     the folds' numbers of rows of a class differ by no more than the size of its largest group. A class with fewer
-    groups than folds is absent from some folds.
+    groups than folds is absent from some folds. A class with a single group is in none: it is always trained on.
 
     Args:
         rows: (n,) int64, the rows to divide.
@@ -56,22 +58,25 @@ def assign_folds(rows: Indices, labels: Indices, groups: Indices, *, folds: int,
         groups: (all rows,) int64, from `group_rows`.
         folds: Number of folds.
         rng: Decides which groups.
+        where: The rows' name in a message.
 
     Returns:
-        (n,) int64: each row's fold, from 1.
+        (n,) int64: each row's fold, from 1; 0 for rows that are in no fold.
 
     Raises:
-        TableError: there are fewer groups than folds, or a class has only one group.
+        TableError: there are fewer groups than folds.
     """
     row_group, sizes, group_class = _group_classes(rows, labels, groups)
     if len(sizes) < folds:
-        raise TableError(f"{len(sizes)} distinct texts cannot be divided into {folds} folds; use fewer `folds`")
-    fold = np.zeros(len(sizes), np.int64)
+        raise TableError(
+            f"{where}: {len(sizes)} distinct texts cannot be divided into {folds} folds; use fewer `folds`"
+        )
+    fold = np.full(len(sizes), -1)
     fold_rows = np.zeros(folds, np.int64)
     for label in np.unique(group_class):
         members = rng.permutation(np.flatnonzero(group_class == label))
         if len(members) == 1:
-            raise TableError("a class has a single distinct text that is not tested on; `folds` need two")
+            continue
         class_rows = np.zeros(folds, np.int64)
         for member in members:
             chosen = int(np.lexsort((fold_rows, class_rows))[0])  # fewest rows of the class, then of all classes

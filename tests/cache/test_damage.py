@@ -94,7 +94,7 @@ def test_features_that_are_not_finite_and_labels_out_of_range_are_named(whole: P
         checksum = digest(np.array([0, 1024], "<u8"), labels[:1024])
         writer._write("checksums/labels", 0, np.frombuffer(checksum, np.uint8))
     assert [(f.where, f.what) for f in verify(path).findings] == [
-        ("features/cls, row 18", "is not finite"),
+        ("block 1, rows 1 to 1,024", "the feature 'cls' of row 18 is not finite"),
         ("block 1, rows 1 to 1,024", "a label is outside 0 to 1"),
     ]
 

@@ -15,6 +15,7 @@ from extracting import Notes, datasets, flip_a_byte
 from extracting import run_small_blocks as run
 from headstart.cache.errors import DamagedError, EncoderError, FormatError, IdentityError, TableError
 from headstart.cache.reader import open_cache
+from headstart.cache.writer import CacheWriter
 from headstart.stages.encoders.session import EncoderSession
 from headstart.stages.progress import Action, Event, Note, Outcome
 from headstart.stages.repair import repair
@@ -67,6 +68,31 @@ def test_a_repaired_cache_has_the_bytes_of_an_undamaged_one(
     open_cache(cache).check()
     assert datasets(cache) == before
     assert [file.name for file in cache.parent.iterdir() if file.name.startswith("c.h5")] == ["c.h5"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_is_not_finite_is_found_and_repaired_although_its_checksum_holds(
+    cache: Path, table: Path, value: float
+) -> None:
+    before, opened = datasets(cache), open_cache(cache)
+    with CacheWriter(cache) as writer:
+        rows = slice(16, 24)
+        features = {name: np.array(opened.features(name)[rows]) for name in opened.layout.widths}
+        features["mean"][3, 7] = value
+        writer.write_block(2, features=features, **opened.row_metadata(rows))
+    with pytest.raises(DamagedError, match=r"rows 17 to 24 \(the feature 'mean' of row 20 is not finite\)"):
+        open_cache(cache).check()
+    repaired(cache, table)
+    open_cache(cache).check()
+    assert datasets(cache) == before
+
+
+def test_large_values_whose_sum_overflows_are_finite(cache: Path) -> None:
+    opened = open_cache(cache)
+    with CacheWriter(cache) as writer:
+        features = {name: np.full((8, width), 3e38, np.float32) for name, width in opened.layout.widths.items()}
+        writer.write_block(2, features=features, **opened.row_metadata(slice(16, 24)))
+    open_cache(cache).check()
 
 
 def test_what_is_whole_is_not_encoded_again(cache: Path, table: Path, encoded: list[list[int]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from headstart.cache.reader import open_cache
 from headstart.stages.extract import extract
 from headstart.stages.heads.dataset import Dataset
 from headstart.stages.heads.fit import fit_head
+from headstart.stages.inspect import inspect_path
 from headstart.stages.predict import predict
 from headstart.stages.progress import Action, Event, Note, Outcome
 from headstart.stages.runs.run import load_head
-from headstart.stages.settings import ExtractSettings, TrainSettings
+from headstart.stages.settings import ExtractSettings, Solver, SweepSettings, TrainSettings
+from headstart.stages.sweep import sweep
 from headstart.stages.train_head import train_head
 from safetensors.numpy import load_file, save_file
 from tiny import tiny_rows
@@ -244,6 +247,44 @@ def test_labels_that_cannot_be_trained_on_are_refused(tiny: Path, tmp_path: Path
         train_head(unlabelled, tmp_path / "run", QUICK)
 
 
+def few_rows(classes: int, *more: tuple[str, str], texts: int = 2) -> list[tuple[str, str]]:
+    """Rows of so many classes with two distinct texts each, or more, and others."""
+    return [*((f"good {i} film {j}", f"class{i}") for i in range(classes) for j in range(texts)), *more]
+
+
+def test_two_texts_a_class_suffice_where_nothing_is_chosen_by_validation_rows(tiny: Path, tmp_path: Path) -> None:
+    cache, notes = make_cache(tiny, tmp_path / "c.h5", few_rows(8)), []
+    exact = TrainSettings(solver=Solver.EXACT)
+    run = run_of(train_head(cache, tmp_path / "run", exact, report=notes.append))
+    assert run["rows"] == {"train": 8, "validation": 0, "test": 8, "shared": 0}
+    assert run["metrics"]["validation"] is None and run["metrics"]["test"]["rows"] == 8
+    assert any(isinstance(note, Note) and "leaves no rows for `validation`" in note.text for note in notes)
+    load_head(tmp_path / "run")
+    inspect_path(tmp_path / "run")
+    for settings in (QUICK, dataclasses.replace(exact, calibrate=True)):
+        with pytest.raises(TableError, match="no rows for `validation`: a label needs three distinct texts"):
+            train_head(cache, tmp_path / "refused", settings)
+    with pytest.raises(TableError, match="no rows for `validation`"):  # a sweep ranks by them
+        sweep(cache, tmp_path / "sweep", SweepSettings(base=exact, values={"l2": (1.0, 2.0)}))
+
+
+@pytest.mark.parametrize("rare", [1, 3])
+def test_a_rare_label_is_trained_on_in_every_fold_and_named(rare: int, tiny: Path, tmp_path: Path) -> None:
+    """One text of it is tested on; what is left does not suffice for five folds."""
+    rows = few_rows(2, *((f"bad {i} plot", "rare") for i in range(rare + 1)), texts=30)
+    cache, validated = make_cache(tiny, tmp_path / "c.h5", rows), 0
+    for fold in range(1, 6):
+        notes: list[Event] = []
+        run = train_head(cache, tmp_path / f"run{fold}", replace(QUICK, folds=5, fold=fold), report=notes.append)
+        validated += run_of(run)["metrics"]["validation"]["per_class"]["rare"]["rows"]
+        (note,) = (event.text for event in notes if isinstance(event, Note))
+        assert f"{cache}: labels with too few texts" in note and f"'rare' ({0 if rare == 1 else 3} of 5)" in note
+    assert validated == (0 if rare == 1 else 3)
+    notes = []
+    sweep(cache, tmp_path / "sweep", SweepSettings(base=replace(QUICK, folds=5), seeds=(0, 1)), report=notes.append)
+    assert sum(isinstance(event, Note) for event in notes) == 1
+
+
 def test_an_existing_run_is_replaced_only_with_overwrite(cache: Path, tmp_path: Path) -> None:
     run = train_head(cache, tmp_path / "run", QUICK)
     before = (run / "run.json").read_bytes()
@@ -296,6 +337,20 @@ def test_a_head_trains_on_the_feature_that_is_named(tiny: Path, tmp_path: Path) 
     texts = [text for text, _ in rows[:20]]
     expected = heads[0].probabilities(open_cache(both).features("mean")[:20])
     np.testing.assert_allclose(predict(runs[0], texts).probabilities, expected, atol=1e-5)
+
+
+def test_the_only_feature_needs_no_name(tiny: Path, tmp_path: Path) -> None:
+    rows = tiny_rows(60)
+    mean = make_cache(tiny, tmp_path / "mean.h5", rows, features=("mean",))
+    assert run_of(train_head(mean, tmp_path / "run", QUICK))["settings"]["feature"] == "mean"
+    sweep(mean, tmp_path / "sweep", SweepSettings(base=QUICK, values={"feature": ("auto",)}))
+    assert run_of(tmp_path / "sweep" / "winner")["settings"]["feature"] == "mean"
+    assert run_of(tmp_path / "sweep" / "winner")["identity"]["features"] == ["mean"]
+    several = make_cache(tiny, tmp_path / "several.h5", rows, features=("mean", "max"))
+    with pytest.raises(UserError, match="several features and no 'cls'; it holds: max, mean; choose with `feature`"):
+        train_head(several, tmp_path / "refused", QUICK)
+    both = make_cache(tiny, tmp_path / "both.h5", rows, features=("mean", "cls"))
+    assert run_of(train_head(both, tmp_path / "cls", QUICK))["settings"]["feature"] == "cls"
 
 
 def test_a_missing_feature_and_bad_settings_are_refused(cache: Path, tmp_path: Path) -> None:

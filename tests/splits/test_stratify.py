@@ -87,5 +87,11 @@ def test_folds_share_no_text_and_have_their_share_of_every_class(seed: int, fold
 
 def test_more_folds_than_texts_are_refused() -> None:
     labels, groups = np.array([0, 0, 1, 1]), np.array([0, 1, 2, 3])
-    with pytest.raises(TableError, match="4 distinct texts cannot be divided into 5 folds"):
-        assign_folds(np.arange(4), labels, groups, folds=5, rng=np.random.default_rng(0))
+    with pytest.raises(TableError, match=r"c\.h5: 4 distinct texts cannot be divided into 5 folds"):
+        assign_folds(np.arange(4), labels, groups, folds=5, rng=np.random.default_rng(0), where="c.h5")
+
+
+def test_a_class_with_a_single_text_is_in_no_fold() -> None:
+    labels, groups = np.array([0] * 8 + [1, 1, 1]), np.array([*range(8), 8, 8, 8])
+    fold = assign_folds(np.arange(11), labels, groups, folds=2, rng=np.random.default_rng(0))
+    assert set(fold[:8]) == {1, 2} and set(fold[8:]) == {0}

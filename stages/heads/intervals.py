@@ -1,0 +1,231 @@
+"""95% confidence intervals of metrics: arrays in, intervals out. They hold where a sample has no error, or little else.
+
+A share of rows has the exact interval of Clopper and Pearson (1934): no true share is missed more often than in 5% of
+samples. Other metrics have intervals from the Bayesian bootstrap (Rubin, 1981), in which each text has a random weight
+of the exponential distribution. A bootstrap alone fails at the edges: where no row is wrong, none is wrong in any
+resample, and the interval has no width. So each resample has one text more, which is wrong for the bound on the bad
+side and right for the bound on the good side. For a share, this is Clopper and Pearson's interval, whose bounds for k
+right of n are quantiles of Beta(k, n - k + 1) and Beta(k + 1, n - k).
+
+Rows with one text are not independent: texts are weighted and counted, not rows. `bench/interval_coverage.py` prints
+how often the intervals hold the truth.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..types import Float64Array, Indices, Mask
+
+_TAIL = 0.025
+_NORMAL_QUANTILE = 1.959963984540054
+_MAX_STEPS = 100_000
+_MAX_NUMBERS = 4_000_000
+"""Most numbers of resamples in memory at a time."""
+_MAX_DRAWS = 200_000_000
+_Array = npt.NDArray[Any]
+"""float64; the type stubs of a weighted `np.bincount` say otherwise."""
+_log_gamma = np.vectorize(math.lgamma, otypes=[np.float64])
+
+
+def share_intervals(correct: Mask, classes_of_rows: Indices, groups: Indices, *, classes: int) -> Float64Array:
+    """Intervals of the shares of correct rows within classes of rows: (classes, 2) float64; 0 to 1 without a row.
+
+    Copies of a text are worth less than as many texts. The number of independent rows is Kish's effective sample size,
+    which is exact if a text's rows are all correct or all wrong. It is smaller if that explains more of the variance
+    between texts (Korn and Graubard, 1998), as where one frequent text is wrong and the rare ones are correct.
+
+    Args:
+        correct: (rows,) bool.
+        classes_of_rows: (rows,) int64: the class in which a row is counted.
+        groups: (rows,) int64, equal for copies of one text.
+        classes: Number of classes.
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    pairs, text = np.unique(group * classes + classes_of_rows, return_inverse=True)
+    of_class = pairs % classes  # (texts,), as sizes and hits
+    sizes, hits = np.bincount(text).astype(np.float64), np.bincount(text, correct)
+    rows, right, squares = (np.bincount(of_class, values, classes) for values in (sizes, hits, sizes**2))
+    share = np.divide(right, rows, out=np.zeros(classes), where=rows > 0)
+    trials = np.divide(rows**2, squares, out=np.zeros(classes), where=rows > 0)
+    spread = np.bincount(of_class, (hits - share[of_class] * sizes) ** 2, classes)
+    seen = np.divide(share * (1 - share) * rows**2, spread, out=trials.copy(), where=spread > 0)
+    return exact_interval(share, np.minimum(trials, seen))
+
+
+def exact_interval(share: Float64Array, trials: Float64Array) -> Float64Array:
+    """Clopper and Pearson's interval of shares, (n, 2) float64. The numbers of trials need not be whole."""
+    hits, misses = share * trials, (1 - share) * trials
+    low = _lowest_share(np.concatenate([hits, misses]), np.concatenate([misses, hits]))
+    return np.stack([low[: len(share)], 1 - low[len(share) :]], axis=1)
+
+
+def _lowest_share(hits: Float64Array, misses: Float64Array) -> Float64Array:
+    """Find the share below which so many hits, or more, come up in 2.5% of samples: a quantile of Beta(hits, misses
+    + 1). Without hits it is 0.
+
+    The logarithm of the distribution function is a concave function of the logarithm of the share. So Newton's method
+    ends at the root from everywhere.
+    """
+    lowest = np.zeros(len(hits))
+    some = hits > 0.004  # of fewer, the share is below the least number
+    a, b = hits[some], misses[some] + 1
+    if not len(a):
+        return lowest
+    constant = _log_gamma(a + b) - _log_gamma(a) - _log_gamma(b)
+    n, z = a + b, _NORMAL_QUANTILE
+    wilson = (a / n + z**2 / (2 * n) - z * np.sqrt(a * b / n**3 + (z / n) ** 2 / 4)) / (1 + z**2 / n)
+    point = np.log(wilson)  # a start that is near
+    for _ in range(100):
+        tail, density = _beta_tail(a, b, point, constant)
+        step = (math.log(_TAIL) - np.log(tail)) * tail / density
+        point = np.minimum(point + step, -1e-15)
+        if (np.abs(step) < 1e-12 * (1 - point)).all():
+            break
+    lowest[some] = np.exp(point)
+    return lowest
+
+
+def _beta_tail(
+    a: Float64Array, b: Float64Array, point: Float64Array, constant: Float64Array
+) -> tuple[Float64Array, Float64Array]:
+    """The distribution function of Beta(a, b) at exp(point), and its derivative by the point.
+
+    The continued fraction is that of Press et al. (Numerical Recipes, 2007, chapter 6.4), by Lentz's method.
+    ``constant`` is -log B(a, b).
+    """
+    x = np.exp(point)
+    power = np.exp(constant + a * point + b * np.log1p(-x))  # x^a (1 - x)^b / B(a, b)
+    swapped = x > (a + 1) / (a + b + 2)
+    p, q, at = np.where(swapped, b, a), np.where(swapped, a, b), np.where(swapped, 1 - x, x)
+    c, d = np.ones(len(a)), 1 / (1 - (p + q) * at / (p + 1))
+    fraction = d.copy()
+    for m in range(1, _MAX_STEPS):
+        even = m * (q - m) * at / ((p + 2 * m - 1) * (p + 2 * m))
+        odd = -(p + m) * (p + q + m) * at / ((p + 2 * m) * (p + 2 * m + 1))
+        for term in (even, odd):
+            c, d = 1 + term / c, 1 / (1 + term * d)
+            fraction *= c * d
+        if (np.abs(c * d - 1) < 1e-14).all():
+            break
+    tail = power * fraction / p
+    return np.where(swapped, 1 - tail, tail), power / (1 - x)
+
+
+def f1_intervals(
+    labels: Indices, predicted: Indices, groups: Indices, *, classes: int, seed: int, resamples: int
+) -> dict[str, Float64Array]:
+    """Intervals [low, high] of ``macro_f1`` and ``weighted_f1``, with one text more of a random class in each resample.
+
+    Texts with the same labels and predictions count the same in each score. So the weight of all texts of each kind is
+    drawn, from a gamma distribution, and the cost does not grow with the rows.
+    """
+    cells, kinds, counts = _group_kinds(labels, predicted, groups)
+    kind_rows = np.bincount(kinds, cells[:, 2])
+    share = counts * kind_rows / len(labels)
+    used = np.union1d(labels, predicted)
+    rng = np.random.default_rng(seed)
+    scores = []
+    chunk = max(1, _MAX_NUMBERS // (len(cells) + classes))
+    for start in range(0, resamples, chunk):
+        n = min(chunk, resamples - start)
+        weights = rng.standard_gamma(counts, (n, len(counts)))[:, kinds] * cells[:, 2]  # (n, cells)
+        support, said = (_sum_columns(weights, cells[:, column], classes) for column in (0, 1))
+        right = cells[:, 0] == cells[:, 1]
+        correct = _sum_columns(weights[:, right], cells[right, 0], classes)
+        more = rng.standard_exponential(n) * kind_rows[rng.choice(len(counts), n, p=share)]
+        rows, label = np.arange(n), rng.choice(used, n)
+        support[rows, label] += more
+        for hits, wrong in ((0, rng.integers(1, classes, n)), (more, 0)):
+            all_correct, all_said = correct.copy(), said.copy()
+            all_correct[rows, label] += hits
+            all_said[rows, (label + wrong) % classes] += more
+            f1 = 2 * all_correct[:, used] / (support + all_said)[:, used]
+            scores.append([f1.mean(axis=1), (f1 * support[:, used]).sum(axis=1) / support.sum(axis=1)])
+    bad, good = (np.concatenate(scores[side::2], axis=1) for side in (0, 1))
+    bounds = np.stack([np.quantile(bad, _TAIL, axis=1), np.quantile(good, 1 - _TAIL, axis=1)], axis=1)
+    return dict(zip(("macro_f1", "weighted_f1"), bounds, strict=True))
+
+
+def loss_intervals(
+    observed: Float64Array,
+    if_wrong: Float64Array,
+    if_right: Float64Array,
+    groups: Indices,
+    *,
+    seed: int,
+    resamples: int,
+) -> dict[str, Float64Array]:
+    """Intervals [low, high] of ``log_loss`` and ``calibration_error``.
+
+    The calibration error of a resample is larger than the error of the rows, because absolute values do not average
+    out. So its quantile is the upper bound, but says nothing of the lower bound. There the triangle inequality helps:
+    the error of all texts of the world is no further from the error of the rows than the norm of the difference of
+    their gaps, and resamples show how large such norms are.
+
+    With more than 200,000 texts there are fewer than 1,000 resamples, but at least 200.
+
+    Args:
+        observed: (rows, bins + 1) float64: each row's gap in the column of its bin, see `calibration_gaps`, and its
+            loss.
+        if_wrong: The same, as if the class with the second highest probability was right.
+        if_right: The same, as if the class with the highest probability was right.
+        groups: (rows,) int64, equal for copies of one text.
+        seed: Seed of the resampling.
+        resamples: Number of resamples.
+    """
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    texts = len(first)
+    sums = np.zeros((texts, observed.shape[1] + 1))
+    np.add.at(sums, group, np.column_stack([observed, np.ones(len(observed))]))
+    rng = np.random.default_rng(seed)
+    resamples = max(min(resamples, 200), min(resamples, _MAX_DRAWS // texts))
+    drawn = np.stack([rng.standard_exponential(texts) @ sums for _ in range(resamples)])
+    added = rng.choice(texts, resamples, p=sums[:, -1] / len(observed))  # a copied text counts as often as its rows
+    size = (rng.standard_exponential(resamples) * sums[added, -1])[:, None]
+    bad, good = (
+        (drawn[:, :-1] + size * values[first[added]]) / (drawn[:, -1:] + size) for values in (if_wrong, if_right)
+    )
+    low, high = np.quantile(good[:, -1], _TAIL), np.quantile(bad[:, -1], 1 - _TAIL)
+    gaps = observed[:, :-1].mean(axis=0)
+    both = [side[:, :-1] for side in (bad, good)]
+    away = max(np.quantile(np.abs(side - gaps).sum(axis=1), 1 - _TAIL) for side in both)
+    highest = max(np.quantile(np.abs(side).sum(axis=1), 1 - _TAIL) for side in both)
+    error = np.abs(gaps).sum()
+    return {
+        "log_loss": np.array([low, high]),
+        "calibration_error": np.array([max(error - away, 0), max(error, highest)]),
+    }
+
+
+def _sum_columns(weights: Float64Array, keys: Indices, classes: int) -> Float64Array:
+    """Sum the columns with the same key: (n, columns) to (n, classes)."""
+    sums = np.zeros((len(weights), classes))
+    if len(keys):
+        order = np.argsort(keys, kind="stable")
+        present, starts = np.unique(keys[order], return_index=True)
+        sums[:, present] = np.add.reduceat(weights[:, order], starts, axis=1)
+    return sums
+
+
+def _group_kinds(labels: Indices, predicted: Indices, groups: Indices) -> tuple[Indices, Indices, Indices]:
+    """Sort groups into kinds: groups whose rows have the same labels and predictions.
+
+    Returns:
+        Cells (cells, 3): a label, a prediction, and the number of rows in the group that have both; kinds (cells,):
+        each cell's kind of group; counts (kinds,): the groups of each kind.
+    """
+    pairs, rows = np.unique(np.stack([groups, labels, predicted], axis=1), axis=0, return_counts=True)
+    # Most groups have one cell. A group with several cells is a kind of its own, and is told apart by its number.
+    _, first, group, sizes = np.unique(pairs[:, 0], return_index=True, return_inverse=True, return_counts=True)
+    own_kind = np.where(sizes[group] == 1, -1, group)
+    stacked = np.stack([pairs[:, 1], pairs[:, 2], rows, own_kind], axis=1)
+    cells, cell = np.unique(stacked, axis=0, return_inverse=True)
+    key = np.where(cells[:, 3] < 0, -1 - np.arange(len(cells)), cells[:, 3])
+    _, kinds = np.unique(key, return_inverse=True)
+    counts = np.bincount(kinds[cell.reshape(-1)[first]], minlength=kinds.max() + 1)
+    return cells[:, :3], kinds, counts
