@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from headstart.stages.heads.metrics import calibration_gaps, evaluate
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 
+@settings(max_examples=50)
 @given(st.integers(1, 60), st.integers(2, 5), st.integers(0, 1000))
 def test_scores_equal_scikit_learns(rows: int, classes: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
