@@ -126,7 +126,8 @@ def _objects(reading: Reading, columns: ColumnNames) -> Iterator[dict[str, Any]]
         except RecursionError:
             problem = "it is nested too deep"
         except ValueError as error:
-            problem = f"not JSON ({error}); it must hold one object a line"
+            reason = f"{error.msg}, character {error.pos + 1:,}" if isinstance(error, json.JSONDecodeError) else error
+            problem = f"not JSON ({reason}); it must hold one object a line"
         for column in () if problem else wanted:
             value = row.get(column)
             if value is not None and (kind := _KINDS[type(value)]) != kinds.setdefault(column, kind):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
+import functools
 import io
 import re
 from collections.abc import Callable, Iterator
@@ -48,13 +49,15 @@ class Reading:
     is_text: bool = True
 
     def leave_out(self, number: int, problem: str) -> None:
-        """Leave out a row.
+        """Leave out a row. A note tells of the first.
 
         Raises:
             TableError: bad rows are not to be skipped.
         """
         if not self.skip_bad_rows:
             raise TableError(f"{self.file}, {problem}{skip_advice(self.skip_bad_rows)}")
+        if not self.left_out:
+            self.note(f"{self.file}, {problem}; rows like this one are left out")
         self.left_out.add(number)
 
     def lines(self) -> Iterator[str]:
@@ -89,7 +92,7 @@ class Reading:
 
     def encoding_advice(self) -> str:
         """Return the end of a message about a file that its encoding does not fit: which encoding may be its own."""
-        guess = None if self.settings.encoding else self._guess_encoding()
+        guess = None if self.settings.encoding else self._likely_encoding
         if guess is None:
             return "; correct it, or pass the file's `encoding`"
         return f"; the file's bytes are valid {guess.upper()}: if that is its encoding, pass `encoding='{guess}'`"
@@ -97,7 +100,8 @@ class Reading:
     def _stream(self) -> pa.NativeFile:
         return pa.input_stream(str(self.file), compression=COMPRESSIONS.get(self.file.suffix.lower()))
 
-    def _guess_encoding(self) -> str | None:
+    @functools.cached_property
+    def _likely_encoding(self) -> str | None:
         """Return the first encoding that the file's bytes are valid in; None where there is none."""
         with self._stream() as stream:
             content = stream.read(_PEEK_BYTES)
