@@ -49,7 +49,7 @@ _READING = ("text_column", "text_pair_column", *_DIALECT, "skip_bad_rows", "devi
 """Settings with which the texts of a cache are read and encoded again."""
 _TABLES = "CSV, TSV, text, JSON lines, Parquet or Arrow {}, or {} of one kind."
 _MOVED_ENCODER = "Hub id or folder of the encoder, if it has moved."
-_AS_MADE = {"skip_bad_rows": "Leave out rows without text or label. Give it if the cache was made with it."}
+_AS_MADE = {"skip_bad_rows": "Leave out bad rows. Give it if the cache was made with it."}
 _IN_A_SWEEP = {
     "feature": "Features to compare.",
     "folds": "Rank by the mean over this many folds. 0: rank on held-out rows.",
@@ -57,6 +57,7 @@ _IN_A_SWEEP = {
 _OF_INPUT = {
     "text_column": "Column of the texts in the `input` table.",
     "text_pair_column": "Column of the second texts in the `input` table, if the head was trained on pairs.",
+    "skip_bad_rows": "Give a bad row an empty prediction and the column prediction_problem, instead of stopping at it.",
 }
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 Values = dict[str, Any]
@@ -347,7 +348,7 @@ def _refuse_unused_training(ctx: typer.Context, data: _HeadData, settings: Train
         (validation, "with --validation", ("validation_fraction",)),
         (test and validation, "with both --test and --validation", ("split_seed",)),
         (not (test or validation), "without --test or --validation", ("keep_shared",)),
-        (data.labels is None, "without --labels", ("text_column", "text_pair_column", "label_column", *_DIALECT)),
+        (data.labels is None, "without --labels", (*_OF_INPUT, "label_column", *_DIALECT)),
         (exact, "with --solver exact", _ONLY_SGD),
         (not exact, "without --solver exact", ("l2",)),
         (settings.head is HeadKind.LINEAR, "without --head mlp", ("hidden",)),
@@ -367,7 +368,7 @@ def predict_command(
         Path | None, typer.Option(help="File for the results of --input: .csv, .tsv, .jsonl or .parquet.")
     ] = None,
     encoder: Annotated[str | None, typer.Option(help=_MOVED_ENCODER, show_default="where the run says it was")] = None,
-    columns: Annotated[Values, Fields(ExtractSettings, only=("text_column", "text_pair_column"), help=_OF_INPUT)],
+    columns: Annotated[Values, Fields(ExtractSettings, only=tuple(_OF_INPUT), help=_OF_INPUT)],
     dialect: Annotated[TableSettings, Fields(TableSettings)],
     encoding: Annotated[Values, Fields(ExtractSettings, only=("device", "allow_pickled_weights"))],
     output: Annotated[Values, Fields(_Output, only=("overwrite",))],

@@ -139,7 +139,7 @@ def show_cache(cache: Mapping[str, Any]) -> None:
     if record["kept_blocks"]:
         lines["resumed"] = f"{record['kept_blocks']:,} blocks of {cache['block_rows']:,} rows were finished before"
     if record["skipped_rows"]:
-        lines["skipped"] = f"{record['skipped_rows']:,} rows without text or label"
+        lines["skipped"] = f"{record['skipped_rows']:,} bad rows"
     show_summary(cache["path"], lines)
 
 

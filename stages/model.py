@@ -19,12 +19,13 @@ from .encoders.session import EncoderSession
 from .progress import Report, Step, silent
 from .runs.run import load_head, read_run
 from .settings import ExtractSettings
-from .tables.table import as_list
+from .tables.memory import as_list
 from .types import TokenIds
 
 if TYPE_CHECKING:
     from .encoders.encoder import BatchReport, Encoder
 
+NO_TOKENS = "the encoder's tokenizer makes no tokens of this text"
 Names = npt.NDArray[np.object_]
 """Class names, (n,) of str. Numpy's own strings would lose a NUL at the end of a name."""
 Probabilities = npt.NDArray[np.float32]
@@ -174,7 +175,7 @@ class TextClassifier:
         sequences, _ = self.load_encoder().tokenize(texts, pairs)
         for index, sequence in enumerate(sequences):
             if not len(sequence):
-                raise EncoderError(f"{place(index)}: the encoder's tokenizer makes no tokens of this text; change it")
+                raise EncoderError(f"{place(index)}: {NO_TOKENS}; change it")
         return sequences
 
     def probabilities(

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ..cache.errors import OutputExistsError, TableError
 from ..cache.lock import hold
-from .model import Probabilities, TextClassifier
+from .model import NO_TOKENS, Probabilities, TextClassifier
 from .prefetch import prefetch
 from .progress import Action, Note, Outcome, Report, Step, silent
 from .settings import BY_NAME, ExtractSettings, TableSettings
@@ -24,8 +24,9 @@ from .types import TokenIds
 if TYPE_CHECKING:
     from .encoders.encoder import BatchReport
 
-PREDICTION = "prediction"
-"""The column of the most probable class. The column of a class's probability is ``probability_`` and its name."""
+PREDICTION, PROBLEM = "prediction", "prediction_problem"
+"""The columns of the most probable class, and of why a bad row has none. The column of a class's probability is
+``probability_`` and its name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +92,7 @@ def predict_table(
     device: str = "auto",
     allow_pickled_weights: bool = False,
     table_settings: TableSettings = BY_NAME,
+    skip_bad_rows: bool = False,
     overwrite: bool = False,
     window_rows: int = ExtractSettings.window_rows,
     report: Report = silent,
@@ -110,6 +112,9 @@ def predict_table(
         device: As for `predict`.
         allow_pickled_weights: As for `predict`.
         table_settings: How the table's files are read.
+        skip_bad_rows: Give a bad row (without text, not UTF-8, with too many or too few cells, or with a text of no
+            tokens) an empty prediction, instead of raising. One more column, ``prediction_problem``, says why; it is
+            empty for the other rows. A row whose cells cannot be read is written with empty cells.
         overwrite: Replace the file at ``out``.
         window_rows: Rows that are read, encoded and written together.
         report: Receives progress, and an `Outcome` at the end.
@@ -132,6 +137,7 @@ def predict_table(
         text_column=text_column,
         pair_column=text_pair_column,
         label_column=None,
+        skip_bad_rows=skip_bad_rows,
         keep_others=True,
         settings=table_settings,
     )
@@ -166,10 +172,12 @@ def _classify_table(classifier: TextClassifier, source: Table, out: Path, report
     added = pa.schema(
         [(PREDICTION, pa.string()), *((f"probability_{name}", pa.float64()) for name in classifier.head.label_names)]
     )
+    if source.skip_bad_rows:
+        added = added.append(pa.field(PROBLEM, pa.string()))
     if taken := [name for name in added.names if name in scan.schema.names]:
         raise TableError(f"{source.source} has a column {taken[0]!r}, as the predictions have; rename it")
     schema = pa.schema([*scan.schema, *added], scan.schema.metadata)
-    counts: dict[str, float] = {"rows": 0, "sequences_encoded": 0, "tokens_encoded": 0}
+    counts: dict[str, float] = {"rows": 0, "skipped_rows": 0, "sequences_encoded": 0, "tokens_encoded": 0}
 
     def count(batch: BatchReport) -> None:
         counts["sequences_encoded"] += len(batch.sequences)
@@ -177,29 +185,59 @@ def _classify_table(classifier: TextClassifier, source: Table, out: Path, report
 
     with open_writer(out, schema, scan.json_types) as write:
         classifier.load_encoder()
-        for rows, sequences in prefetch(_tokenized(classifier, source, scan)):
-            probabilities = classifier.probabilities(sequences, rows.place, count)
-            write(_with_predictions(rows, added, classifier, probabilities))
-            counts["rows"] += len(rows)
+        for window in prefetch(_windows(classifier, source, scan)):
+            probabilities = classifier.probabilities(window.sequences, window.place, count)
+            write(_with_predictions(window, added, classifier, probabilities))
+            counts["rows"] += len(window.rows)
+            counts["skipped_rows"] += len(window.rows) - len(window.good)
             report(Step("encoding", int(counts["rows"]), scan.rows, "rows", int(counts["tokens_encoded"])))
+    if counts["skipped_rows"]:
+        number = f"{int(counts['skipped_rows']):,} of {int(counts['rows']):,} rows"
+        report(Note(f"{number} of {source.source} have no prediction: the column {PROBLEM!r} says why"))
     return counts
 
 
-def _tokenized(
-    classifier: TextClassifier, source: Table, scan: ColumnScan
-) -> Iterator[tuple[TableRows, list[TokenIds]]]:
-    """Yield the table's windows, each with its token sequences."""
+@dataclasses.dataclass(frozen=True)
+class _Window:
+    """Some consecutive rows of a table, and the token sequences of those that can be classified."""
+
+    rows: TableRows
+    problems: list[str]  # (rows,) why a row cannot be classified, or ""
+    good: list[int]  # the other rows
+    sequences: list[TokenIds]  # (good,)
+
+    def place(self, index: int) -> str:
+        return self.rows.place(self.good[index])
+
+
+def _windows(classifier: TextClassifier, source: Table, scan: ColumnScan) -> Iterator[_Window]:
+    """Yield the table's rows, each window with its token sequences."""
     for rows in read_column_windows(source, scan, classifier.window_rows):
-        yield rows, classifier.tokenize(rows.texts, rows.pairs, rows.place)
+        if rows.problems is None:
+            sequences = classifier.tokenize(rows.texts, rows.pairs, rows.place)
+            yield _Window(rows, [""] * len(rows), list(range(len(rows))), sequences)
+            continue
+        sequences, _ = classifier.load_encoder().tokenize(rows.texts, rows.pairs)
+        empty = (NO_TOKENS if not len(sequence) else "" for sequence in sequences)
+        problems = [known or found for known, found in zip(rows.problems, empty, strict=True)]
+        good = [index for index, problem in enumerate(problems) if not problem]
+        yield _Window(rows, problems, good, [sequences[index] for index in good])
 
 
 def _with_predictions(
-    rows: TableRows, added: pa.Schema, classifier: TextClassifier, probabilities: Probabilities
+    window: _Window, added: pa.Schema, classifier: TextClassifier, probabilities: Probabilities
 ) -> pa.Table:
     """Return the columns of some rows, and those of their predictions."""
-    columns = [pa.array(classifier.names(probabilities).tolist(), pa.string())]
-    columns += [pa.array(column) for column in probabilities.T.astype(np.float64)]
-    cells = rows.cells
+    names: list[str | None] = [None] * len(window.rows)
+    values = np.zeros((len(window.rows), len(classifier.classes_)))
+    values[window.good] = probabilities
+    for index, name in zip(window.good, classifier.names(probabilities), strict=True):
+        names[index] = name
+    bad = np.array(window.problems, object) != ""
+    columns = [pa.array(names, pa.string()), *(pa.array(column, mask=bad) for column in values.T)]
+    if PROBLEM in added.names:
+        columns.append(pa.array([problem or None for problem in window.problems], pa.string()))
+    cells = window.rows.cells
     assert cells is not None  # the table was opened to keep its other columns
     for field, column in zip(added, columns, strict=True):
         cells = cells.append_column(field, column)

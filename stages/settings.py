@@ -171,7 +171,10 @@ class ForwardMode(enum.StrEnum):
 _DEVICE = "Device to compute on: auto, cpu, cuda, cuda:1 or mps."
 _ENCODER = "Hub id of the encoder, or folder of its files."
 _REVISION = "Branch, tag or commit of a hub id."
-_SKIP_BAD_ROWS = "Leave out rows without text or label, and count them, instead of stopping at the first one."
+_SKIP_BAD_ROWS = (
+    "Leave out bad rows (without text or label, not UTF-8, with too many or too few cells), and count them, instead of "
+    "stopping at the first one."
+)
 _PICKLED = "Read pytorch_model.bin if there is no safetensors file. Only for a trusted author: it can run code."
 
 
@@ -341,6 +344,7 @@ class Labels(TableSettings):
     text_column: str = setting("text", "Column of the texts in the `labels` table.")
     text_pair_column: str | None = setting(None, "Column of the second texts in the `labels` table.")
     label_column: str = setting("label", "Column of the labels in the `labels` table.")
+    skip_bad_rows: bool = setting(False, "Leave out bad rows of the `labels` table, instead of stopping at the first.")
 
 
 class Ranking(enum.StrEnum):

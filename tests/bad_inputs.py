@@ -160,16 +160,27 @@ def run(harm: Callable[[Path], Any], *command: str) -> Callable[[Place], list[An
     return arguments
 
 
-def relabelled(content: str) -> Callable[[Place], list[Any]]:
+def relabelled(content: str, *options: Any) -> Callable[[Place], list[Any]]:
     """Train on the cache with the labels of a CSV file of these bytes."""
     return lambda place: [
-        *("train-head", place.cache, "--labels", place.write(content), "--out", place.folder / "head"),
+        *("train-head", place.cache, "--labels", place.write(content), "--out", place.folder / "head", *options),
     ]
 
 
-def predicted(content: bytes | str, name: str = "t.csv", out: str = "p.csv") -> Callable[[Place], list[Any]]:
+def measured(content: str) -> Callable[[Place], list[Any]]:
+    """Measure the speedup on a CSV file of these bytes."""
+    return lambda place: [
+        *("speedup", place.write(content), "--encoder", place.encoder, "--out", place.folder / "speedup"),
+    ]
+
+
+def predicted(
+    content: bytes | str, *options: Any, name: str = "t.csv", out: str = "p.csv"
+) -> Callable[[Place], list[Any]]:
     """Classify a table of these bytes with the run."""
-    return lambda place: ["predict", place.run, "--input", place.write(content, name), "--out", place.folder / out]
+    return lambda place: [
+        *("predict", place.run, "--input", place.write(content, name), "--out", place.folder / out, *options),
+    ]
 
 
 def nothing(path: Path) -> None:
@@ -468,13 +479,15 @@ TABLES = [
 LABELS = [
     Case("no column of labels", raw("text,class\ngood film,pos\n")),
     Case("no column of labels, in train-head --labels", relabelled("text,class\ngood film,pos\n")),
+    Case("no column of labels, in speedup", measured("text,class\ngood film,pos\n")),
+    Case("a blank label, in train-head --labels", relabelled("text,label\ngood film,pos\nbad film, \n")),
+    Case("a blank label, in speedup", measured("text,label\ngood film,pos\nbad film, \n")),
     Case(
-        "no column of labels, in speedup",
-        lambda place: [
-            *("speedup", place.write("text,class\ngood film,pos\n"), "--encoder", place.encoder),
-            *("--out", place.folder / "speedup"),
-        ],
+        "labels that are 1.0 and 2.0, and a missing one, with --skip-bad-rows",
+        table(lambda place: place.write("text,label\ngood film,1.0\nbad film,2.0\nfine,\n"), "--skip-bad-rows"),
     ),
+    Case("a number with a fraction among whole ones", rows(("good film", "1.0"), ("bad film", "2.5"), good=0)),
+    Case("white space around a label", rows(("good film", "class0 "))),
     Case("an empty label", rows(("good film", ""))),
     Case("a blank label", rows(("good film", " \t"))),
     Case("a label that is null", parquet(text=["good film", "bad film"], label=["pos", None])),
@@ -665,8 +678,12 @@ FILES = [
 PREDICTIONS = [
     Case("a table that has a column 'prediction'", predicted(b"text,prediction\ngood film,pos\n")),
     Case("a blank text in a table to classify", predicted(b"text\ngood film\n\nbad film\n")),
+    Case(
+        "a blank text in a table to classify, with --skip-bad-rows",
+        predicted(b"text\ngood film\n\nbad film\n", "--skip-bad-rows"),
+    ),
     Case("another column that is not UTF-8", predicted(b"text,note\ngood film,fine\nbad film,caf\xe9\n")),
-    Case("NaN in another column, .jsonl", predicted(b'{"text": "good film", "x": NaN}\n', "t.jsonl")),
+    Case("NaN in another column, .jsonl", predicted(b'{"text": "good film", "x": NaN}\n', name="t.jsonl")),
     Case("two columns of one name, to .jsonl", predicted(b"text,x,x\ngood film,1,2\n", out="p.jsonl")),
     Case("a name for the predictions that tells no format", predicted(b"text\ngood film\n", out="p.txt")),
     Case("a table to classify that has no column of texts", predicted(b"body\ngood film\n")),

@@ -41,6 +41,7 @@ def relabel(cache: Cache, labels: Labels, report: Report) -> Cache:
         text_column=labels.text_column,
         pair_column=labels.text_pair_column,
         label_column=labels.label_column,
+        skip_bad_rows=labels.skip_bad_rows,
         settings=labels,
     )
     scan = scan_table(source, report)

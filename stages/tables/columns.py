@@ -85,30 +85,6 @@ def read_texts(column: pa.Array, name: str, where: str, numbers: Sequence[int]) 
     return values
 
 
-def read_labels(column: pa.Array, name: str, where: str, numbers: Sequence[int]) -> list[str | None]:
-    """Return a column of labels as class names; a null stays None. Arguments as for `read_texts`.
-
-    Raises:
-        TableError: the column's type is not one of classes, or a cell is not UTF-8.
-    """
-    column = decode_dictionary(column)
-    kind = column.type
-    if pa.types.is_nested(kind):
-        raise TableError(
-            f"{where}: the column {name!r} holds {kind}: multi-label targets are not supported; give one label per row"
-        )
-    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        raise TableError(
-            f"{where}: the column {name!r} holds {kind}: regression targets are not supported; "
-            "if these are classes, write them as whole numbers or names"
-        )
-    if pa.types.is_temporal(kind):
-        raise TableError(f"{where}: the column {name!r} holds {kind}, not labels; choose with `label_column`")
-    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        column = column.cast(pa.string())
-    return read_texts(column, name, where, numbers)
-
-
 def decode_dictionary(column: pa.Array) -> pa.Array:
     """Return the plain values of an array that is stored as a dictionary (a categorical) or as runs of equal values."""
     if pa.types.is_run_end_encoded(column.type):

@@ -24,7 +24,7 @@ _END = '\U0010fffe"'
 """A line that is put after the last one: it is the row `_ENDED`, unless a quotation mark is open there."""
 _ENDED = [_END]
 _BLOCK_ROWS = 128
-_QUOTED = re.compile('[\r\n\t,"]')
+_QUOTED = re.compile('[\r\n\t,"\ufeff]')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,10 +14,9 @@ from ...cache.reader import Cache
 from ..progress import Note, Report, Step
 from ..types import Indices
 from .json_lines import JsonKinds
+from .labels import classes_of, lookalike, sorted_classes
 from .table import Table, TableRows, join_rows
 
-_WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
-_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 KEEP_ROWS, KEEP_CHARACTERS = 1 << 15, 1 << 24
 """How much of a table `scan_table` keeps in memory: all of a small table, which then is not read again."""
 _CHUNK = 1 << 16
@@ -32,7 +30,7 @@ class TableScan:
     Attributes:
         text_hashes: (rows, 16) uint8, one per good row.
         labels: (rows,) int64, indices into ``label_names``; None without a label column.
-        label_names: The classes, sorted: as numbers where all are whole numbers, else as strings.
+        label_names: The classes, as `labels.sorted_classes` sorts them.
         distinct_texts: The number of distinct texts.
         conflicting_texts: The number of distinct texts that have two different labels in the table.
         skipped: Bad rows left out.
@@ -84,7 +82,7 @@ def scan_table(
     state = table.state()
     hashes: list[Hashes] = []
     codes: list[Indices] = []
-    numbers: dict[str, int] = {}  # label name -> number, in order of appearance
+    numbers: dict[str, int] = {}  # spelling of a label -> number, in order of appearance
     skipped = rows = 0
     top: list[TableRows] = []
     characters = 0
@@ -100,13 +98,17 @@ def scan_table(
         report(Step("reading", rows, 0, "rows"))
     _require_state(table, state)
     _require_rows(table, rows, skipped)
+    if skipped:
+        report(Note(f"{table.source}: bad rows left out: {skipped:,}"))
     labels = names = None
     if table.columns.label is not None:
-        names = _sorted_names(list(numbers), table)
+        classes = classes_of(list(numbers), table.columns.label, table.source)
+        names = sorted_classes(classes)
         ranks = {name: rank for rank, name in enumerate(names)}
         labels = np.concatenate(codes)
         codes.clear()
-        order = np.array([ranks[name] for name in numbers], np.int64)
+        _report_spellings(dict(zip(numbers, classes, strict=True)), np.bincount(labels), table, report)
+        order = np.array([ranks[name] for name in classes], np.int64)
         for start in range(0, rows, _CHUNK):  # in place
             labels[start : start + _CHUNK] = order[labels[start : start + _CHUNK]]
     text_hashes = np.concatenate(hashes)
@@ -241,6 +243,27 @@ def _unified(schema: pa.Schema | None, other: pa.Schema, table: Table) -> pa.Sch
         raise TableError(f"{table.source}: the columns of its files do not fit together: {error}") from None
 
 
+def _report_spellings(classes: dict[str, str], rows: Indices, table: Table, report: Report) -> None:
+    """Say which labels are not taken as they are written, and which classes look alike.
+
+    Args:
+        classes: The class that each spelling names.
+        rows: (spellings,) how many rows have each.
+    """
+    where = f"{table.source}, column {table.columns.label!r}"
+    changed = [number for number, (spelling, name) in enumerate(classes.items()) if spelling != name]
+    if changed:
+        spelling = list(classes)[changed[0]]
+        report(
+            Note(
+                f"{where}: {int(rows[changed].sum()):,} labels are read as other names, such as {spelling!r} as "
+                f"{classes[spelling]!r}: white space around a label does not count, and 1.0 is 1"
+            )
+        )
+    if pair := lookalike(list(classes.values())):
+        report(Note(f"{where}: the labels {pair[0]!a} and {pair[1]!a} look alike, and are two classes"))
+
+
 def _require_state(table: Table, state: tuple[tuple[int, int, int], ...]) -> None:
     if table.state() != state:
         raise _changed(table)
@@ -265,15 +288,3 @@ def _windows(batches: Iterator[TableRows], window_rows: int) -> Iterator[TableRo
             held = held[window_rows:]
     if len(held):
         yield held
-
-
-def _sorted_names(names: list[str], table: Table) -> tuple[str, ...]:
-    if all(_WHOLE_NUMBER.fullmatch(name) for name in names):
-        return tuple(sorted(names, key=int))
-    fractions = [name for name in names if not name.lstrip("+-").isdigit()]
-    if fractions and all(_NUMBER.fullmatch(name) for name in names):
-        raise TableError(
-            f"{table.source}: the column {table.columns.label!r} holds numbers such as {fractions[0]!r}: regression "
-            "targets are not supported; if these are classes, write them as whole numbers or names"
-        )
-    return tuple(sorted(names))

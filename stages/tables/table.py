@@ -14,14 +14,16 @@ import pyarrow as pa
 from ...cache.documents import is_text
 from ...cache.errors import SettingsError, StorageError, TableError
 from ..settings import BY_NAME, TableSettings
-from .columns import ColumnNames, bad_rows, read_labels, read_texts, skip_advice
+from .columns import ColumnNames, bad_rows, read_texts, skip_advice
 from .formats import SUFFIXES, file_format, read_file, readable, require_settings
+from .labels import read_labels
+from .memory import SOURCE, as_arrow, as_list, texts_as_arrow
 from .text_files import BATCH_ROWS, Reading
 
 
 @dataclasses.dataclass(frozen=True)
 class TableRows:
-    """Some consecutive good rows of a table.
+    """Some consecutive rows of a table, the bad ones left out unless ``problems`` tells them.
 
     Attributes:
         texts: The texts.
@@ -31,6 +33,7 @@ class TableRows:
         numbers: Each row's number in its file, from 1; the header is not counted.
         skipped: How many bad rows among them were left out.
         cells: All columns as the table has them; None where the other columns are not read.
+        problems: Why each row is bad, "" for a good row; None where bad rows are left out. Texts of bad rows are "".
     """
 
     texts: list[str]
@@ -40,15 +43,17 @@ class TableRows:
     numbers: list[int]
     skipped: int
     cells: pa.Table | None = None
+    problems: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def __getitem__(self, rows: slice) -> TableRows:
         """Return some of the rows; ``skipped`` is 0."""
-        pairs, labels = (None if values is None else values[rows] for values in (self.pairs, self.labels))
+        optional = (self.pairs, self.labels, self.problems)
+        pairs, labels, problems = (None if values is None else values[rows] for values in optional)
         cells = None if self.cells is None else self.cells[rows]
-        return TableRows(self.texts[rows], pairs, labels, self.files[rows], self.numbers[rows], 0, cells)
+        return TableRows(self.texts[rows], pairs, labels, self.files[rows], self.numbers[rows], 0, cells, problems)
 
     def place(self, index: int) -> str:
         """Return the file and the number of a row, for a message."""
@@ -67,6 +72,9 @@ def join_rows(parts: Sequence[TableRows]) -> TableRows:
         numbers=[number for part in parts for number in part.numbers],
         skipped=0,
         cells=_join_cells([part.cells for part in parts if part.cells is not None]),
+        problems=[problem for part in parts for problem in part.problems or ()]
+        if all(part.problems is not None for part in parts)
+        else None,
     )
 
 
@@ -88,8 +96,8 @@ class Table:
         memory: The table in memory, or None.
         columns: The columns that are read.
         settings: How the files are read.
-        skip_bad_rows: Leave out rows without text or label, instead of raising. None: raise, without the advice to
-            skip them.
+        skip_bad_rows: Leave out bad rows, instead of raising; where all columns are read, keep them, each with its
+            problem. None: raise, without the advice to skip them.
     """
 
     source: str
@@ -111,7 +119,7 @@ class Table:
         """
         if self.memory is not None:
             try:
-                yield from self._good_rows(self.memory.to_batches(BATCH_ROWS), self.source, left_out=set())
+                yield from self._good_rows(self.memory.to_batches(BATCH_ROWS), self.source, left_out={})
             except UnicodeError as error:
                 raise TableError(f"{self.source}: a text or a label is not UTF-8: {error}") from None
         for file in self.files:
@@ -137,15 +145,18 @@ class Table:
             raise StorageError(f"cannot read {error.filename}: {error.strerror}") from None
         return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
 
-    def _good_rows(self, batches: Iterable[pa.RecordBatch], where: str, *, left_out: set[int]) -> Iterator[TableRows]:
+    def _good_rows(
+        self, batches: Iterable[pa.RecordBatch], where: str, *, left_out: Mapping[int, str]
+    ) -> Iterator[TableRows]:
         """Number and check each row of a file.
 
         Args:
             batches: The file's rows, without those that were left out.
             where: The file's name in a message.
-            left_out: The numbers of the rows that were left out so far.
+            left_out: The rows that were left out so far, by number, and why.
         """
         last, columns = 0, self.columns
+        empty: pa.Table | None = None
         # A batch of an Arrow file may have more rows than should be Python strings at once.
         for batch in (b.slice(at, BATCH_ROWS) for b in batches for at in range(0, max(len(b), 1), BATCH_ROWS)):
             columns.require(batch.schema.names, where)
@@ -156,16 +167,20 @@ class Table:
                 pairs = read_texts(batch.column(columns.pair), columns.pair, where, numbers)
             if columns.label is not None:
                 labels = read_labels(batch.column(columns.label), columns.label, where, numbers)
+            if columns.keep_others:
+                cells = pa.Table.from_batches([batch])
             bad = bad_rows({columns.text: texts, columns.pair: pairs}, columns.label, labels)
             if bad and not self.skip_bad_rows:
                 index = min(bad)
                 advice = skip_advice(self.skip_bad_rows)
                 raise TableError(f"{where}, row {numbers[index]:,}: {bad[index]}; correct it{advice}")
-            good = [i for i in range(len(texts)) if i not in bad]
-            if columns.keep_others:
-                cells = pa.Table.from_batches([batch])
-                cells = cells.take(good) if bad else cells
             before, last = last, numbers[-1] if numbers else last
+            if cells is not None and self.skip_bad_rows:
+                empty = cells[:0]
+                problems = {**left_out, **{numbers[i]: problem for i, problem in bad.items()}}
+                yield _with_problems(range(before + 1, last + 1), where, numbers, problems, texts, pairs, cells)
+                continue
+            good = [i for i in range(len(texts)) if i not in bad]
             yield TableRows(
                 texts=[texts[i] or "" for i in good],
                 pairs=None if pairs is None else [pairs[i] or "" for i in good],
@@ -175,8 +190,49 @@ class Table:
                 skipped=len(bad) + last - before - len(numbers),
                 cells=cells,
             )
-        if (trailing := max(left_out, default=last) - last) > 0:
-            yield TableRows(texts=[], pairs=None, labels=None, files=[], numbers=[], skipped=trailing)
+        trailing = range(last + 1, max(left_out, default=last) + 1)
+        if trailing and empty is not None:
+            yield _with_problems(trailing, where, [], left_out, [], None if columns.pair is None else [], empty)
+        elif trailing:
+            yield TableRows(texts=[], pairs=None, labels=None, files=[], numbers=[], skipped=len(trailing))
+
+
+def _with_problems(
+    span: range,
+    where: str,
+    numbers: Sequence[int],
+    problems: Mapping[int, str],
+    texts: Sequence[str | None],
+    pairs: Sequence[str | None] | None,
+    cells: pa.Table,
+) -> TableRows:
+    """Return all rows whose numbers are in a span; those that were left out have null cells.
+
+    Args:
+        span: The numbers.
+        where: The file's name.
+        numbers: The numbers of the rows that were not left out.
+        problems: Why a row is bad, by its number.
+        texts: Texts of the rows that were not left out.
+        pairs: Their second texts, or None.
+        cells: All their columns.
+    """
+    places = {number: place for place, number in enumerate(numbers)}
+
+    def good(values: Sequence[str | None]) -> list[str]:
+        return ["" if number in problems else values[places[number]] or "" for number in span]
+
+    complete = len(numbers) == len(span)
+    return TableRows(
+        texts=good(texts),
+        pairs=None if pairs is None else good(pairs),
+        labels=None,
+        files=[where] * len(span),
+        numbers=list(span),
+        skipped=0,
+        cells=cells if complete else cells.take(pa.array([places.get(number) for number in span], pa.int64())),
+        problems=[problems.get(number, "") for number in span],
+    )
 
 
 def open_table(
@@ -195,7 +251,7 @@ def open_table(
 
     Args:
         table: A file or folder; or in memory: a sequence of texts, a mapping of columns, an Arrow table, or a
-            DataFrame of a library that supports Arrow.
+            DataFrame or `datasets.Dataset`. Of a table in memory, only the columns that are read are converted.
         labels: One label per text, where ``table`` is a sequence of texts.
         text_column: Column of the texts.
         pair_column: Column of the second texts, or None.
@@ -226,29 +282,17 @@ def open_table(
         return Table(
             source=str(table), files=files, memory=None, columns=columns, settings=settings, skip_bad_rows=skip_bad_rows
         )
-    source = "the table in memory"
-    require_settings(settings, set(), source)
-    try:
-        if isinstance(table, Sequence) and pair_column is not None:
-            raise SettingsError("second texts go with a table that has a column of them, not with a sequence of texts")
-        if isinstance(table, Sequence):
-            columns = ColumnNames(text_column, None, None if labels is None else label_column or "label", keep_others)
-            memory = pa.table({name: list(v) for name, v in zip(columns.names(), (table, labels), strict=False)})
-        else:
-            memory = pa.table(dict(table) if isinstance(table, Mapping) else table)
-    except (pa.ArrowException, TypeError, ValueError, UnicodeError) as error:
-        raise TableError(f"{source} cannot be read as columns of texts and labels: {error}") from None
+    require_settings(settings, set(), SOURCE)
+    if isinstance(table, Sequence) and pair_column is not None:
+        raise SettingsError("second texts go with a table that has a column of them, not with a sequence of texts")
+    if isinstance(table, Sequence):
+        columns = ColumnNames(text_column, None, None if labels is None else label_column or "label", keep_others)
+        memory = texts_as_arrow(dict(zip(columns.names(), (table, labels), strict=False)))
+    else:
+        memory = as_arrow(table, columns)
     return Table(
-        source=source, files=(), memory=memory, columns=columns, settings=settings, skip_bad_rows=skip_bad_rows
+        source=SOURCE, files=(), memory=memory, columns=columns, settings=settings, skip_bad_rows=skip_bad_rows
     )
-
-
-def as_list(values: Any) -> Any:
-    """Return an array or a Series (of numpy, pandas, polars or Arrow) as a list; other values unchanged."""
-    if getattr(values, "ndim", 1) != 1 or hasattr(type(values), "column_names"):  # a matrix, a frame, an Arrow table
-        return values
-    method = next((name for name in ("to_pylist", "to_list", "tolist") if hasattr(values, name)), None)
-    return values if method is None else getattr(values, method)()
 
 
 def _files(path: Path) -> tuple[Path, ...]:
@@ -258,6 +302,11 @@ def _files(path: Path) -> tuple[Path, ...]:
             raise TableError(f"{str(name)!a} is a name that is not UTF-8; rename it")
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith((".", "_")))
+        if (path / "dataset_dict.json").is_file():
+            parts = ", ".join(sorted(p.name for p in path.iterdir() if p.is_dir()))
+            raise TableError(f"{path} holds several tables, saved by datasets; give the folder of one ({parts})")
+        if (path / "dataset_info.json").is_file() and (path / "state.json").is_file():  # saved by datasets
+            files = [p for p in files if p.suffix != ".json"]
         formats = {file_format(p) for p in files}
         if len(formats) != 1 or None in formats:
             names = ", ".join(p.name for p in files[:4]) or "nothing"

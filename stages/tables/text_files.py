@@ -35,7 +35,7 @@ class Reading:
         skip_bad_rows: Leave out rows that cannot be read, instead of raising. None: raise, without the advice to skip
             them.
         note: Receives what the user should know of the file.
-        left_out: The numbers of the rows that were left out so far. No batch holds these rows.
+        left_out: The rows that were left out so far, by number, and why. No batch holds these rows.
         characters: How many characters were read so far.
         is_text: Whether all lines that were read so far are text in the file's encoding.
     """
@@ -44,7 +44,7 @@ class Reading:
     settings: TableSettings = BY_NAME
     skip_bad_rows: bool | None = None
     note: Callable[[str], None] = lambda text: None
-    left_out: set[int] = dataclasses.field(default_factory=set)
+    left_out: dict[int, str] = dataclasses.field(default_factory=dict)
     characters: int = 0
     is_text: bool = True
 
@@ -57,8 +57,8 @@ class Reading:
         if not self.skip_bad_rows:
             raise TableError(f"{self.file}, {problem}{skip_advice(self.skip_bad_rows)}")
         if not self.left_out:
-            self.note(f"{self.file}, {problem}; rows like this one are left out")
-        self.left_out.add(number)
+            self.note(f"{self.file}, {problem}; rows like this one are skipped")
+        self.left_out[number] = problem.partition(": ")[2]
 
     def lines(self) -> Iterator[str]:
         """Yield the lines with their ends (CR, LF or both). A byte that cannot be decoded becomes a lone surrogate.

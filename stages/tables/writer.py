@@ -21,6 +21,7 @@ from .json_lines import JSON_CELL
 from .text_files import COMPRESSIONS
 
 Write = Callable[[pa.Table], None]
+_JSON_WORDS = {"null": "", "true": "True", "false": "False"}
 _Cell = TypeVar("_Cell", str, str | None)
 
 
@@ -40,8 +41,9 @@ def output_format(out: Path) -> Format:
 def open_writer(out: Path, schema: pa.Schema, json_types: Mapping[str, pa.DataType]) -> Iterator[Write]:
     """Write rows to a work file, which takes the output's name at the end of the block. After an error it is removed.
 
-    In CSV and TSV, a value is written as text, a null as an empty cell, a list or a struct as JSON. In JSON lines, a
-    date or a time is text, and a float that is not finite is null. In Parquet, a column keeps its type.
+    In CSV and TSV, a value is written as text (a boolean as True or False), a null as an empty cell, a list or a struct
+    as JSON. In JSON lines, a date or a time is text, and a float that is not finite is null. In Parquet, a column keeps
+    its type.
 
     Args:
         out: The file to write.
@@ -161,8 +163,10 @@ def text_cells(column: pa.Array) -> list[str]:
     """Return each value as the text of a CSV cell."""
     if column.type == JSON_CELL:
         cells = (cell or "null" for cell in column.to_pylist())
-        return [json.loads(cell) if cell[0] == '"' else "" if cell == "null" else cell for cell in cells]
+        return [json.loads(cell) if cell[0] == '"' else _JSON_WORDS.get(cell, cell) for cell in cells]
     column = decode_dictionary(column)
+    if pa.types.is_boolean(column.type):  # as a label is read, see `read_labels`
+        return ["" if value is None else str(value) for value in column.to_pylist()]
     if pa.types.is_nested(column.type):
         return ["" if cell in (None, "null") else cell for cell in json_cells(column)]
     if pa.types.is_floating(column.type):  # Arrow would write 1.0 as 1

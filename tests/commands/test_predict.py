@@ -19,7 +19,7 @@ from extracting import run
 from headstart.cache.errors import BusyError, EncoderError, OutputExistsError, SettingsError, TableError
 from headstart.cache.lock import hold
 from headstart.stages.predict import predict, predict_table
-from headstart.stages.progress import Action, Event, Outcome, Step
+from headstart.stages.progress import Action, Event, Note, Outcome, Step
 from headstart.stages.settings import TrainSettings
 from headstart.stages.train_head import train_head
 from processes import Command, command
@@ -158,7 +158,12 @@ def test_a_table_is_classified_window_by_window(made: Path, tmp_path: Path, enco
     steps = [event for event in events if isinstance(event, Step) and event.phase == "encoding"]
     assert [(step.done, step.total) for step in steps] == [(64, 200), (128, 200), (192, 200), (200, 200)]
     assert written == sorted(written) and 0 < written[1] < written[3]
-    counts = {"rows": 200, "sequences_encoded": len(encoded), "tokens_encoded": sum(map(len, encoded))}
+    counts = {
+        "rows": 200,
+        "skipped_rows": 0,
+        "sequences_encoded": len(encoded),
+        "tokens_encoded": sum(map(len, encoded)),
+    }
     assert events[-1] == Outcome(command="predict", output=out, action=Action.MADE, counts=counts)
     texts = [row["text"] for row in rows]
     for start in range(0, 200, 64):
@@ -219,6 +224,49 @@ def test_a_text_of_no_tokens_is_named(tiny: Path, tmp_path: Path, write_csv: Cal
     with pytest.raises(EncoderError, match=r"table.csv, row 4: the encoder's tokenizer makes no tokens of this text"):
         predict_table(head, given, tmp_path / "out.csv", window_rows=2)
     assert not (tmp_path / "out.csv").exists()
+    predict_table(head, given, tmp_path / "out.csv", window_rows=2, skip_bad_rows=True)
+    last = (tmp_path / "out.csv").read_text().splitlines()[-1]
+    assert last.endswith(",,,,the encoder's tokenizer makes no tokens of this text")
+
+
+def test_a_bad_row_is_kept_with_an_empty_prediction_where_told(made: Path, tmp_path: Path) -> None:
+    """Each row that stands in the table stands in the output, in its place, and the good ones have the same bits."""
+    lines = [b"id,text,note", b"1,good film,x", b"2,,x", b"3,bad film", b"4,caf\xe9,x", b"5,bad phone,y", b"6,x,y,z"]
+    given = tmp_path / "t.csv"
+    given.write_bytes(b"\n".join(lines) + b"\n")
+    done = command("predict", made / "single", "--input", given, "--out", tmp_path / "out.csv")
+    assert_one_line(done, 2, "use --skip-bad-rows")
+    problems = ["", "its text ('text') is blank", "it has 2 cells", "byte 0xe9", "", "it has 4 cells"]
+    for suffix, window_rows in (("csv", 4096), ("tsv", 1), ("jsonl", 2), ("parquet", 3)):
+        notes: list[Event] = []
+        options = {"skip_bad_rows": True, "window_rows": window_rows, "report": notes.append}
+        out = predict_table(made / "single", given, tmp_path / f"new.{suffix}", **options)
+        if suffix == "parquet":
+            rows = pyarrow.parquet.read_table(out).to_pylist()
+        elif suffix == "jsonl":
+            rows = [json.loads(line) for line in out.read_text().splitlines()]
+        else:
+            with out.open(newline="") as file:
+                rows = list(csv.DictReader(file, delimiter="\t" if suffix == "tsv" else ","))
+        assert list(rows[0]) == ["id", "text", "note", *ADDED, "prediction_problem"]
+        assert [row["id"] or "" for row in rows] == ["1", "2", "", "", "5", ""]
+        for row, problem in zip(rows, problems, strict=True):
+            assert problem in (row["prediction_problem"] or "") and bool(row["prediction_problem"]) == bool(problem)
+            assert all(row[name] in (None, "") for name in ADDED) == bool(problem)
+        alone = predict(made / "single", ["good film", "bad phone"]).probabilities
+        found = [[float(row[name]) for name in ADDED[1:]] for row in (rows[0], rows[4])]
+        np.testing.assert_allclose(found, alone, atol=1e-6)
+        assert any("4 of 6 rows of" in event.text for event in notes if isinstance(event, Note))
+        assert isinstance(notes[-1], Outcome) and notes[-1].counts["skipped_rows"] == 4
+
+
+def test_a_table_of_bad_rows_alone_may_be_skipped_through(made: Path, tmp_path: Path) -> None:
+    out = predict_table(made / "single", {"text": ["", None]}, tmp_path / "out.parquet", skip_bad_rows=True)
+    assert pyarrow.parquet.read_table(out).column("prediction").to_pylist() == [None, None]
+    table = pa.table({"text": ["good film"], "prediction_problem": ["x"]})
+    with pytest.raises(TableError, match="has a column 'prediction_problem', as the predictions have"):
+        predict_table(made / "single", table, tmp_path / "out.csv", skip_bad_rows=True)
+    predict_table(made / "single", table, tmp_path / "out.csv")
 
 
 def tiny_rows_table(count: int) -> dict[str, list[str]]:

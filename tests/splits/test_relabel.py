@@ -102,3 +102,30 @@ def test_a_table_of_other_texts_is_refused(tiny: Path, tmp_path: Path) -> None:
     table = write(tmp_path / "l.jsonl", [("nothing alike", "x"), ("nor this", "y")])
     with pytest.raises(TableError, match="has none of the texts"):
         train_head(cache, tmp_path / "run", TrainSettings(epochs=2), labels=Labels(table=table))
+
+
+def test_labels_of_a_table_follow_the_rule_of_all_tables(tiny: Path, tmp_path: Path) -> None:
+    """White space around them does not count, and the command says so."""
+    rows = tiny_rows(60)
+    cache = extract(write(tmp_path / "t.jsonl", rows), tmp_path / "c.h5", ExtractSettings(encoder=str(tiny)))
+    spelt = [(text, label + " " * (number % 2)) for number, (text, label) in enumerate(rows)]
+    notes: list[Any] = []
+    labels = Labels(write(tmp_path / "labels.jsonl", spelt))
+    run = train_head(cache, tmp_path / "run", TrainSettings(epochs=1), labels=labels, report=notes.append)
+    assert run_of(run)["label_names"] == ["class0", "class1"]
+    assert any(isinstance(note, Note) and "labels are read as other names" in note.text for note in notes)
+
+
+def test_bad_rows_of_a_table_of_labels_are_left_out_where_told(tiny: Path, tmp_path: Path) -> None:
+    rows = tiny_rows(60)
+    cache = extract(write(tmp_path / "t.jsonl", rows), tmp_path / "c.h5", ExtractSettings(encoder=str(tiny)))
+    table = write(tmp_path / "labels.jsonl", [*rows[:50], *((text, " ") for text, _ in rows[50:])])
+    with pytest.raises(TableError, match=r"row 51: its label \('label'\) is blank; .* `skip_bad_rows=True`"):
+        train_head(cache, tmp_path / "run", TrainSettings(epochs=1), labels=Labels(table))
+    notes: list[Any] = []
+    labels = Labels(table, skip_bad_rows=True)
+    run = train_head(cache, tmp_path / "run", TrainSettings(epochs=1), labels=labels, report=notes.append)
+    said = [note.text for note in notes if isinstance(note, Note)]
+    assert any("bad rows left out: 10" in text for text in said)
+    assert any("of 60 rows of" in text and "lacks their texts" in text for text in said)
+    assert run_of(run)["labels"]["skip_bad_rows"] is True

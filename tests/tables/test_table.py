@@ -148,7 +148,7 @@ def test_other_columns_may_hold_anything(tmp_path: Path) -> None:
     ("column", "message"),
     [
         ([[1], [2]], "multi-label"),
-        ([1.0, 2.0], "regression"),
+        ([1.5, 2.0], "regression"),
         (pd.to_datetime(["2020-01-01", "2020-01-02"]), "not labels"),
     ],
 )

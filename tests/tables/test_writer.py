@@ -59,6 +59,7 @@ def objects(path: Path) -> list[dict[str, Any]]:
 @settings(max_examples=40)
 @given(st.lists(st.tuples(TEXTS, st.text(st.characters(exclude_categories=("Cs",)), max_size=4)), min_size=1))
 @example([("a\0b", "\0"), ("\ufeffa", "\x85\u2028")])
+@example([('"', '"'), ('"a"', '""'), ('"a', '"b\t'), ("a", ""), (" a", " "), ("\ta", '" "')])
 @example([("a\rb", "\r"), ("a\r\nb", '"'), ('say "x', "\n"), ("a\tb", ","), ("NA", "null")])
 def test_any_texts_are_read_back_from_what_is_written(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
@@ -80,6 +81,27 @@ def test_any_texts_are_read_back_from_what_is_written(
                 read = cells(out)
                 assert by_pandas(out) == read
             assert read == expected
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_a_columns_name_may_hold_anything_too(tmp_path: Path, suffix: str) -> None:
+    """Also a byte order mark, which at the start of a file would be none of the name."""
+    names = ["\ufeffid", "a\rb", '"', "c\td", "e,f", "text"]
+    out = copy({name: ["x", "y"] for name in names}, tmp_path / f"out{suffix}")
+    assert cells(out) == by_pandas(out) == [names, ["x"] * 6, ["y"] * 6]
+    assert cells(copy(out, tmp_path / f"again{suffix}")) == cells(out)
+
+
+def test_a_label_keeps_its_class_in_what_is_written(tmp_path: Path) -> None:
+    """From a table of any kind to a table of any kind: a boolean, too, is one class in all of them."""
+    table = pa.table({"text": ["a", "b", "c"], "label": [True, False, None]})
+    pa.parquet.write_table(table, tmp_path / "in.parquet")
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    for source in (table, tmp_path / "in.parquet", tmp_path / "in.jsonl"):
+        for suffix in SUFFIXES:
+            out = copy(source, tmp_path / f"out{suffix}")
+            labelled = open_table(out, text_column="text", label_column="label", skip_bad_rows=True)
+            assert [name for rows in labelled.batches() for name in rows.labels or ()] == ["True", "False"]
 
 
 TYPED = {
@@ -132,10 +154,10 @@ def test_values_of_any_type_become_text_or_json(tmp_path: Path) -> None:
     table = {name: values for name, values in TYPED.items() if name != "bytes"}
     header, first, second, third, fourth = cells(copy(pa.table(table), tmp_path / "out.csv"))
     assert header == list(table)
-    assert first[:5] == ["one", "1", "1.0", "true", "2020-01-31"]
+    assert first[:5] == ["one", "1", "1.0", "True", "2020-01-31"]
     assert first[5].startswith("1970-01-01 00:00:00.000000001")
     assert first[6:] == ["1.10", '["a", "b\\""]', '{"x": 1.5, "y": null}', "k"]
-    assert (second[1:4], third[1:4], fourth[1:3]) == (["", "0.1", "false"], ["3", "nan", ""], ["4", ""])
+    assert (second[1:4], third[1:4], fourth[1:3]) == (["", "0.1", "False"], ["3", "nan", ""], ["4", ""])
     rows = objects(copy(pa.table(table), tmp_path / "out.jsonl"))
     assert [row["number"] for row in rows] == [1.0, 0.1, None, None]
     assert [row["tags"] for row in rows] == [["a", 'b"'], [], None, [None]]
@@ -160,7 +182,9 @@ def test_json_lines_keep_their_values(tmp_path: Path) -> None:
     assert names == ["text", "mixed", "whole", "number", "nested", "truth", "only", "huge", "late"]
 
     def text(value: Any) -> str:
-        return "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        if value is None or isinstance(value, str | bool):
+            return "" if value is None else str(value)
+        return json.dumps(value, ensure_ascii=False)
 
     expected = [names, *([text(row.get(name)) for name in names] for row in JSON_ROWS)]
     assert cells(copy(path, tmp_path / "out.csv", window_rows=1)) == expected

@@ -1,0 +1,80 @@
+"""Tables in memory, as Arrow tables: of a frame of any library, the columns that are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from ...cache.errors import TableError
+from .columns import ColumnNames
+
+SOURCE = "the table in memory"
+"""Its name in a message."""
+
+
+def as_arrow(table: Any, columns: ColumnNames) -> pa.Table:
+    """Return a table in memory as Arrow's. The columns that are not read may hold what Arrow does not know.
+
+    Args:
+        table: A mapping of columns, an Arrow table, a `datasets.Dataset`, or a DataFrame of pandas, polars or another
+            library that exports Arrow's streams.
+        columns: The columns that are read; a NaN in a column of Python objects is a null there.
+
+    Raises:
+        TableError: a column is missing, or cannot be converted.
+    """
+    kind = type(table)  # asked for its attributes, because a pandas frame has those of its columns' names too
+    if isinstance(table, Mapping):
+        names = list(map(str, table))
+    else:
+        names = list(map(str, getattr(table, "column_names" if hasattr(kind, "column_names") else "columns", ())))
+    if names:
+        columns.require(names, SOURCE)
+    wanted = names if columns.keep_others else columns.names()
+    try:
+        if isinstance(table, Mapping):
+            values = dict(zip(names, table.values(), strict=True))
+            return pa.table({name: _column(values[name], nan_is_null=name in columns.names()) for name in wanted})
+        if hasattr(kind, "select_columns"):  # a datasets.Dataset, which may be a view of some of its rows
+            return table.select_columns(wanted).with_format("arrow")[:]
+        if hasattr(kind, "iloc") and not columns.keep_others:  # pandas' names of columns need not be str
+            part = table.iloc[:, [names.index(name) for name in wanted]].set_axis(wanted, axis=1)
+            return pa.Table.from_pandas(part, preserve_index=False)
+        if isinstance(table, pa.Table | pa.RecordBatch) or hasattr(kind, "get_column"):  # the latter is polars'
+            table = table if columns.keep_others else table.select(wanted)
+        return pa.table(table)
+    except (pa.ArrowException, TypeError, ValueError, UnicodeError) as error:
+        raise unreadable(error) from None
+
+
+def texts_as_arrow(columns: Mapping[str, Sequence[Any]]) -> pa.Table:
+    """Return sequences of texts and labels as a table.
+
+    Raises:
+        TableError: they are not of one length, or hold something else.
+    """
+    try:
+        return pa.table({name: _column(list(values), nan_is_null=True) for name, values in columns.items()})
+    except (pa.ArrowException, TypeError, ValueError, UnicodeError) as error:
+        raise unreadable(error) from None
+
+
+def unreadable(error: Exception) -> TableError:
+    reason = " ".join(str(error).split())
+    return TableError(f"{SOURCE} cannot be read as columns of texts and labels: {reason}")
+
+
+def as_list(values: Any) -> Any:
+    """Return an array or a Series (of numpy, pandas, polars or Arrow) as a list; other values unchanged."""
+    if getattr(values, "ndim", 1) != 1 or hasattr(type(values), "column_names"):  # a matrix, a frame, an Arrow table
+        return values
+    method = next((name for name in ("to_pylist", "to_list", "tolist") if hasattr(values, name)), None)
+    return values if method is None else getattr(values, method)()
+
+
+def _column(values: Any, *, nan_is_null: bool) -> pa.Array | pa.ChunkedArray:
+    if hasattr(values, "__arrow_c_stream__"):  # a Series, or an Arrow column in chunks
+        return pa.chunked_array(values)
+    return pa.array(values, from_pandas=nan_is_null)
