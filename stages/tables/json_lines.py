@@ -130,7 +130,8 @@ def _objects(reading: Reading, columns: ColumnNames) -> Iterator[dict[str, Any]]
             problem = f"not JSON ({reason}); it must hold one object a line"
         for column in () if problem else wanted:
             value = row.get(column)
-            if value is not None and (kind := _KINDS[type(value)]) != kinds.setdefault(column, kind):
+            kind = "a number" if column == columns.label and type(value) in (int, float) else _KINDS.get(type(value))
+            if kind is not None and kind != kinds.setdefault(column, kind):
                 problem = f"{column!r} holds {kind}, where {kinds[column]} is expected"
         if problem:
             raise TableError(f"{reading.file}, line {line_number:,}: {problem}")

@@ -92,6 +92,11 @@ def test_one_fraction_refuses_the_table(tmp_path: Path, name: str) -> None:
         scan(saved([1.0, 2.0, 2.5], tmp_path / name))
 
 
+def test_json_may_write_whole_numbers_both_ways(tmp_path: Path) -> None:
+    found, _ = scan(saved([1, 2.0, 1.0, 2], tmp_path / "t.jsonl"))
+    assert classes(found) == ["1", "2", "1", "2"]
+
+
 @pytest.mark.parametrize("value", [float("inf"), 1e300, 1e-300])
 def test_a_number_that_is_no_class_is_refused_with_its_row(value: float) -> None:
     with pytest.raises(TableError, match=r"row 2: the column 'label' holds numbers such as '(inf|1e)"):

@@ -126,7 +126,10 @@ def test_a_byte_that_is_not_utf8_is_refused_with_its_row(tmp_path: Path) -> None
         (['{"text": "a", "label": 0.5}'], "regression targets are not supported"),
         (['{"text": "a", "label": 1}', '{"text": null, "label": 1}'], "row 2: its text"),
         (['{"text": "a", "label": 1}', '{"text": 5, "label": 1}'], "line 2: 'text' holds a whole number, where text"),
-        (['{"text": "a", "label": "x"}', "", '{"text": "b", "label": 1}'], "line 3: 'label' holds a whole number"),
+        (
+            ['{"text": "a", "label": "x"}', "", '{"text": "b", "label": 1}'],
+            "line 3: 'label' holds a number, where text is",
+        ),
         (['{"text": "a", "label": 1}', '{"text": "\\ud800", "label": 1}'], "line 2: 'text' holds half of a surrogate"),
         (["[" * 100_000], "line 1: it is nested too deep"),
     ],
