@@ -186,7 +186,9 @@ def _classify_table(classifier: TextClassifier, source: Table, out: Path, report
     with open_writer(out, schema, scan.json_types) as write:
         classifier.load_encoder()
         for window in prefetch(_windows(classifier, source, scan)):
-            probabilities = classifier.probabilities(window.sequences, window.place, count)
+            probabilities = np.empty((0, len(classifier.classes_)), np.float32)
+            if window.sequences:
+                probabilities = classifier.probabilities(window.sequences, window.place, count)
             write(_with_predictions(window, added, classifier, probabilities))
             counts["rows"] += len(window.rows)
             counts["skipped_rows"] += len(window.rows) - len(window.good)
