@@ -66,8 +66,8 @@ class SentimentClassifier(nn.Module):
     def __init__(self, files: EncoderFiles, classes: int) -> None:
         super().__init__()
         options = {"use_safetensors": not files.pickled, "trust_remote_code": False, "local_files_only": True}
-        with quiet_transformers():
-            self.bert: Any = transformers.AutoModel.from_pretrained(files.folder, dtype=torch.float32, **options)
+        with quiet_transformers(), files.folder_with_metadata() as folder:
+            self.bert: Any = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32, **options)
         self.dropout: nn.Module = nn.Dropout(DROPOUT)
         self.fc = nn.Linear(self.bert.config.hidden_size, classes)
 
