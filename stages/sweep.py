@@ -22,7 +22,7 @@ from .heads.ranking import HeadResult, rank, table_columns
 from .heads.trainer import PER_HEAD, Epoch, Fit, Trainer, fit_heads
 from .progress import Action, Note, Outcome, Report, Step, silent, without_repeats
 from .provenance import provenance
-from .runs.run import RUN
+from .runs.run import RUN, write_run
 from .runs.savings import passes_of_cached
 from .runs.sweep_folder import SWEEP, WINNER, SweepFolder, open_folder
 from .runs.training import train_run
@@ -109,12 +109,12 @@ def sweep(
         first = settings.settings()[ranking[0]["setting"]]
         winner = dataclasses.replace(first, folds=0, fold=1, seed=settings.seeds[0])
         winner_started, splits = time.perf_counter(), splits_of(winner, ranked=False)
-        trained = train_run(train_cache, splits, winner, labels=labels, device=device, report=report)
+        head, run = train_run(train_cache, splits, winner, labels=labels, device=device, report=report)
         with RUN.new(folder.scratch / WINNER, overwrite=True) as winner_folder:
-            trained.write(winner_folder, seconds=time.perf_counter() - winner_started)
+            write_run(winner_folder, head, {**run, "seconds": time.perf_counter() - winner_started})
         # In every epoch, a head reads as many rows as the winner trains on and is chosen by.
         epochs = sum(len(result["history"]["epoch"]) for result in results)
-        passes = passes_of_cached(train_cache.record, splits.texts_read(epochs + trained.fit.epochs))
+        passes = passes_of_cached(train_cache.record, splits.texts_read(epochs + (len(run["history"]) or 1)))
         diverged = sum(result["diverged"] for result in results)
         folder.write_table(table_columns(settings, results))
         fields = {

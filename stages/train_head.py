@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .heads.fit import head_device
 from .progress import Action, Outcome, Report, silent
-from .runs.run import RUN
+from .runs.run import RUN, write_run
 from .runs.training import train_run
 from .settings import Labels, TrainSettings
 from .splits.divide import divide, open_caches
@@ -66,11 +66,10 @@ def train_head(
             validated=settings.needs_validation,
             report=report,
         )
-        trained = train_run(caches[0], splits, settings, labels=labels, device=device, report=report)
+        head, run = train_run(caches[0], splits, settings, labels=labels, device=device, report=report)
         with RUN.new(out, overwrite=overwrite) as folder:
-            trained.write(folder, seconds=time.perf_counter() - started)
-    rows = trained.record["rows"]
-    counts = {f"{split}_rows": rows[split] for split in ("train", "validation", "test")}
-    counts["epochs"] = len(trained.fit.history)
+            write_run(folder, head, {**run, "seconds": time.perf_counter() - started})
+    counts = {f"{split}_rows": run["rows"][split] for split in ("train", "validation", "test")}
+    counts["epochs"] = len(run["history"])
     report(Outcome(command="train-head", output=out, action=Action.MADE, counts=counts))
     return out

@@ -66,11 +66,6 @@ class Fit:
     convergence: ConvergenceReport | None = None
     seconds: float
 
-    @property
-    def epochs(self) -> int:
-        """Epochs that would each encode the rows if there were no cache; 1 for a solver, which would encode once."""
-        return len(self.history) or 1
-
 
 def fit_heads(
     train: Dataset,

@@ -66,13 +66,15 @@ def read_run(folder: Path) -> dict[str, Any]:
     return fields
 
 
-def save_head(head: Head, folder: Path) -> None:
-    """Write ``head.safetensors``: the head's arrays, and ``temperature`` (1,) float32 if one was fitted."""
+def write_run(folder: Path, head: Head, fields: dict[str, Any]) -> None:
+    """Write a run into a folder that `RUN.new` gave: ``run.json``, and ``head.safetensors`` with the head's arrays, and
+    ``temperature`` (1,) float32 if one was fitted."""
     arrays = {name: getattr(head, attribute) for name, attribute in _TENSORS.items()}
     tensors = {name: array for name, array in arrays.items() if array is not None}
     if head.temperature != 1:
         tensors["temperature"] = np.array([head.temperature], np.float32)
     (folder / HEAD_FILE).write_bytes(safetensors.numpy.save(tensors))
+    RUN.write(folder, fields)
 
 
 def load_head(run: str | Path) -> Head:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,26 +13,10 @@ from ..heads.calibration import fit_temperature
 from ..heads.dataset import Splits
 from ..heads.fit import fit_head, score
 from ..heads.head import Head
-from ..heads.trainer import Fit
 from ..progress import Report
 from ..provenance import provenance
 from ..settings import Labels, TrainSettings
-from .run import RUN, save_head
 from .savings import passes_of_cached
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainedRun:
-    """A head that was trained and tested, and the fields of its ``run.json``."""
-
-    head: Head
-    fit: Fit
-    record: dict[str, Any]
-
-    def write(self, folder: Path, *, seconds: float) -> None:
-        """Write the run into a folder that `RUN.new` gave; ``seconds`` is the time of the whole command."""
-        save_head(self.head, folder)
-        RUN.write(folder, {**self.record, "seconds": seconds})
 
 
 def train_run(
@@ -44,10 +27,13 @@ def train_run(
     labels: Labels | None,
     device: torch.device,
     report: Report,
-) -> TrainedRun:
+) -> tuple[Head, dict[str, Any]]:
     """Train a head on a cache's rows, calibrate it if asked to, and score it on validation and test rows.
 
     ``labels`` says where the labels come from, if they are not the cache's own; it is recorded.
+
+    Returns:
+        The head, and the fields of its ``run.json`` apart from ``seconds``.
 
     Raises:
         SettingsError: training diverged.
@@ -60,7 +46,7 @@ def train_run(
         logits = np.concatenate([head.logits(chunk) for chunk in validation.chunks()])
         head = dataclasses.replace(head, temperature=fit_temperature(logits, validation.targets))
     rows = {"train": len(train), "validation": len(validation), "test": len(test), "shared": splits.shared_rows}
-    passes = passes_of_cached(cache.record, splits.texts_read(fit.epochs))
+    passes = passes_of_cached(cache.record, splits.texts_read(len(fit.history) or 1))  # a solver would encode once
     fields = {
         "settings": dataclasses.asdict(settings),
         "seed": settings.seed,
@@ -77,7 +63,7 @@ def train_run(
         "fit_seconds": fit.seconds,
         "encoder_passes": dataclasses.asdict(passes),
     }
-    record = {
+    return head, {
         **provenance(device, fields),
         "labels": None if labels is None else {**dataclasses.asdict(labels), "table": str(labels.table)},
         "metrics": {
@@ -85,4 +71,3 @@ def train_run(
             "test": score(head, test, splits.test_groups),
         },
     }
-    return TrainedRun(head, fit, record)
