@@ -187,7 +187,7 @@ def _train_groups(
         # Another release may have grouped the heads in another way.
         if finished is not None and {(head["setting"], head["seed"], head["fold"]) for head in finished} == cells:
             kept += len(finished)
-            progress.skip(group)
+            progress.finished += len(group)
         else:
             splits = splits_of(group[0][1])
             if group[0][1].solver is Solver.EXACT:
@@ -217,33 +217,26 @@ class _Progress:
     """Reports how many heads and epochs are left. A head that stops early counts with all its epochs."""
 
     def __init__(self, groups: Sequence[Sequence[Cell]], report: Report) -> None:
-        self._report = report
-        exact = groups[0][0][1].solver is Solver.EXACT
-        self._epochs = 1 if exact else groups[0][0][1].epochs
-        self._unit = "heads" if exact else "epochs of heads"
-        self._heads = sum(len(group) for group in groups)
-        self._finished = 0
-
-    def skip(self, group: Sequence[Cell]) -> None:
-        self._finished += len(group)
+        settings, self._report, self.finished = groups[0][0][1], report, 0
+        self._exact = settings.solver is Solver.EXACT
+        self._epochs, self._heads = 1 if self._exact else settings.epochs, sum(map(len, groups))
 
     def epoch(self, heads: int, trainer: Trainer) -> None:
         """Report an epoch of a group of so many heads."""
-        active = len(trainer.active)
-        over = trainer.epoch == self._epochs or not active
-        finished = self._finished + (heads if over else heads - active)
-        epochs = finished * self._epochs + (0 if over else active * trainer.epoch)
-        self._step(epochs, f"{self._heads - finished:,} of {self._heads:,} heads left")
-        if over:
-            self._finished = finished
+        active = 0 if trainer.epoch == self._epochs else len(trainer.active)
+        self._step(self.finished + heads - active, active * trainer.epoch)
+        if not active:
+            self.finished += heads
 
     def head(self) -> None:
         """Report a head that was solved for."""
-        self._finished += 1
-        self._step(self._finished, f"{self._heads - self._finished:,} left")
+        self.finished += 1
+        self._step(self.finished, 0)
 
-    def _step(self, done: int, detail: str) -> None:
-        self._report(Step("sweeping", done, self._heads * self._epochs, self._unit, detail=detail))
+    def _step(self, finished: int, epochs_of_others: int) -> None:
+        unit, of = ("heads", "") if self._exact else ("epochs of heads", f" of {self._heads:,} heads")
+        done, detail = finished * self._epochs + epochs_of_others, f"{self._heads - finished:,}{of} left"
+        self._report(Step("sweeping", done, self._heads * self._epochs, unit, detail=detail))
 
 
 def _solve_group(group: Sequence[Cell], splits: Splits, cache: Cache, progress: _Progress) -> list[Fit]:
