@@ -15,17 +15,11 @@ READ_ROWS = 2048
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Some rows of a feature matrix, with their labels.
+    """Some rows of a feature matrix, with their labels."""
 
-    Attributes:
-        features: (all rows, width) float32 or float16. A map of a file is read in parts.
-        labels: (all rows,) int64.
-        index: (rows,) int64, the numbers of the rows that belong to this dataset.
-    """
-
-    features: StoredFeatures
-    labels: Indices
-    index: Indices
+    features: StoredFeatures  # (all rows, width) float32 or float16; a map of a file is read in parts
+    labels: Indices  # (all rows,) int64
+    index: Indices  # (rows,) int64, the numbers of the rows that belong to this dataset
 
     def __len__(self) -> int:
         return len(self.index)
@@ -51,21 +45,16 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Splits:
-    """Training, validation and test rows. All labels are class numbers of the training rows.
-
-    Attributes:
-        train, validation, test: The rows.
-        validation_groups, test_groups: (rows of the split,) int64, equal for rows with the same token sequence.
-        shared_rows: Number of training rows whose text the validation or test cache holds as well. They are left out
-            of training, unless ``keep_shared`` is set.
-    """
+    """Training, validation and test rows. All labels are class numbers of the training rows."""
 
     train: Dataset
     validation: Dataset
     test: Dataset
-    validation_groups: Indices
+    validation_groups: Indices  # (rows of the split,) int64, equal for rows with the same token sequence
     test_groups: Indices
     shared_rows: int
+    """Number of training rows whose text the validation or test cache holds as well. They are left out of training,
+    unless ``keep_shared`` is set."""
 
     def texts_read(self, epochs: int) -> int:
         """Number of texts that training would encode without a cache: in each epoch the training and validation rows,

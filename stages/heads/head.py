@@ -14,7 +14,7 @@ from ..types import Float64Array, Indices, StoredFeatures
 Weights = npt.NDArray[np.float32]
 """Weights or biases of one layer, float32."""
 Parameters = dict[str, Weights]
-"""A head's arrays by the names that `Head` has for them; ``hidden_weight`` and ``hidden_bias`` for an MLP only."""
+"""A head's arrays, by the names and in the shapes of `Head`; ``hidden_weight`` and ``hidden_bias`` of MLPs only."""
 _BATCH_ROWS = 8192
 
 

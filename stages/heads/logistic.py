@@ -44,29 +44,18 @@ _SPAN_ROWS, _COVARIANCE_ROWS = 512, 2048
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvergenceReport:
-    """How near the exact solver came to the optimum.
+    """How near the exact solver came to the optimum."""
 
-    Attributes:
-        l2: The penalty, 1 / C in scikit-learn's terms.
-        objective: The sum over the rows of class weight x cross-entropy, plus l2 / 2 x the sum of squared weights.
-        gradient_norm: Euclidean norm of the objective's gradient.
-        gap: Estimate of the objective minus its minimum: half the squared Newton decrement, with the preconditioner in
-            place of the Hessian's inverse.
-        iterations: Newton steps taken.
-        passes: How often all features were multiplied with weights, and residuals with the features.
-        converged: The gap is below 1e-9 of the objective; or it is below 1e-6, and rounding allows no better step.
-        reason: Why the solver stopped, in words.
-        seconds: Time spent.
-    """
-
-    l2: float
-    objective: float
-    gradient_norm: float
+    l2: float  # the penalty, 1 / C in scikit-learn's terms
+    objective: float  # the sum over the rows of class weight x cross-entropy, plus l2 / 2 x the sum of squared weights
+    gradient_norm: float  # Euclidean norm of the objective's gradient
     gap: float
-    iterations: int
-    passes: int
-    converged: bool
-    reason: str
+    """Estimate of the objective minus its minimum: half the squared Newton decrement, with the preconditioner in place
+    of the Hessian's inverse."""
+    iterations: int  # Newton steps taken
+    passes: int  # how often all features were multiplied with weights, and residuals with the features
+    converged: bool  # the gap is below 1e-9 of the objective; or it is below 1e-6, and rounding allows no better step
+    reason: str  # why the solver stopped, in words
     seconds: float
 
 

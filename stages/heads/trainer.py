@@ -45,26 +45,16 @@ class Epoch:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fit:
-    """A fitted head.
+    """A fitted head."""
 
-    Attributes:
-        parameters: The arrays of the best epoch, for raw features: ``weight`` (classes, width) and ``bias`` (classes,)
-            float32. An MLP's ``weight`` is (classes, hidden), after ``hidden_weight`` (hidden, width) and
-            ``hidden_bias`` (hidden,).
-        best_epoch: The epoch with the lowest validation loss, from 1; of equal ones (within 1e-6) the earliest. 0 if
-            training diverged in the first epoch; None from the exact solver.
-        history: One entry per epoch; empty from the exact solver, to which a sweep adds one for epoch 0.
-        diverged: Training stopped because the loss was no longer finite.
-        convergence: How near the exact solver came to the optimum; None from SGD.
-        seconds: Time spent. Heads that train together report the time of all.
-    """
-
-    parameters: Parameters
+    parameters: Parameters  # of the best epoch, for raw features
     best_epoch: int | None = None
-    history: tuple[Epoch, ...] = ()
-    diverged: bool = False
-    convergence: ConvergenceReport | None = None
-    seconds: float
+    """The epoch with the lowest validation loss, from 1; of equal ones (within 1e-6) the earliest. 0 if training
+    diverged in the first epoch; None from the exact solver."""
+    history: tuple[Epoch, ...] = ()  # one entry per epoch; empty from the exact solver, to which a sweep adds epoch 0
+    diverged: bool = False  # training stopped because the loss was no longer finite
+    convergence: ConvergenceReport | None = None  # None from SGD
+    seconds: float  # heads that train together report the time of all
 
 
 def fit_heads(

@@ -14,21 +14,16 @@ from ..progress import Action, Outcome
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderPasses:
-    """The encoder passes that a command did and saved.
+    """The encoder passes that a command did and saved."""
 
-    Attributes:
-        done: Texts that went through the encoder.
-        saved: Texts that would have gone through it without a cache, and did not.
-        tokens_per_second: The encoder's speed, measured while the cache was made, or the caches that its rows were
-            taken from; None if no speed was measured.
-        saved_seconds: Estimate of the time for the saved passes at that speed. It leaves out padding and the training
-            step, which a loop that encodes in every epoch adds. None if no speed was measured.
-    """
-
-    done: int
-    saved: int
+    done: int  # texts that went through the encoder
+    saved: int  # texts that would have gone through it without a cache, and did not
     tokens_per_second: float | None
+    """The encoder's speed, measured while the cache was made, or the caches that its rows were taken from; None if no
+    speed was measured."""
     saved_seconds: float | None
+    """Estimate of the time for the saved passes at that speed; None if no speed was measured. It leaves out padding and
+    the training step, which a loop that encodes in every epoch adds."""
 
 
 def passes_of_extraction(records: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcome]) -> EncoderPasses:
