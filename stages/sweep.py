@@ -81,19 +81,12 @@ def sweep(
         caches = open_caches(
             cache, validation=validation, test=test, settings=settings.base, labels=labels, report=report
         )
-        train_cache, validation_cache, test_cache = caches
-        settings = _with_features(settings, train_cache)
+        settings, train_cache = _with_features(settings, caches[0]), caches[0]
         report_once = without_repeats(report)
 
         def splits_of(head: TrainSettings, *, ranked: bool = True) -> Splits:
-            return divide(
-                train_cache,
-                validation=validation_cache,
-                test=test_cache,
-                settings=head,
-                validated=ranked or head.needs_validation,
-                report=report_once if head.fold == 1 else silent,
-            )
+            validated, notes = ranked or head.needs_validation, report_once if head.fold == 1 else silent
+            return divide(*caches, settings=head, validated=validated, report=notes)
 
         classes = len(train_cache.label_names or ())
         width = max(train_cache.features(setting.feature).shape[1] for setting in settings.settings())

@@ -58,14 +58,7 @@ def train_head(
         started, device = time.perf_counter(), head_device(settings.device)
         caches = open_caches(cache, validation=validation, test=test, settings=settings, labels=labels, report=report)
         settings = dataclasses.replace(settings, feature=caches[0].feature_name(settings.feature))
-        splits = divide(
-            caches[0],
-            validation=caches[1],
-            test=caches[2],
-            settings=settings,
-            validated=settings.needs_validation,
-            report=report,
-        )
+        splits = divide(*caches, settings=settings, validated=settings.needs_validation, report=report)
         head, run = train_run(caches[0], splits, settings, labels=labels, device=device, report=report)
         with RUN.new(out, overwrite=overwrite) as folder:
             write_run(folder, head, {**run, "seconds": time.perf_counter() - started})

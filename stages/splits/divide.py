@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
 
 from ...cache.errors import IdentityError, SettingsError, TableError
+from ...cache.hashing import hash_keys
 from ...cache.identity import differences
 from ...cache.reader import Cache, open_cache
 from ..heads.dataset import Dataset, Splits
@@ -35,19 +37,22 @@ def open_caches(
     """
     if settings.folds and validation is not None:
         raise SettingsError("`folds` and `validation` both say which rows to choose by; choose one of them")
-    opened: dict[str, Cache] = {}
-    for path in (train, validation, test):
-        if path is not None and str(path) not in opened:
-            opened[str(path)] = _open_checked(path, labels, report)
-    validation_cache = None if validation is None else opened[str(validation)]
-    return opened[str(train)], validation_cache, None if test is None else opened[str(test)]
+
+    @functools.cache  # a path may be given twice
+    def opened(path: str) -> Cache:
+        cache = open_cache(path)
+        cache.check(lambda block: report(Step("checking", block + 1, cache.layout.blocks, "blocks")))
+        return cache if labels is None else relabel(cache, labels, report)
+
+    train_cache, validation_cache = opened(str(train)), None if validation is None else opened(str(validation))
+    return train_cache, validation_cache, None if test is None else opened(str(test))
 
 
 def divide(
     cache: Cache,
-    *,
     validation: Cache | None,
     test: Cache | None,
+    *,
     settings: TrainSettings,
     validated: bool = True,
     report: Report,
@@ -64,8 +69,7 @@ def divide(
             cache.
         UserError: a cache does not hold the feature.
     """
-    names, feature = _label_names(cache), cache.feature_name(settings.feature)
-    labels = _labels(cache, names)
+    (labels, names), feature = _labels(cache), cache.feature_name(settings.feature)
     groups = group_rows(cache.token_hashes)
     rows = np.flatnonzero(labels != UNLABELLED)
     require_trainable(labels[rows], groups[rows], names, str(cache.path), divided=validation is None or test is None)
@@ -88,15 +92,21 @@ def divide(
         rows, validation_rows = hold_out(rows, labels, groups, fraction=settings.validation_fraction, rng=rng)
     own = Dataset(features=cache.features(feature), labels=labels, index=rows)
 
-    def held_out(own_rows: Indices, other: Cache | None) -> Dataset:
+    def held_out(own_rows: Indices, other: Cache | None) -> tuple[Dataset, Indices]:
+        """Return the rows of a split, and the text of each row of its cache as a number."""
         if other is None:
-            return dataclasses.replace(own, index=own_rows)
-        _require_same_identity(cache, other, feature)
-        other_labels = _labels(other, names)
+            return dataclasses.replace(own, index=own_rows), groups
+        ours, theirs = (one.identity.narrowed(feature) for one in (cache, other))  # it may hold more features
+        if clauses := differences(ours, theirs, our_name=str(cache.path), their_name=str(other.path)):
+            why = f"they differ in {'; '.join(clauses)}; extract one of them again"
+            raise IdentityError(f"{other.path} does not fit {cache.path}: {why}")
+        other_labels, _ = _labels(other, names)
         index = np.flatnonzero(other_labels != UNLABELLED)
-        return Dataset(features=other.features(feature), labels=other_labels, index=index)
+        dataset = Dataset(features=other.features(feature), labels=other_labels, index=index)
+        return dataset, group_rows(other.token_hashes)
 
-    validation_split, test_split = held_out(validation_rows, validation), held_out(test_rows, test)
+    validation_split, validation_groups = held_out(validation_rows, validation)
+    test_split, test_groups = held_out(test_rows, test)
     if test is not None:
         # A row that chooses the epoch must not test it.
         tested = _shared_with(validation or cache, [test])[validation_split.index]
@@ -118,16 +128,12 @@ def divide(
             )
     if not len(validation_split):
         report(Note(f"{cache.path} leaves no rows for `validation`; the head is trained without, and not validated"))
-
-    def groups_of(split: Dataset, other: Cache | None) -> Indices:
-        return (groups if other is None else group_rows(other.token_hashes))[split.index]
-
     return Splits(
         train=own,
         validation=validation_split,
         test=test_split,
-        validation_groups=groups_of(validation_split, validation),
-        test_groups=groups_of(test_split, test),
+        validation_groups=validation_groups[validation_split.index],
+        test_groups=test_groups[test_split.index],
         shared_rows=int(shared.sum()),
     )
 
@@ -146,52 +152,25 @@ def _note_rare_labels(
         report(Note(f"{where}: {what}: {shown}{more}; add texts, or use fewer `folds`"))
 
 
-def _open_checked(path: str | Path, labels: Labels | None, report: Report) -> Cache:
-    cache = open_cache(path)
-    cache.check(lambda block: report(Step("checking", block + 1, cache.layout.blocks, "blocks")))
-    return cache if labels is None else relabel(cache, labels, report)
-
-
-def _require_same_identity(cache: Cache, other: Cache, feature: str) -> None:
-    """Refuse features of another encoder. The other cache may hold more features besides."""
-    clauses = differences(
-        cache.identity.narrowed(feature),
-        other.identity.narrowed(feature),
-        our_name=str(cache.path),
-        their_name=str(other.path),
-    )
-    if clauses:
-        raise IdentityError(
-            f"{other.path} does not fit {cache.path}: they differ in {'; '.join(clauses)}; extract one of them again"
-        )
-
-
-def _label_names(cache: Cache) -> tuple[str, ...]:
-    if cache.label_names is None:
+def _labels(cache: Cache, names: tuple[str, ...] | None = None) -> tuple[Indices, tuple[str, ...]]:
+    """A cache's labels, (rows,) int64, as indices into these names or its own, and the names. Each table numbers its
+    classes in its own way, so classes are matched by name."""
+    if cache.label_names is None or cache.labels is None:
         raise TableError(f"{cache.path} has no labels; extract it from a table with a label column")
-    return cache.label_names
-
-
-def _labels(cache: Cache, names: tuple[str, ...]) -> Indices:
-    """A cache's labels, (rows,) int64, as indices into these names. Each table numbers its classes in its own way, so
-    classes are matched by name."""
-    own_names = _label_names(cache)
-    unknown = [name for name in own_names if name not in set(names)]
-    if unknown:
+    names = names or cache.label_names
+    numbers = {name: number for number, name in enumerate(names)}
+    if unknown := [name for name in cache.label_names if name not in numbers]:
         raise TableError(
             f"{cache.path} has the label {unknown[0]!r}, which the training rows have not ({', '.join(names[:5])}); "
             "correct the label, or train on rows that have it"
         )
-    assert cache.labels is not None
-    numbers = {name: number for number, name in enumerate(names)}
-    labels = np.array([numbers[name] for name in own_names], np.int64)[cache.labels]
-    return np.where(cache.labels == UNLABELLED, UNLABELLED, labels)
+    labels = np.array([numbers[name] for name in cache.label_names], np.int64)[cache.labels]
+    return np.where(cache.labels == UNLABELLED, UNLABELLED, labels), names
 
 
 def _shared_with(cache: Cache, others: list[Cache]) -> Mask:
     """(rows,) bool: which rows have a token sequence that another cache holds as well."""
     shared = np.zeros(cache.rows, bool)
     for other in others:
-        numbers = group_rows(np.concatenate([cache.token_hashes, other.token_hashes]))
-        shared |= np.isin(numbers[: cache.rows], numbers[cache.rows :])
+        shared |= np.isin(hash_keys(cache.token_hashes), hash_keys(other.token_hashes))
     return shared
