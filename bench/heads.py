@@ -471,7 +471,9 @@ def trace(splits: Any, settings: list[TrainSettings]) -> dict[Any, Any]:
             splits.train, splits.validation, classes=3, settings=ordered, device=CPU, threads=worker_threads
         )
         for epoch in trainer.run():
-            found.update({(ordered[head], epoch): values for head, values in trainer.parameters().items()})
+            for place, head in enumerate(trainer.active):
+                values = {name: value[place] for name, value in trainer._heads.parameters.items()}
+                found[ordered[head], epoch] = trainer._for_raw_features(values)
     return found
 
 

@@ -6,6 +6,7 @@ takes 16 random bits, and rows are gathered in short runs of neighbours.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -44,14 +45,10 @@ def epoch_order(rows: int, *, batch_size: int, seed: int, epoch: int) -> Indices
 
 def split_batches(order: Indices, batch_size: int) -> Iterator[list[Chunk]]:
     """Cut an epoch's order into batches, and each batch into chunks."""
-    number = 0
+    number = itertools.count()
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        chunks = []
-        for first in range(0, len(batch), CHUNK_ROWS):
-            chunks.append((number, batch[first : first + CHUNK_ROWS]))
-            number += 1
-        yield chunks
+        yield [(next(number), batch[first : first + CHUNK_ROWS]) for first in range(0, len(batch), CHUNK_ROWS)]
 
 
 def random_bits(rows: int, width: int, *, seed: int, epoch: int, chunk: int) -> npt.NDArray[np.uint16]:
@@ -86,18 +83,12 @@ def training_batches(
         Epochs. Each epoch yields batches: positions (batch,) int64, and the mask that features are multiplied by,
         (batch, width) float32 of 0 and `keep_scale`.
     """
-    for epoch in range(1, epochs + 1):
+
+    def batches(epoch: int) -> Iterator[tuple[Indices, Features]]:
         order = epoch_order(rows, batch_size=batch_size, seed=seed, epoch=epoch)
-        yield (
-            (
-                np.concatenate([positions for _, positions in chunks]),
-                np.concatenate([_mask(chunk, width, epoch, dropout, seed) for chunk in chunks]),
-            )
-            for chunks in split_batches(order, batch_size)
-        )
+        for chunks in split_batches(order, batch_size):
+            bits = [random_bits(len(p), width, seed=seed, epoch=epoch, chunk=number) for number, p in chunks]
+            kept = np.concatenate(bits) >= dropout_threshold(dropout)
+            yield np.concatenate([p for _, p in chunks]), kept.astype(np.float32) * np.float32(keep_scale(dropout))
 
-
-def _mask(chunk: Chunk, width: int, epoch: int, dropout: float, seed: int) -> Features:
-    number, positions = chunk
-    bits = random_bits(len(positions), width, seed=seed, epoch=epoch, chunk=number)
-    return (bits >= dropout_threshold(dropout)).astype(np.float32) * np.float32(keep_scale(dropout))
+    return map(batches, range(1, epochs + 1))

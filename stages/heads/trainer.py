@@ -155,14 +155,6 @@ class Trainer:
             if not self.active:
                 return
 
-    def parameters(self) -> dict[int, Parameters]:
-        """The current parameters, for raw features, of each head that still trains."""
-        stacked = self._heads.parameters
-        return {
-            head: self._for_raw_features({name: value[place] for name, value in stacked.items()})
-            for place, head in enumerate(self.active)
-        }
-
     def result(self, seconds: float) -> list[Fit]:
         """Each head at its best epoch."""
         return [

@@ -182,8 +182,9 @@ def trace(train: Dataset, validation: Dataset, settings: list[TrainSettings]) ->
         trainer = Trainer(train, validation, classes=3, settings=ordered, device=CPU, threads=threads)
         before = list(trainer.active)
         for epoch in trainer.run():
-            now = trainer.parameters()
-            found.update({(ordered[head], epoch): values for head, values in now.items()})
+            for place, head in enumerate(trainer.active):
+                values = {name: value[place] for name, value in trainer._heads.parameters.items()}
+                found[ordered[head], epoch] = trainer._for_raw_features(values)
             assert set(trainer.active) <= set(before)
             before = list(trainer.active)
         return found, trainer.result(0.0)
