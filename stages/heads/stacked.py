@@ -101,7 +101,7 @@ class StackedHeads:
         thresholds = [dropout_threshold(head.dropout) for head in settings]
         self.thresholds = sorted(set(thresholds))
         first = [thresholds.index(threshold) for threshold in self.thresholds]
-        self._head_ranges = list(zip(first, [*first[1:], len(settings)], strict=True))
+        self._same_mask = [slice(*ends) for ends in zip(first, [*first[1:], len(settings)], strict=True)]
         scales = [keep_scale(head.dropout) for head in settings]
         self._scale = torch.tensor(scales, dtype=torch.float32, device=self.device).reshape(-1, 1, 1)
 
@@ -128,16 +128,9 @@ class StackedHeads:
             Logits (heads, classes, rows), and the hidden layer's outputs (heads, hidden, rows), which are empty for
             linear heads.
         """
-        heads, outputs, _ = first_weight.shape
-        flat = first_weight.reshape(heads * outputs, -1)
-        if len(inputs) == 1:
-            product = torch.mm(flat, inputs[0].T)
-        else:
-            product = torch.empty(len(flat), len(inputs[0]), device=self.device)
-            for features, (start, stop) in zip(inputs, self._head_ranges, strict=True):
-                outputs_of_heads = slice(start * outputs, stop * outputs)
-                torch.mm(flat[outputs_of_heads], features.T, out=product[outputs_of_heads])
-        product = product.view(heads, outputs, -1)
+        product = torch.empty(*first_weight.shape[:2], len(inputs[0]), device=self.device)
+        for features, heads in zip(inputs, self._same_mask if len(inputs) > 1 else [slice(None)], strict=True):
+            torch.mm(first_weight[heads].flatten(0, 1), features.T, out=product[heads].flatten(0, 1))
         if not self._first_layer:
             return product.add_(self.parameters["bias"]), product.new_empty(0)
         hidden = product.add_(self.parameters["hidden_bias"]).relu_()
@@ -154,12 +147,9 @@ class StackedHeads:
             sums["weight"].baddbmm_(gradient, hidden.transpose(1, 2))
             gradient = torch.bmm(self.parameters["weight"].transpose(1, 2), gradient).mul_(hidden > 0)
             sums["hidden_bias"] += gradient.sum(2, keepdim=True)
-        outputs = gradient.shape[1]
-        flat = gradient.reshape(-1, gradient.shape[2])
-        weight_sum = sums[f"{self._first_layer}weight"].view(-1, inputs[0].shape[1])
-        for features, (start, stop) in zip(inputs, self._head_ranges, strict=True):
-            outputs_of_heads = slice(start * outputs, stop * outputs)
-            weight_sum[outputs_of_heads].addmm_(flat[outputs_of_heads], features)
+        weight_sum = sums[f"{self._first_layer}weight"]
+        for features, heads in zip(inputs, self._same_mask, strict=True):
+            weight_sum[heads].flatten(0, 1).addmm_(gradient[heads].flatten(0, 1), features)
 
     def average(self, sums: dict[str, Tensor], rows: int) -> None:
         """Turn sums of gradients over a batch of so many rows into the gradients of its mean loss, in place."""
