@@ -32,6 +32,7 @@ from .extract import extract
 from .progress import Action, Note, Outcome, Report, Step, silent
 from .provenance import provenance
 from .settings import Precision, SpeedupSettings
+from .splits.relabel import copy_numbers
 from .tables.scan import TableScan, read_windows, scan_table
 from .tables.table import Table, open_table
 from .train_head import train_head
@@ -57,9 +58,7 @@ def speedup(
         table: A CSV, TSV, JSON lines or Parquet file, or a folder of one of them, with labels.
         out: The folder to write.
         settings: See `SpeedupSettings`.
-        overwrite: Replace the report at ``out``.
-        wait: If another run is writing ``out``, wait until it has ended.
-        report: Receives progress, notes and the outcome.
+        overwrite, wait, report: As for `train_head`.
 
     Returns:
         The folder: ``speedup.json``, ``speedup.md`` and, where matplotlib is installed, ``speedup.png``.
@@ -167,9 +166,7 @@ def draw_rows(source: Table, scan: TableScan, settings: SpeedupSettings) -> tupl
         where = f"{source.source}: the label {names[int(texts_of.argmin())]!r} has one distinct text only"
         raise TableError(f"{where}, which cannot be both trained on and tested; give it more rows, or remove it")
     drawn = rng.permutation(first)
-    by_class = np.argsort(labels[drawn], kind="stable")
-    number = np.empty(len(drawn), np.int64)  # of each text among the texts of its class
-    number[by_class] = np.arange(len(drawn)) - np.searchsorted(labels[drawn][by_class], labels[drawn][by_class])
+    number = copy_numbers(labels[drawn])  # of each text among the texts of its class
     few = int((number < _TEXTS_PER_CLASS).sum())
     distinct = drawn[np.argsort(number >= _TEXTS_PER_CLASS, kind="stable")][:_SAMPLE_ROWS].tolist()
     if few > len(distinct):

@@ -72,12 +72,12 @@ def match_labels(texts: Hashes, table_texts: Hashes, table_labels: Indices) -> I
     order = np.argsort(theirs, kind="stable")  # table rows sorted by text; copies stay in the table's order
     first = np.searchsorted(theirs[order], ours)
     copies = np.bincount(theirs, minlength=int(numbers.max()) + 1)[ours]
-    place = first + np.minimum(_copy_number(ours), np.maximum(copies - 1, 0))
+    place = first + np.minimum(copy_numbers(ours), np.maximum(copies - 1, 0))
     labels = table_labels[order[np.minimum(place, len(order) - 1)]]
     return np.where(copies > 0, labels, UNLABELLED).astype(np.int64)
 
 
-def _copy_number(numbers: Indices) -> Indices:
+def copy_numbers(numbers: Indices) -> Indices:
     """For each row, how many earlier rows have the same number."""
     order = np.argsort(numbers, kind="stable")
     ordered = numbers[order]
