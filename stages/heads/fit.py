@@ -48,10 +48,6 @@ def fit_head(
         SettingsError: training diverged.
     """
     started = time.perf_counter()
-
-    def step(phase: str, done: int, total: int, unit: str) -> None:
-        report(Step(phase, done, total, unit))
-
     if settings.solver is Solver.SGD:
         (fit,) = fit_heads(
             train,
@@ -59,16 +55,16 @@ def fit_head(
             classes=classes,
             settings=[settings],
             device=device,
-            on_epoch=lambda trainer: step("training", trainer.epoch, settings.epochs, "epochs"),
+            on_epoch=lambda trainer: report(Step("training", trainer.epoch, settings.epochs, "epochs")),
         )
         if fit.diverged:
             message = f"training diverged in epoch {len(fit.history)} (the loss is not finite)"
             raise SettingsError(f"{message}; lower the learning rate")
         return fit
-    step("solving", 0, 0, "iterations")
+    report(Step("solving", 0, 0, "iterations"))
     with open_threads() as threads:
         solver = LogisticSolver(train, classes=classes, settings=settings, threads=threads)
-        parameters, convergence = solver.solve(settings.l2, lambda number: step("solving", number, 0, "iterations"))
+        parameters, convergence = solver.solve(settings.l2, lambda done: report(Step("solving", done, 0, "iterations")))
     if not convergence.converged:
         report(Note(f"the exact solver did not converge: {convergence.reason}"))
     return Fit(parameters=parameters, convergence=convergence, seconds=time.perf_counter() - started)

@@ -24,8 +24,6 @@ TIE_TOLERANCE = 1e-6
 """Validation losses that differ by less are equal. The earlier epoch is kept, so that rounding does not choose."""
 PER_HEAD = ("learning_rate", "weight_decay", "dropout", "label_smoothing", "class_weight")
 """The settings that may differ between heads that train together."""
-GradientSums = tuple[dict[str, torch.Tensor], torch.Tensor]
-"""Gradients by name, and losses (heads,) float64, both summed over rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,8 +196,10 @@ class Trainer:
         means: list[float] = (total / len(self._train)).tolist()
         return means
 
-    def _sum_gradients(self, chunks: Sequence[Chunk], epoch: int, first_weight: torch.Tensor) -> GradientSums:
-        """Gradients and losses, summed over some chunks."""
+    def _sum_gradients(
+        self, chunks: Sequence[Chunk], epoch: int, first_weight: torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Gradients by name, and losses (heads,) float64, both summed over some chunks."""
         gradients = {name: torch.zeros_like(value) for name, value in self._heads.parameters.items()}
         total = torch.zeros(len(self._heads), dtype=torch.float64, device=self._device)
         thresholds = self._heads.thresholds
