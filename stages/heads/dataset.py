@@ -1,4 +1,7 @@
-"""Rows of a feature matrix, and their division into training, validation and test rows."""
+"""Rows of a feature matrix: their division into training, validation and test rows, and their scaling.
+
+Columns are centered and scaled before training; afterwards both are folded into the head's weights.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..types import Features, Indices, StoredFeatures
+from .head import Parameters, Weights
 
 READ_ROWS = 2048
 """Rows that are read from a file at a time."""
+_CONSTANT = 1e-5
+"""A column counts as constant if its standard deviation is below this share of its root mean square, or below a tenth
+of this share of the largest standard deviation: what varies in it is rounding."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,3 +67,79 @@ class Splits:
         """Number of texts that training would encode without a cache: in each epoch the training and validation rows,
         and the test rows once."""
         return epochs * (len(self.train) + len(self.validation)) + len(self.test)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaler:
+    """Scaled features are (features - center) * scale. Both arrays are (width,) float32."""
+
+    center: Weights
+    scale: Weights
+
+    def fold_into(self, parameters: Parameters) -> Parameters:
+        """Turn parameters for scaled features into parameters for raw features, with the same logits.
+
+        Biases are returned as (outputs,), whatever shape they had.
+        """
+        layer = "hidden_" if "hidden_weight" in parameters else ""
+        weight = parameters[f"{layer}weight"].astype(np.float64) * self.scale
+        bias = parameters[f"{layer}bias"].reshape(-1) - weight @ self.center
+        folded: Parameters = {
+            name: value.reshape(-1) if name.endswith("bias") else value for name, value in parameters.items()
+        }
+        return folded | {f"{layer}weight": weight.astype(np.float32), f"{layer}bias": bias.astype(np.float32)}
+
+
+def fit_scaler(train: Dataset, *, center: bool, standardize: bool) -> Scaler:
+    """Measure the columns of the training rows, with sums in float64: their means to ``center`` them, their standard
+    deviations to ``standardize`` them.
+
+    A constant column is not scaled: three of MiniLM's columns are constant to 1e-9, and division by that would turn
+    rounding noise into a feature.
+    """
+    zeros, scale = np.zeros(train.width), np.ones(train.width)
+    means = zeros
+    if center or standardize:
+        means = sum((chunk.sum(axis=0, dtype=np.float64) for chunk in train.chunks()), zeros) / len(train)
+    if standardize:
+        variances = sum((((chunk - means) ** 2).sum(axis=0) for chunk in train.chunks()), zeros) / len(train)
+        deviations = np.sqrt(variances)
+        least = np.maximum(_CONSTANT * np.sqrt(means**2 + variances), _CONSTANT / 10 * deviations.max())
+        scale = 1 / np.where(deviations <= least, 1.0, deviations)
+    return Scaler((means if center else zeros).astype(np.float32), scale.astype(np.float32))
+
+
+class ScaledDataset:
+    """The scaled rows of a dataset, in float32. They are kept in memory or read from the file each time; the numbers
+    are the same."""
+
+    def __init__(self, dataset: Dataset, scaler: Scaler, *, in_memory: bool) -> None:
+        self.targets, self.width = dataset.targets, dataset.width
+        self._dataset, self._scaler = dataset, scaler
+        self._kept: Features | None = None
+        if in_memory:
+            kept = np.empty((len(dataset), dataset.width), np.float32)
+            for start in range(0, len(dataset), READ_ROWS):
+                rows = slice(start, start + READ_ROWS)
+                kept[rows] = self._read(rows)
+            self._kept = kept
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, positions: Indices | slice) -> Features:
+        """The rows at these positions: (positions, width) float32. The caller must not write to them."""
+        if self._kept is None:
+            return self._read(positions)
+        return self._kept[positions] if isinstance(positions, slice) else np.take(self._kept, positions, axis=0)
+
+    def _read(self, positions: Indices | slice) -> Features:
+        rows = self._dataset.take(positions)
+        rows -= self._scaler.center
+        rows *= self._scaler.scale
+        return rows
+
+
+def fits_in_memory(datasets: tuple[Dataset, ...], memory: int | None) -> bool:
+    """Whether float32 copies of these datasets fit into half of the memory bound; the rest is for computation."""
+    return memory is None or 2 * sum(4 * len(dataset) * dataset.width for dataset in datasets) <= memory

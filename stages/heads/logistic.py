@@ -21,9 +21,8 @@ import torch
 from ..settings import TrainSettings
 from ..threads import WorkerThreads
 from ..types import Float64Array, Indices
-from .dataset import Dataset
+from .dataset import Dataset, ScaledDataset, fit_scaler, fits_in_memory
 from .head import Parameters
-from .scaler import ScaledDataset, fit_scaler, fits_in_memory
 from .stacked import class_weights
 
 Tensor = torch.Tensor

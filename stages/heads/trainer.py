@@ -13,11 +13,10 @@ import torch
 
 from ..settings import TrainSettings
 from ..threads import WorkerThreads, open_threads
-from .dataset import Dataset
+from .dataset import Dataset, ScaledDataset, fit_scaler, fits_in_memory
 from .head import Parameters
 from .logistic import ConvergenceReport
 from .sampling import CHUNK_ROWS, Chunk, epoch_order, random_bits, split_batches
-from .scaler import ScaledDataset, fit_scaler, fits_in_memory
 from .stacked import AdamW, Loss, StackedHeads
 
 TIE_TOLERANCE = 1e-6
