@@ -20,11 +20,10 @@ from ..cache.errors import TableError
 from ..cache.hashing import hash_keys
 from ..cache.layout import storage_errors
 from .baseline.ladder import Ladder, Measurement, Rung, RungResult, Sample, StageTimes, measure_stages
-from .baseline.picture import draw
 from .baseline.process import in_new_process
 from .baseline.program import Program
 from .baseline.quality import QualityResult, compare_quality
-from .baseline.report import SPEEDUP, markdown
+from .baseline.report import SPEEDUP, draw, markdown
 from .devices import choose_device, choose_precision
 from .encoders.encoder import VERSIONS
 from .encoders.files import find_encoder

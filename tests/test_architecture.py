@@ -85,7 +85,7 @@ def test_each_library_is_known_where_it_may_be(name: str) -> None:
         assert not known & {"pathlib", "json", "h5py", "pyarrow", "safetensors", "transformers"}
     if name not in ("stages.encoders.hf", "stages.baseline.program") and place != "stages.exporters":
         assert "transformers" not in known
-    if name != "stages.baseline.picture":
+    if name != "stages.baseline.report":
         assert "matplotlib" not in known
 
 

@@ -25,11 +25,10 @@ import torch
 from headstart.cache.errors import OutputExistsError, SettingsError
 from headstart.stages.baseline import ladder as ladder_module
 from headstart.stages.baseline.ladder import Ladder, Measurement, Rung, Sample, Spread, measure_stages, scale
-from headstart.stages.baseline.picture import draw
 from headstart.stages.baseline.process import ProcessKilledError, in_new_process
 from headstart.stages.baseline.program import Padding, Program, ProgramEpoch, ProgramSettings, SentimentClassifier
 from headstart.stages.baseline.quality import AGREE, Training, compare_quality
-from headstart.stages.baseline.report import sections
+from headstart.stages.baseline.report import draw, sections
 from headstart.stages.encoders.files import find_encoder
 from headstart.stages.extract import extract
 from headstart.stages.inspect import inspect_path
