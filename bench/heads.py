@@ -31,9 +31,8 @@ from headstart.cache.writer import CacheWriter, create_cache
 from headstart.stages.extract import extract
 from headstart.stages.heads import sampling
 from headstart.stages.heads.dataset import Dataset
-from headstart.stages.heads.fit import fit_head
+from headstart.stages.heads.fit import Trainer, fit_head
 from headstart.stages.heads.logistic import LogisticSolver
-from headstart.stages.heads.trainer import Trainer
 from headstart.stages.progress import silent
 from headstart.stages.settings import ExtractSettings, SweepSettings, TrainSettings
 from headstart.stages.splits.divide import divide

@@ -15,11 +15,10 @@ from ..cache.errors import SettingsError
 from ..cache.hashing import digest
 from ..cache.reader import Cache
 from .heads.dataset import Splits
-from .heads.fit import head_device, score
+from .heads.fit import PER_HEAD, Epoch, Fit, Trainer, fit_heads, head_device, score
 from .heads.head import Head
 from .heads.logistic import LogisticSolver
 from .heads.ranking import HeadResult, rank, table_columns
-from .heads.trainer import PER_HEAD, Epoch, Fit, Trainer, fit_heads
 from .progress import Action, Note, Outcome, Report, Step, silent, without_repeats
 from .provenance import provenance
 from .runs.run import RUN, write_run

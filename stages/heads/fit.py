@@ -1,8 +1,12 @@
-"""Find a head with either solver, and score it."""
+"""Heads fitted with either solver, and scored: arrays in, fitted heads out. `Trainer` is the training loop of AdamW."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import math
 import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +16,48 @@ from ...cache.errors import SettingsError
 from ..devices import choose_device
 from ..progress import Note, Report, Step, silent
 from ..settings import Solver, TrainSettings
-from ..threads import open_threads
+from ..threads import WorkerThreads, open_threads
 from ..types import Indices
-from .dataset import Dataset
-from .head import Head
-from .logistic import LogisticSolver
+from .dataset import Dataset, ScaledDataset, fit_scaler, fits_in_memory
+from .head import Head, Parameters
+from .logistic import ConvergenceReport, LogisticSolver
 from .metrics import RESAMPLES, evaluate
-from .trainer import Fit, fit_heads
+from .sampling import CHUNK_ROWS, Chunk, epoch_order, random_bits, split_batches
+from .stacked import AdamW, Loss, StackedHeads
+
+TIE_TOLERANCE = 1e-6
+"""Validation losses that differ by less are equal. The earlier epoch is kept, so that rounding does not choose."""
+PER_HEAD = ("learning_rate", "weight_decay", "dropout", "label_smoothing", "class_weight")
+"""The settings that may differ between heads that train together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """One line of the training curve.
+
+    Losses are mean cross-entropies, in nats. The training loss is the one that is minimised, with dropout, smoothing
+    and class weights; the validation loss is without them.
+    """
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    validation_accuracy: float
+    validation_macro_f1: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A fitted head."""
+
+    parameters: Parameters  # of the best epoch, for raw features
+    best_epoch: int | None = None
+    """The epoch with the lowest validation loss, from 1; of equal ones (within 1e-6) the earliest. 0 if training
+    diverged in the first epoch; None from the exact solver."""
+    history: tuple[Epoch, ...] = ()  # one entry per epoch; empty from the exact solver, to which a sweep adds epoch 0
+    diverged: bool = False  # training stopped because the loss was no longer finite
+    convergence: ConvergenceReport | None = None  # None from SGD
+    seconds: float  # heads that train together report the time of all
 
 
 def head_device(name: str) -> torch.device:
@@ -42,7 +81,7 @@ def fit_head(
     device: torch.device,
     report: Report = silent,
 ) -> Fit:
-    """Find one head with the solver that the settings name: see `fit_heads` and `LogisticSolver`.
+    """Find one head with the solver that the settings name: by `fit_heads`, or by `LogisticSolver`.
 
     Raises:
         SettingsError: training diverged.
@@ -70,7 +109,203 @@ def fit_head(
     return Fit(parameters=parameters, convergence=convergence, seconds=time.perf_counter() - started)
 
 
+def fit_heads(
+    train: Dataset,
+    validation: Dataset,
+    *,
+    classes: int,
+    settings: Sequence[TrainSettings],
+    device: torch.device,
+    on_epoch: Callable[[Trainer], None] = lambda trainer: None,
+) -> list[Fit]:
+    """Train linear heads or MLPs with dropout and AdamW on cross-entropy, and keep each head's best epoch.
+
+    The heads share matrix products over the same rows in the same order. Each is the head that it would be alone: it
+    has its own optimizer state, loss and early stopping, and its dropout mask depends on seed, epoch, rows and rate
+    alone.
+
+    With ``center`` or ``standardize``, the columns are scaled first, and the scaling is folded into the parameters that
+    are returned: they read raw features. Biases are not decayed.
+
+    There is one of the settings for each head; they may differ in `PER_HEAD` alone. ``on_epoch`` is called after each
+    epoch.
+
+    Returns:
+        One fit per head, in the order of the settings.
+    """
+    started = time.perf_counter()
+    order = sorted(range(len(settings)), key=lambda head: settings[head].dropout)
+    with open_threads() as threads:
+        ordered = [settings[head] for head in order]
+        trainer = Trainer(train, validation, classes=classes, settings=ordered, device=device, threads=threads)
+        for _ in trainer.run():
+            on_epoch(trainer)
+        fits = trainer.result(time.perf_counter() - started)
+    return [fits[order.index(head)] for head in range(len(settings))]
+
+
 def score(head: Head, dataset: Dataset, groups: Indices, *, resamples: int = RESAMPLES) -> dict[str, Any]:
     """The metrics of a head on a dataset; see `evaluate`."""
     log_probabilities = np.concatenate([head.log_probabilities(chunk) for chunk in dataset.chunks()])
     return evaluate(dataset.targets, log_probabilities, groups, names=head.label_names, resamples=resamples)
+
+
+class Trainer:
+    """Heads in training.
+
+    Attributes:
+        epoch: The last epoch that is finished; 0 before the first.
+        active: The heads that still train, by their numbers.
+    """
+
+    def __init__(
+        self,
+        train: Dataset,
+        validation: Dataset,
+        *,
+        classes: int,
+        settings: Sequence[TrainSettings],
+        device: torch.device,
+        threads: WorkerThreads,
+    ) -> None:
+        first = settings[0]
+        common = {dataclasses.replace(head, **{name: getattr(first, name) for name in PER_HEAD}) for head in settings}
+        assert common == {first}, f"heads that train together differ in {PER_HEAD} alone"
+        assert list(settings) == sorted(settings, key=lambda head: head.dropout), "heads are sorted by dropout"
+        self._settings, self._common, self._classes = settings, first, classes
+        self._threads, self._device = threads, device
+        in_memory = fits_in_memory((train, validation), first.memory)
+        self._scaler = fit_scaler(train, center=first.center, standardize=first.standardize)
+        self._train = ScaledDataset(train, self._scaler, in_memory=in_memory)
+        self._validation = ScaledDataset(validation, self._scaler, in_memory=in_memory)
+        self._heads = StackedHeads(settings, width=train.width, classes=classes, device=device)
+        self._support = np.bincount(self._train.targets, minlength=classes)
+        self._loss = Loss(settings, self._support, device)
+        self._validation_support = np.bincount(self._validation.targets, minlength=classes)
+        steps = first.epochs * math.ceil(len(train) / first.batch_size)
+        self._optimizer = AdamW(self._heads, settings, steps)
+        self.epoch = 0
+        self.active = list(range(len(settings)))
+        self._histories: list[list[Epoch]] = [[] for _ in settings]
+        self._best: list[tuple[float, int, dict[str, torch.Tensor]] | None] = [None] * len(settings)
+        self._diverged = [False] * len(settings)
+
+    def run(self) -> Iterator[int]:
+        """Train, and yield each epoch's number when the epoch is over. Ends when no head trains any more."""
+        for epoch in range(1, self._common.epochs + 1):
+            losses = self._train_epoch(epoch)
+            validation = self._validate()
+            self.epoch = epoch
+            remaining = []
+            for place, head in enumerate(self.active):
+                line = Epoch(epoch, losses[place], *(values[place] for values in validation))
+                if self._record(head, place, line):
+                    remaining.append(place)
+            if len(remaining) < len(self.active):
+                self.active = [self.active[place] for place in remaining]
+                if remaining:
+                    selected = torch.tensor(remaining, device=self._device)
+                    settings = [self._settings[head] for head in self.active]
+                    self._heads.select(selected, settings)
+                    self._optimizer.select(selected)
+                    self._loss = Loss(settings, self._support, self._device)
+            yield epoch
+            if not self.active:
+                return
+
+    def result(self, seconds: float) -> list[Fit]:
+        """Each head at its best epoch."""
+        return [
+            Fit(
+                parameters={} if best is None else self._for_raw_features(best[2]),
+                best_epoch=0 if best is None else best[1],
+                history=tuple(history),
+                diverged=diverged,
+                seconds=seconds,
+            )
+            for best, history, diverged in zip(self._best, self._histories, self._diverged, strict=True)
+        ]
+
+    def _record(self, head: int, place: int, line: Epoch) -> bool:
+        """Record a head's epoch; returns whether the head trains on."""
+        self._histories[head].append(line)
+        if not math.isfinite(line.train_loss) or not math.isfinite(line.validation_loss):
+            self._diverged[head] = True
+            return False
+        best = self._best[head]
+        if best is None or line.validation_loss < best[0] - TIE_TOLERANCE:
+            copies = {name: value[place].clone() for name, value in self._heads.parameters.items()}
+            best = self._best[head] = (line.validation_loss, line.epoch, copies)
+        return not self._common.patience or line.epoch - best[1] < self._common.patience
+
+    def _train_epoch(self, epoch: int) -> list[float]:
+        """Train for one pass over the rows; returns each active head's mean loss."""
+        common = self._common
+        order = epoch_order(len(self._train), batch_size=common.batch_size, seed=common.seed, epoch=epoch)
+        total = torch.zeros(len(self._heads), dtype=torch.float64, device=self._device)
+        for chunks in split_batches(order, common.batch_size):
+            work = functools.partial(self._sum_gradients, epoch=epoch, first_weight=self._heads.scaled_first_weight())
+            (gradients, losses), *others = self._threads.map_shares(work, chunks)
+            for other_gradients, other_losses in others:
+                losses += other_losses
+                for name, gradient in other_gradients.items():
+                    gradients[name] += gradient
+            self._heads.average(gradients, sum(len(positions) for _, positions in chunks))
+            self._optimizer.step(self._heads.parameters, gradients)
+            total += losses
+        means: list[float] = (total / len(self._train)).tolist()
+        return means
+
+    def _sum_gradients(
+        self, chunks: Sequence[Chunk], epoch: int, first_weight: torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Gradients by name, and losses (heads,) float64, both summed over some chunks."""
+        gradients = {name: torch.zeros_like(value) for name, value in self._heads.parameters.items()}
+        total = torch.zeros(len(self._heads), dtype=torch.float64, device=self._device)
+        thresholds = self._heads.thresholds
+        for number, positions in chunks:
+            features = self._train.take(positions)  # (rows, width)
+            dropped = [features]
+            if thresholds != [0]:
+                bits = random_bits(*features.shape, seed=self._common.seed, epoch=epoch, chunk=number)
+                dropped = [features * (bits >= threshold) if threshold else features for threshold in thresholds]
+            inputs = [torch.from_numpy(array).to(self._device) for array in dropped]
+            labels = torch.from_numpy(self._train.targets[positions]).to(self._device)
+            logits, hidden = self._heads.forward(inputs, first_weight)
+            losses, gradient = self._loss.loss_and_gradient(logits, labels)
+            self._heads.backward(gradients, gradient, hidden, inputs)
+            total += losses
+        return gradients, total
+
+    def _validate(self) -> tuple[list[float], list[float], list[float]]:
+        """Each active head's mean cross-entropy, accuracy and macro F1 on the validation rows, without dropout."""
+        rows = len(self._validation)
+        shares = self._threads.map_shares(self._score, range(0, rows, CHUNK_ROWS))
+        loss, true_positives, predicted = (torch.stack(sums).sum(0) for sums in zip(*shares, strict=True))
+        both = predicted + torch.from_numpy(self._validation_support).to(self._device)
+        f1 = torch.where(both > 0, 2 * true_positives / both, 0).sum(1) / (both > 0).sum(1)
+        return (loss / rows).tolist(), (true_positives.sum(1) / rows).tolist(), f1.tolist()
+
+    def _score(self, starts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Sums over some chunks: losses (heads,), true positives and predicted counts (heads, classes), all float64."""
+        heads, classes = len(self._heads), self._classes
+        loss = torch.zeros(heads, dtype=torch.float64, device=self._device)
+        true_positives, predicted_counts = torch.zeros(2, heads * classes, dtype=torch.float64, device=self._device)
+        first_class = torch.arange(heads, device=self._device)[:, None] * classes
+        for start in starts:
+            rows = slice(start, start + CHUNK_ROWS)
+            features = torch.from_numpy(self._validation.take(rows)).to(self._device)
+            labels = torch.from_numpy(self._validation.targets[rows]).to(self._device)
+            logits, _ = self._heads.forward([features], self._heads.first_weight)
+            highest, predicted = logits.max(1)  # (heads, rows)
+            label_logits = logits.gather(1, labels.expand(heads, 1, -1))[:, 0]  # (heads, rows)
+            cells = predicted + first_class
+            predicted_counts += torch.bincount(cells.reshape(-1), minlength=heads * classes)
+            true_positives += torch.bincount(cells[predicted == labels], minlength=heads * classes)
+            losses = (logits - highest.unsqueeze(1)).exp_().sum(1).log_() + highest - label_logits
+            loss += losses.sum(1, dtype=torch.float64)
+        return loss, true_positives.view(heads, classes), predicted_counts.view(heads, classes)
+
+    def _for_raw_features(self, parameters: dict[str, torch.Tensor]) -> Parameters:
+        """Copy a head's parameters, because training goes on, and fold the scaling into them."""
+        return self._scaler.fold_into({name: value.cpu().numpy().copy() for name, value in parameters.items()})

@@ -15,7 +15,7 @@ from headstart.cache.errors import OutputExistsError, SettingsError
 from headstart.cache.reader import open_cache
 from headstart.stages import sweep as sweeping
 from headstart.stages.extract import extract
-from headstart.stages.heads.trainer import PER_HEAD
+from headstart.stages.heads.fit import PER_HEAD
 from headstart.stages.inspect import inspect_path
 from headstart.stages.progress import Action, Event, Note, Outcome, Step, silent
 from headstart.stages.runs.run import load_head

@@ -13,11 +13,10 @@ import pytest
 import torch
 from headstart.stages.heads.calibration import fit_temperature
 from headstart.stages.heads.dataset import Dataset, fit_scaler
-from headstart.stages.heads.fit import fit_head
+from headstart.stages.heads.fit import Fit, Trainer, fit_head, fit_heads
 from headstart.stages.heads.logistic import LogisticSolver
 from headstart.stages.heads.sampling import training_batches
 from headstart.stages.heads.stacked import ADAM_EPSILON, Loss, StackedHeads, class_weights, schedule_factor
-from headstart.stages.heads.trainer import Fit, Trainer, fit_heads
 from headstart.stages.settings import ClassWeight, HeadKind, Schedule, TrainSettings
 from headstart.stages.threads import open_threads
 from sklearn.utils.class_weight import compute_class_weight
