@@ -187,20 +187,16 @@ class Trainer:
         self.epoch = 0
         self.active = list(range(len(settings)))
         self._histories: list[list[Epoch]] = [[] for _ in settings]
-        self._best: list[tuple[float, int, dict[str, torch.Tensor]] | None] = [None] * len(settings)
+        self._best: list[tuple[float, int, dict[str, torch.Tensor]]] = [(math.inf, 0, {})] * len(settings)
         self._diverged = [False] * len(settings)
 
     def run(self) -> Iterator[int]:
         """Train, and yield each epoch's number when the epoch is over. Ends when no head trains any more."""
         for epoch in range(1, self._common.epochs + 1):
-            losses = self._train_epoch(epoch)
-            validation = self._validate()
+            curves = zip(self._train_epoch(epoch), *self._validate(), strict=True)
+            trains_on = [self._record(place, Epoch(epoch, *line)) for place, line in enumerate(curves)]
+            remaining = [place for place, on in enumerate(trains_on) if on]
             self.epoch = epoch
-            remaining = []
-            for place, head in enumerate(self.active):
-                line = Epoch(epoch, losses[place], *(values[place] for values in validation))
-                if self._record(head, place, line):
-                    remaining.append(place)
             if len(remaining) < len(self.active):
                 self.active = [self.active[place] for place in remaining]
                 if remaining:
@@ -215,28 +211,29 @@ class Trainer:
 
     def result(self, seconds: float) -> list[Fit]:
         """Each head at its best epoch."""
+        heads = zip(self._best, self._histories, self._diverged, strict=True)
         return [
             Fit(
-                parameters={} if best is None else self._for_raw_features(best[2]),
-                best_epoch=0 if best is None else best[1],
+                parameters=self._for_raw_features(parameters) if parameters else {},
+                best_epoch=epoch,
                 history=tuple(history),
                 diverged=diverged,
                 seconds=seconds,
             )
-            for best, history, diverged in zip(self._best, self._histories, self._diverged, strict=True)
+            for (_, epoch, parameters), history, diverged in heads
         ]
 
-    def _record(self, head: int, place: int, line: Epoch) -> bool:
-        """Record a head's epoch; returns whether the head trains on."""
+    def _record(self, place: int, line: Epoch) -> bool:
+        """Record an epoch of the active head at this place; returns whether the head trains on."""
+        head = self.active[place]
         self._histories[head].append(line)
         if not math.isfinite(line.train_loss) or not math.isfinite(line.validation_loss):
             self._diverged[head] = True
             return False
-        best = self._best[head]
-        if best is None or line.validation_loss < best[0] - TIE_TOLERANCE:
+        if line.validation_loss < self._best[head][0] - TIE_TOLERANCE:
             copies = {name: value[place].clone() for name, value in self._heads.parameters.items()}
-            best = self._best[head] = (line.validation_loss, line.epoch, copies)
-        return not self._common.patience or line.epoch - best[1] < self._common.patience
+            self._best[head] = (line.validation_loss, line.epoch, copies)
+        return not self._common.patience or line.epoch - self._best[head][1] < self._common.patience
 
     def _train_epoch(self, epoch: int) -> list[float]:
         """Train for one pass over the rows; returns each active head's mean loss."""
