@@ -47,19 +47,14 @@ class Action(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a command did to one output. It is the last event for that output.
-
-    Attributes:
-        command: Name of the command, such as ``extract``.
-        output: The output.
-        action: What was done.
-        counts: Numbers for a log, such as ``rows`` or ``sequences_encoded``. They count this run only.
-    """
+    """What a command did to one output. It is the last event for that output."""
 
     command: str
+    """Name of the command, such as ``extract``."""
     output: Path
     action: Action
     counts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Numbers for a log, such as ``rows`` or ``sequences_encoded``. They count this run only."""
 
 
 Event = Note | Step | Outcome
