@@ -146,14 +146,13 @@ def group_cells(cells: Sequence[Cell], *, classes: int, width: int) -> list[list
     for number, head in cells:
         common = dataclasses.replace(head, **{name: getattr(base, name) for name in per_head})
         groups.setdefault(common, []).append((number, head))
+    if base.solver is Solver.EXACT:
+        return [sorted(group, key=lambda cell: -cell[1].l2) for group in groups.values()]
     linear = base.head is HeadKind.LINEAR
     parameters = classes * width if linear else classes * base.hidden + base.hidden * width
     most = max(1, _MAX_STACKED_OUTPUTS // (classes if linear else base.hidden))
     if base.memory is not None:
         most = max(1, min(most, base.memory // 4 // (4 * _COPIES * parameters)))
-    if base.solver is Solver.EXACT:
-        most = len(cells)
-        groups = {common: sorted(group, key=lambda cell: -cell[1].l2) for common, group in groups.items()}
     return [group[start : start + most] for group in groups.values() for start in range(0, len(group), most)]
 
 
@@ -239,7 +238,7 @@ def _solve_group(group: Sequence[Cell], splits: Splits, cache: Cache, progress: 
         for _, settings in group:
             parameters, convergence = solver.solve(settings.l2)
             identity = cache.identity.narrowed(settings.feature)
-            head = Head(**parameters, temperature=1.0, label_names=names, identity=identity)
+            head = Head(**parameters, label_names=names, identity=identity)
             metrics = score(head, splits.validation, splits.validation_groups, resamples=1)
             penalty = settings.l2 / 2 * float((head.weight.astype("float64") ** 2).sum())
             train_loss = (convergence.objective - penalty) / len(splits.train)
