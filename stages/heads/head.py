@@ -20,26 +20,22 @@ _BATCH_ROWS = 8192
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Head:
-    """A classifier on one feature of one encoder.
-
-    Attributes:
-        weight: (classes, width) float32; for an MLP (classes, hidden).
-        bias: (classes,) float32.
-        hidden_weight: (hidden, width) float32, the weight of an MLP's hidden layer, which ends in a ReLU; None for a
-            linear head.
-        hidden_bias: (hidden,) float32, or None likewise.
-        temperature: The logits are divided by it before the softmax; 1 if no temperature was fitted.
-        label_names: The classes, in the order of the rows of ``weight``.
-        identity: The encoder and settings that the features must come from.
-    """
+    """A classifier on one feature of one encoder."""
 
     weight: Weights
+    """(classes, width) float32; for an MLP (classes, hidden)."""
     bias: Weights
+    """(classes,) float32."""
     hidden_weight: Weights | None = None
+    """(hidden, width) float32, the weight of an MLP's hidden layer, which ends in a ReLU; None for a linear head."""
     hidden_bias: Weights | None = None
+    """(hidden,) float32, or None likewise."""
     temperature: float = 1.0
+    """The logits are divided by it before the softmax; 1 if no temperature was fitted."""
     label_names: tuple[str, ...]
+    """The classes, in the order of the rows of ``weight``."""
     identity: Identity
+    """The encoder and settings that the features must come from."""
 
     @property
     def width(self) -> int:

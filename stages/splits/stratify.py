@@ -53,11 +53,8 @@ def assign_folds(
     groups than folds is absent from some folds. A class with a single group is in none: it is always trained on.
 
     Args:
-        rows: (n,) int64, the rows to divide.
-        labels: (all rows,) int64.
-        groups: (all rows,) int64, from `group_rows`.
+        rows, labels, groups, rng: As for `hold_out`.
         folds: Number of folds.
-        rng: Decides which groups.
         where: The rows' name in a message.
 
     Returns:
