@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .stages.baseline.report import measured_in, sections, title
 from .stages.progress import Event, Note, Report, Step
 from .stages.runs.savings import EncoderPasses
-from .stages.units import duration, plain, size
+from .stages.units import duration, plain
 
 if TYPE_CHECKING:
     from .stages.verify import Verified
@@ -122,7 +123,7 @@ def show_cache(cache: Mapping[str, Any]) -> None:
         "batches": f"{cache['plan']['path']}, about {cache['plan']['batch_tokens']:,} tokens each",
         "speed": "nothing was encoded",
         "time": f"{duration(record['seconds'])}, {duration(record['encode_seconds'])} of it in the encoder",
-        "file": size(cache["bytes"]),
+        "file": decimal(cache["bytes"]),
     }
     if cache["label_rows"] is not None:
         shown = [f"{name} {count:,}" for name, count in list(cache["label_rows"].items())[:MOST_CLASSES_SHOWN]]
@@ -145,7 +146,9 @@ def show_cache(cache: Mapping[str, Any]) -> None:
 
 def show_verified(found: Verified) -> None:
     """Print what was checked in a cache that has no damage."""
-    lines = {"whole": f"{found.rows:,} rows, {size(found.bytes)}: all checksums are correct, all features are finite"}
+    lines = {
+        "whole": f"{found.rows:,} rows, {decimal(found.bytes)}: all checksums are correct, all features are finite"
+    }
     if found.encoded and found.largest_difference is not None:
         lines["encoder"] = (
             f"{found.encoded:,} rows encoded again: the largest difference is {found.largest_difference:.1e}, "

@@ -1,4 +1,4 @@
-"""Times, sizes and texts as they are printed."""
+"""Times and texts as they are printed."""
 
 from __future__ import annotations
 
@@ -16,16 +16,6 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def size(count: int) -> str:
-    """Return a number of bytes as text: ``512 bytes``, ``37.5 MB``."""
-    value = float(count)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
 
 
 def plain(text: str) -> str:
