@@ -55,9 +55,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     """Read and check ``run.json``.
 
     Raises:
-        FormatError: the folder is not a run, or was written by a newer version.
-        DamagedError: ``run.json`` lacks a field, or a field has the wrong type.
-        StorageError: the file cannot be read.
+        As `FolderKind.read`; DamagedError also if a field is missing, or has the wrong type.
     """
     fields, path = RUN.read(folder), folder / RUN.file
     checked(fields, RunRecord, str(path))
