@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,7 @@ def _train_groups(
         else:
             splits = splits_of(group[0][1])
             if group[0][1].solver is Solver.EXACT:
-                fits = _solve_group(group, splits, cache, progress)
+                fits: Iterable[Fit] = _solve_group(group, splits, cache, progress)
             else:
                 fits = fit_heads(
                     splits.train,
@@ -230,9 +230,9 @@ class _Progress:
         self._report(Step("sweeping", done, self._heads * self._epochs, unit, detail=detail))
 
 
-def _solve_group(group: Sequence[Cell], splits: Splits, cache: Cache, progress: _Progress) -> list[Fit]:
+def _solve_group(group: Sequence[Cell], splits: Splits, cache: Cache, progress: _Progress) -> Iterator[Fit]:
     """Solve for a group's heads, each from the optimum of the one before. The solver runs on the CPU."""
-    names, fits = cache.label_names or (), []
+    names = cache.label_names or ()
     with open_threads() as threads:
         solver = LogisticSolver(splits.train, classes=len(names), settings=group[0][1], threads=threads)
         for _, settings in group:
@@ -243,11 +243,8 @@ def _solve_group(group: Sequence[Cell], splits: Splits, cache: Cache, progress: 
             penalty = settings.l2 / 2 * float((head.weight.astype("float64") ** 2).sum())
             train_loss = (convergence.objective - penalty) / len(splits.train)
             epoch = Epoch(0, train_loss, metrics["log_loss"], metrics["accuracy"], metrics["macro_f1"])
-            fits.append(
-                Fit(parameters=parameters, history=(epoch,), convergence=convergence, seconds=convergence.seconds)
-            )
             progress.head()
-    return fits
+            yield Fit(parameters=parameters, history=(epoch,), convergence=convergence, seconds=convergence.seconds)
 
 
 def _result(cell: Cell, fit: Fit) -> HeadResult:

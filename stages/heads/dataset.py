@@ -118,11 +118,10 @@ class ScaledDataset:
         self._dataset, self._scaler = dataset, scaler
         self._kept: Features | None = None
         if in_memory:
-            kept = np.empty((len(dataset), dataset.width), np.float32)
+            self._kept = np.empty((len(dataset), dataset.width), np.float32)
             for start in range(0, len(dataset), READ_ROWS):
                 rows = slice(start, start + READ_ROWS)
-                kept[rows] = self._read(rows)
-            self._kept = kept
+                self._kept[rows] = self._read(rows)
 
     def __len__(self) -> int:
         return len(self.targets)
