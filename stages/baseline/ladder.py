@@ -129,9 +129,9 @@ def advice(device: torch.device) -> dict[Rung, dict[str, Any]]:
     }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class RungResult:
-    """What was measured on a rung."""
+    """What was measured on a rung. Its fields are for the report; its other attributes serve while it is measured."""
 
     rung: Rung
     over: Rung | None  # the rung whose program it changes; None for the first, and where that program was not timed
@@ -141,16 +141,11 @@ class RungResult:
     epoch: Spread | None = None  # over the whole table
     not_run: str | None = None  # why there is no `epoch`
 
-
-@dataclasses.dataclass
-class _Timing:
-    """A rung while it is measured."""
-
-    result: RungResult
-    batches: _Batches = dataclasses.field(default_factory=list)  # of each repeat
-    factor: float = 1.0  # padded tokens of the whole table over those of the batches
-    expected: float = 0.0  # seconds of one more repeat, its process included
-    seconds: list[float] = dataclasses.field(default_factory=list)  # of each repeat, scaled to the whole table
+    def __post_init__(self) -> None:
+        self.batches: _Batches = []  # of each repeat
+        self.factor = 1.0  # padded tokens of the whole table over those of the batches
+        self.expected = 0.0  # seconds of one more repeat, its process included
+        self.seconds: list[float] = []  # of each repeat, scaled to the whole table
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -170,7 +165,7 @@ class Ladder:
 
     def climb(self, rungs: Sequence[Rung], deadline: float) -> tuple[RungResult, ...]:
         """Measure rungs in order; each has an equal share of the time until ``deadline``, on `time.perf_counter`."""
-        self._climbed: list[_Timing] = []
+        self._climbed: list[RungResult] = []
         self._repeats, self._deadline = self.measurement.settings.repeats, deadline
         self._program = self.make()  # divides rows into batches
         torch.cuda.empty_cache()  # for the program's own processes
@@ -181,19 +176,18 @@ class Ladder:
             for timing in self._climbed:
                 if 0 < len(timing.seconds) <= number and time.perf_counter() + timing.expected <= deadline:
                     self._time_again(timing)
-        return tuple(
-            dataclasses.replace(timing.result, epoch=Spread.of(timing.seconds) if timing.seconds else None)
-            for timing in self._climbed
-        )
+        for timing in self._climbed:
+            timing.epoch = Spread.of(timing.seconds) if timing.seconds else None
+        return tuple(self._climbed)
 
     def _climb_one(self, rung: Rung, share: float) -> None:
         """Time a rung once, on as many batches as let all its repeats fit its share; then keep it or take it back."""
-        last = next((timing for timing in reversed(self._climbed) if timing.result.kept), None)
+        last = next((timing for timing in reversed(self._climbed) if timing.kept), None)
         changes = advice(self.measurement.device)[rung]
-        settings = dataclasses.replace(last.result.settings if last else ProgramSettings(), **changes)
+        settings = dataclasses.replace(last.settings if last else ProgramSettings(), **changes)
         pays = rung in (Rung.BATCH, Rung.FROZEN) or (rung is Rung.PRECISION and self.precision is not Precision.FLOAT32)
-        over = last.result.rung if last and last.seconds else None
-        timing = _Timing(RungResult(rung=rung, over=over, settings=settings, kept=pays))
+        over = last.rung if last and last.seconds else None
+        timing = RungResult(rung=rung, over=over, settings=settings, kept=pays)
         self._climbed.append(timing)
         answer: Any = "its share of the budget was spent before it"
         if share > 0:
@@ -201,19 +195,20 @@ class Ladder:
             sized = functools.partial(_first_repeat, share=share, repeats=self._repeats, began=time.time())
             answer = self._run(timing, functools.partial(sized, self.make, settings, batches))
         if isinstance(answer, str):
-            timing.result = dataclasses.replace(timing.result, not_run=answer)
+            timing.not_run = answer
             return
         timing.batches, warm_up, epoch = answer
         whole, part = (self._program.padded_tokens(settings, some) for some in (batches, timing.batches))
         timing.factor = whole / part * self.table_rows / len(self._program.texts)
         timing.expected = warm_up + epoch.seconds
         timing.seconds.append(scale(epoch.seconds, start=epoch.start, factor=timing.factor))
-        kept = rung not in (Rung.WORKERS, Rung.PINNED)  # without a rung to compare with, nothing shows that these help
+        timing.rows = sum(map(len, timing.batches))
         if last and last.seconds and rung is not Rung.FROZEN:
-            kept = self._is_faster(timing, last)
-        timing.result = dataclasses.replace(timing.result, kept=kept, rows=sum(map(len, timing.batches)))
+            timing.kept = self._is_faster(timing, last)
+        else:  # without a rung to compare with, nothing shows that workers or pinned memory help
+            timing.kept = rung not in (Rung.WORKERS, Rung.PINNED)
 
-    def _is_faster(self, timing: _Timing, last: _Timing) -> bool:
+    def _is_faster(self, timing: RungResult, last: RungResult) -> bool:
         """Compare the least times, because disturbances only slow down. What seems slower is timed again beside it."""
         fits = time.perf_counter() + last.expected + timing.expected <= self._deadline
         if min(timing.seconds) >= min(last.seconds) and self._repeats > 1 and fits:
@@ -221,18 +216,18 @@ class Ladder:
             self._time_again(timing)
         return min(timing.seconds) < min(last.seconds)
 
-    def _time_again(self, timing: _Timing) -> None:
+    def _time_again(self, timing: RungResult) -> None:
         """Time a rung once more. Where that fails, its earlier repeats stay."""
         began, repeat = time.perf_counter(), len(timing.seconds)
-        work = functools.partial(_next_repeat, self.make, timing.result.settings, timing.batches, repeat)
+        work = functools.partial(_next_repeat, self.make, timing.settings, timing.batches, repeat)
         epoch = self._run(timing, work)
         if not isinstance(epoch, str):
             timing.seconds.append(scale(epoch.seconds, start=epoch.start, factor=timing.factor))
             timing.expected = min(timing.expected, time.perf_counter() - began)  # a disturbance need not come again
 
-    def _run(self, timing: _Timing, work: Callable[[], Any]) -> Any:
+    def _run(self, timing: RungResult, work: Callable[[], Any]) -> Any:
         """Run work in a process of its own; return its result, or as a str why the program cannot run like this."""
-        step = functools.partial(self.measurement.on_step, f"{timing.result.rung}, round {len(timing.seconds) + 1}")
+        step = functools.partial(self.measurement.on_step, f"{timing.rung}, round {len(timing.seconds) + 1}")
         step()
         try:
             return self.apart(work, on_tick=step)
@@ -241,7 +236,7 @@ class Ladder:
                 return str(error)
             if is_memory_full(error):
                 return "the memory is full"
-            if timing.result.settings.workers:
+            if timing.settings.workers:
                 return f"workers cannot run here: {' '.join(str(error).split())[:200]}"
             raise
 
