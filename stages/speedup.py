@@ -63,11 +63,7 @@ def speedup(
         The folder: ``speedup.json``, ``speedup.md`` and, where matplotlib is installed, ``speedup.png``.
 
     Raises:
-        TableError: the table cannot be read, or no head can be trained on its labels.
-        EncoderError: the encoder cannot be found or read.
-        OutputExistsError: ``out`` exists already.
-        BusyError: another run is writing ``out``, and ``wait`` is False.
-        StorageError: the machine cannot read or write.
+        As `extract` and `train_head`.
     """
     started = time.perf_counter()
     settings, out = settings or SpeedupSettings(), Path(out)
