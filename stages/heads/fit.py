@@ -23,7 +23,7 @@ from .head import Head, Parameters
 from .logistic import ConvergenceReport, LogisticSolver
 from .metrics import RESAMPLES, evaluate
 from .sampling import CHUNK_ROWS, Chunk, epoch_order, random_bits, split_batches
-from .stacked import AdamW, Loss, StackedHeads
+from .stacked import AdamW, Loss, StackedHeads, Tensor
 
 TIE_TOLERANCE = 1e-6
 """Validation losses that differ by less are equal. The earlier epoch is kept, so that rounding does not choose."""
@@ -187,7 +187,7 @@ class Trainer:
         self.epoch = 0
         self.active = list(range(len(settings)))
         self._histories: list[list[Epoch]] = [[] for _ in settings]
-        self._best: list[tuple[float, int, dict[str, torch.Tensor]]] = [(math.inf, 0, {})] * len(settings)
+        self._best: list[tuple[float, int, dict[str, Tensor]]] = [(math.inf, 0, {})] * len(settings)
         self._diverged = [False] * len(settings)
 
     def run(self) -> Iterator[int]:
@@ -242,21 +242,18 @@ class Trainer:
         total = torch.zeros(len(self._heads), dtype=torch.float64, device=self._device)
         for chunks in split_batches(order, common.batch_size):
             work = functools.partial(self._sum_gradients, epoch=epoch, first_weight=self._heads.scaled_first_weight())
-            (gradients, losses), *others = self._threads.map_shares(work, chunks)
-            for other_gradients, other_losses in others:
-                losses += other_losses
-                for name, gradient in other_gradients.items():
-                    gradients[name] += gradient
-            self._heads.average(gradients, sum(len(positions) for _, positions in chunks))
-            self._optimizer.step(self._heads.parameters, gradients)
-            total += losses
+            sums, *others = self._threads.map_shares(work, chunks)
+            for other in others:
+                for name, value in other.items():
+                    sums[name] += value
+            total += sums.pop("losses")
+            self._heads.average(sums, sum(len(positions) for _, positions in chunks))
+            self._optimizer.step(self._heads.parameters, sums)
         means: list[float] = (total / len(self._train)).tolist()
         return means
 
-    def _sum_gradients(
-        self, chunks: Sequence[Chunk], epoch: int, first_weight: torch.Tensor
-    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Gradients by name, and losses (heads,) float64, both summed over some chunks."""
+    def _sum_gradients(self, chunks: Sequence[Chunk], epoch: int, first_weight: Tensor) -> dict[str, Tensor]:
+        """Gradients by name, and ``losses`` (heads,) float64, all summed over some chunks."""
         gradients = {name: torch.zeros_like(value) for name, value in self._heads.parameters.items()}
         total = torch.zeros(len(self._heads), dtype=torch.float64, device=self._device)
         thresholds = self._heads.thresholds
@@ -272,7 +269,7 @@ class Trainer:
             losses, gradient = self._loss.loss_and_gradient(logits, labels)
             self._heads.backward(gradients, gradient, hidden, inputs)
             total += losses
-        return gradients, total
+        return {**gradients, "losses": total}
 
     def _validate(self) -> tuple[list[float], list[float], list[float]]:
         """Each active head's mean cross-entropy, accuracy and macro F1 on the validation rows, without dropout."""
@@ -283,7 +280,7 @@ class Trainer:
         f1 = torch.where(both > 0, 2 * true_positives / both, 0).sum(1) / (both > 0).sum(1)
         return (loss / rows).tolist(), (true_positives.sum(1) / rows).tolist(), f1.tolist()
 
-    def _score(self, starts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _score(self, starts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Sums over some chunks: losses (heads,), true positives and predicted counts (heads, classes), all float64."""
         heads, classes = len(self._heads), self._classes
         loss = torch.zeros(heads, dtype=torch.float64, device=self._device)
@@ -303,6 +300,6 @@ class Trainer:
             loss += losses.sum(1, dtype=torch.float64)
         return loss, true_positives.view(heads, classes), predicted_counts.view(heads, classes)
 
-    def _for_raw_features(self, parameters: dict[str, torch.Tensor]) -> Parameters:
+    def _for_raw_features(self, parameters: dict[str, Tensor]) -> Parameters:
         """Copy a head's parameters, because training goes on, and fold the scaling into them."""
         return self._scaler.fold_into({name: value.cpu().numpy().copy() for name, value in parameters.items()})
