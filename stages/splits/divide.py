@@ -105,8 +105,9 @@ def divide(
         dataset = Dataset(features=other.features(feature), labels=other_labels, index=index)
         return dataset, group_rows(other.token_hashes)
 
-    validation_split, validation_groups = held_out(validation_rows, validation)
-    test_split, test_groups = held_out(test_rows, test)
+    (validation_split, validation_groups), (test_split, test_groups) = (
+        held_out(own_rows, other) for own_rows, other in ((validation_rows, validation), (test_rows, test))
+    )
     if test is not None:
         # A row that chooses the epoch must not test it.
         tested = _shared_with(validation or cache, [test])[validation_split.index]
