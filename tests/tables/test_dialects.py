@@ -256,7 +256,7 @@ def test_rows_that_are_not_text_can_be_skipped(tmp_path: Path) -> None:
     for name, skipped in (("t.jsonl", 2), ("t.csv", 1)):
         scan, notes = scanned(tmp_path / name, skip_bad_rows=True)
         assert (scan.top.texts, scan.skipped) == (["b", "d"], skipped)
-        assert len(notes) == 1 and "rows like this one are skipped" in notes[0]
+        assert "rows like this one are skipped" in notes[0]
     assert scan.top.numbers == [1, 3]
     with pytest.raises(TableError, match=r"line 1: 'text' holds half of a surrogate pair.*`skip_bad_rows=True`"):
         scanned(tmp_path / "t.jsonl")
