@@ -26,6 +26,7 @@ test-oldest: $(OLDEST)/installed data
 # Hundreds of kills and stops; takes about 15 minutes on 2 cores.
 soak: $(INSTALLED)
 	$(BIN)/python tests/soak.py
+	$(BIN)/python tests/soak_kills.py
 	$(BIN)/python tests/soak_damage.py
 	$(BIN)/python tests/soak_interrupts.py
 

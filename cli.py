@@ -71,6 +71,7 @@ class OneLineErrors(TyperGroup):
         return self._in_one_line(lambda: super(OneLineErrors, self).make_context(*arguments, **options), None)
 
     def invoke(self, ctx: Any) -> Any:
+        stopping.exit_on_bus_error()
         return self._in_one_line(lambda: super(OneLineErrors, self).invoke(ctx), ctx)
 
     def _in_one_line(self, call: Callable[[], Any], ctx: Any) -> Any:
@@ -491,7 +492,7 @@ def inspect_command(
     shows = {"cache": terminal.show_cache, "sweep": terminal.show_sweep, "speedup": terminal.show_speedup}
     try:
         shows.get(description["kind"], terminal.show_run)(description)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:  # headstart did not write it
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:  # headstart did not write it
         raise DamagedError(
             f"{path}: its record is not as headstart writes it ({type(error).__name__}: {error}); --json prints it"
         ) from error

@@ -19,6 +19,7 @@ INTERRUPTED = 130
 """Exit code of an interrupted run, as in shells: 128 plus the number of SIGINT."""
 _RETRY_SECONDS = 0.05
 _requests: list[KeyboardInterrupt] = []
+_handlers: list[object] = []
 
 
 class Terminated(KeyboardInterrupt):
@@ -40,6 +41,26 @@ def exit_on_signals() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
     for error in _requests:  # this closes generators in its frames now, while the modules that they use still exist
         error.__traceback__ = error.__context__ = None
+
+
+def exit_on_bus_error() -> None:
+    """End the process with one line where a file that is mapped into memory is cut short: reading it raises SIGBUS.
+
+    Python runs its handlers after the instruction that was interrupted, and this one never ends. So the handler is a
+    function of C's, which runs at once, in the thread that reads; numpy alone reads maps, and holds no lock there.
+    """
+    if not hasattr(signal, "SIGBUS"):
+        return
+    import ctypes
+
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_exit_on_bus_error)
+    _handlers.append(handler)  # C does not keep it
+    ctypes.CDLL(None).signal(int(signal.SIGBUS), handler)
+
+
+def _exit_on_bus_error(number: int) -> None:
+    os.write(2, b"headstart: a file was cut short or written over while it was read; put it back, and run this again\n")
+    os._exit(1)
 
 
 def request() -> KeyboardInterrupt | None:

@@ -112,13 +112,13 @@ def compare_all(old: Path, new: Path) -> bool:
     same = True
     for path in sorted(old.rglob("*")):
         name = path.relative_to(old)
-        if path.is_dir() or name.name in ("all.csv", "some.csv") or name.name.endswith(".lock"):
+        if path.is_dir() or name.name in ("all.csv", "some.csv") or name.name.endswith("-lock"):
             continue
         differences = list(compare(path, new / name)) if (new / name).exists() else ["is missing"]
         print(f"{name}: {'; '.join(differences) or 'the same'}", flush=True)
         same = same and not differences
     for path in sorted(new.rglob("*")):
-        if path.is_file() and not path.name.endswith(".lock") and not (old / path.relative_to(new)).exists():
+        if path.is_file() and not path.name.endswith("-lock") and not (old / path.relative_to(new)).exists():
             print(f"{path.relative_to(new)}: is new")
             same = False
     return same

@@ -18,16 +18,16 @@ _ALIGNMENT = 4096
 
 
 def create_file(path: Path, layout: Layout) -> None:
-    """Make a cache file of this layout, with empty datasets.
+    """Make a cache file of this layout, with empty datasets, where there is no file yet.
 
     Raises:
-        StorageError: the folder cannot be written, or has no room for the whole file.
+        StorageError: the folder cannot be written, has no room for the whole file, or holds a file of this name.
     """
-    path.unlink(missing_ok=True)  # a file that a killed run left takes room
     needed = SEAL_BYTES + sum(Span(0, *kind).nbytes + _ALIGNMENT for kind in layout.datasets().values())
     require_room(path, needed)
     with storage_errors(f"cannot create {path}, which takes {needed:,} bytes"):
         try:
+            path.touch(exist_ok=False)
             extents = _create_datasets(path, layout)
         except RuntimeError as error:  # HDF5 raises it when it closes a file that it could not write
             raise OSError(one_line(error)) from error
@@ -42,7 +42,7 @@ def create_file(path: Path, layout: Layout) -> None:
 def _create_datasets(path: Path, layout: Layout) -> list[Extent]:
     """Make the HDF5 structure of the file; return the bytes of each dataset."""
     options = {"alignment_threshold": _ALIGNMENT, "alignment_interval": _ALIGNMENT, "userblock_size": SEAL_BYTES}
-    with h5py.File(path, "w", **options) as file:
+    with h5py.File(path, "w", locking=False, **options) as file:  # some file systems have no locks
         file.attrs["format"] = FORMAT
         file.attrs["version"] = VERSION
         file.attrs["block_rows"] = layout.block_rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import stat
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -93,7 +94,8 @@ def checked(document: Any, kind: type[_Document], where: str) -> _Document:
         The document itself.
 
     Raises:
-        DamagedError: the document is not an object, lacks a field, or a field has a value of another type.
+        DamagedError: the document is not an object, lacks a field, or a field has a value of another type, or a number
+            that is not finite.
     """
     if not isinstance(document, dict):
         raise DamagedError(f"{where} is not a JSON object")
@@ -102,6 +104,8 @@ def checked(document: Any, kind: type[_Document], where: str) -> _Document:
             checked(document.get(name), allowed, f"{where}: its {name!r}")
         elif name not in document or not isinstance(document[name], allowed):
             raise DamagedError(f"{where} lacks {name!r}, or it is of the wrong kind")
+        elif float in allowed and document[name] is not None and not abs(document[name]) <= sys.float_info.max:
+            raise DamagedError(f"{where}: its {name!r} is not a finite number")
     return typing.cast(_Document, document)
 
 

@@ -62,6 +62,8 @@ class Cache:
     block_checksums: Hashes
     label_checksums: Hashes | None
     _features: Mapping[str, Features]
+    _state: tuple[int, ...] | None
+    """The file, its length and the time of its last change, when it was opened."""
 
     @property
     def rows(self) -> int:
@@ -88,6 +90,20 @@ class Cache:
             lacks = "several features and no 'cls'" if name == "auto" else f"no feature {name!r}"
             raise UserError(f"{self.path} holds {lacks}; it holds: {', '.join(held)}; choose with `feature`")
         return name
+
+    def require_unchanged(self) -> None:
+        """Refuse what was made of the rows if the file was written over since it was opened. To be called at the end.
+
+        A file that was replaced as a whole is no matter: the old one was read to the end.
+
+        Raises:
+            DamagedError: the file has another length, or was changed.
+        """
+        now = _state(self.path)
+        if now != self._state and now is not None and self._state is not None and now[:2] == self._state[:2]:
+            raise DamagedError(
+                f"{self.path} was written over while it was read, so what was made of it is thrown away; run this again"
+            )
 
     def block_holds(self, block: int) -> bool:
         """Return whether the checksum of a block matches its features and row metadata, and the features are finite."""
@@ -215,7 +231,7 @@ def _open(path: Path, *, finished: bool) -> Cache:
     while True:
         before = _file_at(path)
         try:
-            cache = _read(path, finished=finished)
+            cache = _read(path, finished=finished, state=_state(path))
         except (HeadstartError, ValueError) as error:
             if before is not None and _file_at(path) != before:
                 continue
@@ -226,16 +242,22 @@ def _open(path: Path, *, finished: bool) -> Cache:
             return cache
 
 
-def _file_at(path: Path) -> tuple[int, int] | None:
+def _file_at(path: Path) -> tuple[int, ...] | None:
     """Return which file has this name; None if there is none."""
+    state = _state(path)
+    return None if state is None else state[:2]
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """Return which file has this name, its length, and the time of its last change; None if there is none."""
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_dev, status.st_ino
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _read(path: Path, *, finished: bool) -> Cache:
+def _read(path: Path, *, finished: bool, state: tuple[int, ...] | None) -> Cache:
     layout, spans = read_layout(path)
     with storage_errors(f"cannot read {path}"):
         documents = {name: _read_document(path, name, spans, finished=finished) for name in layout.document_bytes}
@@ -257,6 +279,7 @@ def _read(path: Path, *, finished: bool) -> Cache:
         "block_checksums": arrays["checksums/blocks"],
         "label_checksums": arrays.get("checksums/labels"),
         "_features": {name: arrays[f"features/{name}"] for name in layout.widths},
+        "_state": state,
     }
     return Cache(
         path=path,

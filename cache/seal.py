@@ -44,6 +44,14 @@ class Seal:
     extents: tuple[Extent, ...]
 
 
+def begins_as_cache(path: Path) -> bool:
+    """Whether this is a file, and no link to one, that headstart made, whole or damaged."""
+    if not path.is_file() or path.is_symlink():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_BEGINNING)) == _BEGINNING
+
+
 def write_seal(path: Path, *, block_rows: int, extents: Iterable[Extent]) -> None:
     """Write the seal into the user block, the first `SEAL_BYTES`, of a file whose structure is complete."""
     size, ordered = path.stat().st_size, sorted(extents)

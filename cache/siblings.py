@@ -1,39 +1,31 @@
-"""Names of the work files beside an output. FORMAT.md says what each of them is for."""
+"""Names of the work files beside an output. FORMAT.md says what each of them is for.
+
+Every name ends in ``.headstart-`` and a word: nobody else's files do. An output that is a symbolic link stays one: its
+work files lie beside the file or folder that it points to, which is replaced.
+"""
 
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
+
+from .errors import OutputExistsError
 
 
 def partial_path(output: Path) -> Path:
-    """Unfinished output, which gets the output's name when it is complete."""
+    """Unfinished output, which an interrupted run leaves for the next one."""
     return _beside(output, "partial")
 
 
-def new_path(output: Path) -> Path:
-    """Scratch file for an output that is replaced in one step."""
-    return _beside(output, "new")
-
-
-def relabelled_path(cache: Path) -> Path:
-    """Copy of a cache with other labels, which replaces it."""
-    return _beside(cache, "relabelled")
-
-
-def repaired_path(cache: Path) -> Path:
-    """Copy of a cache whose damaged parts are written again, which replaces it."""
-    return _beside(cache, "repaired")
+def work_path(output: Path) -> Path:
+    """Folder of what a run makes before it gets its name; see `workspace`."""
+    return _beside(output, "work")
 
 
 def lock_path(output: Path) -> Path:
     """Lock file of an output."""
     return _beside(output, "lock")
-
-
-def replaced_path(folder: Path) -> Path:
-    """Old folder, moved aside while a new one gets its name. The name is hidden."""
-    return folder.with_name(f".{folder.name}.old")
 
 
 def superseded_path(cache: Path, number: int) -> Path:
@@ -43,8 +35,23 @@ def superseded_path(cache: Path, number: int) -> Path:
 
 def superseded_paths(cache: Path) -> list[Path]:
     """The superseded files that exist, oldest first. There are several if the table changed several times."""
-    return list(itertools.takewhile(Path.exists, (superseded_path(cache, number) for number in itertools.count(1))))
+    return list(itertools.takewhile(os.path.lexists, (superseded_path(cache, number) for number in itertools.count(1))))
+
+
+def followed(output: Path) -> Path:
+    """What is written where this output is asked for: the target of a symbolic link, otherwise the output itself.
+
+    Raises:
+        OutputExistsError: the link leads to itself.
+    """
+    if not output.is_symlink():
+        return output
+    target = Path(os.path.realpath(output))
+    if target.is_symlink():
+        raise OutputExistsError(f"{output} is a symbolic link that leads to itself; choose another `out`")
+    return target
 
 
 def _beside(output: Path, suffix: str) -> Path:
-    return output.with_name(f"{output.name}.{suffix}")
+    output = followed(output)
+    return output.with_name(f"{output.name}.headstart-{suffix}")

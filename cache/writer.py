@@ -19,7 +19,9 @@ from .hashing import Hashes, digest
 from .identity import Identity
 from .layout import RECORD_BYTES, ROW_METADATA, Layout, read_layout, storage_errors
 from .reader import Cache, Labels, block_checksum
-from .siblings import new_path
+from .seal import begins_as_cache
+from .siblings import followed
+from .workspace import foreign, open_own, replace_file
 
 
 def encode_document(value: Any) -> bytes:
@@ -41,7 +43,7 @@ class CacheWriter:
         self.layout, self._spans = read_layout(path)
         self._lock = threading.Lock()  # two threads may write
         with storage_errors(f"cannot write {path}"):
-            self._file = path.open("rb+", buffering=0)
+            self._file = open(path, "rb+", buffering=0, opener=open_own)  # noqa: SIM115
 
     def write_block(
         self, block: int, *, features: Mapping[str, npt.NDArray[Any]], **row_metadata: npt.NDArray[Any]
@@ -68,14 +70,21 @@ class CacheWriter:
             self._write(ROW_METADATA[name], row, array)
 
     def finish(self, record: Mapping[str, Any], path: Path) -> None:
-        """Write the record, make all bytes durable, and rename the file to ``path``."""
+        """Write the record, make all bytes durable, and rename the file to ``path``.
+
+        Raises:
+            OutputExistsError: a file that is no cache has appeared at ``path``.
+            StorageError: the file cannot be written, or another run replaced it.
+        """
         self._write_document("record", record)
         self.sync()
         with storage_errors(f"cannot complete {path}"):
             if not os.path.samestat(os.fstat(self._file.fileno()), self.path.stat()):
                 raise StorageError(f"another run replaced {self.path}; {path} is unchanged: run this again")
             self._file.close()
-        replace_durably(self.path, path)
+            if os.path.lexists(followed(path)) and not begins_as_cache(followed(path)):
+                raise foreign(path)
+        replace_file(self.path, path)
 
     def sync(self) -> None:
         """Make all written bytes durable."""
@@ -127,8 +136,10 @@ def create_cache(
 ) -> None:
     """Make an unfinished cache, with everything that is known before the first row is encoded, and room for the rest.
 
+    Its bytes are durable at the end.
+
     Args:
-        path: The unfinished file. It appears with its complete structure, or not at all.
+        path: The unfinished file, in a `workspace`: a run that is killed meanwhile leaves a part of it.
         block_rows: Number of rows that share a checksum.
         widths: Number of columns of each feature, by name.
         storage: ``float32`` or ``float16``.
@@ -152,23 +163,18 @@ def create_cache(
         labelled=labels is not None,
         document_bytes={**{n: len(encode_document(v)) for n, v in documents.items()}, "record": RECORD_BYTES},
     )
-    scratch = new_path(path)
-    try:
-        create_file(scratch, layout)
-        with CacheWriter(scratch) as writer:
-            for name, value in documents.items():
-                writer._write_document(name, value)
-            writer._write("hashes/text", 0, text_hashes)
-            if labels is not None:
-                writer._write("labels", 0, labels.astype("<i8"))
-                for block in range(layout.blocks):
-                    rows = layout.block_slice(block)
-                    checksum = block_checksum(rows, [labels[rows].astype("<i8")])
-                    writer._write("checksums/labels", block, np.frombuffer(checksum, np.uint8))
-            writer.sync()
-        replace_durably(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    create_file(path, layout)
+    with CacheWriter(path) as writer:
+        for name, value in documents.items():
+            writer._write_document(name, value)
+        writer._write("hashes/text", 0, text_hashes)
+        if labels is not None:
+            writer._write("labels", 0, labels.astype("<i8"))
+            for block in range(layout.blocks):
+                rows = layout.block_slice(block)
+                checksum = block_checksum(rows, [labels[rows].astype("<i8")])
+                writer._write("checksums/labels", block, np.frombuffer(checksum, np.uint8))
+        writer.sync()
 
 
 def copy_with_labels(
@@ -204,6 +210,7 @@ def copy_with_labels(
                 **source.row_metadata(rows),
             )
         writer.sync()
+    source.require_unchanged()
     return left_out
 
 
@@ -226,21 +233,3 @@ def kept_blocks(cache: Cache, text_hashes: Hashes) -> tuple[list[int], list[int]
             same = np.array_equal(cache.text_hashes[rows], text_hashes[rows])
             (kept if same else other).append(block)
     return kept, other
-
-
-def replace_durably(path: Path, target: Path) -> None:
-    """Rename a file whose bytes are durable, and make the rename durable if the system can."""
-    with storage_errors(f"cannot write {target}"):
-        path.replace(target)
-        sync_folder(target.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable if the system can."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,6 +14,7 @@ from ..cache.layout import storage_errors
 from ..cache.lock import hold
 from ..cache.reader import Cache, open_cache
 from ..cache.siblings import partial_path, superseded_paths
+from ..cache.workspace import remove_leftovers
 from .encoders.session import EncoderSession
 from .extraction.fill import fill_cache, outcome_counts
 from .extraction.resume import (
@@ -160,6 +161,7 @@ def _extract_table(table: Table, out: Path, reuse: Sequence[str | Path], options
     """Extract one opened table, as `extract` says."""
     report, session = options.report, options.session
     with hold(out, wait=options.wait, note=lambda text: report(Note(text))):
+        remove_leftovers(out)
         started = time.perf_counter()
         prepared = _prepare(table, out, reuse, options)
         if isinstance(prepared, Outcome):

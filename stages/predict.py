@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from ..cache.errors import OutputExistsError, TableError
 from ..cache.lock import hold
+from ..cache.siblings import followed
 from .model import NO_TOKENS, Probabilities, TextClassifier
 from .prefetch import prefetch
 from .progress import Action, Note, Outcome, Report, Step, silent
@@ -153,20 +154,23 @@ def predict_table(
     )
     classifier.require_pairs(text_pair_column is not None)
     with hold(out, note=lambda text: report(Note(text))):
-        counts = _classify_table(classifier, source, out, report)
+        counts = _classify_table(classifier, source, out, overwrite=overwrite, report=report)
     report(Outcome(command="predict", output=out, action=Action.MADE, counts=counts))
     return out
 
 
 def _require_writable(out: Path, overwrite: bool) -> None:
     output_format(out)
+    followed(out)  # a link that leads to itself is refused
     if not out.parent.is_dir() or out.is_dir():
         raise OutputExistsError(f"{out} cannot be a file: make its folder first, or choose another `out`")
     if out.exists() and not overwrite:
         raise OutputExistsError(f"{out} exists already; choose another `out`, or pass `overwrite=True`")
 
 
-def _classify_table(classifier: TextClassifier, source: Table, out: Path, report: Report) -> dict[str, float]:
+def _classify_table(
+    classifier: TextClassifier, source: Table, out: Path, *, overwrite: bool, report: Report
+) -> dict[str, float]:
     """Do what `predict_table` says; return the outcome's counts."""
     scan = scan_columns(source, report)
     added = pa.schema(
@@ -183,7 +187,7 @@ def _classify_table(classifier: TextClassifier, source: Table, out: Path, report
         counts["sequences_encoded"] += len(batch.sequences)
         counts["tokens_encoded"] += batch.tokens
 
-    with open_writer(out, schema, scan.json_types) as write:
+    with open_writer(out, schema, scan.json_types, overwrite=overwrite) as write:
         classifier.load_encoder()
         for window in prefetch(_windows(classifier, source, scan)):
             probabilities = np.empty((0, len(classifier.classes_)), np.float32)

@@ -13,7 +13,7 @@ import numpy as np
 from ..cache.errors import DamagedError, TableError
 from ..cache.lock import hold
 from ..cache.reader import Cache, open_any, open_cache
-from ..cache.siblings import repaired_path
+from ..cache.workspace import remove_leftovers
 from ..cache.writer import CacheWriter
 from .encoders.session import EncoderSession
 from .extraction.fill import fill_cache, outcome_counts
@@ -62,6 +62,7 @@ def repair(
     path, settings = Path(cache), settings or ExtractSettings()
     _open(path)  # a file that is no cache is refused before a lock is put beside it
     with hold(path, wait=wait, note=lambda text: report(Note(text))):
+        remove_leftovers(path)
         started, opened = time.perf_counter(), _open(path)
         if not opened.damaged_blocks(reporting_blocks(opened, report)):
             report(Note(f"{path} is whole: all {opened.layout.blocks} blocks hold; nothing to repair"))
@@ -76,7 +77,7 @@ def repair(
         restored = dataclasses.replace(opened, text_hashes=scan.text_hashes, labels=scan.labels)
         damaged = _blocks_to_encode(opened, restored, scan, source.source)
         session = _find_encoder(opened, encoder, settings, report) if damaged else None
-        with labelled_copy(restored, repaired_path(path), scan) as (scratch, _):
+        with labelled_copy(restored, path, scan) as (scratch, _):
             if session is not None:
                 report(
                     Note(f"{path}: {len(damaged)} of {opened.layout.blocks} blocks are damaged, and are encoded again")

@@ -21,12 +21,12 @@ from .heads.logistic import LogisticSolver
 from .heads.ranking import HeadResult, rank, table_columns
 from .progress import Action, Note, Outcome, Report, Step, silent, without_repeats
 from .provenance import provenance
-from .runs.run import RUN, write_run
+from .runs.run import write_run
 from .runs.savings import passes_of_cached
-from .runs.sweep_folder import SWEEP, WINNER, SweepFolder, open_folder
+from .runs.sweep_folder import SWEEP, SweepFolder, open_folder
 from .runs.training import train_run
 from .settings import HeadKind, Labels, Solver, SweepSettings, TrainSettings
-from .splits.divide import divide, open_caches
+from .splits.divide import divide, open_caches, require_unchanged
 from .threads import open_threads
 
 _MAX_STACKED_OUTPUTS = 1536
@@ -90,36 +90,36 @@ def sweep(
         classes = len(train_cache.label_names or ())
         width = max(train_cache.features(setting.feature).shape[1] for setting in settings.settings())
         groups = group_cells(settings.cells(), classes=classes, width=width)
-        folder = open_folder(out, _plan(settings, caches), overwrite=overwrite)
-        results, kept = _train_groups(
-            groups, folder, splits_of=splits_of, cache=train_cache, device=device, report=report
-        )
-        ranking = rank(settings, results)
-        if ranking[0]["diverged"]:
-            folder.discard()
-            raise SettingsError("training diverged with every one of the settings; lower the learning rates")
-        first = settings.settings()[ranking[0]["setting"]]
-        winner = dataclasses.replace(first, folds=0, fold=1, seed=settings.seeds[0])
-        winner_started, splits = time.perf_counter(), splits_of(winner, ranked=False)
-        head, run = train_run(train_cache, splits, winner, labels=labels, device=device, report=report)
-        with RUN.new(folder.scratch / WINNER, overwrite=True) as winner_folder:
-            write_run(winner_folder, head, {**run, "seconds": time.perf_counter() - winner_started})
-        # In every epoch, a head reads as many rows as the winner trains on and is chosen by.
-        epochs = sum(len(result["history"]["epoch"]) for result in results)
-        passes = passes_of_cached(train_cache.record, splits.texts_read(epochs + (len(run["history"]) or 1)))
-        diverged = sum(result["diverged"] for result in results)
-        folder.write_table(table_columns(settings, results))
-        fields = {
-            "settings": dataclasses.asdict(settings),
-            "heads": len(results),
-            "diverged": diverged,
-            "ranking": ranking,
-            "winner": dataclasses.asdict(winner),
-            "kept_heads": kept,
-            "seconds": time.perf_counter() - started,
-            "encoder_passes": dataclasses.asdict(passes),
-        }
-        folder.finish(provenance(device, fields))
+        with open_folder(out, _plan(settings, caches), overwrite=overwrite) as folder:
+            results, kept = _train_groups(
+                groups, folder, splits_of=splits_of, caches=caches, device=device, report=report
+            )
+            ranking = rank(settings, results)
+            if ranking[0]["diverged"]:
+                folder.discard()
+                raise SettingsError("training diverged with every one of the settings; lower the learning rates")
+            first = settings.settings()[ranking[0]["setting"]]
+            winner = dataclasses.replace(first, folds=0, fold=1, seed=settings.seeds[0])
+            winner_started, splits = time.perf_counter(), splits_of(winner, ranked=False)
+            head, run = train_run(train_cache, splits, winner, labels=labels, device=device, report=report)
+            require_unchanged(caches)
+            write_run(folder.winner(), head, {**run, "seconds": time.perf_counter() - winner_started})
+            # In every epoch, a head reads as many rows as the winner trains on and is chosen by.
+            epochs = sum(len(result["history"]["epoch"]) for result in results)
+            passes = passes_of_cached(train_cache.record, splits.texts_read(epochs + (len(run["history"]) or 1)))
+            diverged = sum(result["diverged"] for result in results)
+            folder.write_table(table_columns(settings, results))
+            fields = {
+                "settings": dataclasses.asdict(settings),
+                "heads": len(results),
+                "diverged": diverged,
+                "ranking": ranking,
+                "winner": dataclasses.asdict(winner),
+                "kept_heads": kept,
+                "seconds": time.perf_counter() - started,
+                "encoder_passes": dataclasses.asdict(passes),
+            }
+            folder.finish(provenance(device, fields), overwrite=overwrite)
     counts = {"heads": len(results), "diverged": diverged, "kept_heads": kept, "epochs": epochs}
     report(Outcome(command="sweep", output=out, action=Action.MADE, counts=counts))
     return out
@@ -161,7 +161,7 @@ def _train_groups(
     folder: SweepFolder,
     *,
     splits_of: Callable[[TrainSettings], Splits],
-    cache: Cache,
+    caches: tuple[Cache, Cache | None, Cache | None],
     device: torch.device,
     report: Report,
 ) -> tuple[list[HeadResult], int]:
@@ -171,7 +171,7 @@ def _train_groups(
         One result per head, in the order of the groups, and how many of them an earlier run had finished.
     """
     results: list[HeadResult] = []
-    kept, progress = 0, _Progress(groups, report)
+    cache, kept, progress = caches[0], 0, _Progress(groups, report)
     for number, group in enumerate(groups):
         finished = folder.finished(number)
         cells = {(setting, head.seed, head.fold) for setting, head in group}
@@ -193,6 +193,7 @@ def _train_groups(
                     on_epoch=functools.partial(progress.epoch, len(group)),
                 )
             finished = [_result(cell, fit) for cell, fit in zip(group, fits, strict=True)]
+            require_unchanged(caches)
             folder.keep(number, finished)
         results += finished
     reports = [head["certificate"] for head in results if head["certificate"] is not None]

@@ -11,7 +11,7 @@ from .progress import Action, Outcome, Report, silent
 from .runs.run import RUN, write_run
 from .runs.training import train_run
 from .settings import Labels, TrainSettings
-from .splits.divide import divide, open_caches
+from .splits.divide import divide, open_caches, require_unchanged
 
 
 def train_head(
@@ -60,6 +60,7 @@ def train_head(
         settings = dataclasses.replace(settings, feature=caches[0].feature_name(settings.feature))
         splits = divide(*caches, settings=settings, validated=settings.needs_validation, report=report)
         head, run = train_run(caches[0], splits, settings, labels=labels, device=device, report=report)
+        require_unchanged(caches)
         with RUN.new(out, overwrite=overwrite) as folder:
             write_run(folder, head, {**run, "seconds": time.perf_counter() - started})
     counts = {f"{split}_rows": run["rows"][split] for split in ("train", "validation", "test")}

@@ -187,6 +187,24 @@ def nothing(path: Path) -> None:
     """Harm nothing."""
 
 
+def training_beside(name: str, make: Callable[[Path], Any]) -> Callable[[Place], list[Any]]:
+    """Make a file of a user's, and train a head where there is one already."""
+
+    def arguments(place: Place) -> list[Any]:
+        head = place.copy(place.run, "head")
+        (place.folder / name).parent.mkdir(exist_ok=True)
+        make(place.folder / name)
+        return ["train-head", place.cache, "--out", head, "--epochs", 2, "--overwrite"]
+
+    return arguments
+
+
+def looped(place: Place, name: str) -> Place:
+    """Make a symbolic link to itself."""
+    (place.folder / name).symlink_to(name)
+    return place
+
+
 def change(name: str, **fields: Any) -> Callable[[Path], None]:
     """Change fields of a folder's JSON file; None takes one away."""
 
@@ -688,6 +706,26 @@ PREDICTIONS = [
     Case("a name for the predictions that tells no format", predicted(b"text\ngood film\n", out="p.txt")),
     Case("a table to classify that has no column of texts", predicted(b"body\ngood film\n")),
 ]
+OUTPUTS = [
+    Case(
+        "a file where a run's work folder belongs", training_beside("head.headstart-work", lambda p: p.write_text("a"))
+    ),
+    Case("somebody's folder there", training_beside("head.headstart-work/mine", lambda p: p.write_text("a"))),
+    Case("a link where a lock belongs", training_beside("head.headstart-lock", lambda p: p.symlink_to("elsewhere"))),
+    Case("a text file where a lock belongs", training_beside("head.headstart-lock", lambda p: p.write_text("a"))),
+    Case(
+        "a text file where unfinished work belongs, with --overwrite",
+        table(lambda place: place.write("mine", "out.h5.headstart-partial") and place.csv(GOOD), "--overwrite"),
+    ),
+    Case("notes in a run, with --overwrite", training_beside("head/notes.txt", lambda p: p.write_text("a"))),
+    Case("--out that is a link to itself", table(lambda place: looped(place, "out.h5").csv(GOOD))),
+    Case(
+        "--out of predictions that is a link to itself",
+        lambda place: predicted(b"text\ngood film\n")(looped(place, "p.csv")),
+    ),
+    Case("a run.json of infinite seconds, inspected", run(change("run.json", seconds=1e999), "inspect")),
+    Case("a run.json of as many epochs, inspected", run(change("run.json", best_epoch=1e999), "inspect")),
+]
 GROUPS = {
     "Tables": TABLES,
     "Labels": LABELS,
@@ -695,6 +733,7 @@ GROUPS = {
     "Encoders": ENCODERS,
     "Caches, heads and runs": FILES,
     "Tables to classify": PREDICTIONS,
+    "What lies beside an output, and in it": OUTPUTS,
 }
 
 

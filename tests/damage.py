@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import multiprocessing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from headstart.cache.errors import HeadstartError
 from headstart.cache.layout import Span, read_layout
 from headstart.cache.reader import open_cache
 from headstart.cache.seal import SEAL_BYTES, read_seal, write_seal
+from headstart.cli import inspect_command
 from headstart.stages.verify import verify
 
 Extents = list[tuple[int, int]]
@@ -171,3 +174,39 @@ def draw(rng: np.random.Generator, extents: Sequence[tuple[int, int]], count: in
     ends = np.cumsum(sizes)
     which = np.searchsorted(ends, chosen, side="right")
     return [int(extents[w][0] + at - (ends[w] - sizes[w])) for w, at in zip(which, chosen, strict=True)]
+
+
+def inspect_absurd(folder: Path, file: str) -> int:
+    """Give each field of a folder's document absurd values, and inspect it each time; return how many were refused.
+
+    Raises:
+        AssertionError: an error is no line of headstart's.
+    """
+    path, refused = folder / file, 0
+    whole = json.loads(path.read_bytes())
+    for place in fields_of(whole):
+        for value in (math.inf, -math.inf, math.nan, 10**400, -(10**400), 1e300, "x", [], None):
+            document = json.loads(json.dumps(whole))
+            inner = document
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = value
+            path.write_text(json.dumps(document))
+            try:
+                inspect_command(folder, as_json=False)
+            except HeadstartError as error:
+                refused += 1
+                assert "\n" not in str(error), (place, value)
+            except Exception as error:
+                raise AssertionError(f"{place}: {value}") from error
+    path.write_text(json.dumps(whole))
+    return refused
+
+
+def fields_of(document: Any) -> Iterator[tuple[Any, ...]]:
+    """The places of all fields in a document; of a list, those of its first item."""
+    inner = document.items() if isinstance(document, dict) else enumerate(document[:1]) if document else ()
+    for key, value in inner:
+        yield (key,)
+        if isinstance(value, dict | list):
+            yield from ((key, *place) for place in fields_of(value))

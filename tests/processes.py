@@ -193,6 +193,22 @@ def kill_at_batch(number: int) -> None:
     Backend.encode = encode  # type: ignore[method-assign]
 
 
+def write_over(cache: Path, content: Path | None) -> None:
+    """Let a cache be written over once its rows are checked and divided: by another file's bytes, or cut short."""
+    from headstart.stages import sweep, train_head
+    from headstart.stages.splits.divide import divide
+
+    def divided(*arguments: Any, **options: Any) -> Any:
+        splits = divide(*arguments, **options)
+        if content is None:
+            os.truncate(cache, 20_000)
+        else:
+            cache.write_bytes(content.read_bytes())
+        return splits
+
+    train_head.divide = sweep.divide = divided  # type: ignore[attr-defined]
+
+
 def lose_an_interrupt(how: str) -> None:
     """Send Ctrl-C while the third batch is encoded, to code that loses its exception as libraries do.
 

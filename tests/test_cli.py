@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from damage import inspect_absurd
 from headstart.cache.reader import open_cache
 from headstart.cache.siblings import partial_path
 from headstart.stages.settings import ExtractSettings, TrainSettings, parse_memory
@@ -259,6 +261,11 @@ def test_damaged_labels_are_not_counted(made: dict[str, Any], tmp_path: Path) ->
     assert_one_line(command("inspect", path), 1, "its labels are damaged")
 
 
+def test_absurd_values_in_a_run_are_one_line(made: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(made["run"], tmp_path / "run")
+    assert inspect_absurd(tmp_path / "run", "run.json") > 100
+
+
 def test_a_sweep_prints_its_ranking_and_its_winner_predicts(made: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "runs"
     options = ["--lr", "0.1,0.01", "--dropout", "0,0.3", "--seed", "0,1", "--folds", 2, "--epochs", 3]
@@ -272,6 +279,7 @@ def test_a_sweep_prints_its_ranking_and_its_winner_predicts(made: dict[str, Any]
     assert "rank " in command("inspect", out).stdout
     found = json.loads(command("inspect", out, "--json").stdout)
     assert (found["kind"], len(found["ranking"])) == ("sweep", 4)
+    assert inspect_absurd(out, "sweep.json") > 20
     again = command("sweep", made["cache"], "--out", out, *options)
     assert_one_line(again, 2, "runs exists already")
     quiet = command("sweep", made["cache"], "--out", out, *options, "--overwrite", "--quiet")
@@ -343,7 +351,7 @@ def test_ctrl_c_ends_a_sweep_with_130_and_it_is_carried_on(made: dict[str, Any],
     process = subprocess.Popen(
         [sys.executable, "-m", "headstart", *map(str, arguments)], stderr=subprocess.PIPE, text=True
     )
-    while not list((tmp_path / "runs.partial").glob("groups/0*.json")):
+    while not list((tmp_path / "runs.headstart-partial").glob("groups/0*.json")):
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=60)

@@ -14,7 +14,12 @@ from ..runs.folders import FolderKind
 from ..units import duration
 
 SPEEDUP = FolderKind(
-    name="speedup report", file="speedup.json", format="headstart-speedup", version=1, command="headstart speedup"
+    name="speedup report",
+    file="speedup.json",
+    format="headstart-speedup",
+    version=1,
+    command="headstart speedup",
+    others=r"speedup\.(md|png)",
 )
 EXTRACT, TRAIN_HEAD = "headstart: extract, once", "headstart: train-head"
 _PROGRAM, _OURS = "#8d99ae", "#1b6ca8"  # colours of the picture

@@ -63,6 +63,8 @@ def fill_cache(
             "seconds": time.perf_counter() - started,
             **session.record(),
         }
+        for cache in reusable.caches:
+            cache.require_unchanged()
         record = provenance(session.device, fields, timespec="milliseconds", versions=VERSIONS)
         writer.finish(record, out)
     return record

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import os
+import stat
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,18 @@ import numpy as np
 
 from ...cache.errors import DamagedError, FormatError, IdentityError, OutputExistsError
 from ...cache.identity import Identity, differences
-from ...cache.layout import read_layout
+from ...cache.layout import read_layout, storage_errors
 from ...cache.reader import Cache, open_any
-from ...cache.siblings import partial_path, relabelled_path, superseded_path, superseded_paths
-from ...cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks, replace_durably
+from ...cache.seal import begins_as_cache
+from ...cache.siblings import followed, partial_path, superseded_path, superseded_paths
+from ...cache.workspace import foreign, keep_access, replace_file, workspace
+from ...cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks
 from ..progress import Note, Report
 from ..settings import ExtractSettings
 from ..tables.scan import TableScan
 from ..tables.table import Table, open_table
+
+_NEW = "new"  # a file that is being made, in a work folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,11 +89,14 @@ class UnfinishedCache:
 def require_writable(out: Path, table: Table) -> None:
     """Refuse, before any work, an output that cannot be written, or that would replace a file that is not a cache.
 
+    So it is with the files of unfinished work: they are named as nobody's files are, and begin as a cache does.
+
     Raises:
         OutputExistsError: it is such an output.
     """
     if not out.name:
         raise OutputExistsError(f"{str(out)!r} is no name for a cache; choose a file with `out`")
+    followed(out)  # a link that leads to itself is refused
     if Path(table.source).is_dir() and out.resolve().parent in (file.resolve().parent for file in table.files):
         raise OutputExistsError(
             f"{out} lies in the table's own folder, and would be taken for a part of it; choose another `out`"
@@ -100,7 +109,11 @@ def require_writable(out: Path, table: Table) -> None:
         except FormatError as error:
             raise OutputExistsError(f"{error}; it is never overwritten, so choose another `out`") from None
         except DamagedError:
-            return  # a damaged cache: `overwrite` may replace it
+            pass  # a damaged cache: `overwrite` may replace it
+    for path in (partial_path(out), *superseded_paths(out)):
+        with storage_errors(f"cannot read {path}"):
+            if os.path.lexists(path) and not begins_as_cache(path):
+                raise foreign(path)
 
 
 def open_source(cache: Cache, table: Any, settings: ExtractSettings, *, label_column: str | None = None) -> Table:
@@ -153,7 +166,7 @@ def relabel(request: CacheRequest, cache: Cache) -> None:
     Raises:
         DamagedError: a block's checksum does not hold.
     """
-    with labelled_copy(cache, relabelled_path(request.out), request.scan) as (scratch, damaged):
+    with labelled_copy(cache, request.out, request.scan) as (scratch, damaged):
         if damaged:
             raise DamagedError(f"{cache.path}: {len(damaged)} blocks are damaged; extract again with `overwrite=True`")
         changed = {
@@ -211,24 +224,27 @@ def open_unfinished(request: CacheRequest, *, width: int, plan: Mapping[str, Any
     cache = _open_partial(partial, overwrite=request.overwrite)
     decision = Decision(Verdict.REPLACE) if cache is None else decide_unfinished(request, cache, plan)
     if decision.verdict is Verdict.SUPERSEDE:
-        replace_durably(partial, superseded_path(request.out, len(superseded_paths(request.out)) + 1))
+        replace_file(partial, superseded_path(request.out, len(superseded_paths(request.out)) + 1))
     if cache is None or decision.verdict in (Verdict.REPLACE, Verdict.SUPERSEDE):
-        create_cache(
-            partial,
-            block_rows=request.block_rows,
-            widths=dict.fromkeys(request.identity.features, width),
-            storage=request.storage,
-            identity=request.identity,
-            plan=plan,
-            text_hashes=scan.text_hashes,
-            labels=scan.labels,
-            label_names=scan.label_names,
-        )
+        with workspace(request.out) as work:
+            create_cache(
+                work / _NEW,
+                block_rows=request.block_rows,
+                widths=dict.fromkeys(request.identity.features, width),
+                storage=request.storage,
+                identity=request.identity,
+                plan=plan,
+                text_hashes=scan.text_hashes,
+                labels=scan.labels,
+                label_names=scan.label_names,
+            )
+            keep_access(request.out, work / _NEW, more=stat.S_IRUSR | stat.S_IWUSR)  # it is written on
+            replace_file(work / _NEW, partial)
         cache = open_any(partial)
         return UnfinishedCache(cache, scan.in_file(cache), kept=())
     if not request.has_labels_of(cache):
-        with labelled_copy(cache, relabelled_path(request.out), scan) as (scratch, _):
-            replace_durably(scratch, partial)
+        with labelled_copy(cache, request.out, scan) as (scratch, _):
+            replace_file(scratch, partial)
         cache = open_any(partial)
     with CacheWriter(partial) as writer:  # rows to encode get the table's hashes: it may have changed since
         for block in sorted(set(range(cache.layout.blocks)) - set(decision.kept)):
@@ -242,22 +258,21 @@ def open_unfinished(request: CacheRequest, *, width: int, plan: Mapping[str, Any
 
 
 @contextlib.contextmanager
-def labelled_copy(cache: Cache, scratch: Path, scan: TableScan) -> Iterator[tuple[Path, list[int]]]:
-    """Copy a cache into an unfinished file with the table's labels; it is removed at the end, unless it was renamed.
+def labelled_copy(cache: Cache, out: Path, scan: TableScan) -> Iterator[tuple[Path, list[int]]]:
+    """Copy a cache into a work file of ``out`` with the table's labels; it is removed at the end, unless renamed.
 
     Yields:
         The copy's path, and the blocks that it lacks because their checksums do not hold.
     """
-    try:
-        yield scratch, copy_with_labels(cache, scratch, labels=scan.labels, label_names=scan.label_names)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with workspace(out) as work:
+        yield work / _NEW, copy_with_labels(cache, work / _NEW, labels=scan.labels, label_names=scan.label_names)
 
 
 def remove_superseded(path: Path) -> None:
     """Remove the unfinished caches of previous table versions."""
     for superseded in reversed(superseded_paths(path)):  # the newest first: a crash must leave no gap in the numbers
-        superseded.unlink()
+        if begins_as_cache(superseded):
+            superseded.unlink()
 
 
 def _open_partial(partial: Path, *, overwrite: bool) -> Cache | None:
@@ -265,7 +280,7 @@ def _open_partial(partial: Path, *, overwrite: bool) -> Cache | None:
     try:
         return open_any(partial) if partial.exists() else None
     except (DamagedError, FormatError) as error:
-        if overwrite and partial.is_file():
+        if overwrite:
             return None
         raise OutputExistsError(
             f"{error}; it stands where unfinished work belongs: remove it, or pass `overwrite=True`"

@@ -6,8 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
-import tempfile
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from ...cache.documents import read_json_file
 from ...cache.errors import DamagedError, FormatError, OutputExistsError, StorageError
 from ...cache.layout import storage_errors
 from ...cache.lock import hold
-from ...cache.writer import sync_folder
+from ...cache.workspace import is_plain_file, remove_leftovers, replace_folder, workspace
 from ..progress import Note, Report
 
 
@@ -30,6 +29,7 @@ class FolderKind:
         format: The value of ``format`` in that file.
         version: The value of ``version`` in that file.
         command: The command that makes such a folder.
+        others: A pattern of the other files in it, by their paths from it; a folder ends in a slash.
     """
 
     name: str
@@ -37,6 +37,7 @@ class FolderKind:
     format: str
     version: int
     command: str
+    others: str
 
     def write(self, folder: Path, fields: dict[str, Any]) -> None:
         """Write the JSON file into a folder that is not complete yet."""
@@ -71,6 +72,8 @@ class FolderKind:
     def require_free(self, folder: Path, *, overwrite: bool) -> None:
         """Refuse an output folder that exists, unless it is empty, or is of this kind and may be overwritten.
 
+        A file in it that headstart did not make is never removed, so a folder with one is refused.
+
         Raises:
             OutputExistsError: the folder exists and may not be replaced.
         """
@@ -88,8 +91,26 @@ class FolderKind:
             raise OutputExistsError(
                 f"{folder} is not a {self.name}, so it is not overwritten; choose another `out`"
             ) from None
-        except DamagedError:
-            return  # a damaged folder of this kind: `overwrite` may replace it
+        except DamagedError:  # a damaged folder of this kind may be replaced
+            if not self._wrote(folder / self.file):
+                raise OutputExistsError(
+                    f"{folder / self.file} was not written by headstart; choose another `out`"
+                ) from None
+        if other := first_foreign(folder, self.contents):
+            raise OutputExistsError(
+                f"{other} was not made by headstart, and would be lost with the {self.name}: move it elsewhere, or "
+                "choose another `out`"
+            )
+
+    @property
+    def contents(self) -> str:
+        """A pattern of all files in such a folder."""
+        return rf"{re.escape(self.file)}|{self.others}"
+
+    def _wrote(self, path: Path) -> bool:
+        """Whether a JSON file begins as `write` begins it."""
+        beginning = json.dumps({"format": self.format}, indent=1)[:-2].encode()
+        return is_plain_file(path) and path.read_bytes()[: len(beginning)] == beginning
 
     @contextlib.contextmanager
     def held(self, folder: Path, *, overwrite: bool, wait: bool, report: Report) -> Iterator[None]:
@@ -102,6 +123,7 @@ class FolderKind:
         """
         self.require_free(folder, overwrite=overwrite)
         with hold(folder, wait=wait, note=lambda text: report(Note(text))):
+            remove_leftovers(folder)
             self.require_free(folder, overwrite=overwrite)  # another run may have made it while this one waited
             yield
 
@@ -114,43 +136,21 @@ class FolderKind:
             StorageError: the folder cannot be written.
         """
         self.require_free(folder, overwrite=overwrite)
-        folder = folder.resolve()  # a symbolic link stays; the folder that it points to is replaced
-        with storage_errors(f"cannot write {folder}"):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            # Beside the folder, so that a rename moves it; with a random name, so that it replaces nothing.
-            holder = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            with storage_errors(f"cannot write {folder}"):
-                scratch = holder / "new"
-                scratch.mkdir()
-                yield scratch
-                self.require_free(folder, overwrite=overwrite)  # another run may have made it in the meantime
-                replace_folder(scratch, folder, aside=holder / "old")
-        finally:
-            shutil.rmtree(holder, ignore_errors=True)
+        with workspace(folder) as work, storage_errors(f"cannot write {folder}"):
+            scratch = work / "new"
+            scratch.mkdir()
+            yield scratch
+            self.require_free(folder, overwrite=overwrite)  # another run may have made it in the meantime
+            replace_folder(scratch, folder)
 
 
-def replace_folder(scratch: Path, folder: Path, *, aside: Path) -> None:
-    """Give a complete folder its final name, durably. The old folder is moved aside first; after an error it is moved
-    back.
-
-    Raises:
-        OSError: the folder cannot be renamed; the old folder is in its place.
-    """
-    for path in [*scratch.rglob("*"), scratch]:
-        sync_folder(path) if path.is_dir() else sync_file(path)
-    if folder.exists():
-        folder.rename(aside)
-    try:
-        scratch.rename(folder)
-    except BaseException:  # Ctrl-C among them
-        if aside.exists() and not folder.exists():
-            aside.rename(folder)
-        raise
-    sync_folder(folder.parent)
-
-
-def sync_file(path: Path) -> None:
-    """Write a file's content through to the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def first_foreign(folder: Path, contents: str) -> Path | None:
+    """The first file or folder inside that the pattern does not name, or that is a link; None if there is none."""
+    for place, folders, files in os.walk(folder):
+        for name in sorted([*folders, *files]):
+            path = Path(place, name)
+            shown = path.relative_to(folder).as_posix() + ("/" if name in folders else "")
+            plain = is_plain_file(path) or (name in folders and not path.is_symlink())
+            if not plain or not re.fullmatch(contents, shown):
+                return path
+    return None

@@ -19,7 +19,14 @@ from .folders import FolderKind
 HEAD_FILE = "head.safetensors"
 _TENSORS = {name.replace("_", "."): name for name in ("weight", "bias", "hidden_weight", "hidden_bias")}
 """The names of a head's tensors in the file, and in `Head`."""
-RUN = FolderKind(name="run", file="run.json", format="headstart-run", version=1, command="headstart train-head")
+RUN = FolderKind(
+    name="run",
+    file="run.json",
+    format="headstart-run",
+    version=1,
+    command="headstart train-head",
+    others=r"head\.safetensors",
+)
 
 
 class RunRows(TypedDict):

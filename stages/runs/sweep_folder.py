@@ -1,32 +1,44 @@
 """The folder of a sweep, and the unfinished folder that keeps what is done so far.
 
-A running sweep writes into a folder with ``.partial`` after its name: ``plan.json`` (the settings, and the caches that
-they are swept on) and one file for each finished group of heads. At the end the folder holds ``sweep.json``,
-``sweep.parquet`` and ``winner``, and gets its final name by one rename.
+The unfinished folder beside it holds ``plan.json`` (the settings, and the caches that they are swept on) and one file
+for each finished group of heads. At the end ``sweep.json``, ``sweep.parquet`` and ``winner`` are written into a work
+folder, which gets the sweep's name in one step, and the unfinished folder is removed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 from ...cache.documents import checked, read_json_file
 from ...cache.errors import DamagedError, OutputExistsError
 from ...cache.layout import storage_errors
-from ...cache.siblings import new_path, partial_path, replaced_path
-from ...cache.writer import replace_durably
+from ...cache.siblings import partial_path
+from ...cache.workspace import foreign, replace_file, replace_folder, sync_file, workspace
 from ..heads.ranking import HeadResult
-from .folders import FolderKind, replace_folder, sync_file
+from .folders import FolderKind, first_foreign
+from .run import RUN
 
 TABLE_FILE = "sweep.parquet"
 WINNER = "winner"
-SWEEP = FolderKind(name="sweep", file="sweep.json", format="headstart-sweep", version=1, command="headstart sweep")
+SWEEP = FolderKind(
+    name="sweep",
+    file="sweep.json",
+    format="headstart-sweep",
+    version=1,
+    command="headstart sweep",
+    others=rf"sweep\.parquet|winner/({RUN.contents})?",
+)
 _PLAN_FILE = "plan.json"
+_PLAN_FORMAT = {"format": "headstart-sweep-plan"}
 _GROUPS = "groups"
+_UNFINISHED = r"plan\.json|groups/(\d+\.json)?"
 
 
 class _SettingsRecord(TypedDict):
@@ -49,9 +61,13 @@ class _SweepRecord(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class SweepFolder:
-    """A sweep's unfinished folder. Made by `open_folder`."""
+    """A sweep's unfinished folder. Made by `open_folder`.
 
-    scratch: Path
+    Attributes:
+        new: An empty folder for what the finished sweep holds.
+    """
+
+    new: Path
     final: Path
 
     def finished(self, group: int) -> list[HeadResult] | None:
@@ -71,66 +87,77 @@ class SweepFolder:
         """Keep the results of a group of heads. After a crash, the file is there in full or not at all."""
         path = self._group(group)
         with storage_errors(f"cannot write {path}"):
-            _write(path, results)
+            scratch = self.new.with_name(path.name)
+            _write(scratch, results)
+            replace_file(scratch, path)
+
+    def winner(self) -> Path:
+        """Make the folder of the winner's run."""
+        with storage_errors(f"cannot write {self.new}"):
+            (self.new / WINNER).mkdir()
+        return self.new / WINNER
 
     def write_table(self, columns: Mapping[str, list[Any]]) -> None:
         """Write ``sweep.parquet``."""
         import pyarrow as pa  # training does not need it otherwise
         import pyarrow.parquet
 
-        with storage_errors(f"cannot write {self.scratch / TABLE_FILE}"):
-            pa.parquet.write_table(pa.table(dict(columns)), self.scratch / TABLE_FILE)
+        with storage_errors(f"cannot write {self.new / TABLE_FILE}"):
+            pa.parquet.write_table(pa.table(dict(columns)), self.new / TABLE_FILE)
 
-    def finish(self, fields: dict[str, Any]) -> None:
-        """Write ``sweep.json``, give the folder its final name, and remove the plan and the groups' files."""
+    def finish(self, fields: dict[str, Any], *, overwrite: bool) -> None:
+        """Write ``sweep.json``, give the folder its name, and remove the unfinished folder.
+
+        Raises:
+            OutputExistsError: something that may not be replaced has appeared there. The unfinished folder stays.
+        """
         with storage_errors(f"cannot write {self.final}"):
-            SWEEP.write(self.scratch, fields)
-            aside = replaced_path(self.final)
-            # If a run was killed between the two renames, ``aside`` is the only copy of the old sweep: keep it then.
-            if self.final.exists():
-                shutil.rmtree(aside, ignore_errors=True)
-            replace_folder(self.scratch, self.final, aside=aside)
-            shutil.rmtree(aside, ignore_errors=True)
-            shutil.rmtree(self.final / _GROUPS)
-            (self.final / _PLAN_FILE).unlink()
+            SWEEP.write(self.new, fields)
+            SWEEP.require_free(self.final, overwrite=overwrite)
+            replace_folder(self.new, self.final)
+        self.discard()
 
     def discard(self) -> None:
-        """Remove the unfinished folder: none of its results is of use."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        """Remove the unfinished folder: none of its results is of use any more."""
+        if not first_foreign(partial_path(self.final), _UNFINISHED):
+            with contextlib.suppress(OSError):  # another sweep of this name would find it
+                _throw_away(partial_path(self.final), self.new.parent)
 
     def _group(self, group: int) -> Path:
-        return self.scratch / _GROUPS / f"{group:05}.json"
+        return partial_path(self.final) / _GROUPS / f"{group:05}.json"
 
 
-def open_folder(folder: Path, plan: Mapping[str, Any], *, overwrite: bool) -> SweepFolder:
+@contextlib.contextmanager
+def open_folder(folder: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Iterator[SweepFolder]:
     """Make a sweep's unfinished folder, or open the one that an interrupted sweep with the same plan left.
 
     Raises:
         OutputExistsError: the unfinished folder belongs to another sweep, or was not written by headstart.
         StorageError: the folder cannot be written.
     """
-    folder = folder.resolve()
-    scratch = partial_path(folder)
-    plan = json.loads(json.dumps(plan))  # as it is read back: tuples are lists
-    with storage_errors(f"cannot write {scratch}"):
-        if scratch.exists():
-            kept_plan = _read_plan(scratch)
-            if kept_plan == plan:
-                return SweepFolder(scratch, folder)
-            started = any((scratch / _GROUPS).glob("*.json"))
-            known = all(path in (scratch / _GROUPS, new_path(scratch / _PLAN_FILE)) for path in scratch.iterdir())
-            ours = known if kept_plan is None else kept_plan.keys() == plan.keys()
-            if not ours:
-                raise OutputExistsError(f"{scratch} is in the way and is no sweep; remove it, or choose another `out`")
-            if started and not overwrite:
-                raise OutputExistsError(
-                    f"{scratch} holds an unfinished sweep of other settings, rows or labels; remove it, "
-                    "pass `overwrite=True`, or choose another `out`"
-                )
-            shutil.rmtree(scratch)
-        (scratch / _GROUPS).mkdir(parents=True)
-        _write(scratch / _PLAN_FILE, plan)
-    return SweepFolder(scratch, folder)
+    partial = partial_path(folder)
+    plan = json.loads(json.dumps({**_PLAN_FORMAT, **plan}))  # as it is read back: tuples are lists
+    with workspace(folder) as work:
+        new = work / "new"
+        with storage_errors(f"cannot write {partial}"):
+            if os.path.lexists(partial):
+                kept_plan = _read_plan(partial)
+                if other := first_foreign(partial, _UNFINISHED):
+                    raise foreign(other)
+                if kept_plan != plan:
+                    if any((partial / _GROUPS).glob("*.json")) and not overwrite:
+                        raise OutputExistsError(
+                            f"{partial} holds an unfinished sweep of other settings, rows or labels; remove it, "
+                            "pass `overwrite=True`, or choose another `out`"
+                        )
+                    _throw_away(partial, work)
+            if not os.path.lexists(partial):
+                made = work / "partial"
+                (made / _GROUPS).mkdir(parents=True)
+                _write(made / _PLAN_FILE, plan)
+                replace_folder(made, partial)
+            new.mkdir()
+        yield SweepFolder(new, folder)
 
 
 def read_sweep(folder: Path) -> dict[str, Any]:
@@ -146,17 +173,27 @@ def read_sweep(folder: Path) -> dict[str, Any]:
     return fields
 
 
-def _read_plan(scratch: Path) -> dict[str, Any] | None:
-    """The plan of an unfinished sweep; None if there is none, or it cannot be read."""
+def _read_plan(partial: Path) -> dict[str, Any]:
+    """The plan of an unfinished sweep.
+
+    Raises:
+        OutputExistsError: there is none, so headstart did not make the folder.
+    """
     try:
-        plan = read_json_file(scratch / _PLAN_FILE)
+        plan = read_json_file(partial / _PLAN_FILE)
     except (FileNotFoundError, NotADirectoryError, DamagedError):
-        return None
-    return plan if isinstance(plan, dict) else {}
+        plan = None
+    if not isinstance(plan, dict) or plan.get("format") != _PLAN_FORMAT["format"] or partial.is_symlink():
+        raise foreign(partial)
+    return plan
+
+
+def _throw_away(partial: Path, work: Path) -> None:
+    """Move an unfinished folder into the work folder, in one step, and remove it there."""
+    partial.rename(work / "thrown-away")
+    shutil.rmtree(work / "thrown-away", ignore_errors=True)  # what stays is removed with the work folder
 
 
 def _write(path: Path, content: Any) -> None:
-    scratch = new_path(path)
-    scratch.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
-    sync_file(scratch)
-    replace_durably(scratch, path)
+    path.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+    sync_file(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,17 @@ def open_caches(
 
     train_cache, validation_cache = opened(str(train)), None if validation is None else opened(str(validation))
     return train_cache, validation_cache, None if test is None else opened(str(test))
+
+
+def require_unchanged(caches: Iterable[Cache | None]) -> None:
+    """Refuse what was made of caches that were written over meanwhile.
+
+    Raises:
+        DamagedError: one of them was.
+    """
+    for cache in caches:
+        if cache is not None:
+            cache.require_unchanged()
 
 
 def divide(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,8 @@ import pyarrow as pa
 
 from ...cache.errors import OutputExistsError, TableError
 from ...cache.layout import storage_errors
-from ...cache.siblings import partial_path
+from ...cache.siblings import followed
+from ...cache.workspace import replace_file, sync_file, workspace
 from .columns import decode_dictionary
 from .delimited import Dialect
 from .formats import DIALECTS, Format, file_format
@@ -38,7 +40,9 @@ def output_format(out: Path) -> Format:
 
 
 @contextlib.contextmanager
-def open_writer(out: Path, schema: pa.Schema, json_types: Mapping[str, pa.DataType]) -> Iterator[Write]:
+def open_writer(
+    out: Path, schema: pa.Schema, json_types: Mapping[str, pa.DataType], *, overwrite: bool = False
+) -> Iterator[Write]:
     """Write rows to a work file, which takes the output's name at the end of the block. After an error it is removed.
 
     In CSV and TSV, a value is written as text (a boolean as True or False), a null as an empty cell, a list or a struct
@@ -49,37 +53,40 @@ def open_writer(out: Path, schema: pa.Schema, json_types: Mapping[str, pa.DataTy
         out: The file to write.
         schema: All columns. Rows may lack some of them, which are null there.
         json_types: The types in which Parquet holds columns of JSON cells.
+        overwrite: Replace a file of this name.
 
     Yields:
         A function that writes some rows.
 
     Raises:
+        OutputExistsError: a file of this name has appeared, or something else stands where the work file belongs.
         TableError: the format cannot hold a column.
         StorageError: the file cannot be written.
     """
-    kind, work = output_format(out), partial_path(out)
+    kind = output_format(out)
     twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
     if twice is not None and kind not in DIALECTS:
         raise TableError(f"the table has two columns {twice!r}, which {out.suffix} cannot hold; rename one of them")
-    if kind is Format.PARQUET:
-        file = _parquet(work, schema, json_types)
-    else:
-        file = _json_lines(work, schema) if kind is Format.JSON_LINES else _delimited(work, schema, DIALECTS[kind])
-    try:
-        with contextlib.ExitStack() as stack:
-            with _writing(out):
-                write = stack.enter_context(file)
+    with workspace(out) as work, contextlib.ExitStack() as stack:
+        new = work / "new"
+        if kind is Format.PARQUET:
+            file = _parquet(new, schema, json_types)
+        else:
+            file = _json_lines(new, schema) if kind is Format.JSON_LINES else _delimited(new, schema, DIALECTS[kind])
+        with _writing(out):
+            write = stack.enter_context(file)
 
-            def write_rows(rows: pa.Table) -> None:
-                with _writing(out):
-                    write(rows)
-
-            yield write_rows
+        def write_rows(rows: pa.Table) -> None:
             with _writing(out):
-                stack.close()
-                work.replace(out)
-    finally:
-        work.unlink(missing_ok=True)
+                write(rows)
+
+        yield write_rows
+        with _writing(out):
+            stack.close()
+            sync_file(new)
+            if not overwrite and os.path.lexists(followed(out)):
+                raise OutputExistsError(f"{out} has appeared meanwhile; choose another `out`, or pass `overwrite=True`")
+            replace_file(new, out)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import math
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from damage import inspect_absurd
 from headstart.cache.errors import OutputExistsError, SettingsError
 from headstart.stages.baseline import ladder as ladder_module
 from headstart.stages.baseline.ladder import Ladder, Measurement, Rung, Sample, Spread, measure_stages, scale
@@ -83,6 +85,11 @@ def test_every_rung_is_measured_in_the_order_of_the_advice(made: Path) -> None:
     stages = report["stages"]
     assert stages["whole"] and stages["rows"] == 500
     assert stages["extract"]["median"] > 0 and stages["epoch"]["median"] > 0
+
+
+def test_absurd_values_in_a_report_are_one_line(made: Path, tmp_path: Path) -> None:
+    shutil.copy(made / "speedup.json", tmp_path)
+    assert inspect_absurd(tmp_path, "speedup.json") > 100
 
 
 def test_a_rung_changes_the_last_that_made_the_program_faster(made: Path) -> None:

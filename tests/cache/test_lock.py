@@ -62,10 +62,10 @@ def test_a_lock_of_a_dead_process_holds_nobody_up(tmp_path: Path) -> None:
     with another_process(out) as process:
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert (tmp_path / "out.h5.lock").exists()
+        assert (tmp_path / "out.h5.headstart-lock").exists()
         with hold(out):
             pass
-    assert not (tmp_path / "out.h5.lock").exists()
+    assert not (tmp_path / "out.h5.headstart-lock").exists()
 
 
 def test_waiting_is_said_once_and_ends_with_the_other_run(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_read_only_folder_is_left_to_the_run_itself(tmp_path: Path, monkeypatc
     original = os.open
 
     def refuse(path: object, flags: int, *more: int) -> int:
-        if str(path).endswith(".lock"):
+        if str(path).endswith("-lock"):
             raise OSError(number, os.strerror(number))
         return original(path, flags, *more)  # type: ignore[arg-type]
 
@@ -141,7 +141,7 @@ def test_another_users_lock_is_a_lock(tmp_path: Path, monkeypatch: pytest.Monkey
     original = os.open
 
     def refuse(path: object, flags: int, *more: int) -> int:
-        if str(path).endswith(".lock") and flags & os.O_RDWR:
+        if str(path).endswith("-lock") and flags & os.O_RDWR:
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
         return original(path, flags, *more)  # type: ignore[arg-type]
 
@@ -236,3 +236,25 @@ def test_what_another_run_made_while_it_was_waited_for_is_not_replaced(cache: Pa
     with another_process(out) as process, pytest.raises(OutputExistsError, match="exists already"):
         train_head(cache, out, wait=True, report=finish_another)
     assert len(notes) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"[packages]", b'{"host": "here", "process": 1, "since": "2020"}'])
+def test_a_file_that_headstart_did_not_make_is_locked_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "out.h5.headstart-lock"
+    path.write_bytes(content)
+    with hold(tmp_path / "out.h5"):
+        with pytest.raises(BusyError), hold(tmp_path / "out.h5"):
+            pass
+        assert path.read_bytes() == content
+    assert path.read_bytes() == content
+
+
+def test_a_link_or_a_folder_in_the_place_of_a_lock_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    (tmp_path / "a.headstart-lock").symlink_to(tmp_path / "thesis.txt")
+    (tmp_path / "b.headstart-lock").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "c.headstart-lock").mkdir()
+    for name in "abc":
+        with pytest.raises(OutputExistsError, match=f"{name}.headstart-lock is in the way"), hold(tmp_path / name):
+            pass
+    assert (tmp_path / "thesis.txt").read_text() == "mine" and not (tmp_path / "nowhere").exists()

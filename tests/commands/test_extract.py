@@ -163,9 +163,9 @@ def test_a_row_edited_over_a_half_written_cache_never_keeps_its_old_features(
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
-        (60, {"max_length": 16}, r"max_length \(c.h5.partial: 128, this run: 16\)"),
+        (60, {"max_length": 16}, r"max_length \(c.h5.headstart-partial: 128, this run: 16\)"),
         (60, {"batch_tokens": 32}, "batch_tokens"),
-        (60, {"storage": "float16"}, r"storage \(c.h5.partial: float32, this run: float16\)"),
+        (60, {"storage": "float16"}, r"storage \(c.h5.headstart-partial: float32, this run: float16\)"),
         (61, {}, "rows .*: 60, the table: 61"),
         (-60, {}, "hold others"),
     ],
@@ -609,10 +609,13 @@ def test_a_damaged_unfinished_cache_is_thrown_away_only_where_told(
     tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]
 ) -> None:
     table, partial = write_csv(tiny_rows(10)), partial_path(tmp_path / "c.h5")
-    partial.write_text("hello")
+    run(table, tmp_path / "c.h5", tiny)
+    (tmp_path / "c.h5").rename(partial)
+    damaged = partial.read_bytes()[:20_000]
+    partial.write_bytes(damaged)
     with pytest.raises(OutputExistsError, match="remove it, or pass `overwrite=True`"):
         run(table, tmp_path / "c.h5", tiny)
-    assert partial.read_text() == "hello"
+    assert partial.read_bytes() == damaged
     run(table, tmp_path / "c.h5", tiny, overwrite=True)[0].check()
 
 

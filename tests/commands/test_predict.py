@@ -150,7 +150,7 @@ def test_a_table_is_classified_window_by_window(made: Path, tmp_path: Path, enco
     def report(event: Event) -> None:
         events.append(event)
         if isinstance(event, Step) and event.phase == "encoding":
-            written.append((tmp_path / "out.jsonl.partial").stat().st_size)
+            written.append((tmp_path / "out.jsonl.headstart-work" / "new").stat().st_size)
 
     out = predict_table(made / "single", made / "table.jsonl", tmp_path / "out.jsonl", window_rows=64, report=report)
     rows = [json.loads(line) for line in out.read_text().splitlines()]

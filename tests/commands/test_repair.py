@@ -179,7 +179,7 @@ def test_a_kill_in_a_repair_leaves_the_cache_to_be_repaired(cache: Path, table: 
     whole = datasets(cache)
     flip_a_byte(cache, "features/cls", 20)
     before, command = cache.read_bytes(), ["repair", cache, table]
-    for point, call, when in [("fsync", 2, "before"), ("write", 40, "inside"), ("replace", 2, "before")]:
+    for point, call, when in [("fsync", 2, "before"), ("write", 40, "inside"), ("replace", 1, "before")]:
         code, _ = finish(command, tmp_path / "log", partial(fault_at, point, call, when))
         assert code == -signal.SIGKILL and cache.read_bytes() == before
     code, said = finish(command, tmp_path / "log")

@@ -174,7 +174,7 @@ def test_an_interrupted_sweep_continues(
     monkeypatch.setattr(sweeping, "fit_heads", stopping)
     with pytest.raises(KeyboardInterrupt):
         sweep(cache, tmp_path / "runs", SETTINGS)
-    assert not (tmp_path / "runs").exists() and (tmp_path / "runs.partial").is_dir()
+    assert not (tmp_path / "runs").exists() and (tmp_path / "runs.headstart-partial").is_dir()
     other = dataclasses.replace(SETTINGS, seeds=(0,))
     with pytest.raises(OutputExistsError, match="unfinished sweep of other settings"):
         sweep(cache, tmp_path / "runs", other)
@@ -198,27 +198,44 @@ def test_an_interrupted_sweep_continues(
     assert [event for event in events if isinstance(event, Outcome)] == [events[-1]]
     assert events[-1] == Outcome(command="sweep", output=tmp_path / "runs", action=Action.MADE, counts=counts)
     assert table_of(tmp_path / "runs") == table_of(undisturbed)
-    assert not (tmp_path / "runs.partial").exists()
+    assert not (tmp_path / "runs.headstart-partial").exists()
     assert (tmp_path / "runs" / "winner" / "head.safetensors").read_bytes() == (
         undisturbed / "winner" / "head.safetensors"
     ).read_bytes()
 
 
-def test_a_sweep_that_was_killed_before_its_plan_was_written_starts_again(cache: Path, tmp_path: Path) -> None:
-    (tmp_path / "runs.partial" / "groups").mkdir(parents=True)
+def test_an_unfinished_folder_that_is_no_sweeps_is_refused(cache: Path, tmp_path: Path) -> None:
+    for name, file, content in (
+        ("foreign", "plan.json", '{"goal": "to be read by nobody"}'),
+        ("others", "thesis.txt", "mine"),
+        ("empty", "groups/00000.json", "[]"),
+    ):
+        path = tmp_path / f"{name}.headstart-partial" / file
+        path.parent.mkdir(parents=True)
+        path.write_text(content)
+        with pytest.raises(OutputExistsError, match="is in the way, and headstart did not make it"):
+            sweep(cache, tmp_path / name, SETTINGS, overwrite=True)
+        assert path.read_text() == content
+
+
+def test_a_file_of_anothers_in_an_unfinished_sweep_stays(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(sweeping, "train_run", stop)
+        sweep(cache, tmp_path / "runs", SETTINGS)
+    notes = tmp_path / "runs.headstart-partial" / "notes.txt"
+    notes.write_text("mine")
+    for settings in (SETTINGS, dataclasses.replace(SETTINGS, seeds=(0,))):
+        with pytest.raises(OutputExistsError, match=r"notes\.txt is in the way"):
+            sweep(cache, tmp_path / "runs", settings, overwrite=True)
+    assert notes.read_text() == "mine"
+    notes.rename(tmp_path / "notes.txt")
     assert sweep(cache, tmp_path / "runs", SETTINGS).is_dir()
-    (tmp_path / "half.partial" / "groups").mkdir(parents=True)
-    (tmp_path / "half.partial" / "plan.json.new").write_text('{"settings"')
-    assert sweep(cache, tmp_path / "half", SETTINGS).is_dir()
-    (tmp_path / "foreign.partial").mkdir()
-    (tmp_path / "foreign.partial" / "plan.json").write_text('{"goal": "to be read by nobody"}')
-    with pytest.raises(OutputExistsError, match="is in the way and is no sweep"):
-        sweep(cache, tmp_path / "foreign", SETTINGS, overwrite=True)
-    (tmp_path / "others.partial").mkdir()
-    (tmp_path / "others.partial" / "thesis.txt").write_text("mine")
-    with pytest.raises(OutputExistsError, match="is in the way and is no sweep"):
-        sweep(cache, tmp_path / "others", SETTINGS, overwrite=True)
-    assert (tmp_path / "others.partial" / "thesis.txt").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "runs"]
 
 
 def test_a_group_whose_file_is_empty_after_a_power_cut_is_trained_again(
@@ -235,7 +252,7 @@ def test_a_group_whose_file_is_empty_after_a_power_cut_is_trained_again(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(SweepFolder, "keep", keep)
         sweep(cache, tmp_path / "runs", SETTINGS)
-    (tmp_path / "runs.partial" / "groups" / f"{kept[0]:05}.json").write_text("")
+    (tmp_path / "runs.headstart-partial" / "groups" / f"{kept[0]:05}.json").write_text("")
     found = table_of(sweep(cache, tmp_path / "runs", SETTINGS))
     assert found == table_of(sweep(cache, tmp_path / "undisturbed", SETTINGS))
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from headstart.cache import workspace
 from headstart.cache.errors import (
     DamagedError,
     FormatError,
@@ -316,6 +317,7 @@ def test_ctrl_c_between_the_old_run_and_the_new_leaves_the_old(
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", stopped)
+    monkeypatch.setattr(workspace, "exchange", lambda *_: False)  # as where two names cannot be exchanged
     with pytest.raises(KeyboardInterrupt):
         train_head(cache, run, TrainSettings(epochs=5), overwrite=True)
     assert (run / "run.json").read_bytes() == before
@@ -434,6 +436,7 @@ def test_one_class_is_refused_with_other_caches_too(tiny: Path, cache: Path, tmp
 
 
 def test_a_run_touches_nothing_beside_it(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.lock").write_text("poetry's")
     for name in ("run.partial", "run.replaced"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "thesis.txt").touch()
@@ -442,7 +445,11 @@ def test_a_run_touches_nothing_beside_it(cache: Path, tmp_path: Path) -> None:
     link.symlink_to(run)
     train_head(cache, link, TrainSettings(epochs=5), overwrite=True)
     assert link.is_symlink() and len(run_of(run)["history"]) == 5
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "run", "run.partial", "run.replaced"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "run", "run.lock", "run.partial", "run.replaced"]
     assert (tmp_path / "run.replaced" / "thesis.txt").exists()
+    (run / "notes.txt").write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"notes\.txt was not made by headstart, and would be lost"):
+        train_head(cache, run, QUICK, overwrite=True)
+    assert (run / "notes.txt").read_text() == "mine" and len(run_of(run)["history"]) == 5
     with pytest.raises(OutputExistsError, match="is no name for a run"):
         train_head(cache, ".", QUICK)

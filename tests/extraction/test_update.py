@@ -337,7 +337,7 @@ def test_what_a_kill_left_aside_goes_with_the_next_run(
 ) -> None:
     table = write_csv(numbered(20))
     run(table, tmp_path / "c.h5", tiny)
-    (tmp_path / "c.h5.earlier1").write_bytes((tmp_path / "c.h5").read_bytes())
+    (tmp_path / "c.h5.headstart-earlier1").write_bytes((tmp_path / "c.h5").read_bytes())
     run(table, tmp_path / "c.h5", tiny)
     assert [path.name for path in tmp_path.glob("c.h5*")] == ["c.h5"]
 
@@ -362,9 +362,9 @@ def test_work_of_another_identity_left_aside_is_named(
     table, out = write_csv(numbered(60)), tmp_path / "c.h5"
     with interrupted_after(5), pytest.raises(KeyboardInterrupt):
         run(table, out, tiny)
-    partial_path(out).rename(tmp_path / "c.h5.earlier1")
+    partial_path(out).rename(tmp_path / "c.h5.headstart-earlier1")
     with pytest.raises(
-        IdentityError, match=r"c.h5.earlier1 cannot be .*max_length.*; remove it, or pass `overwrite=True`"
+        IdentityError, match=r"c.h5.headstart-earlier1 cannot be .*max_length.*; remove it, or pass `overwrite=True`"
     ):
         run(table, out, tiny, max_length=16)
 

@@ -30,7 +30,7 @@ def copy(table: Any, out: Path, *, window_rows: int = 3) -> Path:
     """Read a table with all its columns, and write it in windows."""
     source = open_table(table, text_column="text", label_column=None, keep_others=True)
     scan = scan_columns(source, silent)
-    with open_writer(out, scan.schema, scan.json_types) as write:
+    with open_writer(out, scan.schema, scan.json_types, overwrite=True) as write:
         rows = 0
         for window in read_column_windows(source, scan, window_rows):
             write(window.cells)
@@ -276,7 +276,7 @@ def test_an_error_leaves_no_file(tmp_path: Path) -> None:
     schema = pa.schema({"text": pa.string()})
     with pytest.raises(KeyboardInterrupt), open_writer(tmp_path / "out.csv", schema, {}) as write:
         write(pa.table({"text": ["a"]}))
-        assert [path.name for path in tmp_path.iterdir()] == ["out.csv.partial"]
+        assert [path.name for path in tmp_path.iterdir()] == ["out.csv.headstart-work"]
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
 
