@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -94,11 +95,13 @@ class EncoderFiles:
     def advice(self, error: Exception) -> str | None:
         """What is wrong and what to do about it, where transformers' own words mislead; None where they do not."""
         if self.pickled and "Weights only load failed" in str(error):
-            problem = f"{self.weights[-1].name} holds more than weights, such as a whole model"
-            return f"{problem}, so to read it would run code; save its weights as {WEIGHTS}"
+            problem = (
+                f"{self.weights[-1].name} is no pickle of weights alone (a whole model?), so to read it could run code"
+            )
+            return f"{problem}; save its weights as {WEIGHTS}"
         models = [file.name for file in self.tokenizer if file.suffix == ".model"]
         absent = [name for name, module in _SENTENCEPIECE.items() if not _is_installed(module)]
-        if not models or not absent or self.folder / TOKENIZER in self.tokenizer:
+        if not models or not absent or not re.search("sentencepiece|tiktoken|protobuf", str(error), re.IGNORECASE):
             return None
         return f"{models[0]} is read by {' and '.join(_SENTENCEPIECE)}; run `pip install {' '.join(absent)}`"
 
