@@ -148,8 +148,8 @@ class _CheckedRows:
         if self._joined:
             self._reading.note(
                 f"{self._reading.file}, row {self._first_joined:,}: a quoted cell holds lines that look like whole rows"
-                f"; {self._joined:,} rows hold {self._joined_lines:,} such lines; if their quotation marks belong to "
-                "the texts, pass `quotes=False`"
+                f" (such rows: {self._joined:,}; such lines in them: {self._joined_lines:,}); if their quotation marks "
+                "belong to the texts, pass `quotes=False`"
             )
 
     def _is_good(self, row: list[str]) -> bool:
@@ -192,7 +192,7 @@ def _names(first: list[str], reading: Reading, dialect: Dialect, columns: Column
     if first == _ENDED:
         raise TableError(f"{reading.file} has no header: its lines are blank, or it is no text")
     _require_closed(first, f"{reading.file}, first row")
-    if not is_text(text := "".join(first)):
+    if not is_text(text := "".join(first)) and dialect.header:
         raise TableError(f"{reading.file}, its first row {reading.encoding_problem(text)}")
     advice = ""
     if dialect.delimiter is None and not dialect.header:
@@ -229,27 +229,30 @@ def _encloses(reading: Reading, dialect: Dialect) -> bool:
     cell = f'(?:"{inside}"|[^"{between}]*+)'
     line_of_cells = re.compile(f'(?:{cell}{between})*+(?:{cell}|(?P<open>"{inside}))')
     begins = re.compile(f'(?:^|{between})"')
-    marked, enclosing, is_open, joined = 0, True, False, False
-    widths = set[int]()
+    marked, is_open, widths = 0, False, set[int]()
+    # Lines: the first with a mark that stands elsewhere; the last and the first that begin a cell of several lines.
+    odd, opened, joined = 0, 0, 0
     for number, line in enumerate((line.rstrip("\r\n") for line in reading.lines()), 1):
         if line:
             widths.add(line.count(dialect.delimiter))
         if '"' in line:
             marked += len(begins.findall(line))
-            match = line_of_cells.fullmatch('"' * is_open + line) if enclosing else None
-            enclosing, is_open = match is not None, match is not None and match["open"] is not None
-        if is_open and not joined:
-            joined, where = True, number
-    enclosing &= not is_open
-    if marked and enclosing and joined and len(widths) == 1:
+            match = None if odd else line_of_cells.fullmatch('"' * is_open + line)
+            odd = odd or number * (match is None)
+            if match and match["open"] is not None and (match.start("open") > 0 or not is_open):
+                opened = number
+            is_open = match is not None and match["open"] is not None
+            joined = joined or opened
+    odd = odd or opened * is_open
+    if joined and not odd and len(widths) == 1:
         raise TableError(
-            f"{reading.file}, line {where:,}: a quotation mark begins a cell that another one ends further down, and "
+            f"{reading.file}, line {joined:,}: a quotation mark begins a cell that another one ends further down, and "
             "each of these lines looks like a row; pass `quotes=False` if they are rows, `quotes=True` if they are one"
         )
     if marked:
-        what = "enclose cells, as in CSV" if enclosing else "belong to the texts: they do not stand as in CSV"
+        what = f"are text: one in line {odd:,} does not stand as in CSV" if odd else "enclose cells, as in CSV"
         reading.note(f"{reading.file}: {marked:,} cells begin with a quotation mark; the marks {what} (see `quotes`)")
-    return enclosing and marked > 0
+    return marked > 0 and not odd
 
 
 def _lines_like_rows(row: list[str], dialect: Dialect) -> int:

@@ -151,7 +151,7 @@ def test_a_plain_tsv_loses_no_row_to_its_quotation_marks(tmp_path: Path, vader: 
     path = write_tsv(tmp_path / "vader.tsv", [f"{row['text']}\t{row['label']}" for row in vader])
     scan, notes = scanned(path, label_column="label")
     assert np.array_equal(scan.text_hashes, hash_texts(row["text"] for row in vader))
-    assert len(notes) == 1 and "cells begin with a quotation mark; the marks belong to the texts" in notes[0]
+    assert len(notes) == 1 and "cells begin with a quotation mark; the marks are text" in notes[0]
 
 
 def test_a_tsv_that_can_be_read_in_two_ways_is_refused(tmp_path: Path) -> None:
@@ -163,7 +163,9 @@ def test_a_tsv_that_can_be_read_in_two_ways_is_refused(tmp_path: Path) -> None:
     assert texts(path, quotes=False) == ['"Good movie', "Dull", "So so", 'A fine film"', "ok"]
     scan, notes = scanned(path, quotes=True)
     assert scan.top.texts == ["Good movie\tpos\nDull\tneg\nSo so\tneg\nA fine film", "ok"]
-    assert "row 1: a quoted cell holds lines that look like whole rows; 1 rows hold 4 such lines" in notes[0]
+    assert (
+        "row 1: a quoted cell holds lines that look like whole rows (such rows: 1; such lines in them: 4)" in notes[0]
+    )
 
 
 def test_a_tsv_in_quotation_marks_is_read_as_csv_and_a_note_says_so(tmp_path: Path) -> None:
@@ -188,7 +190,10 @@ def test_rows_that_a_csv_cell_holds_are_noted(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('label,text\n0,a\n1,"open\n0,b\n1,c\n0,"closed\n1,d\n')
     scan, notes = scanned(tmp_path / "t.csv")
     assert scan.rows == 3
-    assert len(notes) == 1 and "t.csv, row 2: a quoted cell holds lines that look like whole rows; 1 rows" in notes[0]
+    assert (
+        len(notes) == 1
+        and "t.csv, row 2: a quoted cell holds lines that look like whole rows (such rows: 1;" in notes[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -273,6 +278,9 @@ def test_a_table_without_a_header_has_numbers_for_columns(tmp_path: Path) -> Non
         scanned(tmp_path / "t.tsv", label_column="label")
     scan, _ = scanned(tmp_path / "t.tsv", header=False, text_column="2", label_column="3")
     assert (scan.top.texts, scan.label_names) == (["good film", "bad film"], ("neg", "pos"))
+    (tmp_path / "t.csv").write_bytes(b"caf\xe9\ngood film\n")
+    scan, _ = scanned(tmp_path / "t.csv", header=False, text_column="1", skip_bad_rows=True)
+    assert (scan.top.texts, scan.skipped) == (["good film"], 1)
     (tmp_path / "t.csv").write_text("good film\nbad, film\n")
     with pytest.raises(TableError, match="row 2: it has 2 cells where the first row has 1"):
         scanned(tmp_path / "t.csv", header=False, text_column="1")
