@@ -1,14 +1,28 @@
-"""Temperature scaling: the logits are divided by one number, so that probabilities match how often a head is right."""
+"""How well probabilities match how often a head is right; temperature scaling, which divides logits by one number."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from ..types import Indices
+from ..types import Float64Array, Indices, Mask
 
+CALIBRATION_BINS = 15
 _LOWEST, _HIGHEST = 1e-3, 1e3
 _BISECTIONS = 60
+
+
+def calibration_gaps(correct: Mask, log_probabilities: Float64Array) -> Float64Array:
+    """Each row's correctness (0 or 1) minus its confidence, in the column of the confidence's bin: (rows, 15) float64.
+
+    The expected calibration error is the sum over the bins of |sum over the rows|, divided by the number of rows, with
+    15 bins of equal width (Guo et al., On Calibration of Modern Neural Networks, 2017).
+    """
+    confidence = np.exp(log_probabilities.max(axis=1))
+    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
+    gaps = np.zeros((len(correct), CALIBRATION_BINS))
+    gaps[np.arange(len(correct)), bins] = correct - confidence
+    return gaps
 
 
 def fit_temperature(logits: npt.NDArray[np.float32], labels: Indices) -> float:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..types import Float64Array, Indices, Mask
+from .calibration import calibration_gaps
 
 _TAIL = 0.025
 _NORMAL_QUANTILE = 1.959963984540054
@@ -152,9 +153,9 @@ def f1_intervals(
 
 
 def loss_intervals(
-    observed: Float64Array,
-    if_wrong: Float64Array,
-    if_right: Float64Array,
+    log_probabilities: Float64Array,
+    gaps: Float64Array,
+    losses: Float64Array,
     groups: Indices,
     *,
     seed: int,
@@ -167,38 +168,41 @@ def loss_intervals(
     the error of all texts of the world is no further from the error of the rows than the norm of the difference of
     their gaps, and resamples show how large such norms are.
 
-    With more than 200,000 texts there are fewer than 1,000 resamples, but at least 200.
+    The text that is added is one of the sample. If it is wrong, its label is the class with the second highest
+    probability. With more than 200,000 texts there are fewer than 1,000 resamples, but at least 200.
 
     Args:
-        observed: (rows, bins + 1) float64: each row's gap in the column of its bin, see `calibration_gaps`, and its
-            loss.
-        if_wrong: The same, as if the class with the second highest probability was right.
-        if_right: The same, as if the class with the highest probability was right.
+        log_probabilities: (rows, classes) float64.
+        gaps: (rows, bins) float64, from `calibration_gaps`.
+        losses: (rows,) float64.
         groups: (rows,) int64, equal for copies of one text.
         seed: Seed of the resampling.
         resamples: Number of resamples.
     """
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
     texts = len(first)
-    sums = np.zeros((texts, observed.shape[1] + 1))
-    np.add.at(sums, group, np.column_stack([observed, np.ones(len(observed))]))
+    sums = np.zeros((texts, gaps.shape[1] + 2))
+    np.add.at(sums, group, np.column_stack([gaps, losses, np.ones(len(losses))]))
     rng = np.random.default_rng(seed)
     resamples = max(min(resamples, 200), min(resamples, _MAX_DRAWS // texts))
     drawn = np.stack([rng.standard_exponential(texts) @ sums for _ in range(resamples)])
-    added = rng.choice(texts, resamples, p=sums[:, -1] / len(observed))  # a copied text counts as often as its rows
+    added = rng.choice(texts, resamples, p=sums[:, -1] / len(losses))  # a copied text counts as often as its rows
     size = (rng.standard_exponential(resamples) * sums[added, -1])[:, None]
+    said = log_probabilities[first[added]]
+    second, highest = np.partition(said, -2, axis=1)[:, -2:].T
     bad, good = (
-        (drawn[:, :-1] + size * values[first[added]]) / (drawn[:, -1:] + size) for values in (if_wrong, if_right)
+        (drawn[:, :-1] + size * np.column_stack([calibration_gaps(correct, said), -own])) / (drawn[:, -1:] + size)
+        for correct, own in ((np.zeros(resamples, bool), second), (np.ones(resamples, bool), highest))
     )
     low, high = np.quantile(good[:, -1], _TAIL), np.quantile(bad[:, -1], 1 - _TAIL)
-    gaps = observed[:, :-1].mean(axis=0)
+    mean = gaps.mean(axis=0)
     both = [side[:, :-1] for side in (bad, good)]
-    away = max(np.quantile(np.abs(side - gaps).sum(axis=1), 1 - _TAIL) for side in both)
-    highest = max(np.quantile(np.abs(side).sum(axis=1), 1 - _TAIL) for side in both)
-    error = np.abs(gaps).sum()
+    away = max(np.quantile(np.abs(side - mean).sum(axis=1), 1 - _TAIL) for side in both)
+    upper = max(np.quantile(np.abs(side).sum(axis=1), 1 - _TAIL) for side in both)
+    error = np.abs(mean).sum()
     return {
         "log_loss": np.array([low, high]),
-        "calibration_error": np.array([max(error - away, 0), max(error, highest)]),
+        "calibration_error": np.array([max(error - away, 0), max(error, upper)]),
     }
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..types import Float64Array, Indices, Mask
+from ..types import Float64Array, Indices
+from .calibration import calibration_gaps
 from .intervals import f1_intervals, loss_intervals, share_intervals
 
 RESAMPLES = 1000
-CALIBRATION_BINS = 15
 MAX_MATRIX_CLASSES = 256
 """A confusion matrix of more classes is not kept: nobody reads it, and its size grows with their square."""
 _Array = npt.NDArray[Any]
@@ -64,7 +64,6 @@ def evaluate(
         "log_loss": float(losses.mean()),
         "calibration_error": float(np.abs(gaps.sum(axis=0)).sum() / len(labels)),
     }
-    second, first = np.partition(log_probabilities, -2, axis=1)[:, -2:].T
     # One call for all shares: the rows once as one class, then by their predictions, then by their labels.
     counted = np.concatenate([np.zeros_like(labels), 1 + predicted, 1 + classes + labels])
     shares = share_intervals(np.tile(correct, 3), counted, np.tile(groups, 3), classes=1 + 2 * classes)
@@ -75,14 +74,7 @@ def evaluate(
     bounds = {
         "accuracy": shares[0],
         **f1_intervals(labels, predicted, groups, classes=classes, seed=seed, resamples=resamples),
-        **loss_intervals(
-            np.column_stack([gaps, losses]),
-            np.column_stack([calibration_gaps(np.zeros_like(correct), log_probabilities), -second]),
-            np.column_stack([calibration_gaps(np.ones_like(correct), log_probabilities), -first]),
-            groups,
-            seed=seed,
-            resamples=resamples,
-        ),
+        **loss_intervals(log_probabilities, gaps, losses, groups, seed=seed, resamples=resamples),
     }
     return {
         "rows": len(labels),
@@ -102,19 +94,6 @@ def evaluate(
         },
         "confusion_matrix": matrix,
     }
-
-
-def calibration_gaps(correct: Mask, log_probabilities: Float64Array) -> Float64Array:
-    """Each row's correctness (0 or 1) minus its confidence, in the column of the confidence's bin: (rows, 15) float64.
-
-    The expected calibration error is the sum over the bins of |sum over the rows|, divided by the number of rows, with
-    15 bins of equal width (Guo et al., On Calibration of Modern Neural Networks, 2017).
-    """
-    confidence = np.exp(log_probabilities.max(axis=1))
-    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
-    gaps = np.zeros((len(correct), CALIBRATION_BINS))
-    gaps[np.arange(len(correct)), bins] = correct - confidence
-    return gaps
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from headstart.stages.heads.metrics import calibration_gaps, evaluate
+from headstart.stages.heads.calibration import calibration_gaps
+from headstart.stages.heads.metrics import evaluate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
