@@ -34,7 +34,7 @@ def scanned(path: Path, **options: Any) -> tuple[TableScan, list[str]]:
     notes: list[str] = []
 
     def report(event: Event) -> None:
-        if isinstance(event, Note):
+        if isinstance(event, Note) and "bad rows left out" not in event.text:  # which `TableScan.skipped` counts
             notes.append(event.text)
 
     chosen: dict[str, Any] = {"text_column": "text", "label_column": None, "skip_bad_rows": False}
