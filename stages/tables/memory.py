@@ -29,7 +29,8 @@ def as_arrow(table: Any, columns: ColumnNames) -> pa.Table:
     if isinstance(table, Mapping):
         names = list(map(str, table))
     else:
-        names = list(map(str, getattr(table, "column_names" if hasattr(kind, "column_names") else "columns", ())))
+        given = getattr(table, "column_names" if hasattr(kind, "column_names") else "columns", None)
+        names = [] if given is None else list(map(str, given))
     if names:
         columns.require(names, SOURCE)
     wanted = names if columns.keep_others else columns.names()
@@ -45,7 +46,7 @@ def as_arrow(table: Any, columns: ColumnNames) -> pa.Table:
         if isinstance(table, pa.Table | pa.RecordBatch) or hasattr(kind, "get_column"):  # the latter is polars'
             table = table if columns.keep_others else table.select(wanted)
         return pa.table(table)
-    except (pa.ArrowException, TypeError, ValueError, UnicodeError) as error:
+    except (pa.ArrowException, AttributeError, TypeError, ValueError, UnicodeError) as error:
         raise unreadable(error) from None
 
 

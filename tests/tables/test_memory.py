@@ -79,8 +79,10 @@ def test_what_is_no_table_is_refused() -> None:
         read(FRAME.assign(label=[1, "two", [], None]))
     with pytest.raises(TableError, match="the table in memory has no column 'text'; it has 'train', 'test'"):
         read({"train": FRAME, "test": FRAME})
-    with pytest.raises(TableError, match="cannot be read as columns"):
-        read(object())
+    streamed = type("IterableDataset", (), {"column_names": None, "select_columns": lambda self, _: self})
+    for thing in (object(), streamed()):
+        with pytest.raises(TableError, match="cannot be read as columns"):
+            read(thing)
 
 
 @pytest.mark.parametrize("kind", ["Categorical", "Enum"])
