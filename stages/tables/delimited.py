@@ -69,8 +69,9 @@ def read_delimited(
 ) -> Iterator[pa.RecordBatch]:
     """Read a file's cells as strings.
 
-    A row is left out, or refused, if it has more or fewer cells than the header, or a cell that is not text. A note
-    tells of quoted cells that hold what a reader of lines would take for rows.
+    A row is left out, or refused, if it has more or fewer cells than the header, or a cell that is not text. Notes
+    tell of quoted cells that hold what a reader of lines would take for rows, and of a cell that goes on after its
+    closing quotation mark.
 
     Args:
         reading: The file.
@@ -86,10 +87,37 @@ def read_delimited(
     if dialect.quotes is None:
         dialect = dataclasses.replace(dialect, quotes=_encloses(reading, dialect))
     csv.field_size_limit(max_cell)
+    done = 0
+    for strict in (True, False):
+        to_skip = done
+        try:
+            for batch in _read_rows(reading, dialect, columns, strict=strict):
+                skipped = min(to_skip, len(batch))
+                to_skip -= skipped
+                yield batch.slice(skipped)
+                done += len(batch) - skipped
+            return
+        except csv.Error as error:
+            if "expected after" not in str(error):
+                raise TableError(f"{reading.file}, {error}; is a quotation mark left open?") from None
+            place = str(error).partition(":")[0]
+            reading.note(
+                f"{reading.file}, {place}: text follows the quotation mark that ends a cell; such marks are dropped, "
+                "as other readers do; write two for one that belongs to the text, or pass `quotes=False`"
+            )
+
+
+def _read_rows(reading: Reading, dialect: Dialect, columns: ColumnNames, *, strict: bool) -> Iterator[pa.RecordBatch]:
+    """Read a file's cells as `read_delimited` says.
+
+    Raises:
+        csv.Error: a cell is too long; or it goes on after a quotation mark that ends it, and ``strict`` is set.
+    """
     rows = csv.reader(
         itertools.chain(reading.lines(), [_END]),
         delimiter=dialect.delimiter or _NO_CHARACTER,
         quoting=csv.QUOTE_MINIMAL if dialect.quotes else csv.QUOTE_NONE,
+        strict=strict,
     )
     try:
         first = next(row for row in rows if row)
@@ -104,7 +132,7 @@ def read_delimited(
                 batch, size = checked.no_cells(), reading.characters
         yield checked.record_batch(batch)
     except csv.Error as error:
-        raise TableError(f"{reading.file}, line {rows.line_num:,}: {error}; is a quotation mark left open?") from None
+        raise csv.Error(f"line {rows.line_num:,}: {error}") from None
     checked.note()
 
 

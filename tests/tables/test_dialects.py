@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import gzip
 import io
@@ -103,7 +104,7 @@ def test_every_row_is_encoded_or_reported_in_every_dialect(
         with pytest.raises(csv.Error, match=r"unexpected end of data|expected after"):
             read_by_python(content, chosen, strict=True)
         return
-    rows = read_by_python(content, chosen)
+    rows, marks_are_dropped = read_by_python(content, chosen), True
     while not rows[0]:
         rows = rows[1:]
     width = len(rows[0])
@@ -111,6 +112,10 @@ def test_every_row_is_encoded_or_reported_in_every_dialect(
     good = [row[0] for row in rows if len(row) == width and row[0].strip()]
     assert np.array_equal(scan.text_hashes, hash_texts(good))
     assert scan.rows + scan.skipped == len(rows)
+    with contextlib.suppress(csv.Error):
+        read_by_python(content, chosen, strict=True)
+        marks_are_dropped = False
+    assert not marks_are_dropped or notes
     lines = read_by_python(content, {**chosen, "quotes": False})
     found = [line for line in lines if len(line) == width][chosen["header"] :]
     assert len(found) <= len(rows) or notes, "lines that look like rows are in the cells, and no note says so"
@@ -190,10 +195,19 @@ def test_rows_that_a_csv_cell_holds_are_noted(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('label,text\n0,a\n1,"open\n0,b\n1,c\n0,"closed\n1,d\n')
     scan, notes = scanned(tmp_path / "t.csv")
     assert scan.rows == 3
-    assert (
-        len(notes) == 1
-        and "t.csv, row 2: a quoted cell holds lines that look like whole rows (such rows: 1;" in notes[0]
-    )
+    assert "t.csv, line 6: text follows the quotation mark that ends a cell" in notes[0]
+    assert "t.csv, row 2: a quoted cell holds lines that look like whole rows (such rows: 1;" in notes[1]
+
+
+@pytest.mark.parametrize("text", ['"Good" movie', '"He said \\"no\\""', '"" x'])
+@pytest.mark.parametrize("before", [3, 9000])
+def test_quotation_marks_that_are_dropped_are_noted(tmp_path: Path, text: str, before: int) -> None:
+    rows = [*(f"{i}, a\n" for i in range(before)), f"x,{text}\n", "y,b\n"]
+    (tmp_path / "t.csv").write_text("id,text\n" + "".join(rows))
+    scan, notes = scanned(tmp_path / "t.csv")
+    expected = [row[1] for row in csv.reader(rows)]
+    assert np.array_equal(scan.text_hashes, hash_texts(expected))
+    assert len(notes) == 1 and f"line {before + 2:,}: text follows the quotation mark that ends a cell" in notes[0]
 
 
 @pytest.mark.parametrize(
