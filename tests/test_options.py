@@ -12,7 +12,7 @@ from headstart import cli
 from headstart.cache.errors import spell_settings
 from headstart.options import Fields, expand
 from headstart.stages.progress import Note
-from headstart.stages.settings import ExtractSettings, SpeedupSettings, SweepSettings, TrainSettings
+from headstart.stages.settings import ExtractSettings, SpeedupSettings, SweepSettings, TableSettings, TrainSettings
 from processes import fresh_command
 
 GROUP: Any = typer.main.get_command(cli.app)
@@ -52,6 +52,13 @@ def test_an_option_takes_several_values_or_a_quantity() -> None:
     assert values == {"other": 1}
 
 
+@pytest.mark.parametrize(("given", "delimiter"), [("tab", "\t"), (r"\t", "\t"), (";", ";"), (None, None)])
+def test_a_tab_can_be_written_on_the_command_line(given: str | None, delimiter: str | None) -> None:
+    _, collect = expand(Fields(TableSettings), TableSettings)
+    values = {"delimiter": given, "quotes": None, "encoding": None, "header": None}
+    assert collect(values) == TableSettings(delimiter=delimiter)
+
+
 @pytest.mark.parametrize(
     ("command", "message", "spelled"),
     [
@@ -59,6 +66,9 @@ def test_an_option_takes_several_values_or_a_quantity() -> None:
         ("train-head", "`learning_rate` is -1", "--lr is -1"),
         ("sweep", "`seeds` is 1,1", "--seed is 1,1"),
         ("extract", "or `label_column=None`", "or --no-labels"),
+        ("extract", "pass `quotes=False`", "pass --no-quotes"),
+        ("predict", "pass `header=True`", "pass --header"),
+        ("repair", "pass `encoding='utf-16-le'`", "pass --encoding utf-16-le"),
         ("train-head", "`device=cpu`", "--device cpu"),
         ("repair", "check `table`", "check TABLE"),
         ("verify", "check `table`", "check --table"),
