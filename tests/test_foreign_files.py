@@ -99,7 +99,7 @@ contents = st.one_of(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     command=st.sampled_from(["extract", "update", "overwrite", "repair", "train-head", "sweep", "predict", "speedup"]),
     overwrite=st.booleans(),

@@ -16,8 +16,8 @@ from kills import OUT, Replacing, kill_everywhere
 from tiny import tiny_rows
 
 NAMES = ("train-head", "sweep", "predict", "update", "repair")
-EVERY = 5
-"""In the suite, a run is killed before every fifth call."""
+EVERY = 7
+"""In the suite, a run is killed before every seventh call."""
 
 
 def commands(folder: Path, encoder: Path) -> dict[str, Replacing]:

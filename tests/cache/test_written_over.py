@@ -14,7 +14,7 @@ import pytest
 from extracting import run_small_blocks
 from headstart.cache import writer
 from headstart.cache.errors import DamagedError
-from headstart.stages.extraction import fill
+from headstart.stages.extraction import encode_table
 from processes import finish, fresh_command, write_over
 from tiny import tiny_rows
 
@@ -59,13 +59,13 @@ def test_rows_of_it_are_not_reused(
 ) -> None:
     cache, other = caches
     table = {"text": [*[text for text, _ in tiny_rows(2000)][:50], "a new one"]}
-    original = fill.ReusableCaches.by_cache
+    original = encode_table.by_cache
 
-    def by_cache(self: Any, locations: Any) -> Any:
+    def by_cache(*arguments: Any) -> Any:
         cache.write_bytes(other.read_bytes())
-        return original(self, locations)
+        return original(*arguments)
 
-    monkeypatch.setattr(fill.ReusableCaches, "by_cache", by_cache)
+    monkeypatch.setattr(encode_table, "by_cache", by_cache)
     with pytest.raises(DamagedError, match=r"a\.h5 was written over while it was read"):
         run_small_blocks(table, tmp_path / "new.h5", tiny, prefix="a", label_column=None, reuse=[cache])
     assert not (tmp_path / "new.h5").exists()
