@@ -1,6 +1,6 @@
 """How often the 95% intervals of the metrics hold the truth: samples are drawn from a world that is known.
 
-    python bench/interval_coverage.py [--samples 1000]
+    python bench/interval_coverage.py [--samples 100]
 
 A world has four classes, of 50%, 30%, 15% and 5% of the predictions. A row's highest probability varies around p, and
 its prediction is right as often as that says; a wrong row's label is any other class. In the overconfident world, the
@@ -71,7 +71,7 @@ def coverage(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--samples", type=int, default=1000, help="samples of each world, size and share")
+    parser.add_argument("--samples", type=int, default=100, help="samples of each world, size and share")
     parser.add_argument("--worlds", default="calibrated,overconfident,copies")
     arguments = parser.parse_args()
     print("| share, exactly | n | p | coverage |\n|---|---|---|---|")
