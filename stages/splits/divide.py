@@ -169,7 +169,9 @@ def _labels(cache: Cache, names: tuple[str, ...] | None = None) -> tuple[Indices
     """A cache's labels, (rows,) int64, as indices into these names or its own, and the names. Each table numbers its
     classes in its own way, so classes are matched by name."""
     if cache.label_names is None or cache.labels is None:
-        raise TableError(f"{cache.path} has no labels; extract it from a table with a label column")
+        raise TableError(
+            f"{cache.path} has no labels; extract it from a table with a label column, or name one with `labels`"
+        )
     names = names or cache.label_names
     numbers = {name: number for number, name in enumerate(names)}
     if unknown := [name for name in cache.label_names if name not in numbers]:
