@@ -78,7 +78,8 @@ def main() -> None:
     for n in SIZES:
         for p in SHARES:
             print(f"| independent rows | {n} | {p} | {exact_coverage(n, p):.3f} |")
-    print("\n| world | n | p |", " | ".join((*SCORES, "recall of d")), "|\n|" + "---|" * 9)
+    scores = (*SCORES, "recall of d")
+    print("\n| world | n | p |", " | ".join(scores), "|\n|" + "---|" * (3 + len(scores)))
     for world in arguments.worlds.split(","):
         for n in SIZES:
             for p in SHARES:
