@@ -207,7 +207,7 @@ def _json_value(value: Any) -> Any:
 
 def _stored_type(kind: pa.DataType) -> pa.DataType:
     """Return the type in which Parquet stores a column."""
-    if kind == JSON_CELL:
+    if kind == JSON_CELL or pa.types.is_string_view(kind):  # Arrow 20 writes no views
         return pa.large_string()
     if pa.types.is_dictionary(kind) and pa.types.is_string_view(kind.value_type):  # polars' categories
         return pa.dictionary(kind.index_type, pa.large_string(), kind.ordered)
