@@ -221,6 +221,10 @@ def _prepare(
         report(Step("loading the encoder", 0, 0, "files"))
         reopen(session, caches, scan)
     encoder = session.encoder
+    if not caches:
+        from .extraction.windows import require_known_words
+
+        require_known_words(encoder, scan, table.source)
     plan = {
         "batch_tokens": encoder.batch_tokens,
         "window_rows": settings.window_rows,

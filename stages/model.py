@@ -16,14 +16,14 @@ import numpy.typing as npt
 from ..cache.documents import is_text
 from ..cache.errors import EncoderError, SettingsError, StorageError, TableError
 from .encoders.session import EncoderSession
-from .progress import Report, Step, silent
+from .progress import Note, Report, Step, silent
 from .runs.run import load_head, read_run
 from .settings import ExtractSettings
 from .tables.memory import as_list
 from .types import TokenIds
 
 if TYPE_CHECKING:
-    from .encoders.encoder import BatchReport, Encoder
+    from .encoders.encoder import BatchReport, Encoder, UnknownTokens
 
 NO_TOKENS = "the encoder's tokenizer makes no tokens of this text"
 Names = npt.NDArray[np.object_]
@@ -152,6 +152,7 @@ class TextClassifier:
     def classify(self, texts: Texts) -> Probabilities:
         """Return the probabilities of texts that `read` has checked; errors as for `predict`."""
         parts: list[Probabilities] = [np.empty((0, len(self.classes_)), np.float32)]
+        counted: UnknownTokens | None = None
         for start in range(0, len(texts.texts), self.window_rows):
             rows = slice(start, start + self.window_rows)
 
@@ -161,7 +162,11 @@ class TextClassifier:
             pairs = None if texts.pairs is None else texts.pairs[rows]
             sequences = self.tokenize(texts.texts[rows], pairs, place)
             parts.append(self.probabilities(sequences, place))
+            unknown = self.load_encoder().count_unknown(sequences)
+            counted = unknown if counted is None else counted + unknown
             self._report(Step("encoding", start + len(sequences), len(texts.texts), "texts"))
+        if counted is not None and (note := counted.note()):
+            self._report(Note(note))
         return np.concatenate(parts)
 
     def tokenize(

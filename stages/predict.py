@@ -188,15 +188,19 @@ def _classify_table(
         counts["tokens_encoded"] += batch.tokens
 
     with open_writer(out, schema, scan.json_types, overwrite=overwrite) as write:
-        classifier.load_encoder()
+        encoder = classifier.load_encoder()
+        unknown = encoder.count_unknown([])
         for window in prefetch(_windows(classifier, source, scan)):
             probabilities = np.empty((0, len(classifier.classes_)), np.float32)
             if window.sequences:
                 probabilities = classifier.probabilities(window.sequences, window.place, count)
             write(_with_predictions(window, added, classifier, probabilities))
+            unknown += encoder.count_unknown(window.sequences)
             counts["rows"] += len(window.rows)
             counts["skipped_rows"] += len(window.rows) - len(window.good)
             report(Step("encoding", int(counts["rows"]), scan.rows, "rows", int(counts["tokens_encoded"])))
+    if note := unknown.note():
+        report(Note(note))
     if counts["skipped_rows"]:
         number = f"{int(counts['skipped_rows']):,} of {int(counts['rows']):,} rows"
         report(Note(f"{number} of {source.source} have no prediction: the column {PROBLEM!r} says why"))

@@ -166,6 +166,8 @@ class ForwardMode(enum.StrEnum):
     """Sequences one after the other, without padding: the BERT family on a CPU."""
     PADDED = "padded"
     """The model's own forward pass over padded sequences of similar length: everything else."""
+    SAME_LENGTH = "same_length"
+    """The same over sequences of one length, without padding: where padding would change the features."""
 
 
 _DEVICE = "Device to compute on: auto, cpu, cuda, cuda:1 or mps."

@@ -378,6 +378,69 @@ def pickled_whole(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
+def tokenizer(**parts: Any) -> Callable[[Path], None]:
+    """Change parts of a folder's tokenizer.json."""
+    return change("tokenizer.json", **parts)
+
+
+def of_class(name: str) -> Callable[[Path], None]:
+    """Let a folder's tokenizer be of another class."""
+    return change("tokenizer_config.json", tokenizer_class=name)
+
+
+def without_words(folder: Path) -> None:
+    """A tokenizer.json of special tokens alone."""
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {name: number for number, name in enumerate(names)}
+    sizes = {"max_input_chars_per_word": 9, "continuing_subword_prefix": "##"}
+    tokenizer(model={"type": "WordPiece", "unk_token": "[UNK]", **sizes, "vocab": vocabulary})(folder)
+
+
+def without_vocabulary(folder: Path) -> None:
+    """The settings of a tokenizer whose vocabulary was left out."""
+    (folder / "tokenizer.json").unlink()
+    of_class("BertTokenizer")(folder)
+
+
+def of_another_vocabulary(folder: Path) -> None:
+    """A vocab.txt beside the settings of a tokenizer that reads another file."""
+    without_vocabulary(folder)
+    of_class("AlbertTokenizer")(folder)
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+
+
+def without_merges(folder: Path) -> None:
+    """A vocab.json that came without its merges.txt."""
+    without_vocabulary(folder)
+    of_class("RobertaTokenizer")(folder)
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(["<unk>", *WORDS])}))
+
+
+def of_a_page(folder: Path) -> None:
+    """A vocab.txt that is an error page."""
+    without_vocabulary(folder)
+    (folder / "vocab.txt").write_text("<!DOCTYPE html>\n<html>\n<body>Not found</body>\n</html>\n")
+
+
+def panicking(folder: Path) -> None:
+    """A tokenizer whose Rust code panics when it encodes."""
+    piece = {"SpecialToken": {"id": "[CLS]", "type_id": 0}}
+    sides = {side: [piece, {"Sequence": {"id": "A", "type_id": 0}}] for side in ("single", "pair")}
+    sides["pair"].append({"Sequence": {"id": "B", "type_id": 0}})
+    token = {"id": "[X]", "ids": [1], "tokens": ["[UNK]"]}
+    tokenizer(post_processor={"type": "TemplateProcessing", **sides, "special_tokens": {"[X]": token}})(folder)
+
+
+def relative_positions(folder: Path) -> None:
+    """A BERT whose weights have positions that transformers no longer knows."""
+    change("config.json", position_embedding_type="relative_key_query")(folder)
+    more = {
+        f"encoder.layer.{number}.attention.self.distance_embedding.weight": np.ones((255, 16), np.float32)
+        for number in range(2)
+    }
+    tensors("model.safetensors", lambda found: {**found, **more})(folder)
+
+
 def not_a_number(folder: Path) -> None:
     def spoil(found: dict[str, Any]) -> dict[str, Any]:
         found["embeddings.LayerNorm.weight"][:] = np.nan
@@ -602,6 +665,30 @@ ENCODERS = [
     Case("other tokenizers", encoder(change("tokenizer_config.json", fast_tokenizer_files=["tokenizer.9.json"]))),
     Case("an index of weights that are pickles", encoder(shards("x.bin"))),
     Case("an index of weights that is nested 100,000 deep", encoder(deep_index)),
+    Case("a tokenizer of special tokens alone", encoder(without_words)),
+    Case("a tokenizer without its vocabulary", encoder(without_vocabulary)),
+    Case("a tokenizer whose vocabulary file is another class's", encoder(of_another_vocabulary)),
+    Case("a vocab.json without its merges.txt", encoder(without_merges)),
+    Case("a tokenizer.json of another kind than its class", encoder(of_class("RobertaTokenizer"))),
+    Case("a vocabulary of 100 tokens, for embeddings of 30,000", encoder(nothing, vocab_size=30_000)),
+    Case("a vocab.txt that is a page of HTML", encoder(of_a_page)),
+    Case("a tokenizer whose own code panics", encoder(panicking)),
+    Case(
+        "a tokenizer without the unknown token",
+        encoder(tokenizer(model={"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "c"})),
+    ),
+    Case("weights of relative positions, which transformers ignores", encoder(relative_positions)),
+    Case("weights of more layers than config.json says", encoder(change("config.json", num_hidden_layers=1))),
+    Case("weights of fewer layers than config.json says", encoder(change("config.json", num_hidden_layers=3))),
+    Case("an encoder whose own pass fails", encoder(change("config.json", chunk_size_feed_forward=5))),
+    Case(
+        "an encoder that cannot read short texts",
+        encoder(change("config.json", num_landmarks=16), kind="nystromformer"),
+    ),
+    Case(
+        "a table of words that the encoder does not know",
+        table(lambda place: place.csv([(f"\u2603 \u2604 {chr(0x2600 + n)}", f"class{n % 2}") for n in range(120)])),
+    ),
     Case("an adapter", encoder(lambda f: (f / "adapter_config.json").write_text("{}"))),
     Case("a tokenizer with a token number far above the others", encoder(far_word)),
     Case("a model for images", encoder(nothing, kind="vit")),

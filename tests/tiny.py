@@ -50,6 +50,8 @@ def save_tiny_encoder(folder: Path, *, seed: int = 0, kind: str = "bert", **chan
         "xlm-roberta": lambda: hf.XLMRobertaModel(hf.XLMRobertaConfig(**{**sizes, **robertas})),
         "distilbert": lambda: hf.DistilBertModel(hf.DistilBertConfig(**distilled, hidden_dim=64)),
         "albert": lambda: hf.AlbertModel(hf.AlbertConfig(**sizes, embedding_size=16)),
+        "convbert": lambda: hf.ConvBertModel(hf.ConvBertConfig(**sizes, embedding_size=16, head_ratio=2)),
+        "nystromformer": lambda: hf.NystromformerModel(hf.NystromformerConfig(**sizes)),
         "vit": lambda: hf.ViTModel(
             hf.ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4)
         ),

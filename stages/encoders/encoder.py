@@ -23,6 +23,8 @@ from .memory import MemoryFullError
 from .pooling import Feature
 from .tokenizer import Tokenizer
 
+_MANY_UNKNOWN = 0.1
+"""The share of unknown tokens from which a user is told. Of English texts with emoji it is below 0.02."""
 VERSIONS = {"torch": str(torch.__version__), "transformers": version("transformers")}  # which takes seconds to import
 
 
@@ -43,6 +45,30 @@ class EncoderSettings:
         return self.batch_tokens or default_batch_tokens(self.device, path)
 
 
+@dataclasses.dataclass(frozen=True)
+class UnknownTokens:
+    """How many tokens of some texts the encoder's vocabulary lacks."""
+
+    unknown: int
+    tokens: int  # without special tokens
+
+    def __add__(self, other: UnknownTokens) -> UnknownTokens:
+        return UnknownTokens(self.unknown + other.unknown, self.tokens + other.tokens)
+
+    @property
+    def share(self) -> float:
+        return self.unknown / self.tokens if self.tokens else 0.0
+
+    def note(self) -> str | None:
+        """What a user should know of them; None where there are few."""
+        if self.share < _MANY_UNKNOWN:
+            return None
+        return (
+            f"{self.share:.0%} of the texts' tokens are not in the encoder's vocabulary, and tell it nothing: is it an "
+            "encoder of this language?"
+        )
+
+
 class Encoder:
     """A pretrained encoder that is never trained: a tokenizer, and a backend that runs the model.
 
@@ -58,11 +84,13 @@ class Encoder:
         width: int,  # numbers in each feature
         segments: bool,  # whether the encoder tells the two texts of a pair apart
         config: EncoderConfig | None = None,  # what it takes to load the encoder without transformers, if that is known
+        notes: Sequence[str] = (),  # what a user should know of how the encoder runs
     ) -> None:
         """Put together the parts that `headstart.stages.encoders.hf` or `headstart.stages.encoders.fast_load` made."""
-        self._prefix, self._segments, self._tokenizer = settings.prefix, segments, Tokenizer(tokenizer)
+        self._prefix, self._pairs, self._segments = settings.prefix, settings.pairs, segments
+        self._tokenizer = Tokenizer(tokenizer)
         self.features = tuple(feature.name for feature in settings.features)
-        self.backend, self.width, self.config = backend, width, config
+        self.backend, self.width, self.config, self.notes = backend, width, config, notes
         self.path = backend.forward.mode
         self.batch_tokens = settings.chosen_batch_tokens(self.path)
 
@@ -82,6 +110,15 @@ class Encoder:
         else:
             sequences = [np.array(encoding.ids, np.int32) for encoding in encodings]
         return sequences, np.array([bool(encoding.overflowing) for encoding in encodings], bool)
+
+    def count_unknown(self, sequences: Sequence[TokenIds]) -> UnknownTokens:
+        """Count the tokens of some sequences, and those that stand for what the vocabulary lacks."""
+        if not sequences:
+            return UnknownTokens(0, 0)
+        ids = np.concatenate([sequence.reshape(len(sequence), -1)[:, 0] for sequence in sequences])
+        unknown = self._tokenizer.unknown
+        special = len(sequences) * self._tokenizer.special(pairs=self._pairs)
+        return UnknownTokens(0 if unknown is None else int((ids == unknown).sum()), max(0, len(ids) - special))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +169,7 @@ def encode_sequences(
         _, first, inverse = np.unique(hash_keys(hash_sequences(sequences)), return_index=True, return_inverse=True)
         sequences = [sequences[int(number)] for number in first]
     lengths = np.array([len(sequence) for sequence in sequences], np.int64)
-    padded = (path or encoder.path) is ForwardMode.PADDED
+    padded = (path or encoder.path) is not ForwardMode.PACKED
     batches = compose_batches(lengths, batch_tokens or encoder.batch_tokens, padded=padded)
     if needed is not None:
         kept = needed if inverse is None else np.bincount(inverse, needed) > 0

@@ -18,8 +18,9 @@ from ..settings import ForwardMode
 from .config import EncoderConfig
 from .encoder import Encoder, EncoderSettings
 from .files import CONFIG, TOKENIZER, TOKENIZER_CONFIG, EncoderFiles
-from .packed.architecture import find_architecture
+from .packed.architecture import Architecture, find_architecture
 from .packed.backend import PackedCpuBackend
+from .weights import unused_weights
 
 _LEGACY = {"gamma": "weight", "beta": "bias"}  # old names of a norm's weights
 
@@ -43,6 +44,8 @@ def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> 
     weights, dtype = _Weights(files, architecture.BASE), DTYPES[settings.precision]
     batch_tokens = settings.chosen_batch_tokens(ForwardMode.PACKED)
     forward = architecture.build(weights, settings.features, dtype=dtype, batch_tokens=batch_tokens)
+    if weights.unused(architecture):
+        return None  # transformers says which
     backend, width, segments = PackedCpuBackend(forward), config.width, config.segments
     return Encoder(settings, tokenizer=tokenizer, backend=backend, width=width, segments=segments, config=config)
 
@@ -53,6 +56,7 @@ class _Weights(Mapping[str, torch.Tensor]):
     def __init__(self, files: EncoderFiles, base: str) -> None:
         """List them; ``base`` may stand before their names. Raises ValueError where two have the same name."""
         self._homes: dict[str, tuple[Any, str]] = {}
+        self._used: set[str] = set()
         for file in files.weights:
             if file.suffix != ".safetensors":  # the index of several files
                 continue
@@ -66,8 +70,13 @@ class _Weights(Mapping[str, torch.Tensor]):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         file, stored = self._homes[name]
+        self._used.add(name)
         weight: torch.Tensor = file.get_tensor(stored)  # mapped, as transformers maps it
         return weight.to(torch.float32)
+
+    def unused(self, architecture: Architecture) -> list[str]:
+        """The weights that were not asked for, and belong neither to a layer of the architecture nor to a head."""
+        return unused_weights(self._homes.keys() - self._used - architecture.layer_weights(), architecture.BASE)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._homes)

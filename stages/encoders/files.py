@@ -92,7 +92,7 @@ class EncoderFiles:
             "tokenizer_sha256": hash_files(self.folder, self.tokenizer),
         }
 
-    def advice(self, error: Exception) -> str | None:
+    def advice(self, error: BaseException) -> str | None:
         """What is wrong and what to do about it, where transformers' own words mislead; None where they do not."""
         if self.pickled and "Weights only load failed" in str(error):
             problem = (

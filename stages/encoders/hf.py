@@ -6,7 +6,9 @@ Transformers takes seconds to load, so this module is imported only where nothin
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
+import re
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -27,7 +29,14 @@ from .packed.architecture import Architecture, find_architecture
 from .packed.backend import PackedCpuBackend
 from .packed.forward import PackedForward
 from .padded import PaddedForward
-from .pooling import Feature, Pooling
+from .pooling import Feature, Pooling, parse_features
+from .weights import unused_weights
+
+_TRIAL_TOKENS = 16  # of the longer sequence that padding is tried on
+_MOST_SPARE = 1024  # rows of the embeddings without a token: room for more, or a number that suits the hardware
+_MODEL_KIND = re.compile(rb'"model"\s*:\s*\{\s*"type"\s*:\s*"(\w+)"')
+_OTHER_VOCABULARIES = ("tokenizer.model", "tiktoken.model", "tekken.json")
+"""Files that transformers reads in the place of a tokenizer class's own."""
 
 
 def load_encoder(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
@@ -37,23 +46,50 @@ def load_encoder(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
         EncoderError: the files are damaged, do not fit each other, or are not an encoder's.
         SettingsError: ``max_length`` is more than the encoder has positions for, or leaves no room for text.
     """
-    with quiet_transformers(), _loading(files):
+    with quiet_transformers():
+        return _load(files, settings)
+
+
+def _load(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
+    with _loading(files):
         tokenizer = load_tokenizer(files)
         model = _load_model(files, settings.features)
+        _check_vocabulary(files, tokenizer, model)
     model.to(settings.device)
-    _check_fit(f"encoder {files.name}", tokenizer, model, settings)
+    exact = dataclasses.replace(settings, precision=Precision.FLOAT32)
+    first_token = dataclasses.replace(exact, features=parse_features([Pooling.CLS], None))
+    forward, trial, fit = (
+        PaddedForward(model, how, name=f"encoder {files.name}", padding=tokenizer.pad_token_id or 0)
+        for how in (settings, exact, first_token)
+    )
+    _check_fit(tokenizer, model, settings, fit)
     fast_tokenizer, width = tokenizer.backend_tokenizer, int(model.config.hidden_size)
     fast_tokenizer.enable_truncation(settings.max_length, direction=tokenizer.truncation_side)
     fast_tokenizer.no_padding()
     segments = "token_type_ids" in tokenizer.model_input_names and getattr(model.config, "type_vocab_size", 0) > 1
-    backend, config = _padded_backend(model, settings, padding=tokenizer.pad_token_id or 0), None
+    config, notes = None, list[str]()
     architecture = model_architecture(model) if settings.device.type == "cpu" else None
-    if architecture is not None and (packed := _try_packed(architecture, model, settings, backend, segments=segments)):
-        backend = PackedCpuBackend(packed)  # which keeps the model's weights, and not the model
+    if architecture is not None and (packed := _try_packed(architecture, model, settings, forward, segments=segments)):
+        backend: Backend = PackedCpuBackend(packed)  # which keeps the model's weights, and not the model
         if not fast_tokenizer.encode_special_tokens:  # its JSON does not say that
             digest = tokenizer_sha256(fast_tokenizer)
             config = EncoderConfig(architecture=architecture, width=width, segments=segments, tokenizer_sha256=digest)
-    return Encoder(settings, tokenizer=fast_tokenizer, backend=backend, width=width, segments=segments, config=config)
+    else:
+        tokens = model.get_input_embeddings().num_embeddings
+        forward.mode = _try_padding(trial, tokens, settings.max_length, width)
+        backend = _padded_backend(forward, settings)
+        if forward.mode is ForwardMode.SAME_LENGTH:
+            problem = "padding would change its features, so only texts of the same length are batched"
+            notes.append(f"{forward.name} ({forward.kind}): {problem}")
+    return Encoder(
+        settings,
+        tokenizer=fast_tokenizer,
+        backend=backend,
+        width=width,
+        segments=segments,
+        config=config,
+        notes=notes,
+    )
 
 
 def model_architecture(model: Any) -> Architecture | None:
@@ -63,15 +99,16 @@ def model_architecture(model: Any) -> Architecture | None:
     return architecture if architecture is not None and epsilons <= {architecture.epsilon} else None
 
 
-def _padded_backend(model: Any, settings: EncoderSettings, *, padding: int) -> Backend:
+def _padded_backend(forward: PaddedForward, settings: EncoderSettings) -> Backend:
     if settings.device.type == "cuda":
         copies = CopyStream(settings.device)
-        return CudaBackend(PaddedForward(model, settings, padding=padding, to_device=copies.to_device), copies)
-    return Backend(PaddedForward(model, settings, padding=padding))
+        forward.to_device = copies.to_device
+        return CudaBackend(forward, copies)
+    return Backend(forward)
 
 
 def _try_packed(
-    architecture: Architecture, model: Any, settings: EncoderSettings, padded: Backend, *, segments: bool
+    architecture: Architecture, model: Any, settings: EncoderSettings, padded: PaddedForward, *, segments: bool
 ) -> PackedForward | None:
     """The packed forward pass; None where a trial shows that it does not give the model's own numbers."""
     dtype, batch_tokens = DTYPES[settings.precision], settings.chosen_batch_tokens(ForwardMode.PACKED)
@@ -83,34 +120,103 @@ def _try_packed(
     if segments:
         trial = [np.stack([ids, ids > 2], axis=1).astype(np.int32) for ids in trial]
     with torch.inference_mode():
-        ours, theirs = packed(trial), padded.forward(trial)
+        ours, theirs = packed(trial), padded(trial)
     tolerance = 1e-5 if settings.precision is Precision.FLOAT32 else 0.1
     agree = [torch.allclose(ours[n].float(), theirs[n].float(), rtol=tolerance, atol=tolerance) for n in theirs]
     return packed if all(agree) else None
 
 
-def _check_fit(encoder: str, tokenizer: Any, model: Any, settings: EncoderSettings) -> None:
-    """Refuse an encoder or settings that would give wrong features, or none."""
-    embedded = getattr(model.get_input_embeddings(), "num_embeddings", None)
+def _try_padding(forward: PaddedForward, tokens: int, longest: int, width: int) -> ForwardMode:
+    """Whether sequences may be padded: by a trial in float32, of sequences alone and beside each other.
+
+    Raises:
+        EncoderError: a sequence's features depend on its neighbours even without padding, or on chance; or their width
+            is not ``width``.
+    """
+    long = (tokens // 2 + np.arange(min(longest, _TRIAL_TOKENS)) % (tokens - tokens // 2)).astype(np.int32)
+    for mode, batch in ((ForwardMode.PADDED, [long, long[:3]]), (ForwardMode.SAME_LENGTH, [long, long[::-1]])):
+        with torch.inference_mode():
+            alone, together = [forward([sequence]) for sequence in batch], forward(batch)
+        for name, values in together.items():
+            if values.shape != (2, width):
+                raise EncoderError(
+                    f"{forward.name} ({forward.kind}): its feature {name!r} has {values.shape[-1]} numbers, and not "
+                    f"{width}, the hidden_size of its config.json; choose another encoder"
+                )
+        if all(_agree(torch.cat([each[name] for each in alone]), values) for name, values in together.items()):
+            return mode
+    raise EncoderError(
+        f"{forward.name} ({forward.kind}): a text's features depend on the texts beside it, or on chance; choose "
+        "another encoder"
+    )
+
+
+def _agree(alone: torch.Tensor, together: torch.Tensor) -> bool:
+    """Whether features agree to 1e-5, relative to the largest number of each row."""
+    return bool(((alone - together).abs().amax(1) <= 1e-5 * alone.abs().amax(1)).all())
+
+
+def _check_vocabulary(files: EncoderFiles, tokenizer: Any, model: Any) -> None:
+    """Refuse a tokenizer that lacks the words of its encoder, or has others."""
+    encoder, made = f"encoder {files.name}", type(tokenizer.backend_tokenizer.model).__name__
+    file, kind = files.folder / "tokenizer.json", type(tokenizer)
+    if file.is_file():
+        stored = _MODEL_KIND.search(file.read_bytes())
+        if stored and stored[1].decode() != made:
+            raise EncoderError(
+                f"{encoder}: its tokenizer.json is of the kind {stored[1].decode()}, of which {kind.__name__} makes a "
+                f"tokenizer of the kind {made}; in its tokenizer_config.json, set tokenizer_class to "
+                "PreTrainedTokenizerFast"
+            )
+    else:
+        needed = [name for field, name in kind.vocab_files_names.items() if field != "tokenizer_file"]
+        absent = [name for name in needed or [file.name] if not (files.folder / name).is_file()]
+        if absent and not any((files.folder / name).is_file() for name in _OTHER_VOCABULARIES):
+            raise EncoderError(
+                f"{encoder}: {files.folder} holds neither tokenizer.json nor {absent[0]}, the vocabulary of its "
+                f"tokenizer ({kind.__name__}); put the tokenizer's files there that the encoder was published with"
+            )
+    try:
+        embedded = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    except NotImplementedError:  # of several, or of none
+        embedded = None
     if not isinstance(embedded, int) or not hasattr(model.config, "hidden_size"):
         raise EncoderError(
             f"{encoder} ({model.config.model_type}) is not an encoder of texts, or of a kind that "
             "headstart does not know"
         )
-    largest = max(tokenizer.get_vocab().values(), default=-1) + 1
+    vocabulary = tokenizer.get_vocab()
+    tried = tokenizer.backend_tokenizer.encode("a \u2603")  # a word, and one that few vocabularies have
+    largest = max([*vocabulary.values(), *tried.ids], default=-1) + 1
     if largest > embedded:
         raise EncoderError(
             f"{encoder}: its tokenizer knows {largest:,} tokens, its model {embedded:,}: they do not belong together"
         )
+    words = len(vocabulary.keys() - set(tokenizer.all_special_tokens))
+    if words < 2 or (2 * len(vocabulary) < embedded and embedded - len(vocabulary) > _MOST_SPARE):
+        raise EncoderError(
+            f"{encoder}: its tokenizer knows {len(vocabulary):,} tokens, {words:,} of them not special, its model "
+            f"{embedded:,}: the vocabulary is missing, or another model's; put the tokenizer's files there that the "
+            "encoder was published with"
+        )
+
+
+def _check_fit(tokenizer: Any, model: Any, settings: EncoderSettings, forward: PaddedForward) -> None:
+    """Refuse an encoder or settings that would give wrong features, or none; ``forward`` gives the feature ``cls``."""
+    encoder = forward.name
     positions, length = min(_positions(model), tokenizer.model_max_length), settings.max_length
     special = tokenizer.num_special_tokens_to_add(pair=settings.pairs)
     if length > positions:
         raise SettingsError(f"`max_length` is {length}; {encoder} reads at most {positions} tokens")
+    if getattr(model.config, "attention_type", None) == "block_sparse":  # BigBird's, for which it remembers texts
+        most = (5 + 2 * model.config.num_random_blocks) * model.config.block_size
+        if length > most:
+            problem = "reads longer ones in another way, unless it has read a shorter one before"
+            raise SettingsError(f"`max_length` is {length}; choose at most {most}, for {encoder} {problem}")
     if length <= special:
         raise SettingsError(f"`max_length` is {length}, of which special tokens take {special}: no room for text")
     with torch.inference_mode():
-        states = [model(input_ids=torch.tensor([[1, token]], device=settings.device)) for token in (2, 3)]
-    first, second = (state.last_hidden_state[:, 0] for state in states)
+        first, second = (forward([np.array([1, token], np.int32)])["cls"] for token in (2, 3))
     if torch.equal(first, second) and first.isfinite().all():
         raise EncoderError(
             f"{encoder}: its first position does not see the tokens after it, so it cannot stand for a text: this is a "
@@ -151,6 +257,15 @@ def _load_model(files: EncoderFiles, features: tuple[Feature, ...]) -> Any:
     if wrong:
         misfits = f"{len(wrong)} of them, such as {wrong[0]}"
         raise EncoderError(f"{encoder}: its weights do not fit its config.json ({misfits})")
+    if unused := unused_weights(loading["unexpected_keys"], model.base_model_prefix):
+        raise EncoderError(
+            f"{encoder}: {type(model).__name__}, as its config.json describes it, has no place for its weights "
+            f"{unused[0]!r} ({len(unused):,} such), so it would be another model; correct config.json, or save the "
+            "weights without them if they are of a head"
+        )
+    positions = str(getattr(model.config, "position_embedding_type", None))
+    if positions.startswith("relative"):  # only older releases computed them
+        raise EncoderError(f"{encoder}: transformers does not compute the positions of its config.json, {positions!r}")
     if broken := next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None):
         raise EncoderError(f"{encoder}: its weights {broken!r} hold values that are no numbers (NaN or inf)")
     model.requires_grad_(False)
@@ -172,9 +287,9 @@ def _loading(files: EncoderFiles) -> Iterator[None]:
     """Turn any exception of transformers while it reads files into an error of one line."""
     try:
         yield
-    except EncoderError:
+    except (EncoderError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # of many kinds, by what is wrong with which file
+    except BaseException as error:  # of many kinds, by what is wrong with which file; Rust's panics are no Exception
         reason = files.advice(error) or textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__
         raise EncoderError(f"encoder {files.name}: its files in {files.folder} cannot be read: {reason}") from error
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...cache.errors import IdentityError
 from ...cache.identity import Identity, differences
-from ..progress import Report, Step, silent
+from ..progress import Note, Report, Step, silent
 from ..settings import ExtractSettings, Precision
 from .files import EncoderFiles, find_encoder, recorded_encoder
 from .pooling import Feature, parse_features
@@ -134,6 +134,8 @@ class EncoderSession:
 
             self._report(Step("loading the encoder", 0, 0, "files"))
             self._encoder = load_encoder(self.files, self.encoder_settings)
+            for note in self._encoder.notes:
+                self._report(Note(note))
         return self._encoder
 
     @property

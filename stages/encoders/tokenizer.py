@@ -10,10 +10,14 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Sequence
-from typing import Any
+import reprlib
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import tokenizers
+
+from ...cache.errors import EncoderError
 
 CHARACTERS_PER_TOKEN = 12
 """The length of the first beginning that is tried, for each token that is kept; a word takes five or six."""
@@ -21,6 +25,7 @@ _GROWTH = 8
 # Normalizers whose result before a space or a stop does not depend on the text after it.
 _LOCAL = {"Lowercase", "NFC", "NFD", "NFKC", "NFKD"}
 _DELETING = {"BertNormalizer", "StripAccents"}  # also such; a character that they delete may stand between two spaces
+_Text = TypeVar("_Text", str, tuple[str, str])
 
 
 class Tokenizer:
@@ -30,13 +35,17 @@ class Tokenizer:
         self._tokenizer = tokenizer
 
     def encode(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
-        """Encode texts: their ids, types, and whether there was overflow. Offsets and the overflow are incomplete."""
+        """Encode texts: their ids, types, and whether there was overflow. Offsets and the overflow are incomplete.
+
+        Raises:
+            EncoderError: the tokenizer fails on a text.
+        """
         longest = CHARACTERS_PER_TOKEN * int((self._tokenizer.truncation or {}).get("max_length", 0))
         encodings: list[Any] = [None] * len(texts)
         left = list(range(len(texts)))
         while left:
             beginnings = [self._beginning(texts[number], longest) for number in left]
-            for number, encoding in zip(left, self._tokenizer.encode_batch_fast(beginnings), strict=True):
+            for number, encoding in zip(left, _encode(self._tokenizer.encode_batch_fast, beginnings), strict=True):
                 encodings[number] = encoding
             left = [
                 number
@@ -47,8 +56,23 @@ class Tokenizer:
         return encodings
 
     def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[tokenizers.Encoding]:
-        """Encode whole pairs of texts: which of the two is cut, and where, depends on the length of both."""
-        return list(self._tokenizer.encode_batch(list(pairs)))  # encode_batch_fast may give both texts the same type
+        """Encode whole pairs of texts: which of the two is cut, and where, depends on the length of both.
+
+        Raises:
+            EncoderError: the tokenizer fails on a pair.
+        """
+        return _encode(self._tokenizer.encode_batch, pairs)  # encode_batch_fast may give both texts the same type
+
+    @functools.cached_property
+    def unknown(self) -> int | None:
+        """The number of the token that stands for what the vocabulary lacks; None where there is no such token."""
+        name = getattr(self._tokenizer.model, "unk_token", None)
+        numbers = [self._tokenizer.token_to_id(known) for known in ([name] if name else ["<unk>", "[UNK]"])]
+        return next((number for number in numbers if number is not None), None)
+
+    def special(self, *, pairs: bool) -> int:
+        """How many special tokens a text, or a pair of texts, is given."""
+        return int(self._tokenizer.num_special_tokens_to_add(pairs))
 
     def _beginning(self, text: str, longest: int) -> str:
         """A beginning of at least about ``longest`` characters that is tokenized as it is in the whole text."""
@@ -81,3 +105,19 @@ class Tokenizer:
             if re.search(rf"[\s{separators}]", written):
                 return None
         return re.compile(rf"\S[{separators}]")
+
+
+def _encode(
+    encode: Callable[[list[_Text]], Sequence[tokenizers.Encoding]], texts: Sequence[_Text]
+) -> list[tokenizers.Encoding]:
+    """Encode texts; where the tokenizer fails, an EncoderError names the first text that it fails on."""
+    try:
+        return list(encode(list(texts)))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # Rust's panics are no Exception
+        if len(texts) > 1:
+            for text in texts:
+                _encode(encode, [text])
+        reason = textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__
+        raise EncoderError(f"the encoder's tokenizer fails on {reprlib.repr(texts[0])}, and says: {reason}") from error

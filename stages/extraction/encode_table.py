@@ -13,10 +13,10 @@ import numpy as np
 from ...cache.errors import EncoderError, StorageError
 from ...cache.hashing import hash_sequences
 from ...cache.writer import CacheWriter
-from ..encoders.encoder import BatchReport, Encoder, encode_sequences
+from ..encoders.encoder import BatchReport, Encoder, UnknownTokens, encode_sequences
 from ..encoders.memory import MemoryFullError
 from ..prefetch import BackgroundThread, prefetch
-from ..progress import Report, Step
+from ..progress import Note, Report, Step
 from ..settings import ForwardMode
 from ..tables.table import Table, TableRows
 from ..types import Features, Indices, Mask
@@ -63,12 +63,15 @@ def encode_table(
         EncoderError: a text has no tokens, or a feature is not finite, or does not fit in the stored dtype.
         StorageError: one text alone does not fit in memory.
     """
-    halved_before = encoder.backend.halved_batches
+    halved_before, unknown = encoder.backend.halved_batches, UnknownTokens(0, 0)
     state = _Pass(unfinished, writer, encoder, reusable, report)
     with state.background:
         for window in prefetch(tokenized_windows(table, unfinished, encoder, reusable)):
             state.add(window)
+            unknown += encoder.count_unknown(window.sequences)
             report(Step("encoding", window.span.stop, unfinished.scan.rows, "rows", state.counts.tokens_encoded))
+    if note := unknown.note():
+        report(Note(note))
     counts, cache = state.counts, unfinished.cache
     counts.halved_batches = encoder.backend.halved_batches - halved_before
     counts.tokens = int(cache.lengths.sum(dtype=np.int64))

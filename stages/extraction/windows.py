@@ -9,12 +9,13 @@ import numpy as np
 
 from ...cache.errors import EncoderError
 from ..encoders.encoder import Encoder
-from ..tables.scan import read_windows
+from ..tables.scan import TableScan, read_windows
 from ..tables.table import Table, TableRows, join_rows
 from ..types import Indices, Mask, TokenIds
 from .resume import UnfinishedCache
 from .reuse import ReusableCaches, RowLocations, find_rows
 
+_SAMPLE_ROWS, _FEW_ROWS = 256, 100  # whose words an encoder must know; of fewer rows, unknown ones may be what they are
 _JOINED_BYTES = 64 << 20  # most memory for the features of windows that are joined
 _Part = tuple[slice, TableRows, RowLocations]
 
@@ -32,6 +33,23 @@ class Window:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+def require_known_words(encoder: Encoder, scan: TableScan, table: str) -> None:
+    """Refuse an encoder whose vocabulary lacks most of a table: nearly all rows would have the same features.
+
+    Raises:
+        EncoderError: in a sample of the table's first rows, more than half of the tokens are the unknown token.
+    """
+    rows = scan.top
+    sample = np.unique(np.linspace(0, len(rows) - 1, _SAMPLE_ROWS).astype(int)) if len(rows) else range(0)
+    pairs = None if rows.pairs is None else [rows.pairs[row] for row in sample]
+    unknown = encoder.count_unknown(encoder.tokenize([rows.texts[row] for row in sample], pairs)[0])
+    if len(sample) >= _FEW_ROWS and unknown.share > 0.5:
+        raise EncoderError(
+            f"{table}: the encoder's vocabulary lacks {unknown.share:.0%} of the tokens of {len(sample)} rows, so it "
+            "cannot tell them apart; choose an encoder of their language, or put its own tokenizer's files beside it"
+        )
 
 
 def tokenized_windows(

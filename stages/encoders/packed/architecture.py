@@ -18,6 +18,7 @@ import torch
 
 from ..pooling import Feature
 from .forward import PackedForward
+from .layers import LayerNames
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class Architecture(abc.ABC):
     """One encoder's architecture. Its fields hold what the weights do not say, and stand in a cache's record."""
 
     BASE: ClassVar[str]  # its name within a larger model, which some files put before the name of each weight
+    NAMES: ClassVar[LayerNames]
     model_type: str
     heads: int  # of each layer
     layers: int
@@ -37,6 +39,17 @@ class Architecture(abc.ABC):
 
         Returns None where the packed pass would compute something else, or where a field without a default is missing.
         """
+
+    def layer_weights(self) -> set[str]:
+        """The names of all weights of the layers."""
+        names = dataclasses.asdict(self.NAMES)
+        layer = names.pop("layer")
+        return {
+            f"{layer.format(number)}{part}.{kind}"
+            for number in range(self.layers)
+            for part in names.values()
+            for kind in ("weight", "bias")
+        }
 
     @abc.abstractmethod
     def build(

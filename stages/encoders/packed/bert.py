@@ -48,7 +48,7 @@ class Bert(Architecture):
     """BERT, and the base of its relatives, which differ in names, positions or the embeddings' width."""
 
     BASE = "bert"
-    NAMES: ClassVar = LayerNames(
+    NAMES: ClassVar[LayerNames] = LayerNames(
         layer="encoder.layer.{}.",
         query="attention.self.query",
         key="attention.self.key",
