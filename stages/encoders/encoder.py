@@ -24,7 +24,7 @@ from .pooling import Feature
 from .tokenizer import Tokenizer
 
 _MANY_UNKNOWN = 0.1
-"""The share of unknown tokens from which a user is told. Of English texts with emoji it is below 0.02."""
+"""The share of unknown tokens from which a user is told."""
 VERSIONS = {"torch": str(torch.__version__), "transformers": version("transformers")}  # which takes seconds to import
 
 
@@ -115,7 +115,7 @@ class Encoder:
         """Count the tokens of some sequences, and those that stand for what the vocabulary lacks."""
         if not sequences:
             return UnknownTokens(0, 0)
-        ids = np.concatenate([sequence.reshape(len(sequence), -1)[:, 0] for sequence in sequences])
+        ids = np.concatenate([sequence if sequence.ndim == 1 else sequence[:, 0] for sequence in sequences])
         unknown = self._tokenizer.unknown
         special = len(sequences) * self._tokenizer.special(pairs=self._pairs)
         return UnknownTokens(0 if unknown is None else int((ids == unknown).sum()), max(0, len(ids) - special))
