@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,6 +17,7 @@ from headstart.cache.reader import open_cache
 from headstart.cache.seal import SEAL_BYTES, read_seal, write_seal
 from headstart.cli import inspect_command
 from headstart.stages.verify import verify
+from processes import SERVER
 
 Extents = list[tuple[int, int]]
 KINDS = ("features", "labels", "hashes", "checksums", "identity")
@@ -119,9 +119,8 @@ def fuzz_structure(whole: Path, folder: Path, changes: int, *, seed: int) -> Fuz
     Raises:
         AssertionError: the process crashed, hung, or raised an error of another kind; or a file read back changed.
     """
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_fuzz, args=(whole, folder / "fuzzed.h5", changes, seed, sender))
+    receiver, sender = SERVER.Pipe(duplex=False)
+    child = SERVER.Process(target=_fuzz, args=(whole, folder / "fuzzed.h5", changes, seed, sender))
     child.start()
     sender.close()
     found = None
