@@ -42,10 +42,12 @@ def require_known_words(encoder: Encoder, scan: TableScan, table: str) -> None:
         EncoderError: in a sample of the table's first rows, more than half of the tokens are the unknown token.
     """
     rows = scan.top
-    sample = np.unique(np.linspace(0, len(rows) - 1, _SAMPLE_ROWS).astype(int)) if len(rows) else range(0)
+    if len(rows) < _FEW_ROWS:
+        return
+    sample = np.unique(np.linspace(0, len(rows) - 1, _SAMPLE_ROWS).astype(int))
     pairs = None if rows.pairs is None else [rows.pairs[row] for row in sample]
     unknown = encoder.count_unknown(encoder.tokenize([rows.texts[row] for row in sample], pairs)[0])
-    if len(sample) >= _FEW_ROWS and unknown.share > 0.5:
+    if unknown.share > 0.5:
         raise EncoderError(
             f"{table}: the encoder's vocabulary lacks {unknown.share:.0%} of the tokens of {len(sample)} rows, so it "
             "cannot tell them apart; choose an encoder of their language, or put its own tokenizer's files beside it"
