@@ -43,9 +43,13 @@ def as_arrow(table: Any, columns: ColumnNames) -> pa.Table:
         if hasattr(kind, "iloc") and not columns.keep_others:  # pandas' names of columns need not be str
             part = table.iloc[:, [names.index(name) for name in wanted]].set_axis(wanted, axis=1)
             return pa.Table.from_pandas(part, preserve_index=False)
-        if isinstance(table, pa.Table | pa.RecordBatch) or hasattr(kind, "get_column"):  # the latter is polars'
-            table = table if columns.keep_others else table.select(wanted)
-        return pa.table(table)
+        if isinstance(table, pa.RecordBatch):
+            table = pa.Table.from_batches([table])
+        if (
+            isinstance(table, pa.Table) or hasattr(kind, "get_column")
+        ) and not columns.keep_others:  # the latter: polars'
+            table = table.select(wanted)
+        return table if isinstance(table, pa.Table) else pa.table(table)
     except (pa.ArrowException, AttributeError, TypeError, ValueError, UnicodeError) as error:
         raise unreadable(error) from None
 
