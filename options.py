@@ -90,7 +90,8 @@ def expand(fields: Fields, make: Callable[..., Any]) -> tuple[list[inspect.Param
     parameters: list[inspect.Parameter] = []
     parsers: dict[str, Callable[[str], Any]] = {}
     hints = _type_hints(fields.of)
-    for field in dataclasses.fields(fields.of):
+    own = inspect.get_annotations(fields.of)
+    for field in sorted(dataclasses.fields(fields.of), key=lambda field: field.name not in own):  # inherited ones last
         name, default, kind, metavar = field.name, field.default, hints[field.name], None
         if name in fields.without or (fields.only and name not in fields.only):
             continue
