@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
+from ...cache.documents import is_text
 from ...cache.errors import TableError
 
 
@@ -69,7 +70,13 @@ def read_texts(column: pa.Array, name: str, where: str, numbers: Sequence[int]) 
     """
     values: list[str | None]
     if isinstance(column.type, pa.JsonType):
-        return [None if cell is None else json.loads(cell) for cell in column.to_pylist()]
+        try:
+            values = [None if cell is None else json.loads(cell) for cell in column.to_pylist()]
+            if all(value is None or is_text(value) for value in values):
+                return values
+        except (TypeError, ValueError):  # of a file of another format than JSON lines
+            pass
+        raise TableError(f"{where}: the column {name!r} holds JSON that is not text; choose another column")
     column = decode_dictionary(column)
     kind = column.type
     if pa.types.is_null(kind):
@@ -88,7 +95,9 @@ def read_texts(column: pa.Array, name: str, where: str, numbers: Sequence[int]) 
 def decode_dictionary(column: pa.Array) -> pa.Array:
     """Return the plain values of an array that is stored as a dictionary (a categorical) or as runs of equal values."""
     if pa.types.is_run_end_encoded(column.type):
-        return column.cast(column.type.value_type)
+        from pyarrow.compute import run_end_decode  # which takes longer to load than a small table to read
+
+        return run_end_decode(column)
     if not pa.types.is_dictionary(column.type):
         return column
     values = column.dictionary

@@ -120,10 +120,12 @@ def _read_rows(reading: Reading, dialect: Dialect, columns: ColumnNames, *, stri
         strict=strict,
     )
     try:
-        first = next(row for row in rows if row)
+        first, blank = next(rows), 0
+        while not first:
+            first, blank = next(rows), blank + 1
         checked = _CheckedRows(reading, dialect, _names(first, reading, dialect, columns), columns)
         batch, size = checked.no_cells(), reading.characters
-        block, line = ([], rows.line_num) if dialect.header else ([first], -1)
+        block, line = ([], rows.line_num) if dialect.header else ([*[[]] * blank, first], -1)
         while block := [*block, *itertools.islice(rows, _BLOCK_ROWS)]:
             checked.add(block, batch, lines=rows.line_num - line)
             block, line = [], rows.line_num
@@ -195,11 +197,10 @@ class _CheckedRows:
     def _problem(self, row: list[str]) -> str:
         """Return why a row cannot be read; an empty string if it can."""
         if len(row) != len(self._names):
-            advice = f"put a text that holds a {self._dialect.name} in quotation marks and close them"
+            split = self._dialect.name if len(row) > len(self._names) else "line end"
+            advice = f"put a text that holds a {split} in quotation marks and close them"
             if not self._dialect.quotes:
-                advice = (
-                    f"a text can hold no {self._dialect.name}, unless quotation marks enclose cells (`quotes=True`)"
-                )
+                advice = f"a text can hold no {split}, unless quotation marks enclose cells (`quotes=True`)"
             first, cells = "header" if self._dialect.header else "first row", "cell" if len(row) == 1 else "cells"
             return f"it has {len(row)} {cells} where the {first} has {len(self._names)}; {advice}"
         bad = next((i for i in self._kept if not is_text(row[i])), None)
@@ -235,7 +236,9 @@ def _names(first: list[str], reading: Reading, dialect: Dialect, columns: Column
         names = [str(number) for number in range(1, len(first) + 1)]
     else:
         names = first
-        if len(first) == 1 and any(mark in text for mark in ";\t|,"):
+        if text.startswith("sep="):
+            advice = "; its first line is a note for Excel: remove it, and pass the `delimiter` that it names"
+        elif len(first) == 1 and any(mark in text for mark in ";\t|,"):
             advice = f"; if its cells do not stand between {dialect.name}s, pass `delimiter`"
         elif not set(first) & set(columns.names()):
             advice = "; if the first row is no header, pass `header=False`"

@@ -157,7 +157,9 @@ def readable(reading: Reading) -> Iterator[None]:
         yield
     except UnicodeError as error:
         encoding = (reading.settings.encoding or "utf-8").upper()
-        raise TableError(f"{file} is not {encoding}: {error}{reading.encoding_advice()}") from None
+        kind = file_format(file)
+        advice = "; write it anew" if kind in (Format.PARQUET, Format.ARROW) else reading.encoding_advice()
+        raise TableError(f"{file} is not {encoding}: {error}{advice}") from None
     except OverflowError:
         raise TableError(f"{file}: a label is a number of more than 64 bits; write it as text") from None
     except pa.ArrowException as error:

@@ -120,7 +120,7 @@ def _objects(reading: Reading, columns: ColumnNames) -> Iterator[dict[str, Any]]
         number += 1
         try:
             row, end = decode(text)
-            problem = "" if isinstance(row, dict) else "not a JSON object"
+            problem = "" if isinstance(row, dict) else "not a JSON object; the file must hold one object a line"
             if end < len(text):
                 raise ValueError(f"more follows after character {end:,}")
         except RecursionError:

@@ -72,7 +72,7 @@ def classes_of(spellings: Sequence[str], name: str, where: str) -> list[str]:
 
 def sorted_classes(classes: Sequence[str]) -> tuple[str, ...]:
     """Return the distinct classes, sorted: as numbers where all are whole numbers, else as strings."""
-    return tuple(sorted(set(classes), key=int if all(map(_WHOLE_NUMBER.fullmatch, classes)) else None))
+    return tuple(sorted(sorted(set(classes)), key=int if all(map(_WHOLE_NUMBER.fullmatch, classes)) else None))
 
 
 def lookalike(names: Sequence[str]) -> tuple[str, str] | None:

@@ -27,11 +27,11 @@ def as_arrow(table: Any, columns: ColumnNames) -> pa.Table:
     """
     kind = type(table)  # asked for its attributes, because a pandas frame has those of its columns' names too
     if isinstance(table, Mapping):
-        names = list(map(str, table))
+        given: Any = table
     else:
         given = getattr(table, "column_names" if hasattr(kind, "column_names") else "columns", None)
-        names = [] if given is None else list(map(str, given))
-    if names:
+    names = [] if given is None else list(map(str, given))
+    if given is not None:
         columns.require(names, SOURCE)
     wanted = names if columns.keep_others else columns.names()
     try:
@@ -61,7 +61,7 @@ def texts_as_arrow(columns: Mapping[str, Sequence[Any]]) -> pa.Table:
         TableError: they are not of one length, or hold something else.
     """
     try:
-        return pa.table({name: _column(list(values), nan_is_null=True) for name, values in columns.items()})
+        return pa.table({name: _column(values, nan_is_null=True) for name, values in columns.items()})
     except (pa.ArrowException, TypeError, ValueError, UnicodeError) as error:
         raise unreadable(error) from None
 
@@ -80,6 +80,8 @@ def as_list(values: Any) -> Any:
 
 
 def _column(values: Any, *, nan_is_null: bool) -> pa.Array | pa.ChunkedArray:
+    if isinstance(values, str | bytes | set | frozenset):  # Arrow takes characters, and members in any order, for rows
+        raise TypeError(f"a {type(values).__name__} stands where a list of rows is expected")
     if hasattr(values, "__arrow_c_stream__"):  # a Series, or an Arrow column in chunks
         return pa.chunked_array(values)
     return pa.array(values, from_pandas=nan_is_null)

@@ -92,17 +92,18 @@ class Reading:
 
     def encoding_advice(self) -> str:
         """Return the end of a message about a file that its encoding does not fit: which encoding may be its own."""
-        guess = None if self.settings.encoding else self._likely_encoding
-        if guess is None:
+        if self.settings.encoding or not self._likely_encodings:
             return "; correct it, or pass the file's `encoding`"
-        return f"; the file's bytes are valid {guess.upper()}: if that is its encoding, pass `encoding='{guess}'`"
+        guess, *others = self._likely_encodings
+        valid = guess.upper() + (f" (and {', '.join(others).upper()})" if others else "")
+        return f"; the file's bytes are valid {valid}: if that is its encoding, pass `encoding='{guess}'`"
 
     def _stream(self) -> pa.NativeFile:
         return pa.input_stream(str(self.file), compression=COMPRESSIONS.get(self.file.suffix.lower()))
 
     @functools.cached_property
-    def _likely_encoding(self) -> str | None:
-        """Return the first encoding that the file's bytes are valid in; None where there is none."""
+    def _likely_encodings(self) -> list[str]:
+        """Return the encodings that the file's bytes are valid in, of those that they may have; the likeliest first."""
         with self._stream() as stream:
             content = stream.read(_PEEK_BYTES)
         zeros = content.count(0)
@@ -121,7 +122,9 @@ class Reading:
             candidates = ["gb18030" if sum(run for run in runs if run > 1) * 2 > sum(runs) else "cp1252"]
             if len(re.findall("[^\x00-\x7f]", text)) > 2 * bad:  # most of it is UTF-8: a few bytes are wrong
                 candidates = []
-        return next((name for name in candidates if _is_valid(content, name)), None)
+        likeliest = next((name for name in candidates if _is_valid(content, name)), None)
+        others = ("big5", "cp932", "euc_jp", "euc_kr") if likeliest == "gb18030" else ()  # which look like it
+        return [*filter(None, [likeliest]), *(name for name in others if _is_valid(content, name))]
 
 
 def _is_valid(content: bytes, encoding: str) -> bool:

@@ -105,9 +105,9 @@ def test_every_row_is_encoded_or_reported_in_every_dialect(
             read_by_python(content, chosen, strict=True)
         return
     rows, marks_are_dropped = read_by_python(content, chosen), True
-    while not rows[0]:
+    width = len(next(filter(None, rows)))
+    while chosen["header"] and not rows[0]:
         rows = rows[1:]
-    width = len(rows[0])
     rows = [row or [""] for row in rows if row or width == 1][chosen["header"] :]
     good = [row[0] for row in rows if len(row) == width and row[0].strip()]
     assert np.array_equal(scan.text_hashes, hash_texts(good))
@@ -253,6 +253,17 @@ def test_a_file_that_is_not_utf8_is_refused_with_its_encoding(
     assert texts(tmp_path / "t.csv", text_column=column, encoding=guess) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [("この映画は良い", "cp932"), ("この映画", "euc_jp"), ("좋은 영화", "euc_kr"), ("這個酒店很好", "big5")],
+)
+def test_all_encodings_are_named_that_look_like_the_first(tmp_path: Path, text: str, encoding: str) -> None:
+    (tmp_path / "t.csv").write_bytes(f"text\n{text}\n".encode(encoding))
+    with pytest.raises(TableError, match=rf"valid GB18030 \(and .*{encoding.upper()}.*\): if that is its encoding"):
+        scanned(tmp_path / "t.csv")
+    assert texts(tmp_path / "t.csv", encoding=encoding) == [text]
+
+
 def test_a_wrong_byte_in_utf8_gives_no_advice_to_read_all_of_it_in_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes("text\ncafé, 中文 ☕\nnaïve\n".encode().replace(b", ", b" ") + b"caf\xe9 \n")
     with pytest.raises(
@@ -298,6 +309,17 @@ def test_a_table_without_a_header_has_numbers_for_columns(tmp_path: Path) -> Non
     (tmp_path / "t.csv").write_text("good film\nbad, film\n")
     with pytest.raises(TableError, match="row 2: it has 2 cells where the first row has 1"):
         scanned(tmp_path / "t.csv", header=False, text_column="1")
+
+
+@pytest.mark.parametrize(("name", "options"), [("t.txt", {}), ("t.csv", {"header": False, "text_column": "1"})])
+def test_a_blank_line_above_the_first_text_is_a_row(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
+    (tmp_path / name).write_text("\n\na\nb\n")
+    with pytest.raises(TableError, match=r"row 1: its text .* is blank"):
+        scanned(tmp_path / name, **options)
+    scan, _ = scanned(tmp_path / name, **options, skip_bad_rows=True)
+    assert (scan.top.texts, scan.top.numbers, scan.skipped) == (["a", "b"], [3, 4], 2)
+    (tmp_path / "t.csv").write_text("\n\na,1\nb,2\n")
+    assert texts(tmp_path / "t.csv", header=False, text_column="1") == ["a", "b"]
 
 
 def test_a_text_file_holds_one_text_a_line(tmp_path: Path) -> None:
@@ -349,11 +371,45 @@ def test_arrow_files_and_odd_names_of_parquet_are_read(tmp_path: Path, name: str
         scanned(path)
 
 
+def write_arrow(path: Path, text: pa.Array) -> Path:
+    table = pa.table({"text": text})
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table)
+    return path
+
+
+def test_runs_of_equal_values_are_read(tmp_path: Path) -> None:
+    runs = pa.RunEndEncodedArray.from_arrays(pa.array([2, 3], pa.int32()), pa.array(["a", "b"]))
+    assert texts(write_arrow(tmp_path / "t.arrow", runs)) == ["a", "a", "b"]
+
+
+def test_strings_of_arrow_that_are_not_utf8_are_refused_without_advice_of_an_encoding(tmp_path: Path) -> None:
+    broken = pa.Array.from_buffers(pa.string(), 1, pa.array([b"caf\xe9"]).buffers())
+    with pytest.raises(TableError, match=r"t.arrow is not UTF-8: .*; write it anew$"):
+        scanned(write_arrow(tmp_path / "t.arrow", broken))
+
+
+@pytest.mark.parametrize("cell", ['{"x": 1}', "1", '"\\ud83d"', "no JSON"])
+def test_json_of_arrow_must_be_text(tmp_path: Path, cell: str) -> None:
+    for cells, good in ((['"a"', None], True), (['"a"', cell], False)):
+        column = pa.ExtensionArray.from_storage(pa.json_(), pa.array(cells, pa.string()))
+        write_arrow(tmp_path / "t.arrow", column)
+        with contextlib.nullcontext() if good else pytest.raises(TableError, match="holds JSON that is not text"):
+            assert texts(tmp_path / "t.arrow", skip_bad_rows=True) == ["a"]
+
+
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.parquet", "t.jsonl", "t.csv.gz", "t.arrow"])
 def test_a_git_lfs_pointer_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(LFS_POINTER)
     with pytest.raises(TableError, match=f"{name} is a Git LFS pointer.*run git lfs pull"):
         scanned(tmp_path / name)
+
+
+def test_excels_note_of_the_delimiter_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("sep=;\ntext;label\na;1\n")
+    for delimiter in (None, ";"):
+        with pytest.raises(TableError, match="its first line is a note for Excel: remove it, and pass the `delimiter`"):
+            scanned(tmp_path / "t.csv", delimiter=delimiter)
 
 
 def test_a_header_may_be_wide(tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ def test_a_number_that_is_no_class_is_refused_with_its_row(value: float) -> None
 def test_names_that_only_look_like_numbers_stay_names() -> None:
     assert scan({"text": list("abc"), "label": ["1.0", "2.0", "other"]})[0].label_names == ("1.0", "2.0", "other")
     assert scan({"text": list("abc"), "label": ["1.0.0", "01", "true"]})[0].label_names == ("01", "1.0.0", "true")
+    assert scan({"text": list("abc"), "label": ["0", "-0", "1"]})[0].label_names == ("-0", "0", "1")  # not by chance
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,13 @@ def test_what_is_no_table_is_refused() -> None:
         read(FRAME.assign(label=[1, "two", [], None]))
     with pytest.raises(TableError, match="the table in memory has no column 'text'; it has 'train', 'test'"):
         read({"train": FRAME, "test": FRAME})
+    with pytest.raises(TableError, match="has no column 'text'"):
+        read({})
+    for text in ("ab", b"ab", {"a", "b"}):  # Arrow takes their characters or members for rows
+        with pytest.raises(TableError, match=f"a {type(text).__name__} stands where a list of rows is expected"):
+            read({"text": text, "label": ["x", "y"]})
+    with pytest.raises(TableError, match="a str stands where a list of rows is expected"):
+        read(["a", "b"], labels="xy")
     streamed = type("IterableDataset", (), {"column_names": None, "select_columns": lambda self, _: self})
     for thing in (object(), streamed()):
         with pytest.raises(TableError, match="cannot be read as columns"):
