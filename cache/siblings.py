@@ -12,6 +12,9 @@ from pathlib import Path
 
 from .errors import OutputExistsError
 
+_MOST_BYTES = 230
+"""Of an output's name: those of its work files are longer, and file systems allow 255."""
+
 
 def partial_path(output: Path) -> Path:
     """Unfinished output, which an interrupted run leaves for the next one."""
@@ -42,14 +45,16 @@ def followed(output: Path) -> Path:
     """What is written where this output is asked for: the target of a symbolic link, otherwise the output itself.
 
     Raises:
-        OutputExistsError: the link leads to itself.
+        OutputExistsError: the link leads to itself, or the name leaves no room for those of work files.
     """
+    if len(os.fsencode(output.name)) > _MOST_BYTES:
+        raise OutputExistsError(f"the name of {output} has more than {_MOST_BYTES} bytes; choose another `out`")
     if not output.is_symlink():
         return output
     target = Path(os.path.realpath(output))
     if target.is_symlink():
         raise OutputExistsError(f"{output} is a symbolic link that leads to itself; choose another `out`")
-    return target
+    return followed(target)
 
 
 def _beside(output: Path, suffix: str) -> Path:

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 import shutil
 import stat
 import sys
@@ -22,6 +23,8 @@ from .siblings import followed, work_path
 MARK = "made-by-headstart"
 """An empty file in each folder of work. It is made first and removed last."""
 _OLD = "old"
+_MADE = re.compile(rf"{MARK}|new|{_OLD}|partial|thrown-away|\d+\.json")
+"""Names of what commands make in a folder of work. What has another name there is a user's, and stays."""
 _NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
@@ -49,17 +52,21 @@ def remove_leftovers(output: Path) -> None:
     """Remove the work folder of a run that was killed. An old folder that it had moved aside gets its name again.
 
     Raises:
-        OutputExistsError: the folder was not made by headstart.
+        OutputExistsError: the folder was not made by headstart, or holds something that was not.
         StorageError: the folder cannot be removed.
     """
     folder, output = work_path(output), followed(output)
     if not os.path.lexists(folder):
         return
     with storage_errors(f"cannot remove {folder}, which a killed run left"):
-        ours = not folder.is_symlink() and folder.is_dir()
-        # An empty folder was made by a run that was killed before it made the mark.
-        if not ours or (any(folder.iterdir()) and not is_plain_file(folder / MARK)):
+        if folder.is_symlink() or not folder.is_dir():
             raise foreign(folder)
+        inside, mark = list(folder.iterdir()), folder / MARK
+        # An empty folder was made by a run that was killed before it made the mark.
+        if inside and not (is_plain_file(mark) and mark.stat().st_size == 0):
+            raise foreign(folder)
+        if other := next((path for path in inside if not _MADE.fullmatch(path.name)), None):
+            raise foreign(other)
         if (folder / _OLD).is_dir() and not os.path.lexists(output):
             (folder / _OLD).rename(output)
         _remove(folder)
@@ -185,9 +192,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a work folder, its mark last."""
+    """Remove a work folder, its mark last. With something of a user's inside, it stays."""
+    for place, inside, _ in os.walk(folder):  # a new run may have got the mode of an old one that nobody may write
+        for path in (Path(place, name) for name in inside):
+            if not path.is_symlink():
+                path.chmod(0o700)
     for path in folder.iterdir():
-        if path.name != MARK:
+        if path.name != MARK and _MADE.fullmatch(path.name):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     (folder / MARK).unlink(missing_ok=True)
     folder.rmdir()

@@ -142,8 +142,7 @@ def predict_table(
         keep_others=True,
         settings=table_settings,
     )
-    if out.resolve() in [file.resolve() for file in source.files]:
-        raise OutputExistsError(f"{out} is the table that is read; choose another `out`")
+    source.require_outside(out)
     classifier = TextClassifier(
         run,
         encoder=encoder,
@@ -162,7 +161,7 @@ def predict_table(
 def _require_writable(out: Path, overwrite: bool) -> None:
     output_format(out)
     followed(out)  # a link that leads to itself is refused
-    if not out.parent.is_dir() or out.is_dir():
+    if not out.parent.is_dir() or (out.exists() and not out.is_file()):  # a folder, a pipe or a device
         raise OutputExistsError(f"{out} cannot be a file: make its folder first, or choose another `out`")
     if out.exists() and not overwrite:
         raise OutputExistsError(f"{out} exists already; choose another `out`, or pass `overwrite=True`")

@@ -796,6 +796,13 @@ OUTPUTS = [
         "a file where a run's work folder belongs", training_beside("head.headstart-work", lambda p: p.write_text("a"))
     ),
     Case("somebody's folder there", training_beside("head.headstart-work/mine", lambda p: p.write_text("a"))),
+    Case(
+        "somebody's file there, beside headstart's mark",
+        training_beside(
+            "head.headstart-work/thesis.txt",
+            lambda p: p.with_name("made-by-headstart").write_text("") or p.write_text("a"),
+        ),
+    ),
     Case("a link where a lock belongs", training_beside("head.headstart-lock", lambda p: p.symlink_to("elsewhere"))),
     Case("a text file where a lock belongs", training_beside("head.headstart-lock", lambda p: p.write_text("a"))),
     Case(

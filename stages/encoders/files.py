@@ -33,8 +33,9 @@ UNREAD = (
     # weights, here and of other frameworks, and archives
     *("*.safetensors", "*.bin", "*.pt", "*.pth", f"*{INDEX}", "*.ckpt*", "*.h5*", "*.msgpack", "*.ot"),
     *("*.onnx*", "*.gguf", "*.tflite", "*.mlmodel", "*.pb", "*.npz", "*.xml", "*.zip", "*.tar", "*.gz", "*.tgz"),
-    # tables, and what training leaves
+    # tables, what training leaves, and work files of outputs that are made there
     *("*.csv", "*.tsv", "*.jsonl", "*.parquet", "*.log", "*_results.json", "trainer_state.json", "*.tfevents.*"),
+    "*.headstart-*",
 )
 """Patterns of files that no tokenizer and no model's configuration is read from. `*` also matches a slash."""
 _TEMPLATES = "additional_chat_templates"  # transformers reads these too

@@ -97,10 +97,7 @@ def require_writable(out: Path, table: Table) -> None:
     if not out.name:
         raise OutputExistsError(f"{str(out)!r} is no name for a cache; choose a file with `out`")
     followed(out)  # a link that leads to itself is refused
-    if Path(table.source).is_dir() and out.resolve().parent in (file.resolve().parent for file in table.files):
-        raise OutputExistsError(
-            f"{out} lies in the table's own folder, and would be taken for a part of it; choose another `out`"
-        )
+    table.require_outside(out)
     if not out.parent.is_dir():
         raise OutputExistsError(f"{out.parent} is not a folder; make it first, or choose another `out`")
     if out.exists():
@@ -114,6 +111,11 @@ def require_writable(out: Path, table: Table) -> None:
         with storage_errors(f"cannot read {path}"):
             if os.path.lexists(path) and not begins_as_cache(path):
                 raise foreign(path)
+    with contextlib.suppress(FileNotFoundError):
+        if partial_path(out).stat().st_nlink > 1:  # it would be written, under its other name too
+            raise OutputExistsError(
+                f"{partial_path(out)} has another name (it is a hard link): remove it, or choose another `out`"
+            )
 
 
 def open_source(cache: Cache, table: Any, settings: ExtractSettings, *, label_column: str | None = None) -> Table:

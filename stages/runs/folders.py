@@ -15,6 +15,7 @@ from ...cache.documents import read_json_file
 from ...cache.errors import DamagedError, FormatError, OutputExistsError, StorageError
 from ...cache.layout import storage_errors
 from ...cache.lock import hold
+from ...cache.siblings import followed
 from ...cache.workspace import is_plain_file, remove_leftovers, replace_folder, workspace
 from ..progress import Note, Report
 
@@ -76,13 +77,16 @@ class FolderKind:
 
         Raises:
             OutputExistsError: the folder exists and may not be replaced.
+            StorageError: the folder cannot be read.
         """
         if not folder.name:
             raise OutputExistsError(f"{str(folder)!r} is no name for a {self.name}; name a new folder with `out`")
+        followed(folder)  # a link that leads to itself, or a name that is too long, is refused
         if folder.exists() and not folder.is_dir():
             raise OutputExistsError(f"{folder} is a file; choose another `out` for the {self.name}'s folder")
-        if not folder.exists() or not any(folder.iterdir()):
-            return
+        with storage_errors(f"cannot read {folder}"):
+            if not folder.exists() or not any(folder.iterdir()):
+                return
         if not overwrite:
             raise OutputExistsError(f"{folder} exists already; choose another `out`, or pass `overwrite=True`")
         try:
@@ -146,11 +150,16 @@ class FolderKind:
 
 def first_foreign(folder: Path, contents: str) -> Path | None:
     """The first file or folder inside that the pattern does not name, or that is a link; None if there is none."""
-    for place, folders, files in os.walk(folder):
-        for name in sorted([*folders, *files]):
-            path = Path(place, name)
-            shown = path.relative_to(folder).as_posix() + ("/" if name in folders else "")
-            plain = is_plain_file(path) or (name in folders and not path.is_symlink())
-            if not plain or not re.fullmatch(contents, shown):
-                return path
+    with storage_errors(f"cannot read {folder}"):
+        for place, folders, files in os.walk(folder, onerror=_raise):
+            for name in sorted([*folders, *files]):
+                path = Path(place, name)
+                shown = path.relative_to(folder).as_posix() + ("/" if name in folders else "")
+                plain = is_plain_file(path) or (name in folders and not path.is_symlink())
+                if not plain or not re.fullmatch(contents, shown):
+                    return path
     return None
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from ...cache.documents import is_text
-from ...cache.errors import SettingsError, StorageError, TableError
+from ...cache.errors import OutputExistsError, SettingsError, StorageError, TableError
 from ..settings import BY_NAME, TableSettings
 from .columns import ColumnNames, bad_rows, read_texts, skip_advice
 from .formats import SUFFIXES, file_format, read_file, readable, require_settings
@@ -126,6 +126,19 @@ class Table:
             reading = Reading(file=file, settings=self.settings, skip_bad_rows=self.skip_bad_rows, note=note)
             with readable(reading):
                 yield from self._good_rows(read_file(reading, self.columns), str(file), left_out=reading.left_out)
+
+    def require_outside(self, out: Path) -> None:
+        """Refuse an output that is a file of the table, or that would be one the next time.
+
+        Raises:
+            OutputExistsError: it is such an output.
+        """
+        if out.resolve() in [file.resolve() for file in self.files]:
+            raise OutputExistsError(f"{out} is the table that is read; choose another `out`")
+        if Path(self.source).is_dir() and out.resolve().parent in [file.resolve().parent for file in self.files]:
+            raise OutputExistsError(
+                f"{out} lies in the table's own folder, and would be taken for a part of it; choose another `out`"
+            )
 
     def require_columns(self) -> None:
         """Check the first rows of every file: a mistake in the last file is found before work on the first begins.

@@ -119,7 +119,7 @@ def test_an_owner_is_kept_where_the_system_lets_us(tmp_path: Path, monkeypatch: 
 
 def test_a_workspace_of_a_killed_run_goes_and_another_folder_stays(tmp_path: Path) -> None:
     work = tmp_path / "out.headstart-work"
-    for files in ([], [MARK], [MARK, "new/run.json", "notes"]):
+    for files in ([], [MARK], [MARK, "new/run.json", "00001.json"]):
         work.mkdir()
         for file in files:
             (work / file).parent.mkdir(exist_ok=True)
@@ -127,7 +127,7 @@ def test_a_workspace_of_a_killed_run_goes_and_another_folder_stays(tmp_path: Pat
         with workspace(tmp_path / "out") as folder:
             assert [path.name for path in folder.iterdir()] == [MARK]
         assert list(tmp_path.iterdir()) == []
-    for kind in ("file", "folder", "link", "link as mark"):
+    for kind in ("file", "folder", "link", "link as mark", "folder with a mark", "folder with a file for a mark"):
         if kind == "file":
             work.touch()
         elif kind == "link":
@@ -135,12 +135,63 @@ def test_a_workspace_of_a_killed_run_goes_and_another_folder_stays(tmp_path: Pat
         else:
             work.mkdir()
             (work / "thesis.txt").touch()
-            if kind != "folder":
+            if kind == "link as mark":
                 (work / MARK).symlink_to(work / "thesis.txt")
-        with pytest.raises(OutputExistsError, match="headstart-work is in the way"), workspace(tmp_path / "out"):
-            pass
-        assert os.path.lexists(work) and (kind in ("file", "link") or (work / "thesis.txt").exists())
+            elif kind == "folder with a mark":
+                (work / MARK).touch()
+            elif kind == "folder with a file for a mark":
+                (work / "thesis.txt").rename(work / MARK).write_text("mine")
+        there = sorted(tmp_path.rglob("*"))
+        with pytest.raises(OutputExistsError, match=r"headstart-work(/thesis.txt)? is in the way"):
+            workspace(tmp_path / "out").__enter__()
+        assert sorted(tmp_path.rglob("*")) == there
         shutil.rmtree(work) if kind.startswith(("folder", "link as")) else work.unlink()
+
+
+def test_what_is_put_into_a_workspace_meanwhile_stays(tmp_path: Path) -> None:
+    with workspace(tmp_path / "out") as work:
+        (work / "new").touch()
+        (work / "thesis.txt").touch()
+    assert [path.name for path in work.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid") or os.geteuid() != 0, reason="root alone can be somebody else")
+def test_a_workspace_goes_where_the_old_run_may_not_be_written(tmp_path: Path) -> None:
+    for path in (tmp_path, *tmp_path.parents[:-2]):
+        path.chmod(0o755)
+    folder = tmp_path / "folder"
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    os.seteuid(65534)
+    try:
+        (folder / "out").mkdir()
+        (folder / "out").chmod(0o555)
+        with workspace(folder / "out") as work, pytest.raises(PermissionError):
+            (work / "new").mkdir()
+            (work / "new" / "run.json").touch()
+            replace_folder(work / "new", folder / "out")
+    finally:
+        os.seteuid(0)
+    assert [path.name for path in folder.iterdir()] == ["out"]
+
+
+def test_an_unfinished_cache_with_two_names_is_not_written(made: Path, tiny: Path, tmp_path: Path) -> None:
+    shutil.copy(made / "c.h5", tmp_path / "c.h5")
+    (tmp_path / "new.h5.headstart-partial").hardlink_to(tmp_path / "c.h5")
+    with pytest.raises(OutputExistsError, match=r"new\.h5\.headstart-partial has another name"):
+        run_small_blocks(made / "table.csv", tmp_path / "new.h5", tiny)
+    assert (tmp_path / "c.h5").read_bytes() == (made / "c.h5").read_bytes()
+
+
+@pytest.mark.parametrize("length", [231, 300])
+def test_a_name_that_leaves_no_room_for_work_files_is_refused(
+    made: Path, tiny: Path, tmp_path: Path, length: int
+) -> None:
+    for name, (_, call) in replacing(made, tiny).items():
+        if name != "repair":
+            with pytest.raises(OutputExistsError, match="has more than 230 bytes"):
+                call(tmp_path / ("o" * (length - 4) + ".csv"))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("can_exchange", [True, False])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -185,7 +186,9 @@ def test_a_column_of_a_predictions_name_is_refused(made: Path, table: pd.DataFra
 
 def test_predictions_overwrite_nothing_of_value(made: Path, tmp_path: Path) -> None:
     given = made / "table.jsonl"
-    before = given.read_bytes()
+    before, parts = given.read_bytes(), tmp_path / "parts"
+    parts.mkdir()
+    shutil.copy(given, parts)
     same = command("predict", made / "single", "--input", given, "--out", given, "--overwrite")
     assert_one_line(same, 2, "is the table that is read")
     assert given.read_bytes() == before
@@ -193,6 +196,12 @@ def test_predictions_overwrite_nothing_of_value(made: Path, tmp_path: Path) -> N
     assert_one_line(nowhere, 2, "make its folder first")
     with pytest.raises(OutputExistsError, match=r"must end in \.csv"):
         predict_table(made / "single", given, tmp_path / "out.csv.gz")
+    with pytest.raises(OutputExistsError, match="lies in the table's own folder"):
+        predict_table(made / "single", parts, parts / "out.csv")
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(OutputExistsError, match="cannot be a file"):
+        predict_table(made / "single", given, tmp_path / "pipe.csv", overwrite=True)
+    assert (tmp_path / "pipe.csv").is_fifo()
     with hold(tmp_path / "out.csv"), pytest.raises(BusyError, match="another run is writing"):
         predict_table(made / "single", given, tmp_path / "out.csv")
 

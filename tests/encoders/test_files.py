@@ -35,6 +35,7 @@ IGNORED = {
     *("optimizer.pt", "training_args.bin", "pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "rust_model.ot"),
     *("model.onnx", "onnx/model.onnx", "openvino/openvino_model.xml", "model.gguf", "model.fp16.safetensors"),
     *("eval/results.json", "checkpoint-5/vocab.txt", "1_Pooling/README.md", "cache.h5", "cache.h5.lock"),
+    *("p.csv.headstart-lock", "cache.headstart-partial"),
 }
 HASHED = {
     *("modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "chat_template.jinja", "spm.model"),
