@@ -170,7 +170,7 @@ def _labels(cache: Cache, names: tuple[str, ...] | None = None) -> tuple[Indices
     classes in its own way, so classes are matched by name."""
     if cache.label_names is None or cache.labels is None:
         raise TableError(
-            f"{cache.path} has no labels; extract it from a table with a label column, or name one with `labels`"
+            f"{cache.path} has no labels; name a table of them with `labels`; or extract one with a label column"
         )
     names = names or cache.label_names
     numbers = {name: number for number, name in enumerate(names)}
