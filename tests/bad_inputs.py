@@ -483,6 +483,7 @@ TABLES = [
     Case("NUL bytes only", raw(b"\0" * 5000)),
     Case("a cell of 50 MB, CSV", rows((("g" * 999 + " ") * 50_000, "class0"))),
     Case("a row with a cell too many", raw("text,label\ngood film,pos\nbad, film,neg\n")),
+    Case("Excel's note of the delimiter", raw("sep=;\ntext;label\ngood film;pos\n")),
     Case("a row with a cell too few", raw("text,label\ngood film,pos\nbad film\n")),
     Case(
         "rows with too many, too few, and --skip-bad-rows",
@@ -535,6 +536,7 @@ TABLES = [
     Case("a .csv that is compressed in name only", raw("text,label\ngood film,pos\n", "t.csv.gz")),
     Case("a .parquet file that is not Parquet", raw("text,label\ngood film,pos\n", "t.parquet")),
     Case("a .jsonl that is one list", raw('[{"text": "good film", "label": "pos"}]', "t.jsonl")),
+    Case("a .jsonl with two labels in an object", raw('{"text": "good film", "label": 1, "label": 0}', "t.jsonl")),
     Case("a .jsonl with a broken line", raw('{"text": "good film", "label": "pos"}\n{"text": \n', "t.jsonl")),
     Case(
         "half of a surrogate pair, .jsonl, and --skip-bad-rows",

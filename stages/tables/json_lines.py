@@ -133,6 +133,8 @@ def _objects(reading: Reading, columns: ColumnNames) -> Iterator[dict[str, Any]]
             kind = "a number" if column == columns.label and type(value) in (int, float) else _KINDS.get(type(value))
             if kind is not None and kind != kinds.setdefault(column, kind):
                 problem = f"{column!r} holds {kind}, where {kinds[column]} is expected"
+            if text.count(f'"{column}"') > 1 and _names(text).count(column) > 1:
+                problem = f"it has {column!r} twice; leave one of them"
         if problem:
             raise TableError(f"{reading.file}, line {line_number:,}: {problem}")
         if "\\u" in line or not reading.is_text:  # a surrogate is written as an escape, or stands for a byte
@@ -143,6 +145,11 @@ def _objects(reading: Reading, columns: ColumnNames) -> Iterator[dict[str, Any]]
                 reading.leave_out(number, f"line {line_number:,}: {bad[0]!r} {problem}")
                 continue
         yield row
+
+
+def _names(text: str) -> list[str]:
+    """Return the names in an object, also those that it has twice: Python's parser keeps the last of them."""
+    return [name for name, _ in json.loads(text, object_pairs_hook=list)]
 
 
 def _dumps(value: Any) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import csv
 import gzip
 import io
+import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -295,6 +296,12 @@ def test_rows_that_are_not_text_can_be_skipped(tmp_path: Path) -> None:
     assert scan.top.numbers == [1, 3]
     with pytest.raises(TableError, match=r"line 1: 'text' holds half of a surrogate pair.*`skip_bad_rows=True`"):
         scanned(tmp_path / "t.jsonl")
+
+
+def test_a_name_may_stand_twice_in_a_line_if_not_in_the_object_itself(tmp_path: Path) -> None:
+    rows = [{"text": "a", "inner": {"text": "b"}}, {"text": 'say "text', "x": "text"}, {"text": "text", "x": '"text"'}]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert texts(tmp_path / "t.jsonl") == ["a", 'say "text', "text"]
 
 
 def test_a_table_without_a_header_has_numbers_for_columns(tmp_path: Path) -> None:

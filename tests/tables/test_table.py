@@ -121,6 +121,7 @@ def test_a_byte_that_is_not_utf8_is_refused_with_its_row(tmp_path: Path) -> None
     [
         (['{"text": "a", "label": 1}', '{"text": "b", "label":'], "line 2: not JSON"),
         (['[{"text": "a", "label": 1}]'], "line 1: not a JSON object"),
+        (['{"text": "a", "label": 1, "text": "b"}'], "line 1: it has 'text' twice"),
         (['{"body": "a", "label": 1}'], "has no column 'text'; it has 'body', 'label'"),
         (['{"text": "a", "label": ["x", "y"]}'], "multi-label targets are not supported"),
         (['{"text": "a", "label": 0.5}'], "regression targets are not supported"),
