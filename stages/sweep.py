@@ -21,7 +21,6 @@ from .heads.logistic import LogisticSolver
 from .heads.ranking import HeadResult, rank, table_columns
 from .progress import Action, Note, Outcome, Report, Step, silent, without_repeats
 from .provenance import provenance
-from .runs.run import write_run
 from .runs.savings import passes_of_cached
 from .runs.sweep_folder import SWEEP, SweepFolder, open_folder
 from .runs.training import train_run
@@ -103,7 +102,7 @@ def sweep(
             winner_started, splits = time.perf_counter(), splits_of(winner, ranked=False)
             head, run = train_run(train_cache, splits, winner, labels=labels, device=device, report=report)
             require_unchanged(caches)
-            write_run(folder.winner(), head, {**run, "seconds": time.perf_counter() - winner_started})
+            folder.write_winner(head, {**run, "seconds": time.perf_counter() - winner_started})
             # In every epoch, a head reads as many rows as the winner trains on and is chosen by.
             epochs = sum(len(result["history"]["epoch"]) for result in results)
             passes = passes_of_cached(train_cache.record, splits.texts_read(epochs + (len(run["history"]) or 1)))

@@ -202,7 +202,7 @@ def loss_intervals(
     error = np.abs(mean).sum()
     return {
         "log_loss": np.array([low, high]),
-        "calibration_error": np.array([max(error - away, 0), max(error, upper)]),
+        "calibration_error": np.clip([error - away, max(error, upper)], 0, 1),
     }
 
 

@@ -21,9 +21,10 @@ from ...cache.errors import DamagedError, OutputExistsError
 from ...cache.layout import storage_errors
 from ...cache.siblings import partial_path
 from ...cache.workspace import foreign, replace_file, replace_folder, sync_file, workspace
+from ..heads.head import Head
 from ..heads.ranking import HeadResult
 from .folders import FolderKind, first_foreign
-from .run import RUN
+from .run import RUN, write_run
 
 TABLE_FILE = "sweep.parquet"
 WINNER = "winner"
@@ -91,11 +92,11 @@ class SweepFolder:
             _write(scratch, results)
             replace_file(scratch, path)
 
-    def winner(self) -> Path:
-        """Make the folder of the winner's run."""
-        with storage_errors(f"cannot write {self.new}"):
+    def write_winner(self, head: Head, run: dict[str, Any]) -> None:
+        """Write the winner's run."""
+        with storage_errors(f"cannot write {self.new / WINNER}"):
             (self.new / WINNER).mkdir()
-        return self.new / WINNER
+            write_run(self.new / WINNER, head, run)
 
     def write_table(self, columns: Mapping[str, list[Any]]) -> None:
         """Write ``sweep.parquet``."""

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 import pytest
-from headstart.cache.errors import OutputExistsError, SettingsError
+from headstart.cache.errors import OutputExistsError, SettingsError, StorageError
 from headstart.cache.reader import open_cache
 from headstart.stages import sweep as sweeping
 from headstart.stages.extract import extract
 from headstart.stages.heads.fit import PER_HEAD
 from headstart.stages.inspect import inspect_path
 from headstart.stages.progress import Action, Event, Note, Outcome, Step, silent
+from headstart.stages.runs import sweep_folder
 from headstart.stages.runs.run import load_head
 from headstart.stages.runs.sweep_folder import SweepFolder
 from headstart.stages.settings import ExtractSettings, Labels, SweepSettings, TrainSettings
@@ -216,6 +217,20 @@ def test_an_unfinished_folder_that_is_no_sweeps_is_refused(cache: Path, tmp_path
         with pytest.raises(OutputExistsError, match="is in the way, and headstart did not make it"):
             sweep(cache, tmp_path / name, SETTINGS, overwrite=True)
         assert path.read_text() == content
+
+
+def test_a_full_disk_while_the_winner_is_written_keeps_the_groups(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    settings = SweepSettings(base=dataclasses.replace(BASE, epochs=1))
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match=r"cannot write .*winner: No space left"):
+        patch.setattr(sweep_folder, "write_run", fail)
+        sweep(cache, tmp_path / "runs", settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["runs.headstart-partial"]
+    assert json.loads((sweep(cache, tmp_path / "runs", settings) / "sweep.json").read_text())["kept_heads"] == 1
 
 
 def test_a_file_of_anothers_in_an_unfinished_sweep_stays(

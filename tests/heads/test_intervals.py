@@ -104,3 +104,8 @@ def test_the_bootstrap_over_kinds_of_texts_equals_the_bootstrap_over_texts() -> 
         scores.append([f1.mean(), f1 @ matrix.sum(1) / matrix.sum()])
     for name, expected in zip(("macro_f1", "weighted_f1"), np.percentile(scores, [2.5, 97.5], axis=0).T, strict=True):
         np.testing.assert_allclose(ours[name], expected, atol=0.006)
+
+
+def test_a_calibration_error_is_at_most_one() -> None:
+    sure = np.array([[0, -1e4], [-1e4, 0]] * 10)
+    assert evaluate(np.array([1, 0] * 10), sure, np.arange(20), names=("a", "b"))["calibration_error_interval"][1] == 1
