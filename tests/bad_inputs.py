@@ -441,6 +441,12 @@ def relative_positions(folder: Path) -> None:
     tensors("model.safetensors", lambda found: {**found, **more})(folder)
 
 
+def quantised(folder: Path) -> None:
+    tensors(
+        "model.safetensors", lambda found: {n: (127 * w).astype(np.int8) if w.ndim > 1 else w for n, w in found.items()}
+    )(folder)
+
+
 def not_a_number(folder: Path) -> None:
     def spoil(found: dict[str, Any]) -> dict[str, Any]:
         found["embeddings.LayerNorm.weight"][:] = np.nan
@@ -627,6 +633,12 @@ ENCODERS = [
     Case("a tokenizer with more tokens than the model", encoder(nothing, vocab_size=20)),
     Case("a decoder", encoder(nothing, kind="gpt2")),
     Case("weights that are not numbers", encoder(not_a_number)),
+    Case("weights of 8-bit integers", encoder(quantised)),
+    Case("quantised weights, by config.json", encoder(change("config.json", quantization_config={"bits": 4}))),
+    Case(
+        "weights with and without the model's name before theirs",
+        encoder(tensors("model.safetensors", lambda found: found | {f"bert.{n}": w + 1 for n, w in found.items()})),
+    ),
     Case("pickled weights only", encoder(pickled)),
     Case("an index of weights that points outside", encoder(shards("../../elsewhere.safetensors"))),
     Case("a model with its own code", encoder(code_of_its_own)),
@@ -665,6 +677,7 @@ ENCODERS = [
     ),
     Case("other weights, by config.json", encoder(change("config.json", transformers_weights="other.safetensors"))),
     Case("other tokenizers", encoder(change("tokenizer_config.json", fast_tokenizer_files=["tokenizer.9.json"]))),
+    Case("another vocabulary", encoder(change("tokenizer_config.json", vocab="elsewhere/vocab.txt"))),
     Case("an index of weights that are pickles", encoder(shards("x.bin"))),
     Case("an index of weights that is nested 100,000 deep", encoder(deep_index)),
     Case("a tokenizer of special tokens alone", encoder(without_words)),

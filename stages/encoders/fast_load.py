@@ -72,6 +72,8 @@ class _Weights(Mapping[str, torch.Tensor]):
         file, stored = self._homes[name]
         self._used.add(name)
         weight: torch.Tensor = file.get_tensor(stored)  # mapped, as transformers maps it
+        if not weight.is_floating_point():
+            raise ValueError(f"the weights {stored} are quantised")
         return weight.to(torch.float32)
 
     def unused(self, architecture: Architecture) -> list[str]:

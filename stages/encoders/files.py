@@ -39,8 +39,11 @@ UNREAD = (
 )
 """Patterns of files that no tokenizer and no model's configuration is read from. `*` also matches a slash."""
 _TEMPLATES = "additional_chat_templates"  # transformers reads these too
-# The field of each JSON file that makes transformers read files which are not hashed.
-_ELSEWHERE = {CONFIG: "transformers_weights", TOKENIZER_CONFIG: "fast_tokenizer_files"}
+# The fields of each JSON file that make transformers read files which are not hashed.
+_ELSEWHERE = {
+    CONFIG: ("transformers_weights",),
+    TOKENIZER_CONFIG: ("fast_tokenizer_files", "gguf_file", "vocab", "merges"),
+}
 _CODE, _CODED = "auto_map", {"AutoConfig", "AutoModel", "AutoTokenizer"}  # who asks for code of its own, of what
 _LFS = "is a Git LFS pointer, which stands for the file; run `git lfs pull` in its folder"
 _ADAPTER = "adapter_config.json"
@@ -200,11 +203,16 @@ def _require_encoder(name: str, folder: Path) -> None:
     if not isinstance(kind := config.get("model_type"), str) or not kind:
         advice = _inside(folder, 'add "model_type": "bert" (or what it is) to it')
         raise EncoderError(f"encoder {name}: its {CONFIG} has no 'model_type'; {advice}")
-    for file, field in _ELSEWHERE.items():
+    if config.get("quantization_config"):
+        raise EncoderError(
+            f"encoder {name}: its {CONFIG} says that its weights are quantised ('quantization_config'), which are not "
+            "read; choose the encoder that they were made from"
+        )
+    for file, fields in _ELSEWHERE.items():
         content = _read_object(name, folder / file) if (folder / file).is_file() else {}
-        if content.get(field):
+        if elsewhere := next((field for field in fields if content.get(field)), None):
             raise EncoderError(
-                f"encoder {name}: its {file} names other files to read ({field!r}), which is not followed; "
+                f"encoder {name}: its {file} names other files to read ({elsewhere!r}), which is not followed; "
                 "take that out, and put the files under their usual names"
             )
         code = content.get(_CODE)

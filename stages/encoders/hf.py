@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import safetensors
+import tokenizers
 import torch
 import transformers
 
@@ -33,8 +35,10 @@ from .pooling import Feature, Pooling, parse_features
 from .weights import unused_weights
 
 _TRIAL_TOKENS = 16  # of the longer sequence that padding is tried on
+_PROBE = "The good film,  isn't it? Caf\u00e9 \uff21\uff11 \u4f60\u597d"  # of which tokenizers make different tokens
 _MOST_SPARE = 1024  # rows of the embeddings without a token: room for more, or a number that suits the hardware
 _MODEL_KIND = re.compile(rb'"model"\s*:\s*\{\s*"type"\s*:\s*"(\w+)"')
+_INTEGERS = {"I8", "U8", "I16", "I32", "torch.int8", "torch.uint8", "torch.int16", "torch.int32"}  # not of counts
 _OTHER_VOCABULARIES = ("tokenizer.model", "tiktoken.model", "tekken.json")
 """Files that transformers reads in the place of a tokenizer class's own."""
 
@@ -54,7 +58,7 @@ def _load(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
     with _loading(files):
         tokenizer = load_tokenizer(files)
         model = _load_model(files, settings.features)
-        _check_vocabulary(files, tokenizer, model)
+        notes = _check_vocabulary(files, tokenizer, model)
     model.to(settings.device)
     exact = dataclasses.replace(settings, precision=Precision.FLOAT32)
     first_token = dataclasses.replace(exact, features=parse_features([Pooling.CLS], None))
@@ -67,7 +71,7 @@ def _load(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
     fast_tokenizer.enable_truncation(settings.max_length, direction=tokenizer.truncation_side)
     fast_tokenizer.no_padding()
     segments = "token_type_ids" in tokenizer.model_input_names and getattr(model.config, "type_vocab_size", 0) > 1
-    config, notes = None, list[str]()
+    config = None
     architecture = model_architecture(model) if settings.device.type == "cpu" else None
     if architecture is not None and (packed := _try_packed(architecture, model, settings, forward, segments=segments)):
         backend: Backend = PackedCpuBackend(packed)  # which keeps the model's weights, and not the model
@@ -156,8 +160,8 @@ def _agree(alone: torch.Tensor, together: torch.Tensor) -> bool:
     return bool(((alone - together).abs().amax(1) <= 1e-5 * alone.abs().amax(1)).all())
 
 
-def _check_vocabulary(files: EncoderFiles, tokenizer: Any, model: Any) -> None:
-    """Refuse a tokenizer that lacks the words of its encoder, or has others."""
+def _check_vocabulary(files: EncoderFiles, tokenizer: Any, model: Any) -> list[str]:
+    """Refuse a tokenizer that lacks the words of its encoder, or has others. Returns what a user should know of it."""
     encoder, made = f"encoder {files.name}", type(tokenizer.backend_tokenizer.model).__name__
     file, kind = files.folder / "tokenizer.json", type(tokenizer)
     if file.is_file():
@@ -193,12 +197,29 @@ def _check_vocabulary(files: EncoderFiles, tokenizer: Any, model: Any) -> None:
             f"{encoder}: its tokenizer knows {largest:,} tokens, its model {embedded:,}: they do not belong together"
         )
     words = len(vocabulary.keys() - set(tokenizer.all_special_tokens))
-    if words < 2 or (2 * len(vocabulary) < embedded and embedded - len(vocabulary) > _MOST_SPARE):
+    many_spare = embedded - len(vocabulary) > _MOST_SPARE
+    if words < 2 or (many_spare and 2 * len(vocabulary) < embedded):
         raise EncoderError(
             f"{encoder}: its tokenizer knows {len(vocabulary):,} tokens, {words:,} of them not special, its model "
             f"{embedded:,}: the vocabulary is missing, or another model's; put the tokenizer's files there that the "
             "encoder was published with"
         )
+    notes = []
+    if many_spare:
+        problem = "is its vocabulary cut short, or another model's?"
+        notes.append(f"{encoder}: its tokenizer knows {len(vocabulary):,} tokens, its model {embedded:,}: {problem}")
+    if file.is_file() and kind is not transformers.PreTrainedTokenizerFast:  # others make their own from its vocabulary
+        described, given = tokenizers.Tokenizer.from_file(str(file)), tokenizer.backend_tokenizer
+        for each in (described, given):  # which `_load` sets
+            each.no_truncation()
+            each.no_padding()
+        if described.encode(_PROBE).ids != given.encode(_PROBE).ids:
+            notes.append(
+                f"{encoder}: its tokenizer.json describes other tokens than {kind.__name__} gives, which is used; if "
+                "those of the file are right, set tokenizer_class to PreTrainedTokenizerFast in its "
+                "tokenizer_config.json"
+            )
+    return notes
 
 
 def _check_fit(tokenizer: Any, model: Any, settings: EncoderSettings, forward: PaddedForward) -> None:
@@ -219,8 +240,8 @@ def _check_fit(tokenizer: Any, model: Any, settings: EncoderSettings, forward: P
         first, second = (forward([np.array([1, token], np.int32)])["cls"] for token in (2, 3))
     if torch.equal(first, second) and first.isfinite().all():
         raise EncoderError(
-            f"{encoder}: its first position does not see the tokens after it, so it cannot stand for a text: this is a "
-            "decoder, not an encoder"
+            f"{encoder}: its first position does not see the tokens after it, as in a decoder, so it cannot stand for "
+            "a text; choose another encoder"
         )
 
 
@@ -263,13 +284,37 @@ def _load_model(files: EncoderFiles, features: tuple[Feature, ...]) -> Any:
             f"{unused[0]!r} ({len(unused):,} such), so it would be another model; correct config.json, or save the "
             "weights without them if they are of a head"
         )
+    _check_stored(files, model.base_model_prefix)
     positions = str(getattr(model.config, "position_embedding_type", None))
     if positions.startswith("relative"):  # only older releases computed them
         raise EncoderError(f"{encoder}: transformers does not compute the positions of its config.json, {positions!r}")
     if broken := next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None):
         raise EncoderError(f"{encoder}: its weights {broken!r} hold values that are no numbers (NaN or inf)")
+    model.config.return_dict = True  # which a config.json may turn off
     model.requires_grad_(False)
     return model.eval()
+
+
+def _check_stored(files: EncoderFiles, base: str) -> None:
+    """Refuse weights that transformers takes for others: integers for floats, and one of two of the same name."""
+    types = dict[str, str]()
+    for file in files.weights:
+        if file.suffix == ".safetensors":
+            with safetensors.safe_open(file, "pt") as opened:
+                types |= {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+        elif file.suffix == ".bin":  # without the numbers
+            stored = torch.load(file, map_location="meta", weights_only=True)
+            types |= {name: str(getattr(weight, "dtype", None)) for name, weight in stored.items()}
+    if whole := unused_weights((name for name, kind in types.items() if kind in _INTEGERS), base):
+        raise EncoderError(
+            f"encoder {files.name}: its weights {whole[0]!r} ({len(whole):,} such) are integers: they are quantised, "
+            "which is not read; choose the encoder that they were made from"
+        )
+    if twice := unused_weights((name for name in types if f"{base}.{name}" in types), base):
+        raise EncoderError(
+            f"encoder {files.name}: it has two weights {twice[0]!r} ({len(twice):,} such), one of them as "
+            f"'{base}.{twice[0]}'; save the weights without those that are not its own"
+        )
 
 
 def _positions(model: Any) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-# The modules that transformers' classes put on an encoder, by the names that they have there.
+# The modules that classes put on an encoder, by the names that they have there.
 _HEADS = (
     *("cls", "classifier", "classification_head", "pre_classifier", "qa_outputs", "qa_classifier", "score", "linear"),
     *("lm_head", "lm_predictions", "mask_predictions", "predictions", "entity_predictions"),  # BERT to DeBERTa, LUKE
@@ -13,6 +13,9 @@ _HEADS = (
     *("generator_predictions", "generator_lm_head", "discriminator_predictions"),  # ELECTRA, ConvBERT, Funnel
     *("vocab_transform", "vocab_layer_norm", "vocab_projector"),  # DistilBERT
     *("head.dense", "head.norm", "decoder.weight", "decoder.bias"),  # ModernBERT
+    # of others' classes: taggers, SimCSE, ColBERT, BGE-M3, CLIP
+    *("crf", "fc", "dense", "mlp", "out_proj", "projection", "regressor", "intent_classifier", "slot_classifier"),
+    *("colbert_linear", "sparse_linear", "logit_scale", "loss_fct", "criterion"),
     "pooler",  # where a feature needs it, it is among the weights that are used
 )
 _BUFFERS = r"(.*\.)?(position_ids|token_type_ids)"  # numbers that count up, which old releases saved

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -182,6 +183,7 @@ MORE = {  # of BERT
     "a head's name within": "encoder.cls.weight",
 }
 HARMLESS = ["cls.predictions.bias", "classifier.weight", "embeddings.position_ids", "lm_head.dense.weight"]
+HARMLESS += ["crf.transitions", "mlp.dense.weight", "linear.weight"]
 
 
 @pytest.mark.parametrize("prefix", ["", "bert."])
@@ -204,3 +206,35 @@ def test_weights_that_nothing_uses_are_refused_however_they_are_loaded(
     else:
         with pytest.raises(EncoderError, match=f"no place for its weights '{prefix}{re.escape(MORE[more])}' "):
             _ = session.encoder
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.int32])
+def test_weights_of_integers_are_refused_however_they_are_loaded(
+    kind: torch.dtype, pickled: bool, tiny: Path, tmp_path: Path
+) -> None:
+    packed = EncoderSession(settings(tiny, max_length=100)).record()["encoder"]["packed"]
+    folder = Path(shutil.copytree(tiny, tmp_path / "encoder"))
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    query = "encoder.layer.1.attention.self.query.weight"
+    weights |= {query: (100 * weights[query]).to(kind), "embeddings.position_ids": torch.arange(128)}
+    safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="quantised"):
+        EncoderSession(settings(folder, max_length=100)).load_packed(packed)
+    if pickled:
+        torch.save(weights, folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    with pytest.raises(EncoderError, match=f"its weights '{query}' .1 such. are integers"):
+        _ = EncoderSession(settings(folder, max_length=100, allow_pickled_weights=True)).encoder
+
+
+@pytest.mark.parametrize("changed", [{"return_dict": False}, {"output_attentions": True, "output_hidden_states": True}])
+@pytest.mark.parametrize("name", ["Bert", "Albert"])
+def test_what_else_a_model_would_return_changes_nothing(
+    name: str, changed: dict[str, Any], tiny: Path, tmp_path: Path
+) -> None:
+    folder = saved(name, {**PACKED, **PADDED}[name], tiny, tmp_path / "encoder")
+    expected = alone(folder)
+    config = json.loads((folder / "config.json").read_bytes())
+    (folder / "config.json").write_text(json.dumps(config | changed))
+    assert_alike(run(TEXTS, tmp_path / "c.h5", folder)[0].features("cls")[:], expected)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import tokenizers
-from extracting import noting, run
+from extracting import noting, run, settings
 from headstart.cache.errors import EncoderError
 from headstart.cache.siblings import partial_path
+from headstart.stages.encoders.session import EncoderSession
 from headstart.stages.encoders.tokenizer import Tokenizer
 from headstart.stages.model import load
 from headstart.stages.predict import predict_table
 from headstart.stages.settings import TrainSettings
 from headstart.stages.train_head import train_head
-from tiny import tiny_rows
+from tiny import WORDS, save_tiny_encoder, tiny_rows
 from tokenizers import models
 
 UNKNOWN = [f"\u2603 \u2604 {chr(0x2600 + number)} a" for number in range(120)]
@@ -31,6 +33,31 @@ def test_most_of_a_table_is_refused_and_a_part_of_it_is_said(tiny: Path, tmp_pat
         assert [("not in the encoder's vocabulary" in note) for note in notes] == [True] * said
     _, notes = run([*known, *UNKNOWN], tmp_path / "100.h5", tiny, update=True)  # which known rows prove
     assert any("75% of the texts' tokens" in note for note in notes)
+
+
+@pytest.mark.parametrize("spare", [1024, 1025])
+def test_a_vocabulary_of_fewer_tokens_than_the_embeddings_is_said(spare: int, tmp_path: Path) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *(f"w{number}" for number in range(1500))]
+    folder = save_tiny_encoder(tmp_path / "bert", vocab_size=len(words) + spare)
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    (folder / "vocab.txt").write_text("\n".join(words))
+    _, notes = run(WORDS, tmp_path / "c.h5", folder)
+    assert [("is its vocabulary cut short" in note) for note in notes] == [True] * (spare > 1024)
+
+
+@pytest.mark.parametrize("kind", ["BertTokenizer", "PreTrainedTokenizerFast"])
+@pytest.mark.parametrize("part", ["normalizer", "pre_tokenizer", "post_processor", None])
+def test_a_tokenizer_file_that_its_class_does_not_follow_is_said(kind: str, part: str | None, tmp_path: Path) -> None:
+    folder = save_tiny_encoder(tmp_path / "bert")
+    described = json.loads((folder / "tokenizer.json").read_bytes())
+    (folder / "tokenizer.json").write_text(json.dumps(described | ({part: None} if part else {})))
+    given = json.loads((folder / "tokenizer_config.json").read_bytes())
+    (folder / "tokenizer_config.json").write_text(json.dumps(given | {"tokenizer_class": kind}))
+    notes: list[str] = []
+    _ = EncoderSession(settings(folder, max_length=100), noting(notes)).encoder
+    other = [f"its tokenizer.json describes other tokens than {kind} gives" in note for note in notes]
+    assert other == [True] * (part is not None and kind == "BertTokenizer")
 
 
 def test_predictions_from_unknown_words_are_said(tiny: Path, tmp_path: Path) -> None:
