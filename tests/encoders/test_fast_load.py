@@ -17,7 +17,7 @@ import safetensors.torch
 import tokenizers
 import torch
 from extracting import SMALL_BLOCKS, datasets, flip_a_byte, run
-from headstart.cache.errors import EncoderError, TableError
+from headstart.cache.errors import TableError
 from headstart.cache.reader import Cache, open_cache
 from headstart.cache.writer import CacheWriter, copy_with_labels
 from headstart.stages.encoders import fast_load, hf
@@ -240,14 +240,11 @@ def test_features_that_the_encoder_does_not_give_prove_nothing(
     run(OLD, tmp_path / "c.h5", tiny, storage=storage)
     forge(tmp_path / "c.h5", features=lambda values: values * (1 + off))
     loads.clear()
-    if np.isnan(off):
-        with pytest.raises(EncoderError, match="is not finite"):
-            run(GROWN, tmp_path / "c.h5", tiny, storage=storage, update=True)
-        assert len(loads) == 1
-    else:
-        cache, _ = run(GROWN, tmp_path / "c.h5", tiny, storage=storage, update=True)
-        assert len(loads) == 1
-        assert_new_rows_are_right(cache, tiny, tmp_path, storage=storage)
+    cache, _ = run(GROWN, tmp_path / "c.h5", tiny, storage=storage, update=True)
+    assert len(loads) == 1
+    assert_new_rows_are_right(cache, tiny, tmp_path, storage=storage)
+    if np.isnan(off):  # such blocks are damaged, so all rows are encoded again
+        assert np.isfinite(cache.features()).all()
 
 
 def test_tokens_that_the_tokenizer_does_not_make_prove_nothing(
