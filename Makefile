@@ -7,9 +7,9 @@ OLDEST := .venv-oldest
 DATA := .data
 DEMO := .demo
 BENCH := .bench
-# Options for pytest. `make test PARALLEL="--numprocesses 2 --dist loadfile"` runs the tests in two processes; a file's
-# tests stay together, because they share what they make. It is no default until all tests have been seen to pass so.
-PARALLEL ?=
+# Two processes run the tests, each with one thread for torch: threads of two processes would wait for each other. A file's
+# tests stay together, because they share what they make. `make test PARALLEL=` runs them one after the other.
+PARALLEL ?= --numprocesses 2 --dist loadfile
 
 .PHONY: demo test test-oldest soak data bench-encoder bench-heads bench-speedup clean
 
@@ -20,11 +20,11 @@ test: $(INSTALLED) data
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(PARALLEL)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
 # The tests with the lowest versions that pyproject.toml allows, in an environment of its own. CI does not run this.
 test-oldest: $(OLDEST)/installed data
-	$(OLDEST)/bin/python -m pytest $(PARALLEL)
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest $(PARALLEL)
 
 # Hundreds of kills and stops; takes about 15 minutes on 2 cores.
 soak: $(INSTALLED)
