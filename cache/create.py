@@ -10,8 +10,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from .errors import StorageError
-from .layout import GROUPS, Layout, Span, one_line, storage_errors
+from .errors import StorageError, one_line, storage_errors
+from .layout import GROUPS, Layout, Span
 from .seal import FORMAT, SEAL_BYTES, VERSION, Extent, write_seal
 
 _ALIGNMENT = 4096

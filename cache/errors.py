@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 _SETTING = re.compile(r"`([a-z][a-z0-9_]*)(?:='?([\w.-]+)'?)?`")
 
@@ -69,3 +71,19 @@ class DamagedError(HeadstartError):
 
 class StorageError(HeadstartError):
     """The machine cannot read or write: no space, no permission, or a failing disk."""
+
+
+@contextlib.contextmanager
+def storage_errors(what: str) -> Iterator[None]:
+    """Turn an `OSError` in the block into a `StorageError`. Its message begins with ``what`` could not be done."""
+    try:
+        yield
+    except OSError as error:
+        # h5py puts a page of details into strerror, so the text for the number is used.
+        reason = os.strerror(error.errno) if error.errno else one_line(error)
+        raise StorageError(f"{what}: {reason}") from error
+
+
+def one_line(error: Exception) -> str:
+    """Return the text of an error in one line."""
+    return " ".join(str(error).split())

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from .errors import DamagedError, FormatError, StorageError
+from .errors import DamagedError, FormatError, StorageError, one_line, storage_errors
 from .hashing import HASH_BYTES
 from .seal import Extent, Seal, read_seal
 
@@ -220,19 +219,3 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         except (KeyError, RuntimeError, OSError, ValueError, TypeError, OverflowError, MemoryError) as error:
             # the errors that h5py raises for a wrong structure
             raise DamagedError(f"{path}: its HDF5 structure is damaged: {one_line(error)}") from error
-
-
-@contextlib.contextmanager
-def storage_errors(what: str) -> Iterator[None]:
-    """Turn an `OSError` in the block into a `StorageError`. Its message begins with ``what`` could not be done."""
-    try:
-        yield
-    except OSError as error:
-        # h5py puts a page of details into strerror, so the text for the number is used.
-        reason = os.strerror(error.errno) if error.errno else one_line(error)
-        raise StorageError(f"{what}: {reason}") from error
-
-
-def one_line(error: Exception) -> str:
-    """Return the text of an error in one line."""
-    return " ".join(str(error).split())

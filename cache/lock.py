@@ -16,8 +16,7 @@ from pathlib import Path
 
 from filelock import lock_descriptor, unlock_descriptor
 
-from .errors import BusyError, StorageError
-from .layout import storage_errors
+from .errors import BusyError, StorageError, storage_errors
 from .siblings import followed, lock_path
 from .workspace import foreign
 

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .documents import are_names, checked, parse_json
-from .errors import DamagedError, FormatError, HeadstartError, UserError
+from .errors import DamagedError, FormatError, HeadstartError, UserError, storage_errors
 from .hashing import Hashes, digest
 from .identity import Identity
-from .layout import ROW_METADATA, Layout, Span, read_layout, storage_errors
+from .layout import ROW_METADATA, Layout, Span, read_layout
 from .record import Plan, Record, checked_record
 
 _TESTING_THREADS = 4

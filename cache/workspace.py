@@ -16,8 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import OutputExistsError
-from .layout import storage_errors
+from .errors import OutputExistsError, storage_errors
 from .siblings import followed, work_path
 
 MARK = "made-by-headstart"

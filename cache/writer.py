@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .create import create_file
-from .errors import HeadstartError, StorageError
+from .errors import HeadstartError, StorageError, storage_errors
 from .hashing import Hashes, digest
 from .identity import Identity
-from .layout import RECORD_BYTES, ROW_METADATA, Layout, read_layout, storage_errors
+from .layout import RECORD_BYTES, ROW_METADATA, Layout, read_layout
 from .reader import Cache, Labels, block_checksum
 from .seal import begins_as_cache
 from .siblings import followed

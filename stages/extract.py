@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..cache.errors import OutputExistsError, SettingsError
-from ..cache.layout import storage_errors
+from ..cache.errors import OutputExistsError, SettingsError, storage_errors
 from ..cache.lock import hold
 from ..cache.reader import Cache, open_cache
 from ..cache.siblings import partial_path, superseded_paths

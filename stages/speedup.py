@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ..cache.errors import TableError
+from ..cache.errors import TableError, storage_errors
 from ..cache.hashing import hash_keys
-from ..cache.layout import storage_errors
 from .baseline.ladder import Ladder, Measurement, Rung, RungResult, Sample, StageTimes, measure_stages
 from .baseline.process import in_new_process
 from .baseline.program import Program

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from ...cache.errors import DamagedError, FormatError, IdentityError, OutputExistsError
+from ...cache.errors import DamagedError, FormatError, IdentityError, OutputExistsError, storage_errors
 from ...cache.identity import Identity, differences
-from ...cache.layout import read_layout, storage_errors
+from ...cache.layout import read_layout
 from ...cache.reader import Cache, open_any
 from ...cache.seal import begins_as_cache
 from ...cache.siblings import followed, partial_path, superseded_path, superseded_paths

@@ -109,12 +109,10 @@ class _Scores:
     weighted_f1: float
 
 
-def _scores(labels: Indices, predicted: Indices, classes: int, weights: Indices | None = None) -> _Scores:
-    """Score predictions; rows may have weights."""
-    weights = np.ones(len(labels), np.int64) if weights is None else weights
-    correct = labels == predicted
-    true_positives = np.bincount(labels[correct], weights[correct], classes)
-    support, predicted_count = (np.bincount(numbers, weights, classes) for numbers in (labels, predicted))
+def _scores(labels: Indices, predicted: Indices, classes: int) -> _Scores:
+    """Score predictions."""
+    counts = (np.bincount(rows, minlength=classes) for rows in (labels[labels == predicted], labels, predicted))
+    true_positives, support, predicted_count = (count.astype(np.float64) for count in counts)
     f1 = _ratio(2 * true_positives, support + predicted_count)
     return _Scores(
         support=support,

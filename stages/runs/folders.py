@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...cache.documents import read_json_file
-from ...cache.errors import DamagedError, FormatError, OutputExistsError, StorageError
-from ...cache.layout import storage_errors
+from ...cache.errors import DamagedError, FormatError, OutputExistsError, StorageError, storage_errors
 from ...cache.lock import hold
 from ...cache.siblings import followed
 from ...cache.workspace import is_plain_file, remove_leftovers, replace_folder, workspace

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from ...cache.documents import checked, read_json_file
-from ...cache.errors import DamagedError, OutputExistsError
-from ...cache.layout import storage_errors
+from ...cache.errors import DamagedError, OutputExistsError, storage_errors
 from ...cache.siblings import partial_path
 from ...cache.workspace import foreign, replace_file, replace_folder, sync_file, workspace
 from ..heads.head import Head

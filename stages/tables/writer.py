@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from ...cache.errors import OutputExistsError, TableError
-from ...cache.layout import storage_errors
+from ...cache.errors import OutputExistsError, TableError, storage_errors
 from ...cache.siblings import followed
 from ...cache.workspace import replace_file, sync_file, workspace
 from .columns import decode_dictionary
