@@ -472,7 +472,7 @@ def remove(name: str) -> Callable[[Path], Any]:
         (lambda f: change(f, '"hidden_size": 32', '"hidden_size": 64'), "do not fit its config.json"),
         (lambda f: change(f, '"num_hidden_layers": 2', '"num_hidden_layers": 3'), "do not fit its config.json"),
         (lambda f: save_tiny_encoder(f, vocab_size=20), "do not belong together"),
-        (lambda f: save_tiny_encoder(f, kind="gpt2"), "a decoder, not an encoder"),
+        (lambda f: save_tiny_encoder(f, kind="gpt2"), "as in a decoder"),
         (lambda f: change(f, '"model_type": "bert"', '"model_type": "no-such-model"'), "cannot be read"),
     ],
 )
@@ -553,8 +553,8 @@ def test_an_output_that_cannot_be_written_is_said_before_the_first_row(
 def test_what_is_not_a_cache_is_never_overwritten(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
     table = write_csv(tiny_rows(10))
     before = table.read_bytes()
-    for out in (table, tmp_path):
-        with pytest.raises(OutputExistsError, match="it is never overwritten"):
+    for out, reason in ((table, "is the table that is read"), (tmp_path, "it is never overwritten")):
+        with pytest.raises(OutputExistsError, match=reason):
             run(table, out, tiny, overwrite=True)
     assert table.read_bytes() == before
 

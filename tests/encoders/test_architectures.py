@@ -67,6 +67,8 @@ PADDED: dict[str, dict[str, Any]] = {
     "SqueezeBert": {**SIZES, **GROUPED, "embedding_size": 32, "post_attention_groups": 1},
     "XLM": XLM,
 }
+if not hasattr(transformers, "NomicBertConfig"):  # transformers 5.0
+    del PADDED["NomicBert"]
 SAME_LENGTH: dict[str, dict[str, Any]] = {
     "ConvBert": {**SIZES, "embedding_size": 16, "head_ratio": 2, "conv_kernel_size": 3},
     "FNet": SIZES,
