@@ -87,10 +87,12 @@ def _request(number: int, frame: FrameType | None) -> None:
 
 def _raise(number: int, frame: FrameType | None) -> None:
     """Raise the request. The first one waits until a running import has finished."""
-    if len(_requests) > 1 or not _is_importing(frame):
-        raise _requests[-1]
+    wait = len(_requests) == 1 and _is_importing(frame)
     if hasattr(signal, "setitimer"):  # without a timer, `raise_request` raises it later
-        signal.setitimer(signal.ITIMER_REAL, _RETRY_SECONDS)
+        # A second request ends the wait for the first, which would be raised once more.
+        signal.setitimer(signal.ITIMER_REAL, _RETRY_SECONDS if wait else 0)
+    if not wait:
+        raise _requests[-1]
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -66,6 +66,7 @@ try:
     print("not heeded")
 except KeyboardInterrupt:
     print("heeded")
+    time.sleep(0.2)  # no request comes once more
 """
 
 
@@ -75,7 +76,7 @@ def test_an_import_is_finished_first_unless_it_is_asked_for_again(requests: int,
     (tmp_path / "interrupting.py").write_text(
         "import os, signal\n" + "os.kill(os.getpid(), signal.SIGINT)\n" * requests
     )
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-c", IMPORTING]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == (printed, "")
