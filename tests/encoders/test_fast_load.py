@@ -132,7 +132,7 @@ def shape(name: str, value: Any) -> Change:
 
 
 FORGERIES: dict[str, Change] = {
-    "another transformers": lambda record: record["versions"].update(transformers="5.0.0"),
+    "another transformers": lambda record: record["versions"].update(transformers="4.0.0"),
     "another torch": lambda record: record["versions"].update(torch="2.0.0"),
     "another headstart": lambda record: record.update(headstart="0.0.1"),
     "versions that are none": lambda record: record.update(versions=["torch"]),
