@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import os
@@ -159,7 +160,7 @@ class Table:
         return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
 
     def _good_rows(
-        self, batches: Iterable[pa.RecordBatch], where: str, *, left_out: Mapping[int, str]
+        self, batches: Iterable[pa.RecordBatch], where: str, *, left_out: dict[int, str]
     ) -> Iterator[TableRows]:
         """Number and check each row of a file.
 
@@ -190,7 +191,7 @@ class Table:
             before, last = last, numbers[-1] if numbers else last
             if cells is not None and self.skip_bad_rows:
                 empty = cells[:0]
-                problems = {**left_out, **{numbers[i]: problem for i, problem in bad.items()}}
+                problems = collections.ChainMap({numbers[i]: problem for i, problem in bad.items()}, left_out)
                 yield _with_problems(range(before + 1, last + 1), where, numbers, problems, texts, pairs, cells)
                 continue
             good = [i for i in range(len(texts)) if i not in bad]

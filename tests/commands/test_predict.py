@@ -103,18 +103,23 @@ def test_a_text_that_stands_twice_is_encoded_once(made: Path, encoded: list[list
     assert (predictions.probabilities[0] != predictions.probabilities[1]).any()
 
 
+def read_back(out: Path) -> list[dict[str, Any]]:
+    """The rows of a file of predictions, as another reader than ours has them."""
+    if out.suffix == ".parquet":
+        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(out).to_pylist()
+        return rows
+    if out.suffix == ".jsonl":
+        return [json.loads(line) for line in out.read_text().splitlines()]
+    with out.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t" if out.suffix == ".tsv" else ","))
+
+
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
 def test_the_command_writes_a_table_with_its_predictions(made: Path, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"out.{suffix}"
     done = command("predict", made / "single", "--input", made / "table.jsonl", "--out", out)
     assert done.returncode == 0, done.stderr
-    if suffix == "parquet":
-        rows = pyarrow.parquet.read_table(out).to_pylist()
-    elif suffix == "jsonl":
-        rows = [json.loads(line) for line in out.read_text().splitlines()]
-    else:
-        with out.open(newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t" if suffix == "tsv" else ","))
+    rows = read_back(out)
     given = [json.loads(line) for line in (made / "table.jsonl").read_text().splitlines()]
     assert list(rows[0]) == ["id", "text", "label", *ADDED]
     assert [(str(row["id"]), row["text"], row["label"]) for row in rows] == [
@@ -250,13 +255,7 @@ def test_a_bad_row_is_kept_with_an_empty_prediction_where_told(made: Path, tmp_p
         notes: list[Event] = []
         options = {"skip_bad_rows": True, "window_rows": window_rows, "report": notes.append}
         out = predict_table(made / "single", given, tmp_path / f"new.{suffix}", **options)
-        if suffix == "parquet":
-            rows = pyarrow.parquet.read_table(out).to_pylist()
-        elif suffix == "jsonl":
-            rows = [json.loads(line) for line in out.read_text().splitlines()]
-        else:
-            with out.open(newline="") as file:
-                rows = list(csv.DictReader(file, delimiter="\t" if suffix == "tsv" else ","))
+        rows = read_back(out)
         assert list(rows[0]) == ["id", "text", "note", *ADDED, "prediction_problem"]
         assert [row["id"] or "" for row in rows] == ["1", "2", "", "", "5", ""]
         for row, problem in zip(rows, problems, strict=True):
