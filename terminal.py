@@ -131,6 +131,8 @@ def show_cache(cache: Mapping[str, Any]) -> None:
         lines["labels"] = f"{', '.join(shown)}{more}; {record['conflicting_texts']:,} texts have more than one label"
     if record["tokens_per_second"] is not None:
         lines["speed"] = f"{record['tokens_per_second']:,.0f} tokens/s on {record['machine']['device']}"
+    if recipe := record["encoder"].get("model"):
+        lines["model"] = f"the model's own: {recipe}, {identity['max_length']} tokens"
     if identity["prefix"]:
         lines["prefix"] = repr(identity["prefix"])
     if record["reused_rows"]:

@@ -78,16 +78,16 @@ class Cache:
         return self._features[self.feature_name(name)]
 
     def feature_name(self, name: str) -> str:
-        """Return the name of a feature that the cache holds. ``auto`` is ``cls``, or else the only feature.
+        """Return the name of a feature that the cache holds. ``auto`` is the only feature, or ``model``, or ``cls``.
 
         Raises:
             UserError: the cache does not hold this feature, or has several to choose from.
         """
         held = sorted(self._features)
-        if name == "auto" and ("cls" in held or len(held) == 1):
-            return "cls" if "cls" in held else held[0]
+        if name == "auto" and (known := held if len(held) == 1 else [one for one in ("model", "cls") if one in held]):
+            return known[0]
         if name not in held:
-            lacks = "several features and no 'cls'" if name == "auto" else f"no feature {name!r}"
+            lacks = "several features, not 'model' or 'cls'" if name == "auto" else f"no feature {name!r}"
             raise UserError(f"{self.path} holds {lacks}; it holds: {', '.join(held)}; choose with `feature`")
         return name
 

@@ -14,6 +14,7 @@ from ..cache.lock import hold
 from ..cache.reader import Cache, open_cache
 from ..cache.siblings import partial_path, superseded_paths
 from ..cache.workspace import remove_leftovers
+from .encoders.files import require_encoder_name
 from .encoders.session import EncoderSession
 from .extraction.fill import fill_cache, outcome_counts
 from .extraction.resume import (
@@ -132,6 +133,7 @@ class _Options:
     report: Report
 
     def __post_init__(self) -> None:
+        require_encoder_name(self.settings.encoder)
         if self.update and self.overwrite:
             raise SettingsError("`update=True` keeps what is there and `overwrite=True` does not; choose one of them")
 
@@ -230,7 +232,7 @@ def _prepare(
         "device": session.device.type,
         "path": encoder.path.value,
     }
-    return open_unfinished(request, width=encoder.width, plan=plan, report=report), caches
+    return open_unfinished(request, widths=encoder.widths, plan=plan, report=report), caches
 
 
 def _use_finished(request: CacheRequest, report: Report) -> Outcome | None:

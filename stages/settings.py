@@ -16,6 +16,9 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 from ..cache.documents import is_text
 from ..cache.errors import SettingsError
 
+AUTO = "auto"
+OTHER_MAX_LENGTH = 128
+"""Most tokens of a text, where neither the user nor the encoder's files say a number."""
 VERIFY_SAMPLE = 64
 """How many rows `verify` encodes again, at most."""
 _Value = TypeVar("_Value")
@@ -214,15 +217,27 @@ BY_NAME = TableSettings()
 class ExtractSettings(TableSettings):
     """Settings of `extract`."""
 
-    encoder: str = setting("bert-base-chinese", _ENCODER)
+    encoder: str | None = setting(None, _ENCODER, shown="none: it must be given")
     revision: str | None = setting(None, _REVISION)
     text_column: str = setting("text", "Column of the texts.")
     text_pair_column: str | None = setting(None, "Column of the second texts, if rows are pairs of texts.")
     label_column: str | None = setting("label", "Column of the labels.")
-    features: tuple[str, ...] = setting(("cls",), "Features to store: cls, mean, max, pooler, layer6.cls, layer*.cls.")
-    prefix: str = setting("", "Text to put before every text, if the encoder was trained with one.", _PREFIX)
-    max_length: int = setting(
-        128, "Maximum number of tokens, special ones included. Longer texts are truncated.", _COUNT
+    features: tuple[str, ...] = setting(
+        (AUTO,),
+        "Features to store: model (the encoder's own vector, as its files say), cls, mean, max, pooler, layer6.cls, "
+        "layer*.cls. auto: model, or cls where the files do not say it.",
+    )
+    prompt: str | None = setting(
+        None,
+        "Name of one of the encoder's own prompts, to put before every text.",
+        shown="its default prompt if it has one and model is stored",
+    )
+    prefix: str | None = setting(None, "Text to put before every text, instead of a `prompt`.", _PREFIX, shown="none")
+    max_length: int | None = setting(
+        None,
+        "Maximum number of tokens, special ones included. Longer texts are truncated.",
+        _COUNT,
+        shown=f"as the encoder's files say, else {OTHER_MAX_LENGTH}",
     )
     precision: Precision = setting(Precision.AUTO, "Number format that the encoder computes in.")
     storage: Storage = setting(Storage.FLOAT32, "Number format of the stored features.")
@@ -235,6 +250,8 @@ class ExtractSettings(TableSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.prompt is not None and self.prefix is not None:
+            raise SettingsError("`prompt` and `prefix` both put a text before every text; choose one of them")
         whole_blocks = self.window_rows % self.block_rows == 0
         _require(whole_blocks, "window_rows", self.window_rows, f"a multiple of {self.block_rows} (`block_rows`)")
 
@@ -284,7 +301,7 @@ class ClassWeight(enum.StrEnum):
 class TrainSettings(_Settings):
     """Settings of `train_head`. Most defaults were chosen on validation rows, dropout was not: see bench/README.md."""
 
-    feature: str = setting("auto", "Feature to train on. auto: cls, or the only one that the cache holds.")
+    feature: str = setting("auto", "Feature to train on. auto: the only one that the cache holds, or model, or cls.")
     test_fraction: float = setting(0.2, "Fraction of the rows to hold out for testing.", _FRACTION)
     validation_fraction: float = setting(0.1, "Fraction of the remaining rows to hold out for validation.", _FRACTION)
     folds: int = setting(
@@ -411,7 +428,7 @@ class SweepSettings(_Settings):
 class SpeedupSettings(TableSettings):
     """Settings of `speedup`."""
 
-    encoder: str = setting("bert-base-chinese", _ENCODER)
+    encoder: str | None = setting(None, _ENCODER, shown="none: it must be given")
     revision: str | None = setting(None, _REVISION)
     text_column: str = setting("text", "Column of the texts.")
     label_column: str = setting("label", "Column of the labels.")

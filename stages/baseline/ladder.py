@@ -85,7 +85,9 @@ class Measurement:
     def extract(self, name: str, table: Any, labels: list[str] | None = None, **changes: Any) -> tuple[Path, float]:
         """Extract a table, or texts with labels, with changes to the default settings; return the cache and seconds."""
         known = [field.name for field in dataclasses.fields(ExtractSettings) if hasattr(self.settings, field.name)]
-        chosen = ExtractSettings(**{**{setting: getattr(self.settings, setting) for setting in known}, **changes})
+        given = {setting: getattr(self.settings, setting) for setting in known}
+        as_program = {"features": ("cls",), "prefix": ""}  # the program trains on the first token's states
+        chosen = ExtractSettings(**{**as_program, **given, **changes})
         out, started = self.scratch / name, time.perf_counter()
         self.extract_command(table, out, chosen, labels=labels, overwrite=True, report=self._relay)
         return out, time.perf_counter() - started

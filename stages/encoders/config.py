@@ -16,7 +16,7 @@ class EncoderConfig:
     """What transformers made of an encoder's files, as far as the packed pass needs it."""
 
     architecture: Architecture
-    width: int  # numbers in each feature
+    width: int  # numbers in each state
     segments: bool  # whether the encoder tells the two texts of a pair apart
     tokenizer_sha256: str  # as the tokenizer is set up to run
 

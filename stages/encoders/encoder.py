@@ -20,7 +20,8 @@ from .backend import Backend
 from .batching import compose_batches
 from .config import EncoderConfig
 from .memory import MemoryFullError
-from .pooling import Feature
+from .pooling import Feature, Pooling
+from .recipe import Recipe
 from .tokenizer import Tokenizer
 
 _MANY_UNKNOWN = 0.1
@@ -39,6 +40,19 @@ class EncoderSettings:
     max_length: int  # of a token sequence, special tokens included
     pairs: bool = False  # which take more special tokens
     batch_tokens: int | None = None  # None for a number that suits the device
+    lower_case: bool = False  # before anything else that the tokenizer does
+    recipe: Recipe | None = None  # of the feature `model`, where that is among the features
+
+    @property
+    def model_parts(self) -> tuple[Feature, ...]:
+        """What the feature ``model`` is made of."""
+        poolings = () if self.recipe is None else self.recipe.poolings
+        return tuple(Feature(f"{Pooling.MODEL}.{pooling}", None, pooling) for pooling in poolings)
+
+    @property
+    def pooled(self) -> tuple[Feature, ...]:
+        """What the pass of the encoder pools: the features but ``model``, and the parts of that one."""
+        return tuple(feature for feature in self.features if feature.pooling is not Pooling.MODEL) + self.model_parts
 
     def chosen_batch_tokens(self, path: ForwardMode) -> int:
         """Tokens in a batch, for an encoder that runs in this way."""
@@ -72,7 +86,8 @@ class UnknownTokens:
 class Encoder:
     """A pretrained encoder that is never trained: a tokenizer, and a backend that runs the model.
 
-    ``features`` are its features' names, ``path`` is how it runs, ``batch_tokens`` is how large a batch should be.
+    ``features`` are its features' names, ``widths`` the numbers in each, ``path`` is how it runs, ``batch_tokens`` is
+    how large a batch should be.
     """
 
     def __init__(
@@ -81,7 +96,7 @@ class Encoder:
         *,
         tokenizer: tokenizers.Tokenizer,  # set up to cut at settings.max_length, and not to pad
         backend: Backend,
-        width: int,  # numbers in each feature
+        width: int,  # numbers in each state of the encoder
         segments: bool,  # whether the encoder tells the two texts of a pair apart
         config: EncoderConfig | None = None,  # what it takes to load the encoder without transformers, if that is known
         notes: Sequence[str] = (),  # what a user should know of how the encoder runs
@@ -90,7 +105,10 @@ class Encoder:
         self._prefix, self._pairs, self._segments = settings.prefix, settings.pairs, segments
         self._tokenizer = Tokenizer(tokenizer)
         self.features = tuple(feature.name for feature in settings.features)
-        self.backend, self.width, self.config, self.notes = backend, width, config, notes
+        self.widths = dict.fromkeys(self.features, width)
+        if settings.recipe is not None:
+            self.widths[Pooling.MODEL] = settings.recipe.width
+        self.backend, self.config, self.notes = backend, config, notes
         self.path = backend.forward.mode
         self.batch_tokens = settings.chosen_batch_tokens(self.path)
 
@@ -174,7 +192,7 @@ def encode_sequences(
     if needed is not None:
         kept = needed if inverse is None else np.bincount(inverse, needed) > 0
         batches = [batch for batch in batches if kept[batch].any()]
-    features = {name: np.empty((len(sequences), encoder.width), np.float32) for name in encoder.features}
+    features = {name: np.empty((len(sequences), width), np.float32) for name, width in encoder.widths.items()}
     encoded = encoder.backend.encode_all([sequences[place] for place in batch] for batch in batches)
     with contextlib.closing(encoded):
         for number, batch in enumerate(batches, 1):

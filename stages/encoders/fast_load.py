@@ -18,8 +18,10 @@ from ..settings import ForwardMode
 from .config import EncoderConfig
 from .encoder import Encoder, EncoderSettings
 from .files import CONFIG, TOKENIZER, TOKENIZER_CONFIG, EncoderFiles
+from .modules import with_modules
 from .packed.architecture import Architecture, find_architecture
 from .packed.backend import PackedCpuBackend
+from .tokenizer import set_up
 from .weights import unused_weights
 
 _LEGACY = {"gamma": "weight", "beta": "bias"}  # old names of a norm's weights
@@ -36,17 +38,18 @@ def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> 
     tokenizer_settings = files.folder / TOKENIZER_CONFIG
     loaded = json.loads(tokenizer_settings.read_bytes()) if tokenizer_settings.is_file() else {}
     tokenizer = tokenizers.Tokenizer.from_file(str(files.folder / TOKENIZER))
-    tokenizer.enable_truncation(settings.max_length, direction=str(loaded.get("truncation_side", "right")))
-    tokenizer.no_padding()
+    direction = str(loaded.get("truncation_side", "right"))
+    set_up(tokenizer, max_length=settings.max_length, direction=direction, lower_case=settings.lower_case)
     architecture = find_architecture(json.loads((files.folder / CONFIG).read_bytes()))
     if architecture is None or (config := EncoderConfig.from_record(packed, architecture, tokenizer)) is None:
         return None
     weights, dtype = _Weights(files, architecture.BASE), DTYPES[settings.precision]
     batch_tokens = settings.chosen_batch_tokens(ForwardMode.PACKED)
-    forward = architecture.build(weights, settings.features, dtype=dtype, batch_tokens=batch_tokens)
+    forward = architecture.build(weights, settings.pooled, dtype=dtype, batch_tokens=batch_tokens)
     if weights.unused(architecture):
         return None  # transformers says which
-    backend, width, segments = PackedCpuBackend(forward), config.width, config.segments
+    width, segments = config.width, config.segments
+    backend = PackedCpuBackend(with_modules(forward, files, settings, width=width))
     return Encoder(settings, tokenizer=tokenizer, backend=backend, width=width, segments=segments, config=config)
 
 

@@ -61,6 +61,7 @@ class EncoderFiles:
     revision: str | None  # the commit that a hub id resolved to; None for a folder
     weights: tuple[Path, ...]  # safetensors, or pickles where the user allowed them; before several, their index
     tokenizer: tuple[Path, ...]  # and every other file that may decide the features
+    module_weights: tuple[Path, ...] = ()  # of modules after the model; pickles where the user allowed them
 
     @property
     def pickled(self) -> bool:
@@ -91,7 +92,7 @@ class EncoderFiles:
     def hashes(self) -> dict[str, str]:
         """The three hashes of an identity; errors are those of `hash_files`."""
         return {
-            "weights_sha256": hash_files(self.folder, self.weights),
+            "weights_sha256": hash_files(self.folder, (*self.weights, *self.module_weights)),
             "config_sha256": hash_files(self.folder, [self.folder / CONFIG]),
             "tokenizer_sha256": hash_files(self.folder, self.tokenizer),
         }
@@ -110,15 +111,23 @@ class EncoderFiles:
         return f"{models[0]} is read by {' and '.join(_SENTENCEPIECE)}; run `pip install {' '.join(absent)}`"
 
 
-def find_encoder(name: str, *, revision: str | None = None, allow_pickled_weights: bool = False) -> EncoderFiles:
+def require_encoder_name(name: str | None) -> str:
+    """Return the name of an encoder, or refuse that none is given."""
+    if not name:
+        examples = "such as sentence-transformers/all-MiniLM-L6-v2 or bert-base-chinese"
+        given = "not given" if name is None else "empty"
+        raise EncoderError(f"`encoder` is {given}; give a folder that holds config.json, or a hub id {examples}")
+    return name
+
+
+def find_encoder(name: str | None, *, revision: str | None = None, allow_pickled_weights: bool = False) -> EncoderFiles:
     """Find an encoder's files. Where ``name`` is a hub id whose files are not here yet, they are downloaded.
 
     Raises:
         EncoderError: there is no such encoder, a file is missing, or the weights are a pickle that is not allowed.
         StorageError: a file cannot be read.
     """
-    if not name:
-        raise EncoderError("`encoder` is empty; give a folder that holds config.json, or a hub id")
+    name = require_encoder_name(name)
     try:
         folder = Path(name).expanduser()
     except RuntimeError as error:  # there is no such home
@@ -183,12 +192,19 @@ def _files(name: str, folder: Path, *, revision: str | None, allow_pickled_weigh
         tokenizer = _read_files(folder)
         if not tokenizer:
             raise EncoderError(f"encoder {name}: {folder} holds no tokenizer (such as tokenizer.json)")
-        weights = _weights(name, folder, allow_pickled_weights)
-        if pointer := next((file for file in (*weights, *tokenizer) if is_lfs_pointer(file)), None):
+        weights, modules = _weights(name, folder, allow_pickled_weights), _module_weights(folder, allow_pickled_weights)
+        if pointer := next((file for file in (*weights, *modules, *tokenizer) if is_lfs_pointer(file)), None):
             raise EncoderError(f"encoder {name}: {pointer} {_LFS}")
     except OSError as error:
         raise StorageError(f"encoder {name}: cannot read {error.filename or folder}: {error.strerror}") from None
-    return EncoderFiles(name=name, folder=folder, revision=revision, weights=weights, tokenizer=tokenizer)
+    return EncoderFiles(
+        name=name,
+        folder=folder,
+        revision=revision,
+        weights=weights,
+        tokenizer=tokenizer,
+        module_weights=modules,
+    )
 
 
 def _require_encoder(name: str, folder: Path) -> None:
@@ -301,6 +317,14 @@ def _weights(name: str, folder: Path, allow_pickled_weights: bool) -> tuple[Path
     return (first, *(folder / shard for shard in shards))
 
 
+def _module_weights(folder: Path, allow_pickled_weights: bool) -> tuple[Path, ...]:
+    """The weights of sentence-transformers' modules: of each, safetensors before a pickle."""
+    names = (WEIGHTS, PICKLED_WEIGHTS) if allow_pickled_weights else (WEIGHTS,)
+    candidates = ([folder / part / name for name in names] for part in _parts(folder))
+    found = (next((file for file in files if file.is_file()), None) for files in candidates)
+    return tuple(file for file in found if file is not None)
+
+
 def _download(name: str, revision: str | None, allow_pickled_weights: bool) -> Path:
     import huggingface_hub  # slow to load, and not needed for a folder
     from huggingface_hub import errors
@@ -313,6 +337,8 @@ def _download(name: str, revision: str | None, allow_pickled_weights: bool) -> P
         commit = Path(folder).name
         inner = [f"{glob.escape(part)}/*" for part in _parts(Path(folder))]
         huggingface_hub.snapshot_download(name, revision=commit, allow_patterns=inner, ignore_patterns=list(UNREAD))
+        kinds = (WEIGHTS, PICKLED_WEIGHTS) if allow_pickled_weights else (WEIGHTS,)
+        weights += [f"{glob.escape(part)}/{kind}" for part in _parts(Path(folder)) for kind in kinds]
         return Path(huggingface_hub.snapshot_download(name, revision=commit, allow_patterns=weights))
     except errors.GatedRepoError:
         problem = f"is gated: ask for access on its page and log in with `hf auth login`, {instead}"

@@ -27,11 +27,13 @@ from .config import EncoderConfig, tokenizer_sha256
 from .cuda import CopyStream, CudaBackend
 from .encoder import Encoder, EncoderSettings
 from .files import EncoderFiles
+from .modules import with_modules
 from .packed.architecture import Architecture, find_architecture
 from .packed.backend import PackedCpuBackend
 from .packed.forward import PackedForward
 from .padded import PaddedForward
 from .pooling import Feature, Pooling, parse_features
+from .tokenizer import set_up
 from .weights import unused_weights
 
 _TRIAL_TOKENS = 16  # of the longer sequence that padding is tried on
@@ -57,31 +59,36 @@ def load_encoder(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
 def _load(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
     with _loading(files):
         tokenizer = load_tokenizer(files)
-        model = _load_model(files, settings.features)
+        model = _load_model(files, settings.pooled)
         notes = _check_vocabulary(files, tokenizer, model)
     model.to(settings.device)
     exact = dataclasses.replace(settings, precision=Precision.FLOAT32)
-    first_token = dataclasses.replace(exact, features=parse_features([Pooling.CLS], None))
+    first_token = dataclasses.replace(exact, features=parse_features([Pooling.CLS], None), recipe=None)
     forward, trial, fit = (
         PaddedForward(model, how, name=f"encoder {files.name}", padding=tokenizer.pad_token_id or 0)
         for how in (settings, exact, first_token)
     )
     _check_fit(tokenizer, model, settings, fit)
     fast_tokenizer, width = tokenizer.backend_tokenizer, int(model.config.hidden_size)
-    fast_tokenizer.enable_truncation(settings.max_length, direction=tokenizer.truncation_side)
-    fast_tokenizer.no_padding()
+    set_up(
+        fast_tokenizer,
+        max_length=settings.max_length,
+        direction=tokenizer.truncation_side,
+        lower_case=settings.lower_case,
+    )
     segments = "token_type_ids" in tokenizer.model_input_names and getattr(model.config, "type_vocab_size", 0) > 1
     config = None
     architecture = model_architecture(model) if settings.device.type == "cpu" else None
     if architecture is not None and (packed := _try_packed(architecture, model, settings, forward, segments=segments)):
-        backend: Backend = PackedCpuBackend(packed)  # which keeps the model's weights, and not the model
+        packed_pass = with_modules(packed, files, settings, width=width)
+        backend: Backend = PackedCpuBackend(packed_pass)  # which keeps the model's weights, and not the model
         if not fast_tokenizer.encode_special_tokens:  # its JSON does not say that
             digest = tokenizer_sha256(fast_tokenizer)
             config = EncoderConfig(architecture=architecture, width=width, segments=segments, tokenizer_sha256=digest)
     else:
         tokens = model.get_input_embeddings().num_embeddings
         forward.mode = _try_padding(trial, tokens, settings.max_length, width)
-        backend = _padded_backend(forward, settings)
+        backend = _padded_backend(forward, files, settings, width=width)
         if forward.mode is ForwardMode.SAME_LENGTH:
             problem = "padding would change its features, so only texts of the same length are batched"
             notes.append(f"{forward.name} ({forward.kind}): {problem}")
@@ -103,12 +110,12 @@ def model_architecture(model: Any) -> Architecture | None:
     return architecture if architecture is not None and epsilons <= {architecture.epsilon} else None
 
 
-def _padded_backend(forward: PaddedForward, settings: EncoderSettings) -> Backend:
+def _padded_backend(forward: PaddedForward, files: EncoderFiles, settings: EncoderSettings, *, width: int) -> Backend:
     if settings.device.type == "cuda":
         copies = CopyStream(settings.device)
         forward.to_device = copies.to_device
-        return CudaBackend(forward, copies)
-    return Backend(forward)
+        return CudaBackend(with_modules(forward, files, settings, width=width), copies)
+    return Backend(with_modules(forward, files, settings, width=width))
 
 
 def _try_packed(
@@ -116,7 +123,7 @@ def _try_packed(
 ) -> PackedForward | None:
     """The packed forward pass; None where a trial shows that it does not give the model's own numbers."""
     dtype, batch_tokens = DTYPES[settings.precision], settings.chosen_batch_tokens(ForwardMode.PACKED)
-    packed = architecture.build(model.state_dict(), settings.features, dtype=dtype, batch_tokens=batch_tokens)
+    packed = architecture.build(model.state_dict(), settings.pooled, dtype=dtype, batch_tokens=batch_tokens)
     tokens, positions = model.get_input_embeddings().num_embeddings, _positions(model)
     lengths = [min(length, positions) for length in (7, 7, 3)]
     # RoBERTa's padding, 1, is among them.

@@ -80,7 +80,7 @@ class PaddedForward:
         inputs = {"input_ids": self.to_device(ids), "attention_mask": self.to_device(mask)}
         if pairs:
             inputs["token_type_ids"] = self.to_device(segments)
-        features, precision = self._settings.features, self._settings.precision
+        features, precision = self._settings.pooled, self._settings.precision
         half = precision is not Precision.FLOAT32
         with torch.autocast(self._settings.device.type, DTYPES[precision], enabled=half):
             output = self._model(**inputs, output_hidden_states=any(feature.layer is not None for feature in features))
@@ -97,9 +97,14 @@ class PaddedForward:
 
 def _pool(hidden: torch.Tensor, real: torch.Tensor, pooling: Pooling) -> torch.Tensor:
     """(sequences, tokens, width) to (sequences, width), over the tokens where ``real`` is 1."""
-    if pooling is Pooling.MEAN:
+    if pooling in (Pooling.MEAN, Pooling.MEAN_SQRT_LEN, Pooling.WEIGHTED_MEAN):
         weights = real[..., None].to(torch.float32)
-        return (hidden.float() * weights).sum(1) / weights.sum(1)
+        if pooling is Pooling.WEIGHTED_MEAN:
+            weights = weights * weights.cumsum(1)
+        total = weights.sum(1)
+        return (hidden.float() * weights).sum(1) / (total.sqrt() if pooling is Pooling.MEAN_SQRT_LEN else total)
     if pooling is Pooling.MAX:
         return hidden.masked_fill(real[..., None] == 0, -torch.inf).amax(1)
+    if pooling is Pooling.LAST:
+        return hidden[torch.arange(len(hidden), device=hidden.device), real.sum(1) - 1]
     return hidden[:, 0]

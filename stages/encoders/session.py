@@ -5,18 +5,20 @@ Torch takes a second to load, and transformers several: they are imported only w
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...cache.errors import IdentityError
+from ...cache.errors import EncoderError, IdentityError, SettingsError
 from ...cache.identity import Identity, differences
 from ..progress import Note, Report, Step, silent
-from ..settings import ExtractSettings, Precision
+from ..settings import AUTO, OTHER_MAX_LENGTH, ExtractSettings, Precision
 from .files import EncoderFiles, find_encoder, recorded_encoder
-from .pooling import Feature, parse_features
+from .pooling import Feature, Pooling, parse_features
+from .recipe import Recipe, TextSettings, has_recipe, read_recipe, read_text_settings
 
 if TYPE_CHECKING:
     import torch
@@ -83,12 +85,12 @@ class EncoderSession:
     @functools.cached_property
     def identity(self) -> Identity:
         """The identity of the features that this encoder gives with these settings."""
-        features = self._features  # refused, where one is wrong, before anything slow
+        features, prefix = self._features, self._prefix  # refused, where one is wrong, before anything slow
         with ThreadPoolExecutor(1) as thread:  # a second for each GB, and torch takes one to load
             hashes, settings = thread.submit(self.files.hashes), self.encoder_settings
             return Identity(
                 **hashes.result(),
-                prefix=settings.prefix,
+                prefix=prefix,
                 pairs=settings.pairs,
                 max_length=settings.max_length,
                 precision=settings.precision.value,
@@ -97,7 +99,58 @@ class EncoderSession:
 
     @functools.cached_property
     def _features(self) -> tuple[Feature, ...]:
-        return parse_features(self._settings.features, self.files.layers())
+        names, name, found = self._settings.features, self.files.name, has_recipe(self.files)
+        if tuple(names) == (AUTO,):
+            names = (Pooling.MODEL if found else Pooling.CLS,)
+            if not found:
+                self._report(
+                    Note(
+                        f"the folder of encoder {name} does not say how its vectors are made (it has no modules.json): "
+                        "the feature is cls, the first token's; others are chosen with `features`"
+                    )
+                )
+        features = parse_features(names, self.files.layers())
+        if not found and any(feature.pooling is Pooling.MODEL for feature in features):
+            raise SettingsError(
+                f"encoder {name} has no feature 'model': its folder has no modules.json that says how its vectors are "
+                "made; choose `features` such as cls or mean"
+            )
+        return features
+
+    @functools.cached_property
+    def _recipe(self) -> Recipe | None:
+        """The recipe of the feature ``model``; None where that is not among the features."""
+        wanted = any(feature.pooling is Pooling.MODEL for feature in self._features)
+        return read_recipe(self.files) if wanted else None
+
+    @functools.cached_property
+    def _texts(self) -> TextSettings:
+        return read_text_settings(self.files)
+
+    @functools.cached_property
+    def _max_length(self) -> int:
+        return self._settings.max_length or self._texts.max_length or OTHER_MAX_LENGTH
+
+    @functools.cached_property
+    def _prefix(self) -> str:
+        settings, texts, recipe = self._settings, self._texts, self._recipe
+        prompt = settings.prompt
+        if prompt is None and settings.prefix is None and recipe is not None:
+            prompt = texts.default_prompt
+        if prompt is not None and prompt not in texts.prompts:
+            known = ", ".join(texts.prompts)
+            raise SettingsError(
+                f"`prompt` is {prompt!r}; encoder {self.files.name} "
+                + (f"has the prompts {known}" if known else "has no prompts; give the text itself as `prefix`")
+            )
+        chosen = settings.prefix or "" if prompt is None else texts.prompts[prompt]
+        dataclasses.replace(settings, prompt=None, prefix=chosen)  # refused, where it is too long
+        if chosen and recipe is not None and not recipe.includes_prompt:
+            raise EncoderError(
+                f"encoder {self.files.name}: its Pooling leaves out the tokens of a prompt ('include_prompt'), which "
+                "headstart does not compute; choose `features` yourself, such as mean, or give an empty `prefix`"
+            )
+        return chosen
 
     @functools.cached_property
     def device(self) -> torch.device:
@@ -120,10 +173,12 @@ class EncoderSession:
             features=self._features,
             device=self.device,
             precision=self._precision[0],
-            prefix=settings.prefix,
-            max_length=settings.max_length,
+            prefix=self._prefix,
+            max_length=self._max_length,
             pairs=self._pairs,
             batch_tokens=settings.batch_tokens,
+            lower_case=self._texts.lower_case,
+            recipe=self._recipe,
         )
 
     @property
@@ -156,4 +211,5 @@ class EncoderSession:
         files, config = self.files, self.encoder.config
         encoder = {"name": files.name, "folder": str(files.folder), "revision": files.revision}
         packed = {} if config is None else {"packed": config.to_record()}
-        return {"precision_reason": self._precision[1], "encoder": {**encoder, **packed}}
+        recipe = {} if self._recipe is None else {"model": str(self._recipe)}
+        return {"precision_reason": self._precision[1], "encoder": {**encoder, **recipe, **packed}}

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import tokenizers
+from tokenizers import normalizers
 
 from ...cache.errors import EncoderError
 
@@ -26,6 +27,18 @@ _GROWTH = 8
 _LOCAL = {"Lowercase", "NFC", "NFD", "NFKC", "NFKD"}
 _DELETING = {"BertNormalizer", "StripAccents"}  # also such; a character that they delete may stand between two spaces
 _Text = TypeVar("_Text", str, tuple[str, str])
+
+
+def set_up(tokenizer: tokenizers.Tokenizer, *, max_length: int, direction: str, lower_case: bool) -> None:
+    """Let a tokenizer cut texts at ``max_length``, and not pad; and lower-case them first, as sentence-transformers."""
+    tokenizer.enable_truncation(max_length, direction=direction)
+    tokenizer.no_padding()
+    normalizer: Any = tokenizer.normalizer
+    parts: list[Any] = [] if normalizer is None else [normalizer]
+    if type(normalizer) is normalizers.Sequence:
+        parts = list(normalizer)  # type: ignore[call-overload]
+    if lower_case and not any(isinstance(part, normalizers.Lowercase) for part in parts):
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *parts])
 
 
 class Tokenizer:

@@ -84,7 +84,7 @@ def _is_proven(
         return False
     with torch.inference_mode():  # as one batch
         features = {name: values.float().numpy() for name, values in encoder.backend.forward(sequences).items()}
-    if any(values.shape != (len(rows), encoder.width) for values in features.values()):
+    if any(features[name].shape != (len(rows), width) for name, width in encoder.widths.items()):
         return False
     alike = max(_ALIKE[Precision(cache.identity.precision)], _STORED_ALIKE[cache.layout.storage])
     if not all(_tell_apart(values, cache, name, rows, alike) for name, values in features.items()):

@@ -211,10 +211,12 @@ def decide_unfinished(request: CacheRequest, cache: Cache, plan: Mapping[str, An
     )
 
 
-def open_unfinished(request: CacheRequest, *, width: int, plan: Mapping[str, Any], report: Report) -> UnfinishedCache:
+def open_unfinished(
+    request: CacheRequest, *, widths: Mapping[str, int], plan: Mapping[str, Any], report: Report
+) -> UnfinishedCache:
     """Open the unfinished cache to write into: the existing one if it can be used, else a new one.
 
-    ``width`` is the numbers in each feature, ``plan`` says how rows are batched.
+    ``widths`` are the numbers in each feature, ``plan`` says how rows are batched.
 
     Raises:
         OutputExistsError: an unfinished cache is there, and holds something else.
@@ -232,7 +234,7 @@ def open_unfinished(request: CacheRequest, *, width: int, plan: Mapping[str, Any
             create_cache(
                 work / _NEW,
                 block_rows=request.block_rows,
-                widths=dict.fromkeys(request.identity.features, width),
+                widths=widths,
                 storage=request.storage,
                 identity=request.identity,
                 plan=plan,

@@ -61,6 +61,13 @@ class PackedForward:
         parts = [hidden_states[g.tokens].view(g.count, g.length, -1) for g in groups]
         if pooling is Pooling.MEAN:
             return torch.cat([part.mean(1) for part in parts])
+        if pooling is Pooling.MEAN_SQRT_LEN:
+            return torch.cat([part.sum(1) / part.shape[1] ** 0.5 for part in parts])
+        if pooling is Pooling.WEIGHTED_MEAN:
+            weights = [torch.arange(1.0, part.shape[1] + 1) for part in parts]
+            return torch.cat([weight / weight.sum() @ part for weight, part in zip(weights, parts, strict=True)])
+        if pooling is Pooling.LAST:
+            return torch.cat([part[:, -1] for part in parts])
         if pooling is Pooling.MAX:
             return torch.cat([part.amax(1) for part in parts])
         return self._pool_first(torch.cat([part[:, 0] for part in parts]), pooling)

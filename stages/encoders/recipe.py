@@ -1,0 +1,332 @@
+"""How the files of an encoder say that its vectors are made: those of sentence-transformers.
+
+The files come from strangers. What they ask for is computed exactly, or refused by name. Light: it loads no library.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
+
+from ...cache.documents import checked, is_text, read_json_file
+from ...cache.errors import DamagedError, EncoderError
+from .files import CONFIG, MODULES, TOKENIZER_CONFIG, EncoderFiles
+from .pooling import Pooling
+
+_KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+_TRANSFORMER = tuple(f"sentence_{kind}_config.json" for kind in _KINDS)  # the first that is there counts
+_PROMPTS = "config_sentence_transformers.json"
+_MOST_MODULES, _MOST_NUMBERS = 16, 1 << 16
+_LONGEST = 1 << 20  # a larger number of tokens means that there is no limit
+_LEGACY = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+"""Fields of older files, in the order in which their vectors are joined."""
+_POOLINGS = {
+    "cls": (Pooling.CLS, "the first token"),
+    "max": (Pooling.MAX, "maximum over tokens"),
+    "mean": (Pooling.MEAN, "mean over tokens"),
+    "mean_sqrt_len_tokens": (Pooling.MEAN_SQRT_LEN, "sum over tokens by the root of their number"),
+    "weightedmean": (Pooling.WEIGHTED_MEAN, "mean over tokens weighted by position"),
+    "lasttoken": (Pooling.LAST, "the last token"),
+}
+_WORDS = dict(_POOLINGS.values())
+_TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+# Fields of each file that change nothing with these values; None for any value.
+_HARMLESS: dict[str, dict[str, Any]] = {
+    "Transformer": {
+        "transformer_task": "feature-extraction",
+        "modality_config": _TEXT,
+        "module_output_name": "token_embeddings",
+        "unpad_inputs": None,  # another way to the same numbers
+    },
+    "Pooling": {},
+    "Dense": {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"},
+    "Normalize": {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"},
+    "LayerNorm": {},
+}
+_READ = {
+    "Transformer": {"max_seq_length", "do_lower_case"},
+    "Pooling": {"embedding_dimension", "word_embedding_dimension", "pooling_mode", "include_prompt", *_LEGACY},
+    "Dense": {"in_features", "out_features", "bias", "activation_function"},
+    "Normalize": set[str](),
+    "LayerNorm": {"dimension"},
+}
+_Document = TypeVar("_Document")
+
+
+class Activation(enum.StrEnum):
+    """The function after a dense layer, as the files name it."""
+
+    IDENTITY = "torch.nn.modules.linear.Identity"
+    TANH = "torch.nn.modules.activation.Tanh"
+    RELU = "torch.nn.modules.activation.ReLU"
+    GELU = "torch.nn.modules.activation.GELU"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dense:
+    """A dense layer over vectors of ``inputs`` numbers, and its activation."""
+
+    path: str  # of its folder, inside the encoder's
+    inputs: int
+    width: int
+    bias: bool
+    activation: Activation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerNorm:
+    """A layer norm with weights."""
+
+    path: str
+    width: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Normalize:
+    """Each vector divided by its length."""
+
+    width: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How the feature ``model`` is made of the last layer's states: they are pooled, then each module follows."""
+
+    states: int  # numbers in each state
+    poolings: tuple[Pooling, ...]
+    modules: tuple[Dense | LayerNorm | Normalize, ...]
+    includes_prompt: bool  # whether the tokens of a prompt are pooled
+
+    @property
+    def width(self) -> int:
+        """Numbers in each vector."""
+        return self.modules[-1].width if self.modules else len(self.poolings) * self.states
+
+    def __str__(self) -> str:
+        words = [" and ".join(_WORDS[pooling] for pooling in self.poolings)]
+        for module in self.modules:
+            match module:
+                case Dense():
+                    function = module.activation.name.lower()
+                    words.append(f"dense to {module.width}" + ("" if function == "identity" else f" with {function}"))
+                case LayerNorm():
+                    words.append("layer norm")
+                case Normalize():
+                    words.append("normalised")
+        return ", ".join(words)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    """What the files say of texts. Where there is no ``modules.json``, they say nothing."""
+
+    max_length: int | None = None
+    lower_case: bool = False
+    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    default_prompt: str | None = None  # a name
+
+
+class _ModuleEntry(TypedDict):
+    path: str
+    type: str
+
+
+class _TransformerFields(TypedDict):
+    max_seq_length: int | None
+    do_lower_case: bool
+
+
+class _PoolingFields(TypedDict):
+    word_embedding_dimension: int
+    pooling_mode: str | list[Any]
+    include_prompt: bool
+
+
+class _DenseFields(TypedDict):
+    in_features: int
+    out_features: int
+    bias: bool
+    activation_function: str
+
+
+class _LayerNormFields(TypedDict):
+    dimension: int
+
+
+class _PromptFields(TypedDict):
+    prompts: dict[str, Any]
+    default_prompt_name: str | None
+
+
+def has_recipe(files: EncoderFiles) -> bool:
+    """Whether the encoder's folder says how its vectors are made."""
+    return (files.folder / MODULES).is_file()
+
+
+def read_text_settings(files: EncoderFiles) -> TextSettings:
+    """Read what the folder says of texts.
+
+    Raises:
+        EncoderError: a file is not as sentence-transformers writes it.
+    """
+    if not has_recipe(files):
+        return TextSettings()
+    given = {"max_seq_length": None, "do_lower_case": False, **_transformer_fields(files)}
+    fields = _checked(files, given, _TransformerFields, "its Transformer")
+    length = fields["max_seq_length"]
+    if length is not None and not 0 < length < _LONGEST:
+        raise EncoderError(
+            f"encoder {files.name}: its max_seq_length is {length}, which is no number of tokens; correct it in a copy "
+            f"of {files.folder}"
+        )
+    if length is None:  # the tokenizer's, at most the positions that there are
+        numbers = [_read(files, TOKENIZER_CONFIG).get("model_max_length")]
+        numbers.append(_read(files, CONFIG).get("max_position_embeddings"))
+        length = min((n for n in numbers if isinstance(n, int) and 0 < n < _LONGEST), default=None)
+    document = _read(files, _PROMPTS)
+    document = {"prompts": {}, "default_prompt_name": None, **{k: v for k, v in document.items() if v is not None}}
+    said = _checked(files, document, _PromptFields, _PROMPTS)
+    prompts, default = said["prompts"], said["default_prompt_name"]
+    if not all(is_text(name) and is_text(prompt) for name, prompt in prompts.items()):
+        raise EncoderError(f"encoder {files.name}: {_PROMPTS} has a prompt that is no text")
+    if default is not None and default not in prompts:
+        raise EncoderError(f"encoder {files.name}: {_PROMPTS} names a default prompt that it lacks, {default[:80]!r}")
+    return TextSettings(max_length=length, lower_case=fields["do_lower_case"], prompts=prompts, default_prompt=default)
+
+
+def read_recipe(files: EncoderFiles) -> Recipe:
+    """Read how the encoder's own vectors are made.
+
+    Raises:
+        EncoderError: a file is not as sentence-transformers writes it, or asks for what headstart does not compute.
+    """
+    entries = _read_json(files, files.folder / MODULES)
+    if not isinstance(entries, list) or not 2 <= len(entries) <= _MOST_MODULES:
+        raise _refused(files, f"{MODULES} is no list of 2 to {_MOST_MODULES} modules")
+    modules = [_module(files, entry) for entry in entries]
+    if [kind for kind, _ in modules[:2]] != ["Transformer", "Pooling"] or modules[0][1] not in ("", "."):
+        raise _refused(files, f"{MODULES} does not begin with a Transformer in the folder itself and a Pooling")
+    kind = _read(files, _PROMPTS).get("model_type", "SentenceTransformer")
+    if kind != "SentenceTransformer":
+        raise _refused(files, f"{_PROMPTS} says it is a {str(kind)[:80]!r}, no SentenceTransformer")
+    _refuse_unknown(files, _transformer_fields(files), "Transformer")
+    recipe = _pooling(files, modules[1][1])
+    for kind, path in modules[2:]:
+        document = _read(files, f"{path}/{CONFIG}")
+        _refuse_unknown(files, document, kind)
+        match kind:
+            case "Normalize":
+                made: Dense | LayerNorm | Normalize = Normalize(width=recipe.width)
+            case "LayerNorm":
+                made = LayerNorm(path=path, width=_checked(files, document, _LayerNormFields, path)["dimension"])
+            case "Dense":
+                made = _dense(files, path, document)
+            case _:
+                raise _refused(files, f"{MODULES} has a {kind} after the Pooling")
+        inputs = made.inputs if isinstance(made, Dense) else made.width
+        if inputs != recipe.width or not 0 < made.width < _MOST_NUMBERS:
+            raise _refused(files, f"{path} does not fit the vectors of {recipe.width:,} numbers before it")
+        recipe = dataclasses.replace(recipe, modules=(*recipe.modules, made))
+    return recipe
+
+
+def _pooling(files: EncoderFiles, path: str) -> Recipe:
+    document = _read(files, f"{path}/{CONFIG}")
+    _refuse_unknown(files, document, "Pooling")
+    modes = [mode for field, mode in _LEGACY.items() if document.get(field) is True]
+    if wrong := next((field for field in _LEGACY if type(document.get(field, False)) is not bool), None):
+        raise _refused(files, f"{path}/{CONFIG}: its {wrong!r} is neither true nor false")
+    states = document.get("embedding_dimension", document.get("word_embedding_dimension"))
+    defaults = {"pooling_mode": modes or ["mean"], "include_prompt": True}
+    document = {**defaults, **document, "word_embedding_dimension": states}
+    fields = _checked(files, document, _PoolingFields, f"{path}/{CONFIG}")
+    mode = fields["pooling_mode"]
+    modes = [mode] if isinstance(mode, str) else mode
+    if unknown := next((mode for mode in modes if not isinstance(mode, str) or mode not in _POOLINGS), None):
+        raise _refused(files, f"{path}/{CONFIG} asks for the pooling {str(unknown)[:80]!r}")
+    if not 0 < len(set(modes)) == len(modes) or not 0 < fields["word_embedding_dimension"] < _MOST_NUMBERS:
+        raise _refused(files, f"{path}/{CONFIG} gives no poolings, one twice, or no possible width")
+    return Recipe(
+        states=fields["word_embedding_dimension"],
+        poolings=tuple(_POOLINGS[mode][0] for mode in modes),
+        modules=(),
+        includes_prompt=fields["include_prompt"],
+    )
+
+
+def _dense(files: EncoderFiles, path: str, document: Mapping[str, Any]) -> Dense:
+    defaults = {"bias": True, "activation_function": Activation.TANH.value}
+    fields = _checked(files, {**defaults, **document}, _DenseFields, f"{path}/{CONFIG}")
+    try:
+        activation = Activation(fields["activation_function"])
+    except ValueError:
+        name = fields["activation_function"][:80]
+        raise _refused(files, f"{path}/{CONFIG} asks for the activation {name!r}") from None
+    inputs, width = fields["in_features"], fields["out_features"]
+    return Dense(path=path, inputs=inputs, width=width, bias=fields["bias"], activation=activation)
+
+
+def _module(files: EncoderFiles, entry: Any) -> tuple[str, str]:
+    """The kind of a module, and the path of its folder."""
+    fields = _checked(files, entry, _ModuleEntry, MODULES)
+    package, _, kind = fields["type"].rpartition(".")
+    if package.partition(".")[0] != "sentence_transformers" or kind not in _READ or entry.get("kwargs"):
+        raise _refused(files, f"{MODULES} asks for the module {fields['type'][:80]!r}")
+    path = fields["path"]
+    if path.startswith("/") or "\\" in path or ".." in path.split("/") or not is_text(path) or "\0" in path:
+        raise _refused(files, f"{MODULES} names a folder outside the encoder's: {path[:80]!r}")
+    return kind, path
+
+
+def _refuse_unknown(files: EncoderFiles, document: Mapping[str, Any], kind: str) -> None:
+    """Refuse a field that is not read, unless its value says that it does nothing."""
+    for field, value in document.items():
+        harmless = _HARMLESS[kind].get(field, False)
+        if field not in _READ[kind] and harmless is not None and value not in (None, False, {}, [], harmless):
+            raise _refused(files, f"its {kind} has the setting {field[:80]!r}")
+
+
+def _transformer_fields(files: EncoderFiles) -> dict[str, Any]:
+    return _read(files, next((name for name in _TRANSFORMER if (files.folder / name).is_file()), _TRANSFORMER[0]))
+
+
+def _refused(files: EncoderFiles, problem: str) -> EncoderError:
+    return EncoderError(
+        f"encoder {files.name}: {problem}, which headstart does not compute, so it cannot give the encoder's own "
+        "vector; choose `features` yourself, such as mean or cls"
+    )
+
+
+def _read(files: EncoderFiles, name: str) -> dict[str, Any]:
+    """The object in a JSON file; an empty one where there is no file."""
+    path = files.folder / name
+    document = _read_json(files, path) if path.exists() else {}
+    if not isinstance(document, dict):
+        raise EncoderError(f"encoder {files.name}: {path} is not a JSON object")
+    return document
+
+
+def _read_json(files: EncoderFiles, path: Path) -> Any:
+    try:
+        return read_json_file(path)
+    except DamagedError as error:
+        raise EncoderError(f"encoder {files.name}: {error}") from None
+    except OSError as error:
+        raise EncoderError(f"encoder {files.name}: cannot read {path}: {error.strerror}") from None
+
+
+def _checked(files: EncoderFiles, document: Any, kind: type[_Document], where: str) -> _Document:
+    try:
+        return checked(document, kind, f"encoder {files.name}: {where}")
+    except DamagedError as error:
+        raise EncoderError(f"{error}; correct it in a copy of {files.folder}") from None
