@@ -359,6 +359,19 @@ def hub_cache(folder: Path) -> None:
     (folder / "refs" / "main").write_text("89abcdef")
 
 
+def recipe(kind: str = "Pooling", **pooling: Any) -> Callable[[Path], None]:
+    """Add the files of sentence-transformers, with a module after the transformer and its settings."""
+
+    def harm(folder: Path) -> None:
+        modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in paths.items()]
+        (folder / "modules.json").write_text(json.dumps(modules))
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 32, **pooling}))
+
+    paths = {"": "Transformer", "1_Pooling": kind}
+    return harm
+
+
 def old_sentence_transformer(folder: Path) -> None:
     within("0_Transformer")(folder)
     (folder / "config.json").write_text('{"__version__": "0.2.0"}')
@@ -657,6 +670,10 @@ ENCODERS = [
         encoder(lambda f: (f / "config.json").rename(f / "bert_config.json")),
     ),
     Case("the folder of a model in the hub's cache", encoder(hub_cache)),
+    Case("a module of sentence-transformers that is not known", encoder(recipe("CNN"))),
+    Case("a pooling that is not known", encoder(recipe(pooling_mode="median"))),
+    Case("a pooling for another width", encoder(recipe(word_embedding_dimension=7))),
+    Case("a pooling of the wrong kind", encoder(recipe(include_prompt="yes"))),
     Case("a folder of sentence-transformers' first releases", encoder(old_sentence_transformer)),
     Case(
         "an empty name of an encoder",

@@ -37,7 +37,7 @@ def test_equal_sequences_are_encoded_once_and_the_order_stays(
     assert sorted(encoded) == sorted(sequence.tolist() for sequence in encoder.tokenize(sorted(set(TEXTS)))[0])
     assert list(features) == ["cls", "mean"]
     for name, expected in alone(encoder, sequences).items():
-        assert features[name].shape == (8, encoder.width) and features[name].dtype == np.float32
+        assert features[name].shape == (8, encoder.widths["cls"]) and features[name].dtype == np.float32
         np.testing.assert_allclose(features[name], expected, atol=1e-6)
     encoded.clear()
     encode_sequences(encoder, sequences, distinct=True, batch_tokens=batch_tokens, path=path)
@@ -92,4 +92,4 @@ def test_a_sequence_that_the_memory_does_not_hold_is_named_by_its_number(
 
 
 def test_no_sequences_have_no_features(encoder: Encoder) -> None:
-    assert encode_sequences(encoder, [])["cls"].shape == (0, encoder.width)
+    assert encode_sequences(encoder, [])["cls"].shape == (0, encoder.widths["cls"])

@@ -24,7 +24,7 @@ def test_it_is_found_and_loaded_when_it_is_needed_and_once(tiny: Path) -> None:
     session = EncoderSession(settings(tiny, max_length=50), events.append)
     assert not events and not session.is_loaded
     assert session.identity.features == ("cls",) and not session.is_loaded
-    assert session.encoder.width == 32 and session.is_loaded
+    assert session.encoder.widths == {"cls": 32} and session.is_loaded
     assert session.encoder is session.encoder
     assert [e.phase for e in events if isinstance(e, Step)] == ["finding the encoder", "loading the encoder"]
 

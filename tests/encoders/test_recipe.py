@@ -1,0 +1,284 @@
+"""The feature `model`: what an encoder's folder says of its vectors is computed to 1e-5, or refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import transformers
+from extracting import Notes, noting, run, settings
+from headstart.cache.errors import EncoderError, IdentityError, SettingsError, UserError
+from headstart.cache.reader import open_cache
+from headstart.stages.encoders import hf
+from headstart.stages.encoders.session import EncoderSession
+from headstart.stages.extract import extract
+from headstart.stages.settings import ExtractSettings
+from headstart.stages.train_head import train_head
+from safetensors.torch import save_file
+from tiny import save_tiny_encoder, tiny_rows
+
+TEXTS = [text for text, _ in tiny_rows(20)] + ["a", "A Good film"]
+PACKAGE = "sentence_transformers.models."
+Array = npt.NDArray[np.float64]
+
+
+def write(path: Path, document: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(document))
+
+
+def with_recipe(encoder: Path, folder: Path, *modules: str, pooling: Any = "mean", **texts: Any) -> Path:
+    """Copy an encoder, and add the files of sentence-transformers; ``pooling`` is its mode, or its whole document."""
+    shutil.copytree(encoder, folder)
+    kinds = ["Transformer", "Pooling", *modules]
+    entries = [
+        {"idx": n, "name": str(n), "path": f"{n}_{kind}" if n else "", "type": PACKAGE + kind}
+        for n, kind in enumerate(kinds)
+    ]
+    write(folder / "modules.json", entries)
+    write(folder / "sentence_bert_config.json", {"max_seq_length": 50, "do_lower_case": texts.get("lower", False)})
+    prompts = {"query": "the good ", "document": "a "}
+    default = {"default_prompt_name": texts.get("default")}
+    write(folder / "config_sentence_transformers.json", {"prompts": prompts, **default, "similarity_fn_name": "cosine"})
+    document = pooling if isinstance(pooling, dict) else {"pooling_mode": pooling}
+    write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 32, **document})
+    return folder
+
+
+def add_dense(folder: Path, *, inputs: int = 32, width: int = 8, function: str = "activation.Tanh") -> dict[str, Any]:
+    """Write the files of a dense layer, and return its weights."""
+    torch.manual_seed(1)
+    weights = {"linear.weight": torch.randn(width, inputs), "linear.bias": torch.randn(width)}
+    fields = {"in_features": inputs, "out_features": width, "bias": True}
+    write(folder / "config.json", {**fields, "activation_function": f"torch.nn.modules.{function}"})
+    save_file(weights, folder / "model.safetensors")
+    return {name.removeprefix("linear."): weight.double().numpy() for name, weight in weights.items()}
+
+
+def states(encoder: Path, texts: list[str], max_length: int = 50) -> list[Array]:
+    """Of each text alone, what transformers gives: (tokens, width)."""
+    tokenizer, model = (kind.from_pretrained(encoder) for kind in (transformers.AutoTokenizer, transformers.AutoModel))
+    with torch.inference_mode():
+        inputs = [tokenizer(text, truncation=True, max_length=max_length, return_tensors="pt") for text in texts]
+        return [model.eval()(**each).last_hidden_state[0].double().numpy() for each in inputs]
+
+
+def weighted(tokens: Array) -> Array:
+    weights = np.arange(1, len(tokens) + 1)
+    vector: Array = (tokens * weights[:, None]).sum(0) / weights.sum()
+    return vector
+
+
+BY_HAND: dict[str, Callable[[Array], Array]] = {
+    "cls": lambda tokens: tokens[0],
+    "max": lambda tokens: tokens.max(0),
+    "mean": lambda tokens: tokens.mean(0),
+    "mean_sqrt_len_tokens": lambda tokens: tokens.sum(0) / len(tokens) ** 0.5,
+    "weightedmean": weighted,
+    "lasttoken": lambda tokens: tokens[-1],
+}
+
+
+@pytest.fixture(scope="module", params=["bert", "albert"])  # packed and padded
+def encoder(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_encoder(tmp_path_factory.mktemp("encoder"), kind=request.param)
+
+
+def test_every_pooling_is_the_model_s_own(encoder: Path, tmp_path: Path) -> None:
+    tokens = states(encoder, TEXTS)
+    for mode, pool in BY_HAND.items():
+        folder = with_recipe(encoder, tmp_path / mode, pooling=mode)
+        cache, notes = run(TEXTS, tmp_path / f"{mode}.h5", folder, label_column=None)
+        assert cache.identity.features == ("model",) and cache.identity.max_length == 50 and not notes
+        np.testing.assert_allclose(cache.features(), [pool(each) for each in tokens], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("function", ["activation.Tanh", "linear.Identity"])
+def test_modules_follow_joined_poolings_beside_other_features(encoder: Path, tmp_path: Path, function: str) -> None:
+    older = {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True, "pooling_mode_max_tokens": False}
+    folder = with_recipe(encoder, tmp_path / "m", "Dense", "LayerNorm", "Normalize", pooling=older)
+    dense = add_dense(folder / "2_Dense", inputs=64, function=function)
+    write(folder / "3_LayerNorm" / "config.json", {"dimension": 8})
+    norm = {"norm.weight": torch.rand(8), "norm.bias": torch.rand(8)}
+    save_file(norm, folder / "3_LayerNorm" / "model.safetensors")
+    cache, _ = run(TEXTS, tmp_path / "c.h5", folder, features=("model", "mean"), label_column=None)
+    pooled = np.array([np.concatenate([tokens[0], tokens.mean(0)]) for tokens in states(encoder, TEXTS)])
+    vectors = pooled @ dense["weight"].T + dense["bias"]
+    vectors = np.tanh(vectors) if "Tanh" in function else vectors
+    vectors -= vectors.mean(1, keepdims=True)
+    vectors /= np.sqrt(vectors.var(1, keepdims=True) + 1e-5)
+    vectors = vectors * norm["norm.weight"].numpy() + norm["norm.bias"].numpy()
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert cache.layout.widths == {"mean": 32, "model": 8}
+    np.testing.assert_allclose(cache.features("model"), vectors, atol=1e-5)
+    np.testing.assert_allclose(cache.features("mean"), pooled[:, 32:], atol=1e-5)
+    done = "" if "Identity" in function else " with tanh"
+    said = f"the first token and mean over tokens, dense to 8{done}, layer norm, normalised"
+    assert cache.record["encoder"]["model"] == said
+
+
+def test_an_update_gives_the_same_vectors_without_transformers(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = with_recipe(tiny, tmp_path / "m", "Dense", lower=True)
+    add_dense(folder / "2_Dense")
+    half, _ = run(TEXTS[::2], tmp_path / "half.h5", folder, label_column=None)
+    whole, _ = run(TEXTS, tmp_path / "whole.h5", folder, label_column=None)
+    monkeypatch.setattr(hf, "load_encoder", None)
+    grown, _ = run(TEXTS, half.path, folder, label_column=None, update=True)
+    np.testing.assert_allclose(grown.features(), whole.features(), atol=1e-6)
+
+
+def test_prompts_prefixes_and_lengths(tiny: Path, tmp_path: Path) -> None:
+    folder = with_recipe(tiny, tmp_path / "m", default="query")
+
+    def prefix(**given: Any) -> tuple[str, int]:
+        session = EncoderSession(settings(folder, **given))
+        assert session.encoder_settings.prefix == session.identity.prefix
+        return session.identity.prefix, session.identity.max_length
+
+    assert prefix() == ("the good ", 50)
+    assert prefix(prompt="document") == ("a ", 50)
+    assert prefix(prefix="") == ("", 50)
+    assert prefix(prefix="very ", max_length=9) == ("very ", 9)
+    assert prefix(features=("cls",)) == ("", 50)  # the default prompt is the own vector's
+    with pytest.raises(SettingsError, match=r"`prompt` is 'other'; encoder .* has the prompts query, document"):
+        prefix(prompt="other")
+    with pytest.raises(SettingsError, match="has no prompts"):
+        _ = EncoderSession(settings(tiny, prompt="query")).identity
+    with pytest.raises(SettingsError, match="`prompt` and `prefix`"):
+        settings(folder, prompt="query", prefix="a ")
+    session = EncoderSession(settings(folder, prompt="document"))
+    again = EncoderSession.from_identity(session.identity, session.record()["encoder"], where=tmp_path)
+    assert again.encoder_settings.prefix == "a "
+
+
+def test_a_length_that_no_file_of_the_modules_says_is_the_tokenizer_s(tiny: Path, tmp_path: Path) -> None:
+    folder = with_recipe(tiny, tmp_path / "m")
+    (folder / "sentence_bert_config.json").unlink()
+    change = json.loads((folder / "tokenizer_config.json").read_text()) | {"model_max_length": 40}
+    write(folder / "tokenizer_config.json", change)
+    assert EncoderSession(settings(folder)).identity.max_length == 40
+    assert EncoderSession(settings(tiny)).identity.max_length == 128
+
+
+def test_texts_are_lower_cased_where_the_model_asks_for_it(tmp_path: Path) -> None:
+    encoder = save_tiny_encoder(tmp_path / "cased")
+    content = json.loads((encoder / "tokenizer.json").read_text())
+    content["normalizer"]["lowercase"] = False
+    write(encoder / "tokenizer.json", content)
+    for lower in (False, True):
+        folder = with_recipe(encoder, tmp_path / f"lower-{lower}", lower=lower)
+        cache, _ = run(["GOOD film", "good film"], tmp_path / f"{lower}.h5", folder, label_column=None)
+        assert np.array_equal(*cache.features()) is lower
+
+
+def test_a_folder_that_says_nothing_gives_cls_and_a_note(tiny: Path, tmp_path: Path) -> None:
+    cache, notes = run(TEXTS, tmp_path / "c.h5", tiny, label_column=None)
+    assert cache.identity.features == ("cls",)
+    assert any("does not say how its vectors are made" in note for note in notes)
+    with pytest.raises(SettingsError, match=r"has no feature 'model': its folder has no modules.json"):
+        _ = EncoderSession(settings(tiny, features=("model",))).identity
+    with pytest.raises(EncoderError, match=r"`encoder` is not given; .*all-MiniLM-L6-v2 or bert-base-chinese"):
+        extract(TEXTS, tmp_path / "d.h5", ExtractSettings(label_column=None))
+
+
+def test_another_recipe_is_another_identity(tiny: Path, tmp_path: Path) -> None:
+    folder = with_recipe(tiny, tmp_path / "m", "Dense")
+    add_dense(folder / "2_Dense")
+    first, _ = run(TEXTS, tmp_path / "c.h5", folder, label_column=None)
+    weights = folder / "2_Dense" / "model.safetensors"
+    save_file({"linear.weight": torch.randn(8, 32), "linear.bias": torch.zeros(8)}, weights)
+    dense = EncoderSession(settings(folder)).identity
+    assert dense.weights_sha256 != first.identity.weights_sha256
+    write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 32, "pooling_mode": "max"})
+    assert EncoderSession(settings(folder)).identity.tokenizer_sha256 != dense.tokenizer_sha256
+    with pytest.raises(IdentityError, match="weights_sha256"):
+        run(TEXTS, tmp_path / "d.h5", folder, label_column=None, reuse=[first.path])
+
+
+def test_training_takes_the_model_s_own_vector(tiny: Path, tmp_path: Path) -> None:
+    folder, notes = with_recipe(tiny, tmp_path / "m"), Notes()
+    texts, labels = zip(*tiny_rows(60), strict=True)
+    chosen = settings(folder, features=("mean", "cls", "model"))
+    cache = open_cache(extract(list(texts), tmp_path / "c.h5", chosen, labels=list(labels), report=noting(notes)))
+    assert cache.feature_name("auto") == "model" and cache.feature_name("mean") == "mean"
+    out = train_head(cache.path, tmp_path / "run")
+    assert json.loads((out / "run.json").read_text())["identity"]["features"] == ["model"]
+    other, _ = run(list(texts), tmp_path / "e.h5", tiny, features=("mean", "max"), label_column=None)
+    with pytest.raises(UserError, match=r"several features, not 'model' or 'cls'.* max, mean; choose"):
+        other.feature_name("auto")
+
+
+REFUSED: dict[str, tuple[str, Any, str]] = {
+    "module": ("modules.json", [["", "Transformer"], ["1_Pooling", "Pooling"], ["2", "CNN"]], "the module .*CNN"),
+    "order": ("modules.json", [["", "Transformer"], ["2_Dense", "Dense"]], "does not begin with a Transformer"),
+    "inside": ("modules.json", [["0_T", "Transformer"], ["1_Pooling", "Pooling"]], "does not begin with a Transf"),
+    "leaves": ("modules.json", [["", "Transformer"], ["../1_Pooling", "Pooling"]], "a folder outside the encoder's"),
+    "list": ("modules.json", {}, "is no list of 2 to 16 modules"),
+    "pooling": ("1_Pooling/config.json", {"pooling_mode": "median"}, "asks for the pooling 'median'"),
+    "field": ("1_Pooling/config.json", {"pooling_mode_median": True}, "the setting 'pooling_mode_median'"),
+    "kind": ("1_Pooling/config.json", {"include_prompt": "yes"}, "lacks 'include_prompt', or it is of the wrong kind"),
+    "width": ("1_Pooling/config.json", {"word_embedding_dimension": 7}, "for states of 7 numbers; its model has 32"),
+    "prompt": ("1_Pooling/config.json", {"include_prompt": False}, "leaves out the tokens of a prompt"),
+    "length": ("sentence_bert_config.json", {"max_seq_length": -1}, "its max_seq_length is -1"),
+    "task": ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "Transformer has the setting 'transf"),
+    "sparse": ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "is a 'SparseEncoder'"),
+    "default": ("config_sentence_transformers.json", {"default_prompt_name": "x"}, "names a default prompt that it la"),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_what_cannot_be_computed_is_refused_by_name(tiny: Path, tmp_path: Path, fault: str) -> None:
+    name, content, message = REFUSED[fault]
+    folder = with_recipe(tiny, tmp_path / "m", default="query" if fault == "prompt" else None)
+    if isinstance(content, list):
+        content = [{"path": path, "type": PACKAGE + kind} for path, kind in content]
+    elif name != "modules.json":
+        content = json.loads((folder / name).read_text()) | content
+    write(folder / name, content)
+    with pytest.raises(EncoderError, match=message):
+        run(TEXTS, tmp_path / "c.h5", folder, label_column=None)
+    if fault not in ("length", "default"):  # which are of the texts, whatever the feature is
+        assert EncoderSession(settings(folder, features=("mean",))).identity.features == ("mean",)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"activation_function": "os.system"}, "asks for the activation 'os.system'"),
+        ({"in_features": 31}, "does not fit the vectors of 32 numbers"),
+        ({"out_features": 9}, "do not fit its config.json"),
+        ({"use_residual": True}, "the setting 'use_residual'"),
+    ],
+)
+def test_a_dense_layer_that_does_not_fit_is_refused(
+    tiny: Path, tmp_path: Path, fields: dict[str, Any], message: str
+) -> None:
+    folder = with_recipe(tiny, tmp_path / "m", "Dense")
+    add_dense(folder / "2_Dense")
+    path = folder / "2_Dense" / "config.json"
+    write(path, json.loads(path.read_text()) | fields)
+    with pytest.raises(EncoderError, match=message):
+        run(TEXTS, tmp_path / "c.h5", folder, label_column=None)
+
+
+def test_pickled_weights_of_a_module_are_read_where_that_is_allowed(tiny: Path, tmp_path: Path) -> None:
+    folder = with_recipe(tiny, tmp_path / "m", "Dense")
+    add_dense(folder / "2_Dense")
+    first, _ = run(TEXTS, tmp_path / "c.h5", folder, label_column=None)
+    from safetensors.torch import load_file
+
+    torch.save(load_file(folder / "2_Dense" / "model.safetensors"), folder / "2_Dense" / "pytorch_model.bin")
+    (folder / "2_Dense" / "model.safetensors").unlink()
+    with pytest.raises(EncoderError, match="2_Dense holds no weights"):
+        run(TEXTS, tmp_path / "d.h5", folder, label_column=None)
+    second, _ = run(TEXTS, tmp_path / "d.h5", folder, label_column=None, allow_pickled_weights=True)
+    assert np.array_equal(first.features(), second.features())
