@@ -679,6 +679,12 @@ ENCODERS = [
         "an empty name of an encoder",
         lambda place: ["extract", place.csv(GOOD), "--encoder", "", "--out", place.folder / "out.h5"],
     ),
+    Case("no --encoder", lambda place: ["extract", place.csv(GOOD), "--out", place.folder / "out.h5"]),
+    Case("--features model without files that say it", table(lambda place: place.csv(GOOD), "--features", "model")),
+    Case("--prompt for an encoder without prompts", table(lambda place: place.csv(GOOD), "--prompt", "query")),
+    Case(
+        "both --prompt and --prefix", table(lambda place: place.csv(GOOD), "--prompt", "query", "--prefix", "query: ")
+    ),
     Case("a config.json that is a Git LFS pointer", encoder(pointer("config.json"))),
     Case("weights that are a Git LFS pointer", encoder(pointer("model.safetensors"))),
     Case("a tokenizer that is a Git LFS pointer", encoder(pointer("tokenizer.json"))),
