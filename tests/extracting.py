@@ -27,8 +27,9 @@ SMALL_BLOCKS = {"block_rows": 8, "window_rows": 16}
 
 
 def settings(encoder: Path, **options: Any) -> ExtractSettings:
-    """Settings of float32 and small batches, unless the options say otherwise."""
-    return ExtractSettings(**{"encoder": str(encoder), "precision": "float32", "batch_tokens": 64, **options})
+    """Settings of float32, small batches and the feature ``cls``, unless the options say otherwise."""
+    usual = {"encoder": str(encoder), "precision": "float32", "batch_tokens": 64, "features": ("cls",)}
+    return ExtractSettings(**{**usual, **options})
 
 
 def noting(notes: Notes) -> Callable[[Event], None]:

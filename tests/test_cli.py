@@ -180,8 +180,9 @@ def test_help_shows_the_defaults_of_the_stages() -> None:
     shown = " ".join(fresh_command("extract", "--help", env={**os.environ, "COLUMNS": "200"}).stdout.split())
     settings = ExtractSettings()
     for option, default in [
-        ("--encoder", settings.encoder),
-        ("--max-length", settings.max_length),
+        ("--encoder", r"\(none: it must be given\)"),
+        ("--features", ",".join(settings.features)),
+        ("--max-length", r"\(as the encoder's files say, else 128\)"),
         ("--precision", settings.precision.value),
         ("--storage", settings.storage.value),
         ("--text-column", settings.text_column),

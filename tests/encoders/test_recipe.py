@@ -8,14 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import extracting
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 import transformers
-from extracting import Notes, noting, run, settings
+from extracting import Notes, noting
 from headstart.cache.errors import EncoderError, IdentityError, SettingsError, UserError
-from headstart.cache.reader import open_cache
+from headstart.cache.reader import Cache, open_cache
 from headstart.stages.encoders import hf
 from headstart.stages.encoders.session import EncoderSession
 from headstart.stages.extract import extract
@@ -27,6 +28,15 @@ from tiny import save_tiny_encoder, tiny_rows
 TEXTS = [text for text, _ in tiny_rows(20)] + ["a", "A Good film"]
 PACKAGE = "sentence_transformers.models."
 Array = npt.NDArray[np.float64]
+
+
+def settings(encoder: Path, **options: Any) -> ExtractSettings:
+    """The features are chosen by default here."""
+    return extracting.settings(encoder, **{"features": ("auto",), **options})
+
+
+def run(table: Any, out: Path, encoder: Path, **options: Any) -> tuple[Cache, Notes]:
+    return extracting.run(table, out, encoder, **{"features": ("auto",), **options})
 
 
 def write(path: Path, document: Any) -> None:
