@@ -124,14 +124,14 @@ def trained(make: Callable[[Place], Path]) -> Callable[[Place], list[Any]]:
     return arguments
 
 
-def encoder(harm: Callable[[Path], Any], **made: Any) -> Callable[[Place], list[Any]]:
+def encoder(harm: Callable[[Path], Any], *options: str, **made: Any) -> Callable[[Place], list[Any]]:
     """Extract good rows with a copy of the encoder that was harmed, or with another one."""
 
     def arguments(place: Place) -> list[Any]:
         folder = place.folder / "bert"
         save_tiny_encoder(folder, **made) if made else shutil.copytree(place.encoder, folder)
         harm(folder)
-        return ["extract", place.csv(GOOD), "--encoder", folder, "--out", place.folder / "out.h5"]
+        return ["extract", place.csv(GOOD), "--encoder", folder, "--out", place.folder / "out.h5", *options]
 
     return arguments
 
@@ -680,8 +680,8 @@ ENCODERS = [
         lambda place: ["extract", place.csv(GOOD), "--encoder", "", "--out", place.folder / "out.h5"],
     ),
     Case("no --encoder", lambda place: ["extract", place.csv(GOOD), "--out", place.folder / "out.h5"]),
-    Case("--features model without files that say it", table(lambda place: place.csv(GOOD), "--features", "model")),
-    Case("--prompt for an encoder without prompts", table(lambda place: place.csv(GOOD), "--prompt", "query")),
+    Case("--features model without files that say it", encoder(nothing, "--features", "model")),
+    Case("--prompt for an encoder without prompts", encoder(nothing, "--prompt", "query")),
     Case(
         "both --prompt and --prefix", table(lambda place: place.csv(GOOD), "--prompt", "query", "--prefix", "query: ")
     ),
