@@ -90,7 +90,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(made: dict[str, Any], tiny:
     (tmp_path / "not.h5").write_text("text")
     encoder = ["--encoder", tiny]
     cases: list[tuple[tuple[Any, ...], str]] = [
-        (("extract", tmp_path / "none.csv", *out), "none.csv does not exist"),
+        (("extract", tmp_path / "none.csv", *out, *encoder), "none.csv does not exist"),
         (("extract", made["table"], *out, *encoder, "--text-column", "body"), "table.jsonl has no column 'body'"),
         (("extract", tmp_path / "blank.csv", *out, *encoder), "blank.csv, row 2: its text .* is blank"),
         (("extract", made["table"], *out, "--encoder", "no-such-encoder"), "encoder no-such-encoder is not on"),

@@ -102,13 +102,6 @@ class EncoderSession:
         names, name, found = self._settings.features, self.files.name, has_recipe(self.files)
         if tuple(names) == (AUTO,):
             names = (Pooling.MODEL if found else Pooling.CLS,)
-            if not found:
-                self._report(
-                    Note(
-                        f"the folder of encoder {name} does not say how its vectors are made (it has no modules.json): "
-                        "the feature is cls, the first token's; others are chosen with `features`"
-                    )
-                )
         features = parse_features(names, self.files.layers())
         if not found and any(feature.pooling is Pooling.MODEL for feature in features):
             raise SettingsError(
@@ -189,7 +182,13 @@ class EncoderSession:
 
             self._report(Step("loading the encoder", 0, 0, "files"))
             self._encoder = load_encoder(self.files, self.encoder_settings)
-            for note in self._encoder.notes:
+            notes = list(self._encoder.notes)
+            if tuple(self._settings.features) == (AUTO,) and self._recipe is None:
+                notes.append(
+                    f"the folder of encoder {self.files.name} does not say how its vectors are made (it has no "
+                    "modules.json): the feature is cls, the first token's; others are chosen with `features`"
+                )
+            for note in notes:
                 self._report(Note(note))
         return self._encoder
 
