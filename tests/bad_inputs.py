@@ -215,6 +215,13 @@ def change(name: str, **fields: Any) -> Callable[[Path], None]:
     return harm
 
 
+def before_release(folder: Path) -> None:
+    found = json.loads((folder / "run.json").read_text())
+    for name in ("modules_sha256", "model", "prefix_pooled", "truncation_side"):
+        del found["identity"][name]
+    (folder / "run.json").write_text(json.dumps(found))
+
+
 def tensors(name: str, make: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Path], None]:
     """Change the tensors of a folder's safetensors file."""
 
@@ -755,6 +762,8 @@ FILES = [
     Case("a shape of 2^62 rows, sealed again", cache(h5(instead("features/cls", shape=(1 << 62, 32), chunks=(1, 32))))),
     Case("a cache in chunks, sealed again", cache(h5(instead("features/cls", chunks=(8, 32))))),
     Case("an identity with an unknown precision", cache(document("identity", precision="x"), sealed=False)),
+    Case("an identity of a newer version", cache(document("identity", quantization="int8"), sealed=False)),
+    Case("an identity that contradicts itself", cache(document("identity", overlap=7), sealed=False)),
     Case("a record of no rows", cache(document("record", rows=0), sealed=False)),
     Case("a record with an impossible date", cache(document("record", created="some day"), sealed=False)),
     Case("a record of infinite seconds", cache(document("record", seconds=1e999), sealed=False)),
@@ -788,6 +797,7 @@ FILES = [
     ),
     Case("a run.json that is nested 100,000 deep", run(lambda f: (f / "run.json").write_text("[" * 100_000))),
     Case("a run.json without its identity", run(change("run.json", identity=None))),
+    Case("a run made before version 1 of the format was released", run(before_release)),
     Case("a run.json of a newer version", run(change("run.json", version=99))),
     Case("a run.json with a class too many", run(change("run.json", label_names=["a", "b", "c"]))),
     Case("a run.json without classes", run(change("run.json", label_names=[]))),

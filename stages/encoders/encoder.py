@@ -41,6 +41,7 @@ class EncoderSettings:
     pairs: bool = False  # which take more special tokens
     batch_tokens: int | None = None  # None for a number that suits the device
     lower_case: bool = False  # before anything else that the tokenizer does
+    truncation_side: str = "right"  # where a sequence that is too long is cut: right or left
     recipe: Recipe | None = None  # of the feature `model`, where that is among the features
 
     @property

@@ -17,7 +17,7 @@ from ..devices import DTYPES
 from ..settings import ForwardMode
 from .config import EncoderConfig
 from .encoder import Encoder, EncoderSettings
-from .files import CONFIG, TOKENIZER, TOKENIZER_CONFIG, EncoderFiles
+from .files import CONFIG, TOKENIZER, EncoderFiles
 from .modules import with_modules
 from .packed.architecture import Architecture, find_architecture
 from .packed.backend import PackedCpuBackend
@@ -35,11 +35,13 @@ def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> 
     """
     if settings.device.type != "cpu" or files.pickled or files.folder / TOKENIZER not in files.tokenizer:
         return None
-    tokenizer_settings = files.folder / TOKENIZER_CONFIG
-    loaded = json.loads(tokenizer_settings.read_bytes()) if tokenizer_settings.is_file() else {}
     tokenizer = tokenizers.Tokenizer.from_file(str(files.folder / TOKENIZER))
-    direction = str(loaded.get("truncation_side", "right"))
-    set_up(tokenizer, max_length=settings.max_length, direction=direction, lower_case=settings.lower_case)
+    set_up(
+        tokenizer,
+        max_length=settings.max_length,
+        direction=settings.truncation_side,
+        lower_case=settings.lower_case,
+    )
     architecture = find_architecture(json.loads((files.folder / CONFIG).read_bytes()))
     if architecture is None or (config := EncoderConfig.from_record(packed, architecture, tokenizer)) is None:
         return None

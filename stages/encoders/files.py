@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,7 +25,11 @@ PICKLED_WEIGHTS = "pytorch_model.bin"
 INDEX = ".index.json"  # follows the name of weights that are in several files
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
-MODULES = "modules.json"  # of sentence-transformers
+# Files of sentence-transformers. What the last two say of texts stands in the identity, and not their hashes.
+MODULES = "modules.json"
+PROMPTS = "config_sentence_transformers.json"
+_KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+TRANSFORMER = tuple(f"sentence_{kind}_config.json" for kind in _KINDS)  # the first that is there counts
 UNREAD = (
     # hidden, documentation, code
     *(".*", "*/.*", "*.md", "*.rst", "*.html", "*.pdf", "*.ipynb", "*.py", "README*", "LICEN[CS]E*", "NOTICE*"),
@@ -60,8 +64,8 @@ class EncoderFiles:
     folder: Path
     revision: str | None  # the commit that a hub id resolved to; None for a folder
     weights: tuple[Path, ...]  # safetensors, or pickles where the user allowed them; before several, their index
-    tokenizer: tuple[Path, ...]  # and every other file that may decide the features
-    module_weights: tuple[Path, ...] = ()  # of modules after the model; pickles where the user allowed them
+    tokenizer: tuple[Path, ...]  # and every other file that may decide a feature but `model`
+    modules: tuple[Path, ...] = ()  # all that decides `model` beside them: modules.json, and its modules' files
 
     @property
     def pickled(self) -> bool:
@@ -90,12 +94,16 @@ class EncoderFiles:
             yield Path(scratch)
 
     def hashes(self) -> dict[str, str]:
-        """The three hashes of an identity; errors are those of `hash_files`."""
+        """The hashes of an identity but that of the modules; errors are those of `hash_files`."""
         return {
-            "weights_sha256": hash_files(self.folder, (*self.weights, *self.module_weights)),
+            "weights_sha256": hash_files(self.folder, self.weights),
             "config_sha256": hash_files(self.folder, [self.folder / CONFIG]),
             "tokenizer_sha256": hash_files(self.folder, self.tokenizer),
         }
+
+    def modules_sha256(self) -> str:
+        """The hash of the modules; errors are those of `hash_files`."""
+        return hash_files(self.folder, self.modules)
 
     def advice(self, error: BaseException) -> str | None:
         """What is wrong and what to do about it, where transformers' own words mislead; None where they do not."""
@@ -192,7 +200,7 @@ def _files(name: str, folder: Path, *, revision: str | None, allow_pickled_weigh
         tokenizer = _read_files(folder)
         if not tokenizer:
             raise EncoderError(f"encoder {name}: {folder} holds no tokenizer (such as tokenizer.json)")
-        weights, modules = _weights(name, folder, allow_pickled_weights), _module_weights(folder, allow_pickled_weights)
+        weights, modules = _weights(name, folder, allow_pickled_weights), _modules(folder, allow_pickled_weights)
         if pointer := next((file for file in (*weights, *modules, *tokenizer) if is_lfs_pointer(file)), None):
             raise EncoderError(f"encoder {name}: {pointer} {_LFS}")
     except OSError as error:
@@ -203,7 +211,7 @@ def _files(name: str, folder: Path, *, revision: str | None, allow_pickled_weigh
         revision=revision,
         weights=weights,
         tokenizer=tokenizer,
-        module_weights=modules,
+        modules=modules,
     )
 
 
@@ -269,23 +277,29 @@ def _read_object(name: str, file: Path) -> dict[str, Any]:
 
 
 def _read_files(folder: Path) -> tuple[Path, ...]:
-    """Every file that may decide the features, beside config.json and the weights.
+    """Every file that may decide a feature but ``model``, beside config.json and the weights.
 
     They are found by leaving out what is known to be something else: a file of an unknown name may be a vocabulary.
     """
-    inner = (file for part in _parts(folder) for file in (folder / part).rglob("*"))
-    files = {file.relative_to(folder).as_posix(): file for file in (*folder.iterdir(), *inner) if file.is_file()}
-    known = {CONFIG, *(name for name in files if any(fnmatch.fnmatchcase(name, pattern) for pattern in UNREAD))}
-    return tuple(files[name] for name in sorted(files.keys() - known))
+    known = {CONFIG, MODULES, PROMPTS, *TRANSFORMER}
+    files = (*folder.iterdir(), *(folder / _TEMPLATES).rglob("*"))
+    return _unknown(folder, (file for file in files if file.name not in known or file.parent != folder))
+
+
+def _unknown(folder: Path, candidates: Iterable[Path]) -> tuple[Path, ...]:
+    """The files among these that match no pattern of `UNREAD`, in order."""
+    files = {file.relative_to(folder).as_posix(): file for file in candidates if file.is_file()}
+    return tuple(
+        files[name] for name in sorted(files) if not any(fnmatch.fnmatchcase(name, pattern) for pattern in UNREAD)
+    )
 
 
 def _parts(folder: Path) -> list[str]:
-    """The folders inside an encoder's that are read with it: those of sentence-transformers' modules, and templates."""
+    """The folders of sentence-transformers' modules, inside an encoder's."""
     modules = []
     with contextlib.suppress(OSError, ValueError, RecursionError, TypeError, KeyError):  # nothing else reads it
         modules = [PurePosixPath(module["path"]) for module in json.loads((folder / MODULES).read_bytes())]
-    inside = {str(path) for path in modules if path.parts and ".." not in path.parts and not path.is_absolute()}
-    return sorted(inside | {_TEMPLATES})
+    return sorted({str(path) for path in modules if path.parts and ".." not in path.parts and not path.is_absolute()})
 
 
 def _weights(name: str, folder: Path, allow_pickled_weights: bool) -> tuple[Path, ...]:
@@ -317,12 +331,13 @@ def _weights(name: str, folder: Path, allow_pickled_weights: bool) -> tuple[Path
     return (first, *(folder / shard for shard in shards))
 
 
-def _module_weights(folder: Path, allow_pickled_weights: bool) -> tuple[Path, ...]:
-    """The weights of sentence-transformers' modules: of each, safetensors before a pickle."""
-    names = (WEIGHTS, PICKLED_WEIGHTS) if allow_pickled_weights else (WEIGHTS,)
-    candidates = ([folder / part / name for name in names] for part in _parts(folder))
-    found = (next((file for file in files if file.is_file()), None) for files in candidates)
-    return tuple(file for file in found if file is not None)
+def _modules(folder: Path, allow_pickled_weights: bool) -> tuple[Path, ...]:
+    """modules.json, and the files of its modules. Of weights, safetensors come before a pickle."""
+    names, parts = (WEIGHTS, PICKLED_WEIGHTS) if allow_pickled_weights else (WEIGHTS,), _parts(folder)
+    candidates = ([folder / part / name for name in names] for part in parts)
+    weights = (next((file for file in files if file.is_file()), None) for files in candidates)
+    files = (folder / MODULES, *(file for part in parts for file in (folder / part).rglob("*")))
+    return (*_unknown(folder, files), *(file for file in weights if file is not None))
 
 
 def _download(name: str, revision: str | None, allow_pickled_weights: bool) -> Path:
@@ -335,7 +350,7 @@ def _download(name: str, revision: str | None, allow_pickled_weights: bool) -> P
     try:  # all that `_read_files` finds in a folder that was downloaded whole
         folder = huggingface_hub.snapshot_download(name, revision=revision, ignore_patterns=["*/*", *UNREAD])
         commit = Path(folder).name
-        inner = [f"{glob.escape(part)}/*" for part in _parts(Path(folder))]
+        inner = [f"{glob.escape(part)}/*" for part in (*_parts(Path(folder)), _TEMPLATES)]
         huggingface_hub.snapshot_download(name, revision=commit, allow_patterns=inner, ignore_patterns=list(UNREAD))
         kinds = (WEIGHTS, PICKLED_WEIGHTS) if allow_pickled_weights else (WEIGHTS,)
         weights += [f"{glob.escape(part)}/{kind}" for part in _parts(Path(folder)) for kind in kinds]

@@ -26,7 +26,7 @@ from .backend import Backend
 from .config import EncoderConfig, tokenizer_sha256
 from .cuda import CopyStream, CudaBackend
 from .encoder import Encoder, EncoderSettings
-from .files import EncoderFiles
+from .files import TOKENIZER_CONFIG, EncoderFiles
 from .modules import with_modules
 from .packed.architecture import Architecture, find_architecture
 from .packed.backend import PackedCpuBackend
@@ -69,11 +69,16 @@ def _load(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
         for how in (settings, exact, first_token)
     )
     _check_fit(tokenizer, model, settings, fit)
+    if (side := tokenizer.truncation_side) != settings.truncation_side:
+        raise EncoderError(
+            f"encoder {files.name}: transformers cuts its texts on the {side}, and its files do not say so; add "
+            f'"truncation_side": "{side}" to the {TOKENIZER_CONFIG} of a copy of {files.folder}'
+        )
     fast_tokenizer, width = tokenizer.backend_tokenizer, int(model.config.hidden_size)
     set_up(
         fast_tokenizer,
         max_length=settings.max_length,
-        direction=tokenizer.truncation_side,
+        direction=settings.truncation_side,
         lower_case=settings.lower_case,
     )
     segments = "token_type_ids" in tokenizer.model_input_names and getattr(model.config, "type_vocab_size", 0) > 1

@@ -24,6 +24,7 @@ _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     Activation.RELU: torch.relu,
     Activation.GELU: functional.gelu,
 }
+_WEIGHTS = (".safetensors", ".bin")
 _NAMES = {Dense: "linear", LayerNorm: "norm"}  # of the weights
 
 
@@ -84,7 +85,8 @@ def _operation(
 
 
 def _weights(files: EncoderFiles, path: str) -> dict[str, Any]:
-    file = next((file for file in files.module_weights if file.parent == files.folder / path), None)
+    inside = (file for file in files.modules if file.parent == files.folder / path)
+    file = next((file for file in inside if file.suffix in _WEIGHTS), None)
     if file is None:
         raise EncoderError(f"encoder {files.name}: {files.folder / path} holds no weights (model.safetensors)")
     try:

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
 from ...cache.documents import checked, is_text, read_json_file
 from ...cache.errors import DamagedError, EncoderError
-from .files import CONFIG, MODULES, TOKENIZER_CONFIG, EncoderFiles
+from .files import CONFIG, MODULES, PROMPTS, TOKENIZER, TOKENIZER_CONFIG, TRANSFORMER, EncoderFiles
 from .pooling import Pooling
 
-_KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-_TRANSFORMER = tuple(f"sentence_{kind}_config.json" for kind in _KINDS)  # the first that is there counts
-_PROMPTS = "config_sentence_transformers.json"
 _MOST_MODULES, _MOST_NUMBERS = 16, 1 << 16
 _LONGEST = 1 << 20  # a larger number of tokens means that there is no limit
 _LEGACY = {
@@ -38,6 +36,7 @@ _POOLINGS = {
     "weightedmean": (Pooling.WEIGHTED_MEAN, "mean over tokens weighted by position"),
     "lasttoken": (Pooling.LAST, "the last token"),
 }
+_DIRECTION = re.compile(rb'"truncation"\s*:\s*\{[^{}]*"direction"\s*:\s*"(\w+)"')  # in tokenizer.json
 _WORDS = dict(_POOLINGS.values())
 _TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
 # Fields of each file that change nothing with these values; None for any value.
@@ -111,6 +110,18 @@ class Recipe:
     def width(self) -> int:
         """Numbers in each vector."""
         return self.modules[-1].width if self.modules else len(self.poolings) * self.states
+
+    @property
+    def words(self) -> str:
+        """The recipe in the words of a cache's identity, such as ``mean | dense 384 256 tanh | normalize``."""
+        parts = ["+".join(self.poolings)]
+        for module in self.modules:
+            match module:
+                case Dense():
+                    parts.append(f"dense {module.inputs} {module.width} {module.activation.name.lower()}")
+                case LayerNorm() | Normalize():
+                    parts.append(type(module).__name__.lower())
+        return " | ".join(parts)
 
     def __str__(self) -> str:
         words = [" and ".join(_WORDS[pooling] for pooling in self.poolings)]
@@ -193,15 +204,30 @@ def read_text_settings(files: EncoderFiles) -> TextSettings:
         numbers = [_read(files, TOKENIZER_CONFIG).get("model_max_length")]
         numbers.append(_read(files, CONFIG).get("max_position_embeddings"))
         length = min((n for n in numbers if isinstance(n, int) and 0 < n < _LONGEST), default=None)
-    document = _read(files, _PROMPTS)
+    document = _read(files, PROMPTS)
     document = {"prompts": {}, "default_prompt_name": None, **{k: v for k, v in document.items() if v is not None}}
-    said = _checked(files, document, _PromptFields, _PROMPTS)
+    said = _checked(files, document, _PromptFields, PROMPTS)
     prompts, default = said["prompts"], said["default_prompt_name"]
     if not all(is_text(name) and is_text(prompt) for name, prompt in prompts.items()):
-        raise EncoderError(f"encoder {files.name}: {_PROMPTS} has a prompt that is no text")
+        raise EncoderError(f"encoder {files.name}: {PROMPTS} has a prompt that is no text")
     if default is not None and default not in prompts:
-        raise EncoderError(f"encoder {files.name}: {_PROMPTS} names a default prompt that it lacks, {default[:80]!r}")
+        raise EncoderError(f"encoder {files.name}: {PROMPTS} names a default prompt that it lacks, {default[:80]!r}")
     return TextSettings(max_length=length, lower_case=fields["do_lower_case"], prompts=prompts, default_prompt=default)
+
+
+def read_truncation_side(files: EncoderFiles) -> str:
+    """The end at which transformers cuts sequences of this encoder: ``right`` or ``left``.
+
+    Raises:
+        EncoderError: a file is not as it should be, or says something else.
+    """
+    side = _read(files, TOKENIZER_CONFIG).get("truncation_side")
+    if side is None and (files.folder / TOKENIZER).is_file():  # parsing it may take a second
+        found = _DIRECTION.search((files.folder / TOKENIZER).read_bytes())
+        side = found[1].decode().lower() if found else None
+    if side not in ("right", "left", None):
+        raise EncoderError(f"encoder {files.name}: its 'truncation_side' is {str(side)[:80]!r}, not right or left")
+    return side or "right"
 
 
 def read_recipe(files: EncoderFiles) -> Recipe:
@@ -216,9 +242,9 @@ def read_recipe(files: EncoderFiles) -> Recipe:
     modules = [_module(files, entry) for entry in entries]
     if [kind for kind, _ in modules[:2]] != ["Transformer", "Pooling"] or modules[0][1] not in ("", "."):
         raise _refused(files, f"{MODULES} does not begin with a Transformer in the folder itself and a Pooling")
-    kind = _read(files, _PROMPTS).get("model_type", "SentenceTransformer")
+    kind = _read(files, PROMPTS).get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
-        raise _refused(files, f"{_PROMPTS} says it is a {str(kind)[:80]!r}, no SentenceTransformer")
+        raise _refused(files, f"{PROMPTS} says it is a {str(kind)[:80]!r}, no SentenceTransformer")
     _refuse_unknown(files, _transformer_fields(files), "Transformer")
     recipe = _pooling(files, modules[1][1])
     for kind, path in modules[2:]:
@@ -297,7 +323,7 @@ def _refuse_unknown(files: EncoderFiles, document: Mapping[str, Any], kind: str)
 
 
 def _transformer_fields(files: EncoderFiles) -> dict[str, Any]:
-    return _read(files, next((name for name in _TRANSFORMER if (files.folder / name).is_file()), _TRANSFORMER[0]))
+    return _read(files, next((name for name in TRANSFORMER if (files.folder / name).is_file()), TRANSFORMER[0]))
 
 
 def _refused(files: EncoderFiles, problem: str) -> EncoderError:

@@ -18,7 +18,7 @@ from ..progress import Note, Report, Step, silent
 from ..settings import AUTO, OTHER_MAX_LENGTH, ExtractSettings, Precision
 from .files import EncoderFiles, find_encoder, recorded_encoder
 from .pooling import Feature, Pooling, parse_features
-from .recipe import Recipe, TextSettings, has_recipe, read_recipe, read_text_settings
+from .recipe import Recipe, TextSettings, has_recipe, read_recipe, read_text_settings, read_truncation_side
 
 if TYPE_CHECKING:
     import torch
@@ -85,15 +85,24 @@ class EncoderSession:
     @functools.cached_property
     def identity(self) -> Identity:
         """The identity of the features that this encoder gives with these settings."""
-        features, prefix = self._features, self._prefix  # refused, where one is wrong, before anything slow
+        features, prefix, recipe = self._features, self._prefix, self._recipe  # refused before anything slow
         with ThreadPoolExecutor(1) as thread:  # a second for each GB, and torch takes one to load
             hashes, settings = thread.submit(self.files.hashes), self.encoder_settings
             return Identity(
                 **hashes.result(),
+                modules_sha256=None if recipe is None else self.files.modules_sha256(),
+                model=None if recipe is None else recipe.words,
                 prefix=prefix,
+                prefix_pooled=not prefix or recipe is None or recipe.includes_prompt,
+                lower_case=settings.lower_case,
                 pairs=settings.pairs,
                 max_length=settings.max_length,
+                truncation_side=settings.truncation_side,
+                long="cut",
+                overlap=0,
+                chunk_pooling=None,
                 precision=settings.precision.value,
+                quantization="none",
                 features=tuple(feature.name for feature in features),
             )
 
@@ -171,6 +180,7 @@ class EncoderSession:
             pairs=self._pairs,
             batch_tokens=settings.batch_tokens,
             lower_case=self._texts.lower_case,
+            truncation_side=read_truncation_side(self.files),
             recipe=self._recipe,
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -73,8 +72,9 @@ def open_reusable(paths: Iterable[Path], identity: Identity, storage: str, *, su
     caches = [open_any(path) if superseded else open_cache(path) for path in paths]
     advice = "remove it, or pass `overwrite=True`" if superseded else "leave it out, or extract it again"
     for cache in caches:
-        requested = dataclasses.replace(identity, features=cache.identity.features)
-        problems = differences(cache.identity, requested, our_name=str(cache.path), their_name="this run")
+        shared = [name for name in identity.features if name in cache.identity.features]
+        found, requested = (one.narrowed(*shared) for one in (cache.identity, identity))
+        problems = differences(found, requested, our_name=str(cache.path), their_name="this run")
         if lacking := [name for name in identity.features if name not in cache.identity.features]:
             problems.append(f"features ({cache.path} lacks {', '.join(lacking)})")
         if cache.layout.storage not in (storage, "float32"):

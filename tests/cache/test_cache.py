@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,19 @@ IDENTITY = Identity(
     weights_sha256="a" * 64,
     config_sha256="b" * 64,
     tokenizer_sha256="c" * 64,
+    modules_sha256=None,
+    model=None,
     prefix="",
+    prefix_pooled=True,
+    lower_case=False,
     pairs=False,
     max_length=128,
+    truncation_side="right",
+    long="cut",
+    overlap=0,
+    chunk_pooling=None,
     precision="float32",
+    quantization="none",
     features=("cls",),
 )
 PLAN = {"batch_tokens": 7, "window_rows": 8, "device": "cpu", "path": "padded"}
@@ -389,10 +399,68 @@ def test_identities_differ_by_named_fields() -> None:
     ]
 
 
+OWN = {"model": "mean", "modules_sha256": "d" * 64, "features": ["model"]}
+
+
+def changed(change: dict[str, Any]) -> dict[str, Any]:
+    return {**json.loads(IDENTITY.to_json()), **change}
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"pooling": "max"}, {"weights_sha256": "abc"}, {"max_length": True}, {"features": "cls"}, {"prefix": None}],
+    [
+        OWN,
+        {**OWN, "model": "cls+max | dense 384 256 tanh | layernorm | normalize", "features": ["cls", "model"]},
+        {**OWN, "prefix": "query: ", "prefix_pooled": False},
+        {"long": "chunks", "overlap": 32, "chunk_pooling": "mean"},
+        {"long": "head-tail", "truncation_side": "left", "lower_case": True},
+    ],
 )
-def test_an_identity_that_is_not_understood_is_refused(change: dict[str, Any]) -> None:
+def test_an_identity_is_read_as_it_was_written(change: dict[str, Any]) -> None:
+    identity = Identity.from_dict(changed(change), "here")
+    assert Identity.from_dict(json.loads(identity.to_json()), "here") == identity != IDENTITY
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"weights_sha256": "abc"}, {"max_length": True}, {"features": "cls"}, {"prefix": None}, {"long": None}),
+        *({"lower_case": 1}, {"precision": None}, {"overlap": -1}, {"truncation_side": ["left"]}, {"long": {}}),
+        *({**OWN, "model": None}, {**OWN, "modules_sha256": None}, {**OWN, "features": ["cls"]}),
+        *({**OWN, "model": "Mean"}, {**OWN, "model": "mean |"}),
+        *({"model": "mean"}, {"modules_sha256": "d" * 64}),  # which no feature has
+        *({"overlap": 1}, {"long": "chunks"}, {"chunk_pooling": "max"}),
+        {"long": "chunks", "chunk_pooling": "max", "overlap": 128},
+        *({"prefix_pooled": False, "prefix": "a"}, {**OWN, "prefix_pooled": False}),
+    ],
+)
+def test_an_impossible_identity_is_damage(change: dict[str, Any]) -> None:
     with pytest.raises(DamagedError):
-        Identity.from_dict({**json.loads(IDENTITY.to_json()), **change}, "here")
+        Identity.from_dict(changed(change), "here")
+
+
+@pytest.mark.parametrize(
+    "change", [{"pooling": "max"}, {"quantization": "int8"}, {"long": "summary"}, {"precision": "float8"}]
+)
+def test_what_a_newer_version_may_say_asks_for_an_upgrade(change: dict[str, Any]) -> None:
+    with pytest.raises(FormatError, match=r"does not know.*upgrade headstart"):
+        Identity.from_dict(changed(change), "here")
+
+
+def test_an_identity_before_the_release_asks_to_extract_again() -> None:
+    """Which fields were missing from the start is damage."""
+    fields = changed({})
+    old = {name: fields[name] for name in fields if name.endswith("_sha256") and name != "modules_sha256"}
+    old |= {name: fields[name] for name in ("prefix", "pairs", "max_length", "precision", "features")}
+    with pytest.raises(FormatError, match=r"before version 1 of the format was released .*again with `overwrite=True`"):
+        Identity.from_dict(old, "here")
+    with pytest.raises(DamagedError, match=r"lacks .*prefix"):
+        Identity.from_dict({name: old[name] for name in old if name != "prefix"}, "here")
+
+
+def test_one_feature_s_identity_has_what_decides_that_feature() -> None:
+    both = Identity.from_dict(
+        changed({**OWN, "features": ["cls", "model"], "prefix": "a", "prefix_pooled": False}), "here"
+    )
+    assert both.narrowed("model") == dataclasses.replace(both, features=("model",))
+    assert both.narrowed("cls") == dataclasses.replace(IDENTITY, prefix="a")

@@ -12,7 +12,7 @@ import os
 import shutil
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,12 @@ IGNORED = {
     *("eval/results.json", "checkpoint-5/vocab.txt", "1_Pooling/README.md", "cache.h5", "cache.h5.lock"),
     *("p.csv.headstart-lock", "cache.headstart-partial"),
 }
+MODULES = {"modules.json", "1_Pooling/config.json", "1_Pooling/of.an.unknown.kind", "1_Pooling/inside/it"}
+"""Hashed where the feature is the encoder's own vector."""
+TEXTS = {"sentence_bert_config.json", "config_sentence_transformers.json"}
+"""Not hashed: what they say is in the identity."""
 HASHED = {
-    *("modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "chat_template.jinja", "spm.model"),
+    *("chat_template.jinja", "spm.model", "sentence_unknown_config.json"),
     *("generation_config.json", "of.an.unknown.kind", "additional_chat_templates/one.jinja"),
 }
 
@@ -47,7 +51,7 @@ def put(folder: Path, names: set[str]) -> Path:
     """Write files of these names into a folder, beside what is in it."""
     for name in names:
         (folder / name).parent.mkdir(exist_ok=True, parents=True)
-        (folder / name).write_text("{}" if name == "sentence_bert_config.json" else name)
+        (folder / name).write_text("{}" if name in TEXTS else name)
     if "modules.json" in names:
         paths = ["", "1_Pooling", "../outside", "/etc"]
         (folder / "modules.json").write_text(json.dumps([{"path": path} for path in paths]))
@@ -56,27 +60,43 @@ def put(folder: Path, names: set[str]) -> Path:
 
 def whole(tiny: Path, folder: Path) -> Path:
     """A tiny encoder's folder with much beside it, as a repository is when it is downloaded whole."""
-    return put(Path(shutil.copytree(tiny, folder)), IGNORED | HASHED)
+    return put(Path(shutil.copytree(tiny, folder)), IGNORED | HASHED | MODULES | TEXTS)
+
+
+def names(folder: Path, files: Iterable[Path]) -> set[str]:
+    return {file.relative_to(folder).as_posix() for file in files}
 
 
 def hashed(folder: Path) -> set[str]:
     """The names of the files of the tokenizer's hash."""
-    return {file.relative_to(folder).as_posix() for file in find_encoder(str(folder)).tokenizer}
+    return names(folder, find_encoder(str(folder)).tokenizer)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The hashes of an identity that has the feature ``model``."""
+    files = find_encoder(str(folder))
+    return {**files.hashes(), "modules_sha256": files.modules_sha256()}
 
 
 def test_every_file_is_hashed_but_those_that_are_known_to_be_something_else(tiny: Path, tmp_path: Path) -> None:
     ours = hashed(tiny)
     folder = whole(tiny, tmp_path / "whole")
     assert hashed(folder) == ours | HASHED
-    before = find_encoder(str(folder)).hashes()
-    for name in IGNORED:
+    assert names(folder, find_encoder(str(folder)).modules) == MODULES
+    before = hashes(folder)
+    for name in IGNORED | TEXTS:
         (folder / name).write_text("other")
-        assert find_encoder(str(folder)).hashes() == before, name
-    for name in HASHED - {"modules.json"}:
-        kept = (folder / name).read_text()
+        assert hashes(folder) == before, name
+    for name in (HASHED | MODULES) - {"modules.json"}:
+        kept, field = (folder / name).read_text(), "tokenizer_sha256" if name in HASHED else "modules_sha256"
         (folder / name).write_text("other")
-        assert find_encoder(str(folder)).hashes()["tokenizer_sha256"] != before["tokenizer_sha256"], name
+        after = hashes(folder)
+        assert {one for one in before if before[one] != after[one]} == {field}, name
         (folder / name).write_text(kept)
+    kept = (folder / "modules.json").read_text()
+    (folder / "modules.json").write_text(kept + " ")
+    assert find_encoder(str(folder)).hashes() == {name: before[name] for name in before if name != "modules_sha256"}
+    assert hashes(folder) != before
 
 
 def test_the_hash_is_the_one_that_the_format_specifies(tiny: Path) -> None:
@@ -257,7 +277,8 @@ def test_the_hub_gives_what_a_folder_that_is_downloaded_whole_does(hub: Path, ti
     found = find_encoder("some/encoder")
     assert found.revision == "0123" and found.hashes() == find_encoder(str(hub)).hashes()
     fetched = {path.relative_to(found.folder).as_posix() for path in found.folder.rglob("*") if path.is_file()}
-    assert fetched == hashed(tiny) | HASHED | {"config.json", "model.safetensors", "1_Pooling/model.safetensors"}
+    weights = {"model.safetensors", "1_Pooling/model.safetensors"}
+    assert fetched == hashed(tiny) | HASHED | MODULES | TEXTS | {"config.json"} | weights
 
 
 def test_the_hub_is_asked_for_pickles_only_where_they_are_allowed(hub: Path, tiny: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -201,17 +202,52 @@ def test_a_folder_that_says_nothing_gives_cls_and_a_note(tiny: Path, tmp_path: P
 
 
 def test_another_recipe_is_another_identity(tiny: Path, tmp_path: Path) -> None:
-    folder = with_recipe(tiny, tmp_path / "m", "Dense")
+    folder = with_recipe(tiny, tmp_path / "m", "Dense", "Normalize")
     add_dense(folder / "2_Dense")
     first, _ = run(TEXTS, tmp_path / "c.h5", folder, label_column=None)
+    assert first.identity.model == "mean | dense 32 8 tanh | normalize"
     weights = folder / "2_Dense" / "model.safetensors"
     save_file({"linear.weight": torch.randn(8, 32), "linear.bias": torch.zeros(8)}, weights)
     dense = EncoderSession(settings(folder)).identity
-    assert dense.weights_sha256 != first.identity.weights_sha256
-    write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 32, "pooling_mode": "max"})
-    assert EncoderSession(settings(folder)).identity.tokenizer_sha256 != dense.tokenizer_sha256
-    with pytest.raises(IdentityError, match="weights_sha256"):
+    assert dense == dataclasses.replace(first.identity, modules_sha256=dense.modules_sha256) != first.identity
+    write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 32, "pooling_mode": ["max"]})
+    pooling = EncoderSession(settings(folder)).identity
+    assert pooling.modules_sha256 != dense.modules_sha256 and pooling.model == "max | dense 32 8 tanh | normalize"
+    with pytest.raises(IdentityError, match=r"modules_sha256, of modules.json .*; model, how .*'mean \| dense"):
         run(TEXTS, tmp_path / "d.h5", folder, label_column=None, reuse=[first.path])
+
+
+def test_modules_decide_only_the_model_s_own_vector(tiny: Path, tmp_path: Path) -> None:
+    """A cache of other features stays valid when a module changes, or where the folder has none."""
+    folder = with_recipe(tiny, tmp_path / "m")
+    both, _ = run(TEXTS, tmp_path / "c.h5", folder, features=("cls", "model"), label_column=None)
+    bare = EncoderSession(settings(tiny, features=("cls",), max_length=50)).identity
+    assert both.identity.narrowed("cls") == EncoderSession(settings(folder, features=("cls",))).identity == bare
+    assert both.identity.narrowed("model").modules_sha256 and bare.modules_sha256 is bare.model is None
+    write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 32, "pooling_mode": "max"})
+    again, _ = run(TEXTS, tmp_path / "d.h5", folder, features=("cls",), label_column=None, reuse=[both.path])
+    assert again.record["reused_rows"] == len(TEXTS)
+
+
+def test_what_decides_tokens_is_in_the_identity(tiny: Path, tmp_path: Path) -> None:
+    lower = EncoderSession(settings(with_recipe(tiny, tmp_path / "m", lower=True), features=("cls",)))
+    assert lower.identity.lower_case
+    for name, change in (("c", {"truncation_side": "left"}), ("t", {})):
+        folder = Path(shutil.copytree(tiny, tmp_path / name))
+        path = folder / ("tokenizer.json" if name == "t" else "tokenizer_config.json")
+        document = json.loads(path.read_text()) | change
+        if name == "t":
+            document["truncation"] = {"direction": "Left", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
+            (folder / "tokenizer_config.json").unlink()
+        path.write_text(json.dumps(document))
+        session = EncoderSession(settings(folder, max_length=5))
+        assert (
+            session.identity.truncation_side == "left" and EncoderSession(settings(tiny)).identity != session.identity
+        )
+        ours, theirs = (
+            one.encoder.tokenize(["bad " * 9 + "good film"])[0][0] for one in (session, EncoderSession(settings(tiny)))
+        )
+        assert ours.tolist() == [*theirs[:1], *theirs[-4:]]
 
 
 def test_training_takes_the_model_s_own_vector(tiny: Path, tmp_path: Path) -> None:
