@@ -5,16 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import extracting
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-import transformers
 from extracting import Notes, noting
 from headstart.cache.errors import EncoderError, IdentityError, SettingsError, UserError
 from headstart.cache.reader import Cache, open_cache
@@ -23,12 +20,11 @@ from headstart.stages.encoders.session import EncoderSession
 from headstart.stages.extract import extract
 from headstart.stages.settings import ExtractSettings
 from headstart.stages.train_head import train_head
+from recipes import BY_HAND, PACKAGE, add_dense, states, with_recipe, write
 from safetensors.torch import save_file
 from tiny import save_tiny_encoder, tiny_rows
 
 TEXTS = [text for text, _ in tiny_rows(20)] + ["a", "A Good film"]
-PACKAGE = "sentence_transformers.models."
-Array = npt.NDArray[np.float64]
 
 
 def settings(encoder: Path, **options: Any) -> ExtractSettings:
@@ -38,63 +34,6 @@ def settings(encoder: Path, **options: Any) -> ExtractSettings:
 
 def run(table: Any, out: Path, encoder: Path, **options: Any) -> tuple[Cache, Notes]:
     return extracting.run(table, out, encoder, **{"features": ("auto",), **options})
-
-
-def write(path: Path, document: Any) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(document))
-
-
-def with_recipe(encoder: Path, folder: Path, *modules: str, pooling: Any = "mean", **texts: Any) -> Path:
-    """Copy an encoder, and add the files of sentence-transformers; ``pooling`` is its mode, or its whole document."""
-    shutil.copytree(encoder, folder)
-    kinds = ["Transformer", "Pooling", *modules]
-    entries = [
-        {"idx": n, "name": str(n), "path": f"{n}_{kind}" if n else "", "type": PACKAGE + kind}
-        for n, kind in enumerate(kinds)
-    ]
-    write(folder / "modules.json", entries)
-    write(folder / "sentence_bert_config.json", {"max_seq_length": 50, "do_lower_case": texts.get("lower", False)})
-    prompts = {"query": "the good ", "document": "a "}
-    default = {"default_prompt_name": texts.get("default")}
-    write(folder / "config_sentence_transformers.json", {"prompts": prompts, **default, "similarity_fn_name": "cosine"})
-    document = pooling if isinstance(pooling, dict) else {"pooling_mode": pooling}
-    write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 32, **document})
-    return folder
-
-
-def add_dense(folder: Path, *, inputs: int = 32, width: int = 8, function: str = "activation.Tanh") -> dict[str, Any]:
-    """Write the files of a dense layer, and return its weights."""
-    torch.manual_seed(1)
-    weights = {"linear.weight": torch.randn(width, inputs), "linear.bias": torch.randn(width)}
-    fields = {"in_features": inputs, "out_features": width, "bias": True}
-    write(folder / "config.json", {**fields, "activation_function": f"torch.nn.modules.{function}"})
-    save_file(weights, folder / "model.safetensors")
-    return {name.removeprefix("linear."): weight.double().numpy() for name, weight in weights.items()}
-
-
-def states(encoder: Path, texts: list[str], max_length: int = 50) -> list[Array]:
-    """Of each text alone, what transformers gives: (tokens, width)."""
-    tokenizer, model = (kind.from_pretrained(encoder) for kind in (transformers.AutoTokenizer, transformers.AutoModel))
-    with torch.inference_mode():
-        inputs = [tokenizer(text, truncation=True, max_length=max_length, return_tensors="pt") for text in texts]
-        return [model.eval()(**each).last_hidden_state[0].double().numpy() for each in inputs]
-
-
-def weighted(tokens: Array) -> Array:
-    weights = np.arange(1, len(tokens) + 1)
-    vector: Array = (tokens * weights[:, None]).sum(0) / weights.sum()
-    return vector
-
-
-BY_HAND: dict[str, Callable[[Array], Array]] = {
-    "cls": lambda tokens: tokens[0],
-    "max": lambda tokens: tokens.max(0),
-    "mean": lambda tokens: tokens.mean(0),
-    "mean_sqrt_len_tokens": lambda tokens: tokens.sum(0) / len(tokens) ** 0.5,
-    "weightedmean": weighted,
-    "lasttoken": lambda tokens: tokens[-1],
-}
 
 
 @pytest.fixture(scope="module", params=["bert", "albert"])  # packed and padded
