@@ -17,7 +17,7 @@ import time
 import torch
 from facts import cpu_name
 from headstart.stages.encoders.memory import freed_memory_kept
-from headstart.stages.encoders.packed.attention import attend, group_sequences
+from headstart.stages.encoders.packed.attention import Heads, attend, group_sequences
 
 LENGTHS = (9, 15, 18, 20, 23, 27, 31, 32, 33, 37, 44, 50, 53, 61, 64, 66, 75, 90, 100, 127)
 TOKENS, ROUNDS, CALLS = 2048, 9, 3
@@ -43,21 +43,24 @@ def show(length: int, dtype: torch.dtype, heads: int, per_head: int) -> None:
     count = TOKENS // length
     keys = -(-length // 16) * 16
     found = torch.randn(count * length + 16, 3 * heads * per_head).to(dtype)
-    chosen = group_sequences([length] * count + [16], dtype)[0]  # what follows leaves room for keys to be added
-    mask = torch.zeros(length, keys, dtype=dtype)
-    mask[:, length:] = -torch.inf
-    ways = [dataclasses.replace(chosen, mask=None), dataclasses.replace(chosen, mask=mask)]
-    plain, added = (attend(found, way, heads) for way in ways)
+    # What follows leaves room for keys to be added.
+    chosen = group_sequences([length] * count + [16])[0]
+    how = Heads(heads=heads, key_value_heads=heads, width=per_head)
+    ways = [dataclasses.replace(chosen, keys=each, _made={}) for each in (length, keys)]
+    results = [found.new_empty(len(found), heads * per_head) for _ in ways]
+    for way, out in zip(ways, results, strict=True):
+        attend(found, way, how, out=out)
     times: list[list[float]] = [[], []]
     for _ in range(ROUNDS):
-        for way, seconds in zip(ways, times, strict=True):
+        for way, out, seconds in zip(ways, results, times, strict=True):
             started = time.perf_counter()
             for _ in range(CALLS):
-                attend(found, way, heads)
+                attend(found, way, how, out=out)
             seconds.append((time.perf_counter() - started) / CALLS)
     own, more = (1000 * statistics.median(seconds) for seconds in times)
     ratio = statistics.median(b / a for a, b in zip(*times, strict=True))
-    off, adds = float((plain - added).abs().max()), "yes" if chosen.mask is not None else "no"
+    plain, added = (out[chosen.tokens] for out in results)
+    off, adds = float((plain - added).abs().max()), "yes" if chosen.keys > length else "no"
     print(f"| {length} | {keys} | {own:.2f} | {more:.2f} | {ratio:.2f} | {off:.1e} | {adds} |", flush=True)
 
 

@@ -24,8 +24,6 @@ from .packed.backend import PackedCpuBackend
 from .tokenizer import set_up
 from .weights import unused_weights
 
-_LEGACY = {"gamma": "weight", "beta": "bias"}  # old names of a norm's weights
-
 
 def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> Encoder | None:
     """Load an encoder as a record says, where the encoder's own files agree with the record.
@@ -45,10 +43,10 @@ def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> 
     architecture = find_architecture(json.loads((files.folder / CONFIG).read_bytes()))
     if architecture is None or (config := EncoderConfig.from_record(packed, architecture, tokenizer)) is None:
         return None
-    weights, dtype = _Weights(files, architecture.BASE), DTYPES[settings.precision]
+    weights, dtype = _Weights(files, architecture), DTYPES[settings.precision]
     batch_tokens = settings.chosen_batch_tokens(ForwardMode.PACKED)
     forward = architecture.build(weights, settings.pooled, dtype=dtype, batch_tokens=batch_tokens)
-    if weights.unused(architecture):
+    if weights.unused():
         return None  # transformers says which
     width, segments = config.width, config.segments
     backend = PackedCpuBackend(with_modules(forward, files, settings, width=width))
@@ -58,32 +56,34 @@ def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> 
 class _Weights(Mapping[str, torch.Tensor]):
     """float32 weights by the names of transformers' ``state_dict()``, each read from its file when it is asked for."""
 
-    def __init__(self, files: EncoderFiles, base: str) -> None:
-        """List them; ``base`` may stand before their names. Raises ValueError where two have the same name."""
-        self._homes: dict[str, tuple[Any, str]] = {}
+    def __init__(self, files: EncoderFiles, architecture: Architecture) -> None:
+        """List them. Raises ValueError where two have the same name."""
+        self._architecture = architecture
+        self._homes: dict[str, tuple[Any, str, int, int]] = {}  # file, name there, which part of how many
         self._used: set[str] = set()
         for file in files.weights:
             if file.suffix != ".safetensors":  # the index of several files
                 continue
             opened: Any = safetensors.safe_open(file, "pt")
             for stored in opened.keys():  # noqa: SIM118 - it is no mapping
-                *path, last = stored.removeprefix(f"{base}.").split(".")
-                name = ".".join([*path, _LEGACY.get(last, last)])
-                if name in self._homes:
-                    raise ValueError(f"two weights are called {name}")
-                self._homes[name] = opened, stored
+                names = architecture.names_of(stored)
+                for part, name in enumerate(names):
+                    if name in self._homes:
+                        raise ValueError(f"two weights are called {name}")
+                    self._homes[name] = opened, stored, part, len(names)
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        file, stored = self._homes[name]
+        file, stored, part, parts = self._homes[name]
         self._used.add(name)
         weight: torch.Tensor = file.get_tensor(stored)  # mapped, as transformers maps it
         if not weight.is_floating_point():
             raise ValueError(f"the weights {stored} are quantised")
-        return weight.to(torch.float32)
+        return (weight if parts == 1 else weight.chunk(parts)[part]).to(torch.float32)
 
-    def unused(self, architecture: Architecture) -> list[str]:
+    def unused(self) -> list[str]:
         """The weights that were not asked for, and belong neither to a layer of the architecture nor to a head."""
-        return unused_weights(self._homes.keys() - self._used - architecture.layer_weights(), architecture.BASE)
+        others = self._homes.keys() - self._used - self._architecture.layer_weights()
+        return unused_weights(others, self._architecture.BASE)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._homes)

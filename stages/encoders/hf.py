@@ -111,7 +111,8 @@ def _load(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
 def model_architecture(model: Any) -> Architecture | None:
     """The architecture of a model; None where, by its configuration, the packed pass would compute something else."""
     architecture = find_architecture(model.config.to_dict())
-    epsilons = {module.eps for module in model.modules() if isinstance(module, torch.nn.LayerNorm)}
+    norms = [module for module in model.modules() if "Norm" in type(module).__name__]
+    epsilons = {getattr(norm, "eps", getattr(norm, "variance_epsilon", None)) for norm in norms} - {None}
     return architecture if architecture is not None and epsilons <= {architecture.epsilon} else None
 
 
@@ -130,7 +131,8 @@ def _try_packed(
     dtype, batch_tokens = DTYPES[settings.precision], settings.chosen_batch_tokens(ForwardMode.PACKED)
     packed = architecture.build(model.state_dict(), settings.pooled, dtype=dtype, batch_tokens=batch_tokens)
     tokens, positions = model.get_input_embeddings().num_embeddings, _positions(model)
-    lengths = [min(length, positions) for length in (7, 7, 3)]
+    most = min(positions, settings.max_length)
+    lengths = [min(length, most) for length in architecture.trial_lengths()]
     # RoBERTa's padding, 1, is among them.
     trial = [(1 + np.arange(length) % max(tokens - 1, 1)).astype(np.int32) for length in lengths]
     if segments:

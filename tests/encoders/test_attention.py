@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from headstart.stages.encoders.packed.attention import attend, group_sequences
+from headstart.stages.encoders.packed.attention import Heads, attend, group_sequences
 from headstart.stages.encoders.packed.linear import padded_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 HEADS, PER_HEAD = 2, 8
+PLAIN = Heads(heads=HEADS, key_value_heads=HEADS, width=PER_HEAD)
 
 
 def alone(found: torch.Tensor, length: int) -> torch.Tensor:
@@ -31,9 +32,11 @@ def test_each_sequence_attends_to_itself_alone(groups: list[tuple[int, int]], dt
     found = torch.randn(padded_rows(sum(lengths)), 3 * HEADS * PER_HEAD).to(dtype)
     found[sum(lengths) :] = 1000.0  # rows of no sequence
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-    for group in group_sequences(lengths, dtype):
+    for group in group_sequences(lengths):
         assert set(lengths[group.sequences]) == {group.length}
-        together = attend(found, group, HEADS)
+        out = found.new_empty(len(found), HEADS * PER_HEAD)
+        attend(found, group, PLAIN, out=out)
+        together = out[group.tokens].view(group.count, group.length, HEADS, PER_HEAD).transpose(1, 2)
         for number in range(group.count):
             start = group.tokens.start + number * group.length
             expected = alone(found[start : start + group.length], group.length)
@@ -47,4 +50,4 @@ def test_each_sequence_attends_to_itself_alone(groups: list[tuple[int, int]], dt
 def test_keys_are_added_up_to_a_multiple_of_16_where_that_pays_and_there_is_room(
     lengths: list[int], keys: list[int]
 ) -> None:
-    assert [group.keys for group in group_sequences(lengths, torch.float32)] == keys
+    assert [group.keys for group in group_sequences(lengths)] == keys

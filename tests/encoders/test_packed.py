@@ -43,19 +43,24 @@ FAMILY = {
     "BERT": lambda: transformers.BertModel(transformers.BertConfig(**SIZES)),
     "BERT of one layer": lambda: transformers.BertModel(transformers.BertConfig(**{**SIZES, "num_hidden_layers": 1})),
     "BERT without pooler": lambda: transformers.BertModel(transformers.BertConfig(**SIZES), add_pooling_layer=False),
+    "BERT with ReLU": lambda: transformers.BertModel(transformers.BertConfig(**SIZES, hidden_act="relu")),
+    "BERT with a GELU by tanh": lambda: transformers.BertModel(transformers.BertConfig(**SIZES, hidden_act="gelu_new")),
     "RoBERTa": lambda: transformers.RobertaModel(transformers.RobertaConfig(**SIZES)),
     "XLM-R": lambda: transformers.XLMRobertaModel(transformers.XLMRobertaConfig(**SIZES)),
     "ELECTRA": lambda: transformers.ElectraModel(transformers.ElectraConfig(**SIZES, embedding_size=48)),
     "ELECTRA, projected": lambda: transformers.ElectraModel(transformers.ElectraConfig(**SIZES, embedding_size=24)),
     "DistilBERT": lambda: transformers.DistilBertModel(transformers.DistilBertConfig(**DISTIL)),
+    "DistilBERT with SiLU": lambda: transformers.DistilBertModel(
+        transformers.DistilBertConfig(**DISTIL, activation="silu")
+    ),
     "DistilBERT, sinusoidal": lambda: transformers.DistilBertModel(
         transformers.DistilBertConfig(**DISTIL, sinusoidal_pos_embds=True)
     ),
 }
 OTHERS = {
-    "another activation": lambda: transformers.BertModel(transformers.BertConfig(**SIZES, hidden_act="relu")),
+    "another activation": lambda: transformers.BertModel(transformers.BertConfig(**SIZES, hidden_act="tanh")),
     "another activation in DistilBERT": lambda: transformers.DistilBertModel(
-        transformers.DistilBertConfig(**DISTIL, activation="relu")
+        transformers.DistilBertConfig(**DISTIL, activation="quick_gelu")
     ),
     "a decoder": lambda: transformers.BertModel(transformers.BertConfig(**SIZES, is_decoder=True)),
     "cross-attention": lambda: transformers.BertModel(

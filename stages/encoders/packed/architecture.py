@@ -20,6 +20,8 @@ from ..pooling import Feature
 from .forward import PackedForward
 from .layers import LayerNames
 
+_LEGACY = {"gamma": "weight", "beta": "bias"}  # old names of a norm's weights
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture(abc.ABC):
@@ -42,14 +44,22 @@ class Architecture(abc.ABC):
 
     def layer_weights(self) -> set[str]:
         """The names of all weights of the layers."""
-        names = dataclasses.asdict(self.NAMES)
-        layer = names.pop("layer")
         return {
-            f"{layer.format(number)}{part}.{kind}"
+            f"{self.NAMES.layer.format(number)}{part}.{kind}"
             for number in range(self.layers)
-            for part in names.values()
+            for part in self.NAMES.all()
             for kind in ("weight", "bias")
         }
+
+    @classmethod
+    def names_of(cls, stored: str) -> tuple[str, ...]:
+        """transformers' name for a weight that is stored under another, or the names of its equal parts, by rows."""
+        *path, last = stored.removeprefix(f"{cls.BASE}.").split(".")
+        return (".".join([*path, _LEGACY.get(last, last)]),)
+
+    def trial_lengths(self) -> Sequence[int]:
+        """The lengths of sequences that, in one batch, show all that the packed pass computes for the architecture."""
+        return (7, 7, 3)
 
     @abc.abstractmethod
     def build(

@@ -1,20 +1,100 @@
-"""Attention over sequences that lie end to end in one matrix; each attends to itself alone."""
+"""Attention over sequences that lie end to end in one matrix; each attends to itself alone.
+
+`SelfAttention` is for every token. `OneQueryAttention` and `AbsorbedAttention` are for one token of each sequence.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
-from .linear import padded_rows
+from .linear import Linear, padded_rows
 
 Tensor = torch.Tensor
+Norm = Callable[[Tensor], Tensor]
+"""A normalisation of the last dimension, in float32 whatever the products run in."""
 # Attention's small products take up to a third less time where the number of keys is a multiple of `_KEYS`. To add more
 # than `_MOST_ADDED` keys for that takes longer than it saves; ``bench/attention.py`` shows both.
 _KEYS, _MOST_ADDED = 16, 11
+
+
+class Token(enum.Enum):
+    """The one token of a sequence that a feature needs."""
+
+    FIRST = 0
+    LAST = -1
+
+
+class Mask(Protocol):
+    """Which keys a query sees, and how much they count. Hashable: a batch makes a mask once for each length."""
+
+    def is_causal(self, length: int) -> bool:
+        """Whether each token of so long a sequence sees just itself and all before it."""
+
+    def __call__(self, length: int) -> Tensor | None:
+        """(length, length) or (heads, length, length) float32, added to the scores. None where it would be zero."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A token sees itself, so many tokens before it and so many after it. None: no limit."""
+
+    before: int | None
+    after: int | None
+
+    def is_causal(self, length: int) -> bool:
+        return self.after == 0 and (self.before is None or length <= self.before + 1)
+
+    def __call__(self, length: int) -> Tensor | None:
+        before, after = (length if limit is None else limit for limit in (self.before, self.after))
+        if length <= 1 + min(before, after):
+            return None
+        far = torch.full((length, length), -torch.inf)
+        return far.tril(-before - 1) + far.triu(after + 1)
+
+
+CAUSAL = Window(None, 0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Rope:
+    """Rotary positions (Su et al., RoFormer, 2021, https://arxiv.org/abs/2104.09864).
+
+    The first numbers of each head are pairs, and a pair turns by position times its frequency. As a complex number, it
+    turns in one multiplication. Where an encoder's pairs are (n, n + half), `LayerBuilder` orders the weights anew.
+    """
+
+    frequencies: Tensor  # (pairs,) float32
+    scale: float = 1.0  # of queries and of keys
+    neighbours: bool = False  # whether the encoder's own pairs are (2 n, 2 n + 1)
+
+    def order(self, width: int) -> Tensor:
+        """(width,) int64: which of a head's numbers in the encoder's order stands at each place here."""
+        pairs = len(self.frequencies)
+        order = torch.arange(width)
+        if not self.neighbours:
+            order[: 2 * pairs] = torch.arange(2 * pairs).view(2, pairs).T.reshape(-1)
+        return order
+
+    def turns(self, length: int) -> Tensor:
+        """(length, 1, pairs) complex64, for each position."""
+        angles = torch.arange(length, dtype=torch.float32)[:, None, None] * self.frequencies
+        return torch.polar(torch.full_like(angles, self.scale), angles)
+
+    def turn(self, heads: Tensor, turns: Tensor) -> None:
+        """Turn (sequences, length, heads, width) in place."""
+        part = heads[..., : 2 * len(self.frequencies)]
+        part = part.view(*part.shape[:-1], -1, 2)
+        if part.dtype == torch.float32:
+            torch.view_as_complex(part).mul_(turns)
+        else:
+            part.copy_(torch.view_as_real(torch.view_as_complex(part.float()) * turns))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,46 +105,214 @@ class Group:
     sequences: slice  # their places in the batch
     count: int  # of sequences
     length: int  # tokens in each
-    mask: Tensor | None
-    """(length, keys), added to the scores: minus infinity for keys beyond the sequence's own. None for no others."""
+    keys: int
+    """How many keys each sequence may be given: its own, and some of its neighbour's up to a number that is quick."""
+    _made: dict[Any, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
-    @property
-    def keys(self) -> int:
-        """How many keys each sequence is given."""
-        return self.length if self.mask is None else int(self.mask.shape[1])
+    def mask(self, mask: Mask | None, dtype: torch.dtype) -> Tensor | None:
+        """(length, keys) or (1, heads, length, keys): minus infinity for keys that are another's. None for no mask."""
+        return self.once((mask, dtype), lambda: self._mask(mask, dtype))  # type: ignore[no-any-return]
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What ``make`` returns, made for the first layer that asks for it."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def _mask(self, mask: Mask | None, dtype: torch.dtype) -> Tensor | None:
+        added = None if mask is None else mask(self.length)
+        if added is not None:
+            padded = pad(added, (0, self.keys - self.length), value=-torch.inf).to(dtype)
+            return padded if padded.ndim == 2 else padded[None]
+        if self.keys == self.length:
+            return None
+        others = torch.zeros(self.keys, dtype=dtype)
+        others[self.length :] = -torch.inf
+        return others.expand(self.length, -1)
 
 
-def group_sequences(lengths: Sequence[int], dtype: torch.dtype) -> list[Group]:
-    """Find the runs of equal length, from each sequence's length; ``dtype`` is that of queries, keys and values."""
+def group_sequences(lengths: Sequence[int]) -> list[Group]:
+    """Find the runs of equal length, from each sequence's length."""
     groups, first, row = [], 0, 0
     rows = padded_rows(sum(lengths))
     for length, equal in itertools.groupby(lengths):
-        count, added, mask = len(list(equal)), -length % _KEYS, None
+        count, added = len(list(equal)), -length % _KEYS
         end, last = first + count, row + count * length
-        if 0 < added <= _MOST_ADDED and last + added <= rows:
-            mask = torch.zeros(length + added, dtype=dtype)
-            mask[length:] = -torch.inf
-            mask = mask.expand(length, -1)
-        groups.append(Group(slice(row, last), slice(first, end), count, length, mask))
+        room = 0 < added <= _MOST_ADDED and last + added <= rows
+        groups.append(Group(slice(row, last), slice(first, end), count, length, length + added if room else length))
         first, row = end, last
     return groups
 
 
-def attend(query_key_value: Tensor, group: Group, heads: int) -> Tensor:
-    """Scaled dot-product attention within each sequence of a group.
+def token_rows(groups: Sequence[Group], token: Token) -> Tensor:
+    """The row of that token of each sequence, (sequences,) int64, with zeros up to a number that suits products."""
+    count = groups[-1].sequences.stop
+    rows = torch.zeros(padded_rows(count), dtype=torch.int64)
+    skipped = [0 if token is Token.FIRST else group.length - 1 for group in groups]
+    starts = [torch.arange(g.tokens.start + n, g.tokens.stop, g.length) for g, n in zip(groups, skipped, strict=True)]
+    rows[:count] = torch.cat(starts)
+    return rows
 
-    Where the group has a mask, a sequence's keys and values run on over the first tokens of the next sequence, or over
-    the rows past the last one: so the additional keys need no copy. Their values must be finite, since they are
-    multiplied by zero.
 
-    Takes (tokens, 3 x width), contiguous: queries, keys and values. Returns (sequences, heads, length, width / heads).
+def token_mask(mask: Mask | None, group: Group, token: Token) -> Tensor | None:
+    """That token's rows of a mask, (1 or heads, length) float32. None for no mask."""
+    if mask is None or (token is Token.LAST and mask.is_causal(group.length)):
+        return None
+    made: Tensor | None = group.once((mask, token), lambda: mask(group.length))
+    return None if made is None else made[..., token.value, :].view(-1, group.length)
+
+
+class Attention(Protocol):
+    """The attention of a layer, before its output projection."""
+
+    def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
+        """Take (tokens, width) float32; rows past the last group belong to no sequence.
+
+        Returns (tokens, heads x head width), in the products' dtype, finite in every row. For one token a sequence it
+        is (sequences, heads x head width), with more rows as in `token_rows`.
+        """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Heads:
+    """What weights do not say of attention. ``norms`` are of each head's queries and keys, before they turn."""
+
+    heads: int
+    key_value_heads: int  # fewer where several queries share a key (Ainslie et al., GQA, 2023)
+    width: int  # of each head
+    scale: float | None = None  # of the scores; None for 1 / sqrt(width)
+    mask: Mask | None = None
+    rope: Rope | None = None
+    norms: tuple[Norm, Norm] | None = None
+
+    def turns(self, group: Group) -> Tensor | None:
+        """`Rope.turns` of a group's sequences."""
+        rope = self.rope
+        return None if rope is None else group.once(rope, lambda: rope.turns(group.length))
+
+    def prepare(self, heads: Tensor, turns: Tensor | None, *, of_keys: bool) -> None:
+        """Normalise and turn queries or keys, (sequences, tokens, heads, width), in place."""
+        if self.norms is not None:
+            heads.copy_(self.norms[of_keys](heads.float()))
+        if self.rope is not None and turns is not None:
+            self.rope.turn(heads, turns)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SelfAttention:
+    """Scaled dot-product attention of every token."""
+
+    heads: Heads
+    query_key_value: Linear
+    dtype: torch.dtype
+
+    def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
+        query_key_value = self.query_key_value(hidden_states.to(self.dtype))
+        how = self.heads
+        attention = query_key_value.new_empty(len(hidden_states), how.heads * how.width)
+        for group in groups:
+            attend(query_key_value, group, how, out=attention)
+        attention[groups[-1].tokens.stop :] = 0
+        return attention
+
+
+def attend(query_key_value: Tensor, group: Group, how: Heads, *, out: Tensor) -> None:
+    """Scaled dot-product attention within each sequence of a group; ``query_key_value`` is changed in place.
+
+    A sequence's keys and values may run on over the first tokens of the next sequence, or over the rows past the last
+    one: so the additional keys need no copy. Their values must be finite, since they are multiplied by zero.
+
+    Takes (tokens, (heads + 2 x key-value heads) x width), contiguous: queries, keys and values. Writes the group's rows
+    of ``out``, (tokens, heads x width).
     """
-    row = query_key_value.shape[1]  # numbers from one token to the next
-    per_head, offset = row // (3 * heads), query_key_value.storage_offset() + group.tokens.start * row
-    strides = (group.length * row, per_head, row, 1)
-    query, key, value = (
-        query_key_value.as_strided((group.count, heads, tokens, per_head), strides, offset + part * row // 3)
-        for part, tokens in enumerate((group.length, *2 * (group.keys,)))
-    )
-    attention: Tensor = scaled_dot_product_attention(query, key, value, attn_mask=group.mask)
-    return attention
+    row, share = query_key_value.shape[1], how.heads // how.key_value_heads
+    causal = how.mask is not None and how.mask.is_causal(group.length)  # which no added key can disturb
+    mask = None if causal else group.mask(how.mask, query_key_value.dtype)
+    keys = group.length if mask is None else mask.shape[-1]
+    offset = query_key_value.storage_offset() + group.tokens.start * row
+
+    def part(first: int, heads: int, tokens: int, step: int = 1) -> Tensor:
+        """(sequences, heads, tokens, width), of heads that begin with the ``first`` of all."""
+        strides = (group.length * row, step * how.width, row, 1)
+        shape = (group.count, heads, tokens, how.width)
+        return query_key_value.as_strided(shape, strides, offset + first * how.width)
+
+    for of_keys, first, heads in ((False, 0, how.heads), (True, how.heads, how.key_value_heads)):
+        how.prepare(part(first, heads, group.length).transpose(1, 2), how.turns(group), of_keys=of_keys)
+    key = part(how.heads, how.key_value_heads, keys)
+    value = part(how.heads + how.key_value_heads, how.key_value_heads, keys)
+    rows = out[group.tokens].view(group.count, group.length, how.heads, how.width)
+    for number in range(share):  # the queries that share keys in turn, so that no key is copied
+        query = part(number, how.key_value_heads, group.length, share)
+        own = mask if mask is None or mask.ndim == 2 else mask[:, number::share]
+        by_head = scaled_dot_product_attention(query, key, value, attn_mask=own, is_causal=causal, scale=how.scale)
+        rows[:, :, number::share] = by_head.transpose(1, 2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OneQueryAttention:
+    """Scaled dot-product attention of one token of each sequence."""
+
+    heads: Heads
+    token: Token
+    query: Linear
+    key_value: Linear
+    dtype: torch.dtype
+
+    def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
+        how, states = self.heads, hidden_states.to(self.dtype)
+        query = self.query(states[token_rows(groups, self.token)]).view(-1, 1, how.heads, how.width)
+        key_value = self.key_value(states).view(len(states), 2, how.key_value_heads, how.width)
+        attention = torch.zeros_like(query).view(len(query), how.key_value_heads, -1, how.width)
+        for group in groups:
+            turns = how.turns(group)
+            own = query[group.sequences]
+            how.prepare(own, None if turns is None else turns[[self.token.value]], of_keys=False)
+            others = key_value[group.tokens].view(group.count, group.length, 2, -1, how.width)
+            key, value = others.unbind(2)
+            how.prepare(key, turns, of_keys=True)
+            mask = token_mask(how.mask, group, self.token)
+            if mask is not None:
+                mask = mask.to(self.dtype).expand(how.heads, -1).reshape(1, how.key_value_heads, -1, group.length)
+            attention[group.sequences] = scaled_dot_product_attention(  # queries that share keys stand as its tokens
+                own.view(group.count, how.key_value_heads, -1, how.width),
+                key.transpose(1, 2),
+                value.transpose(1, 2),
+                attn_mask=mask,
+                scale=how.scale,
+            )
+        return attention.view(len(query), -1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AbsorbedAttention:
+    """Scaled dot-product attention of one token of each sequence, with neither rotary positions nor norms of heads.
+
+    With one query q a sequence, q . (K x) is (K'q) . x, and the weighted mean of V x over the tokens is V times the
+    weighted mean of x. So K' is applied to the query and V to the mean: once a sequence instead of once a token, as in
+    DeepSeek-V2's multi-head latent attention (2024), https://arxiv.org/abs/2405.04434.
+    """
+
+    token: Token
+    query: Linear
+    key: Tensor  # (heads, head width, width) float32
+    value: Tensor  # (heads, width, head width) float32
+    divisor: float  # of the scores
+    mask: Mask | None
+    dtype: torch.dtype
+
+    def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
+        heads, _, width = self.key.shape
+        chosen = hidden_states[token_rows(groups, self.token)]
+        query = self.query(chosen.to(self.dtype)).float() / self.divisor
+        query = torch.bmm(query.view(len(chosen), heads, -1).transpose(0, 1), self.key)  # (heads, sequences, width)
+        query = query.transpose(0, 1).contiguous()  # (sequences, heads, width)
+        means = torch.zeros_like(query)
+        for group in groups:
+            tokens = hidden_states[group.tokens].view(group.count, group.length, width)
+            scores = torch.bmm(query[group.sequences], tokens.transpose(1, 2))  # (sequences, heads, length)
+            if (mask := token_mask(self.mask, group, self.token)) is not None:
+                scores += mask
+            torch.bmm(torch.softmax(scores, dim=2), tokens, out=means[group.sequences])
+        attention = torch.bmm(means.transpose(0, 1), self.value)  # (heads, sequences, head width)
+        return attention.transpose(0, 1).reshape(len(chosen), -1).to(self.dtype)

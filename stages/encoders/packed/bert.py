@@ -13,9 +13,9 @@ from torch.nn.functional import embedding
 from ...types import TokenIds
 from ..pooling import Feature
 from .architecture import Architecture
-from .attention import Group
+from .attention import Group, Norm
 from .forward import Embed, PackedForward
-from .layers import LayerBuilder, LayerNames, Norm
+from .layers import ACTIVATIONS, LayerBuilder, LayerNames, LayerShape
 from .linear import padded_rows
 
 Tensor = torch.Tensor
@@ -50,17 +50,16 @@ class Bert(Architecture):
     BASE = "bert"
     NAMES: ClassVar[LayerNames] = LayerNames(
         layer="encoder.layer.{}.",
-        query="attention.self.query",
-        key="attention.self.key",
-        value="attention.self.value",
+        query_key_value=("attention.self.query", "attention.self.key", "attention.self.value"),
         attention_output="attention.output.dense",
         attention_norm="attention.output.LayerNorm",
-        up="intermediate.dense",
+        up=("intermediate.dense",),
         down="output.dense",
         output_norm="output.LayerNorm",
     )
     # config.json's names for the heads, the layers and the activation
     CONFIG_NAMES: ClassVar = ("num_attention_heads", "num_hidden_layers", "hidden_act")
+    activation: str = "gelu"
     position_padding: int | None = None  # the token that RoBERTa gives no position
 
     @classmethod
@@ -70,13 +69,14 @@ class Bert(Architecture):
             return None
         others = config.get("is_decoder") or config.get("add_cross_attention") or config.get("pruned_heads")
         relative = config.get("position_embedding_type") not in ("absolute", None)
-        if others or relative or activation not in ("gelu", None):
+        if others or relative or activation not in (*ACTIVATIONS, None):
             return None
         return cls(
             model_type=config["model_type"],
             heads=heads,
             layers=layers,
             epsilon=config.get("layer_norm_eps", 1e-12),
+            activation=activation or "gelu",
             position_padding=cls.padding_of(config),
         )
 
@@ -89,9 +89,26 @@ class Bert(Architecture):
         self, weights: Mapping[str, Tensor], features: Sequence[Feature], *, dtype: torch.dtype, batch_tokens: int
     ) -> PackedForward:
         builder = LayerBuilder(
-            weights, self.NAMES, heads=self.heads, epsilon=self.epsilon, dtype=dtype, batch_tokens=batch_tokens
+            weights,
+            self.NAMES,
+            shapes=self.shapes(weights),
+            epsilon=self.epsilon,
+            dtype=dtype,
+            batch_tokens=batch_tokens,
+            activation=self.activation,
         )
-        return PackedForward(features, layers=self.layers, embed=self.embeddings(builder), builder=builder)
+        return PackedForward(
+            features,
+            layers=self.layers,
+            embed=self.embeddings(builder),
+            layer=builder.layer,
+            dtype=dtype,
+            pooler=lambda: builder.linear("pooler.dense"),
+        )
+
+    def shapes(self, weights: Mapping[str, Tensor]) -> Sequence[LayerShape]:
+        """What the weights do not say of each layer."""
+        return [LayerShape(heads=self.heads)] * self.layers
 
     def embeddings(self, builder: LayerBuilder) -> Embed:
         """The embeddings, with weights of the encoder."""

@@ -12,12 +12,10 @@ class DistilBert(Bert):
     BASE = "distilbert"
     NAMES = LayerNames(
         layer="transformer.layer.{}.",
-        query="attention.q_lin",
-        key="attention.k_lin",
-        value="attention.v_lin",
+        query_key_value=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
         attention_output="attention.out_lin",
         attention_norm="sa_layer_norm",
-        up="ffn.lin1",
+        up=("ffn.lin1",),
         down="ffn.lin2",
         output_norm="output_layer_norm",
     )

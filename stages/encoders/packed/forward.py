@@ -14,12 +14,15 @@ import torch
 from ...settings import ForwardMode
 from ...types import TokenIds
 from ..pooling import Feature, Pooling
-from .attention import Group, group_sequences
-from .layers import FirstTokenLayer, Layer, LayerBuilder
+from .attention import Group, Norm, Token, group_sequences
+from .layers import Layer
+from .linear import Linear
 
 Tensor = torch.Tensor
 Embed = Callable[[Sequence[TokenIds], Sequence[Group]], Tensor]
 """Token sequences and their groups to (tokens, width) float32, with some rows of no sequence at the end."""
+
+_TOKENS = {Pooling.CLS: Token.FIRST, Pooling.POOLER: Token.FIRST, Pooling.LAST: Token.LAST}
 
 
 class PackedForward:
@@ -27,16 +30,34 @@ class PackedForward:
 
     mode = ForwardMode.PACKED
 
-    def __init__(self, features: Sequence[Feature], *, layers: int, embed: Embed, builder: LayerBuilder) -> None:
-        """Build the layers up to the last one that a feature needs, of an encoder that has ``layers`` layers."""
-        self.embed, self._dtype = embed, builder.dtype
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        *,
+        layers: int,
+        embed: Embed,
+        layer: Callable[[int, Token | None], Layer],
+        dtype: torch.dtype,
+        norm: Norm | None = None,
+        pooler: Callable[[], Linear] | None = None,
+    ) -> None:
+        """Build the layers up to the last one that a feature needs, of an encoder that has ``layers`` layers.
+
+        Args:
+            layer: builds the layer of a number, from 0: for every token, or for one token of each sequence.
+            dtype: of the products.
+            norm: follows the last layer.
+            pooler: builds the dense layer of the pooler, where a feature needs it.
+        """
+        self.embed, self._dtype = embed, dtype
         pooled = any(feature.pooling is Pooling.POOLER for feature in features)
-        self._pooler = builder.linear("pooler.dense") if pooled else None
+        self._pooler = pooler() if pooled and pooler is not None else None
         self._features = [[f for f in features if (f.layer or layers) == n] for n in range(1, layers + 1)]
         last = max(number for number, taken in enumerate(self._features) if taken)
-        self.layers: list[Layer | FirstTokenLayer] = [builder.layer(number) for number in range(last)]
-        of_first = all(f.pooling in (Pooling.CLS, Pooling.POOLER) for f in self._features[last])
-        self.layers.append(builder.first_token_layer(last) if of_first else builder.layer(last))
+        self._norm = norm if last == layers - 1 else None
+        poolings = {_TOKENS.get(feature.pooling) for feature in self._features[last]}
+        token = poolings.pop() if len(poolings) == 1 else None
+        self.layers = [*(layer(number, None) for number in range(last)), layer(last, token)]
 
     def __call__(self, sequences: Sequence[TokenIds]) -> dict[str, Tensor]:
         """Encode a batch, in which sequences of equal length should stand together.
@@ -44,14 +65,16 @@ class PackedForward:
         Returns:
             By the features' names: (sequences, width) float32 each.
         """
-        groups = group_sequences([len(sequence) for sequence in sequences], self._dtype)
+        groups = group_sequences([len(sequence) for sequence in sequences])
         hidden_states = self.embed(sequences, groups)
         pooled: dict[str, Tensor] = {}
         for layer, features in zip(self.layers, self._features, strict=False):
             hidden_states = layer(hidden_states, groups)
-            if isinstance(layer, FirstTokenLayer):
-                firsts = hidden_states[: len(sequences)]
-                pooled |= {f.name: self._pool_first(firsts, f.pooling) for f in features}
+            if layer is self.layers[-1] and self._norm is not None:
+                hidden_states = self._norm(hidden_states)
+            if layer.token is not None:
+                ones = hidden_states[: len(sequences)]
+                pooled |= {f.name: self._pool_one(ones, f.pooling) for f in features}
             else:
                 pooled |= {f.name: self._pool(hidden_states, groups, f.pooling) for f in features}
         return pooled
@@ -70,10 +93,10 @@ class PackedForward:
             return torch.cat([part[:, -1] for part in parts])
         if pooling is Pooling.MAX:
             return torch.cat([part.amax(1) for part in parts])
-        return self._pool_first(torch.cat([part[:, 0] for part in parts]), pooling)
+        return self._pool_one(torch.cat([part[:, 0] for part in parts]), pooling)
 
-    def _pool_first(self, firsts: Tensor, pooling: Pooling) -> Tensor:
-        """(sequences, width): the first tokens' states, or what the pooler makes of them."""
+    def _pool_one(self, ones: Tensor, pooling: Pooling) -> Tensor:
+        """(sequences, width): one token's states, or what the pooler makes of them."""
         if pooling is Pooling.POOLER and self._pooler is not None:
-            return torch.tanh(self._pooler(firsts.to(self._dtype))).float()
-        return firsts
+            return torch.tanh(self._pooler(ones.to(self._dtype))).float()
+        return ones

@@ -1,172 +1,320 @@
-"""Transformer layers over sequences that lie end to end, built from weights by their names."""
+"""Transformer layers over sequences that lie end to end, built from weights by their names.
+
+Architectures differ in where norms stand, in the norms themselves, in the activation, and in attention. `LayerNames`
+says which norms there are, `LayerShape` what the weights do not say of a layer, `LayerBuilder` what all layers share.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch.nn.functional import layer_norm
+from torch.nn.functional import gelu, layer_norm, relu, silu
 
-from .attention import Group, attend
-from .linear import SHAPE_ROWS, Linear, padded_rows
+from .attention import (
+    AbsorbedAttention,
+    Attention,
+    Group,
+    Heads,
+    Mask,
+    Norm,
+    OneQueryAttention,
+    Rope,
+    SelfAttention,
+    Token,
+    token_rows,
+)
+from .linear import SHAPE_ROWS, Linear
 from .linear_cpu import make_linear
 
 Tensor = torch.Tensor
 CHUNK_ROWS = 512
 """Rows that go through a layer's feed-forward together. Their widest intermediate result, 6 MB for BERT-base in
 float32, stays in the core's cache, and the products lose no speed (``bench/batches.py``)."""
-Norm = Callable[[Tensor], Tensor]
-"""A layer normalisation of rows, in float32 whatever the products run in."""
+_gelu_tanh = functools.partial(gelu, approximate="tanh")
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": gelu,
+    "gelu_new": _gelu_tanh,
+    "gelu_fast": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "silu": silu,
+    "swish": silu,
+    "relu": relu,
+}
+"""By the names that config.json has for them."""
+
+
+class NormKind(enum.Enum):
+    """What a norm computes."""
+
+    LAYER = enum.auto()  # layer normalisation, with or without a bias
+    RMS = enum.auto()  # Zhang and Sennrich, Root Mean Square Layer Normalization, 2019
+    RMS_FROM_ONE = enum.auto()  # the same, where 1 is added to the stored weight, as in Gemma
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ending:
+    """The end of a branch: its projection, and how the result is added to what the branch began with."""
+
+    projection: Linear
+    branch_norm: Norm | None  # of the branch, before it is added
+    norm: Norm | None  # of the sum
+
+    def __call__(self, rows: Tensor, residual: Tensor) -> Tensor:
+        """(n, inputs) in the products' dtype and (n, width) float32 to (n, width) float32."""
+        if self.branch_norm is None:
+            total = self.projection.plus(rows, residual)
+        else:
+            total = self.branch_norm(self.projection(rows).float()).add_(residual)
+        return total if self.norm is None else self.norm(total)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeedForward:
-    """A layer after its attention: output projection and feed-forward, each with a residual and then a norm."""
+    """A layer after its attention: output projection and feed-forward, each added to a residual."""
 
     dtype: torch.dtype
-    attention_output: Linear
-    attention_norm: Norm
+    attention_output: Ending
+    norm: Norm | None  # before the feed-forward
     up: Linear
-    down: Linear
-    output_norm: Norm
+    activation: str
+    gated: bool  # the first half of ``up``, activated, multiplies the second (Shazeer, GLU variants, 2020)
+    down: Ending
 
     def __call__(self, hidden_states: Tensor, attention: Tensor) -> Tensor:
         """The layer's input (n, width) float32, and attention's result for it, to the layer's output, likewise."""
         output = torch.empty_like(hidden_states)
         for start in range(0, len(hidden_states), CHUNK_ROWS):
             chunk = slice(start, start + CHUNK_ROWS)
-            rows = self.attention_norm(self.attention_output.plus(attention[chunk], hidden_states[chunk]))
-            output[chunk] = self.output_norm(self.down.plus(self.up.gelu(rows.to(self.dtype)), rows))
+            rows = self.attention_output(attention[chunk], hidden_states[chunk])
+            inner = rows if self.norm is None else self.norm(rows)
+            output[chunk] = self.down(self._activated(inner.to(self.dtype)), rows)
         return output
+
+    def _activated(self, rows: Tensor) -> Tensor:
+        if self.gated:
+            gate, values = self.up(rows).chunk(2, dim=1)
+            return ACTIVATIONS[self.activation](gate).mul_(values)
+        return self.up.gelu(rows) if self.activation == "gelu" else ACTIVATIONS[self.activation](self.up(rows))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One transformer layer, for every token."""
+    """One transformer layer, for every token or for one token of each sequence."""
 
-    heads: int
-    query_key_value: Linear
+    token: Token | None  # None for every token
+    norm: Norm | None  # before the attention
+    attention: Attention
     feed_forward: FeedForward
 
     def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
-        """(tokens, width) float32 to the same. Rows past the last group belong to no sequence, and stay finite."""
-        query_key_value = self.query_key_value(hidden_states.to(self.feed_forward.dtype))  # (tokens, 3 x width)
-        attention = query_key_value.new_empty(hidden_states.shape)
-        for group in groups:
-            by_head = attend(query_key_value, group, self.heads)
-            attention[group.tokens] = by_head.transpose(1, 2).reshape(-1, hidden_states.shape[1])
-        attention[groups[-1].tokens.stop :] = 0
-        return self.feed_forward(hidden_states, attention)
+        """(tokens, width) float32 to the same. Rows past the last group belong to no sequence, and stay finite.
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FirstTokenLayer:
-    """One transformer layer, for the first token of each sequence alone.
-
-    With one query q a sequence, q . (K x) is (K'q) . x, and the weighted mean of V x over the tokens is V times the
-    weighted mean of x. So K' is applied to the query and V to the mean: once a sequence instead of once a token, as in
-    DeepSeek-V2's multi-head latent attention (2024), https://arxiv.org/abs/2405.04434.
-    """
-
-    query: Linear
-    key: Tensor  # (heads, width / heads, width) float32
-    value: Tensor  # (heads, width, width / heads) float32
-    feed_forward: FeedForward
-
-    def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
-        """(tokens, width) float32 to (sequences, width) float32, and some more rows that belong to no sequence."""
-        heads, per_head, width = self.key.shape
-        count = groups[-1].sequences.stop
-        starts = torch.zeros(padded_rows(count), dtype=torch.int64)
-        starts[:count] = torch.cat([torch.arange(g.tokens.start, g.tokens.stop, g.length) for g in groups])
-        firsts = hidden_states[starts]
-        query = self.query(firsts.to(self.feed_forward.dtype)).float() / per_head**0.5
-        query = torch.bmm(query.view(-1, heads, per_head).transpose(0, 1), self.key)  # (heads, sequences, width)
-        query = query.transpose(0, 1).contiguous()  # (sequences, heads, width)
-        means = torch.zeros_like(query)
-        for group in groups:
-            tokens = hidden_states[group.tokens].view(group.count, group.length, width)
-            scores = torch.bmm(query[group.sequences], tokens.transpose(1, 2))  # (sequences, heads, length)
-            torch.bmm(torch.softmax(scores, dim=2), tokens, out=means[group.sequences])
-        attention = torch.bmm(means.transpose(0, 1), self.value)  # (heads, sequences, width / heads)
-        attention = attention.transpose(0, 1).reshape(firsts.shape)
-        return self.feed_forward(firsts, attention.to(self.feed_forward.dtype))
+        For one token, it returns (sequences, width), and some more rows that belong to no sequence.
+        """
+        attention = self.attention(hidden_states if self.norm is None else self.norm(hidden_states), groups)
+        chosen = hidden_states if self.token is None else hidden_states[token_rows(groups, self.token)]
+        return self.feed_forward(chosen, attention)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerNames:
-    """transformers' names for a layer and, after that name, for its parts."""
+    """transformers' names for a layer and, after that name, for its parts. A norm without a name is not there.
+
+    Where several names stand for one product, their weights' rows follow each other.
+    """
 
     layer: str
-    query: str
-    key: str
-    value: str
+    query_key_value: tuple[str, ...]  # three names, or one for all
     attention_output: str
-    attention_norm: str
-    up: str
+    up: tuple[str, ...]  # where it is gated: what is activated, then what it multiplies; or one name for both
     down: str
-    output_norm: str
+    before_attention: str | None = None
+    query_norm: str | None = None  # of each head
+    key_norm: str | None = None
+    attention_branch: str | None = None  # before the residual is added
+    attention_norm: str | None = None  # after it is added
+    before_feed_forward: str | None = None
+    output_branch: str | None = None
+    output_norm: str | None = None
+
+    def all(self) -> set[str]:
+        """The names of all parts."""
+        names = dataclasses.asdict(self)
+        del names["layer"]
+        return {part for name in names.values() if name for part in ((name,) if isinstance(name, str) else name)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerShape:
+    """What the weights do not say of one layer."""
+
+    heads: int
+    key_value_heads: int | None = None  # None for as many
+    scale: float | None = None  # of attention's scores; None for 1 / sqrt(head width)
+    mask: Mask | None = None
+    rope: Rope | None = None
+    norm_before_attention: bool = True  # where the layer's names have it
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerBuilder:
     """Builds the parts of an encoder from its weights.
 
-    A key's bias is left out: it adds the same number to all scores of a query, which softmax ignores. A query's
-    attention weights sum to one, so a value's bias passes through, and is added to the output projection's bias.
+    A key's bias is left out: it adds the same number to all scores of a query, which softmax ignores. (It is kept where
+    keys turn or are normalised.) A query's attention weights sum to one, so a value's bias passes through, and is added
+    to the output projection's bias.
     """
 
     weights: Mapping[str, Tensor]  # by the names of transformers' state_dict(), float32
     names: LayerNames
     _: dataclasses.KW_ONLY
-    heads: int
+    shapes: Sequence[LayerShape]  # of each layer
     epsilon: float  # of every norm
     dtype: torch.dtype  # of the products
     batch_tokens: int  # about
+    norms: NormKind = NormKind.LAYER
+    activation: str = "gelu"
+    gated: bool = False
 
-    def linear(self, name: str, *, rows: int = CHUNK_ROWS) -> Linear:
-        """The linear layer of a name, laid out for about ``rows`` rows."""
-        return self._make(*self._weight_and_bias(name), rows)
+    def linear(self, *names: str, rows: int = CHUNK_ROWS) -> Linear:
+        """The linear layer of these names, laid out for about ``rows`` rows."""
+        return self._make(*self._weight_and_bias(*names), rows)
 
-    def norm(self, name: str) -> Norm:
-        weight, bias = self._weight_and_bias(name)
+    def norm(self, name: str, order: Tensor | None = None) -> Norm:
+        """The norm of a name; its numbers stand in another order where one is given."""
+        weight, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
+        if order is not None:
+            weight, bias = weight[order], None if bias is None else bias[order]
+        if self.norms is not NormKind.LAYER:
+            return functools.partial(
+                _rms_norm, weight=weight + 1 if self.norms is NormKind.RMS_FROM_ONE else weight, epsilon=self.epsilon
+            )
         return functools.partial(layer_norm, normalized_shape=weight.shape, weight=weight, bias=bias, eps=self.epsilon)
 
-    def layer(self, number: int) -> Layer:
-        """The layer of a number, from 0."""
-        names, prefix = self.names, self.names.layer.format(number)
-        weight = torch.cat([self.weights[f"{prefix}{n}.weight"] for n in (names.query, names.key, names.value)])
-        query_key_value = self._make(weight, self.weights[f"{prefix}{names.query}.bias"], self.batch_tokens)
-        return Layer(heads=self.heads, query_key_value=query_key_value, feed_forward=self._feed_forward(prefix))
+    def layer(self, number: int, token: Token | None = None, *, attention: Attention | None = None) -> Layer:
+        """The layer of a number, from 0, for every token or for one token of each sequence.
 
-    def first_token_layer(self, number: int) -> FirstTokenLayer:
-        """The same layer, for the first token of each sequence alone."""
-        prefix = self.names.layer.format(number)
-        key, value = (self.weights[f"{prefix}{name}.weight"] for name in (self.names.key, self.names.value))
-        return FirstTokenLayer(
-            query=self.linear(prefix + self.names.query, rows=SHAPE_ROWS),
-            key=key.view(self.heads, -1, key.shape[1]),
-            value=value.view(self.heads, -1, value.shape[1]).transpose(1, 2),
-            feed_forward=self._feed_forward(prefix, rows=SHAPE_ROWS),
+        ``attention`` stands in the place of the attention that the weights give.
+        """
+        names, shape, prefix = self.names, self.shapes[number], self.names.layer.format(number)
+        if not shape.norm_before_attention:
+            names = dataclasses.replace(names, before_attention=None)
+        return Layer(
+            token=token,
+            norm=self._norm(prefix, names.before_attention),
+            attention=attention or self.attention(number, token),
+            feed_forward=self.feed_forward(number, CHUNK_ROWS if token is None else SHAPE_ROWS),
         )
 
-    def _feed_forward(self, prefix: str, *, rows: int = CHUNK_ROWS) -> FeedForward:
-        names = self.names
+    def attention(self, number: int, token: Token | None = None) -> Attention:
+        """The attention of a layer."""
+        names, shape, prefix = self.names, self.shapes[number], self.names.layer.format(number)
+        weight, bias = self._weight_and_bias(*(prefix + name for name in names.query_key_value))
+        of_keys = shape.key_value_heads or shape.heads
+        width = len(weight) // (shape.heads + 2 * of_keys)
+        queries, keys = shape.heads * width, of_keys * width
+        plain = shape.rope is None and names.query_norm is None
+        order = None if shape.rope is None else shape.rope.order(width)
+        if order is not None:
+            turned = (torch.arange(0, queries + keys, width)[:, None] + order).view(-1)
+            rows = torch.cat([turned, torch.arange(queries + keys, len(weight))])
+            weight, bias = weight[rows], bias[rows] if len(bias) else bias
+        bias = bias[: queries if plain else queries + keys]
+        if plain and token is not None:
+            key, value = (part.view(of_keys, width, -1) for part in (weight[queries : queries + keys], weight[-keys:]))
+            shared = shape.heads // of_keys
+            return AbsorbedAttention(
+                token=token,
+                query=self._make(weight[:queries], bias, SHAPE_ROWS),
+                key=key.repeat_interleave(shared, 0) if shared > 1 else key,
+                value=(value.repeat_interleave(shared, 0) if shared > 1 else value).transpose(1, 2),
+                divisor=width**0.5 if shape.scale is None else 1 / shape.scale,
+                mask=shape.mask,
+                dtype=self.dtype,
+            )
+        norms = None
+        if names.query_norm is not None and names.key_norm is not None:
+            norms = self.norm(prefix + names.query_norm, order), self.norm(prefix + names.key_norm, order)
+        heads = Heads(
+            heads=shape.heads,
+            key_value_heads=of_keys,
+            width=width,
+            scale=shape.scale,
+            mask=shape.mask,
+            rope=shape.rope,
+            norms=norms,
+        )
+        if token is None:
+            query_key_value = self._make(weight, bias, self.batch_tokens)
+            return SelfAttention(heads=heads, query_key_value=query_key_value, dtype=self.dtype)
+        return OneQueryAttention(
+            heads=heads,
+            token=token,
+            query=self._make(weight[:queries], bias[:queries], SHAPE_ROWS),
+            key_value=self._make(weight[queries:], bias[queries:], self.batch_tokens),
+            dtype=self.dtype,
+        )
+
+    def feed_forward(self, number: int, rows: int) -> FeedForward:
+        """A layer after its attention, laid out for about ``rows`` rows."""
+        names, prefix = self.names, self.names.layer.format(number)
         weight, bias = self._weight_and_bias(prefix + names.attention_output)
-        value_bias = self.weights[f"{prefix}{names.value}.bias"]
+        value_bias = self._value_bias(number)
+        if len(value_bias):
+            through = weight.double() @ value_bias.double()
+            bias = (bias.double() + through if len(bias) else through).float()
         return FeedForward(
             dtype=self.dtype,
-            attention_output=self._make(weight, (bias.double() + weight.double() @ value_bias.double()).float(), rows),
-            attention_norm=self.norm(prefix + names.attention_norm),
-            up=self.linear(prefix + names.up, rows=rows),
-            down=self.linear(prefix + names.down, rows=rows),
-            output_norm=self.norm(prefix + names.output_norm),
+            attention_output=Ending(
+                projection=self._make(weight, bias, rows),
+                branch_norm=self._norm(prefix, names.attention_branch),
+                norm=self._norm(prefix, names.attention_norm),
+            ),
+            norm=self._norm(prefix, names.before_feed_forward),
+            up=self.linear(*(prefix + name for name in names.up), rows=rows),
+            activation=self.activation,
+            gated=self.gated,
+            down=Ending(
+                projection=self.linear(prefix + names.down, rows=rows),
+                branch_norm=self._norm(prefix, names.output_branch),
+                norm=self._norm(prefix, names.output_norm),
+            ),
         )
 
-    def _weight_and_bias(self, name: str) -> tuple[Tensor, Tensor]:
-        return self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+    def _value_bias(self, number: int) -> Tensor:
+        """(heads x head width,), or nothing where values have no bias."""
+        shape, prefix = self.shapes[number], self.names.layer.format(number)
+        bias = self._bias(*(prefix + name for name in self.names.query_key_value))
+        of_keys = shape.key_value_heads or shape.heads
+        width = len(bias) // (shape.heads + 2 * of_keys)
+        value = bias[len(bias) - of_keys * width :].view(of_keys, 1, width)
+        return value.expand(-1, shape.heads // of_keys, -1).reshape(-1)
+
+    def _norm(self, prefix: str, name: str | None) -> Norm | None:
+        return None if name is None else self.norm(prefix + name)
+
+    def _weight_and_bias(self, *names: str) -> tuple[Tensor, Tensor]:
+        """Their rows, one after the other; the bias is of no rows where there is none."""
+        weights, bias = [self.weights[f"{name}.weight"] for name in names], self._bias(*names)
+        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+        if len(bias) not in (0, len(weight)):
+            raise ValueError(f"of {', '.join(names)}, some have a bias and others have none")
+        return weight, bias
+
+    def _bias(self, *names: str) -> Tensor:
+        biases = [bias for name in names if (bias := self.weights.get(f"{name}.bias")) is not None]
+        return torch.cat(biases) if biases else torch.empty(0)
 
     def _make(self, weight: Tensor, bias: Tensor, rows: int) -> Linear:
         return make_linear(weight.to(self.dtype), bias.to(self.dtype), rows=rows)
+
+
+def _rms_norm(rows: Tensor, *, weight: Tensor, epsilon: float) -> Tensor:
+    """Each row divided by the root of its mean square, float32, as a new tensor."""
+    squares = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square_().div_(rows.shape[-1])
+    normalised: Tensor = rows * squares.add_(epsilon).rsqrt_()
+    return normalised.mul_(weight)

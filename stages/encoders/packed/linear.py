@@ -14,11 +14,13 @@ than the product itself. A full batch nearly fills such a multiple: see `compose
 class Linear:
     """A weight (out, in) and a bias, for rows (n, in) of the weight's dtype; results are (n, out) of that dtype.
 
-    The bias is (out,), or shorter: then it belongs to the first outputs alone.
+    The bias is (out,), or shorter: then it belongs to the first outputs alone. It may be of no outputs.
     """
 
+    _bias: Tensor | None
+
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self._bias = pad(bias, (0, len(weight) - len(bias)))
+        self._bias = pad(bias, (0, len(weight) - len(bias))) if len(bias) else None
         self._weight = weight
 
     def __call__(self, rows: Tensor) -> Tensor:

@@ -17,12 +17,13 @@ class MklLinear(Linear):
         super().__init__(weight, bias)
         self._rows = rows
         self._laid_out: Tensor = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
-        self._bias = bias  # not padded: outputs without a bias need not be touched
+        self._biased = bias  # not padded: outputs without a bias need not be touched
 
     def __call__(self, rows: Tensor) -> Tensor:
         output: Tensor = torch.ops.mkl._mkl_linear(rows, self._laid_out, self._weight, None, self._rows)
         # MKL would write a bias to the whole result first, and read it again in the product.
-        output[:, : len(self._bias)] += self._bias
+        if len(self._biased):
+            output[:, : len(self._biased)] += self._biased
         return output
 
 
