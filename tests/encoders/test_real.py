@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from headstart.stages.train_head import train_head
 from processor import needs_digits
 
 Texts = list[str]
+DATA = Path(__file__).resolve().parents[2] / ".data"
+BY_DEFAULT: dict[str, Any] = {"features": ("auto",)}
 
 
 class PlainEncoder:
@@ -39,6 +42,19 @@ class PlainEncoder:
         with torch.no_grad():
             state: torch.Tensor = self.model(**batch).last_hidden_state
         return state[:, 0]
+
+    def own(self, texts: Texts) -> torch.Tensor:
+        """(texts, width) float32: the mean over tokens, divided by its length, of texts cut at 256 tokens."""
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        vectors: list[torch.Tensor] = []
+        for start in range(0, len(order), 32):
+            part = [texts[row] for row in order[start : start + 32]]
+            batch = self.tokenizer(part, truncation=True, max_length=256, padding=True, return_tensors="pt")
+            real = batch["attention_mask"][..., None]
+            with torch.no_grad():
+                means = (self.model(**batch).last_hidden_state * real).sum(1) / real.sum(1)
+            vectors.extend(means / means.norm(dim=1, keepdim=True))
+        return torch.stack([vectors[place] for place in np.argsort(order)])
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +77,14 @@ def expected(plain: PlainEncoder, mixed: list[dict[str, str]]) -> torch.Tensor:
     return torch.cat([plain([row["text"]]) for row in mixed])
 
 
-def extracted(rows: list[dict[str, str]], out: Path, minilm: Path, precision: str) -> Any:
+FIRST_TOKEN: dict[str, Any] = {"features": ("cls",), "max_length": 128}
+
+
+def extracted(rows: list[dict[str, str]], out: Path, encoder: Path, precision: str, **chosen: Any) -> Any:
+    """Of the first token, cut at 128 tokens, unless other settings are chosen."""
     table = {name: [row[name] for row in rows] for name in ("text", "label")}
-    return open_cache(extract(table, out, ExtractSettings(encoder=str(minilm), precision=precision)))
+    settings = ExtractSettings(encoder=str(encoder), precision=Precision(precision), **(chosen or FIRST_TOKEN))
+    return open_cache(extract(table, out, settings))
 
 
 @pytest.mark.parametrize("path", ["packed", pytest.param("packed, by digits", marks=needs_digits), "padded"])
@@ -85,6 +106,32 @@ def test_features_are_those_of_plain_transformers(
     np.testing.assert_allclose(cache.features(), expected, atol=1e-5, rtol=0)
 
 
+def test_the_vector_by_default_is_the_model_s_own(
+    minilm: Path, plain: PlainEncoder, mixed: list[dict[str, str]], tmp_path: Path
+) -> None:
+    """With no option but the precision, beside transformers alone: MiniLM's mean, normalised, of 256 tokens."""
+    assert (minilm / "modules.json").is_file(), "run `make data` first"
+    cache = extracted(mixed, tmp_path / "c.h5", minilm, "float32", **BY_DEFAULT)
+    assert cache.identity.features == ("model",) and cache.identity.max_length == 256
+    assert cache.record["encoder"]["model"] == "mean over tokens, normalised"
+    np.testing.assert_allclose(cache.features(), plain.own([row["text"] for row in mixed]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["minilm", "all-mpnet-base-v2"])
+def test_the_vector_by_default_is_that_of_sentence_transformers(
+    mixed: list[dict[str, str]], tmp_path: Path, name: str
+) -> None:
+    """Which need not be installed. The second encoder takes minutes: it is tried where HEADSTART_LARGE is set."""
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    folder = DATA / name
+    if name != "minilm" and not ("HEADSTART_LARGE" in os.environ and (folder / "modules.json").is_file()):
+        pytest.skip(f"HEADSTART_LARGE is not set, or {folder} is not here")
+    cache = extracted(mixed, tmp_path / "c.h5", folder, "float32", **BY_DEFAULT)
+    model = sentence_transformers.SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+    theirs = model.encode([row["text"] for row in mixed], show_progress_bar=False)
+    np.testing.assert_allclose(cache.features(), theirs, atol=1e-5, rtol=0)
+
+
 def test_bfloat16_features_point_the_same_way(minilm: Path, mixed: list[dict[str, str]], tmp_path: Path) -> None:
     exact = extracted(mixed[:100], tmp_path / "a.h5", minilm, "float32").features().astype(np.float64)
     rough = extracted(mixed[:100], tmp_path / "b.h5", minilm, "bfloat16").features().astype(np.float64)
@@ -99,7 +146,7 @@ def test_an_update_opens_the_real_encoder_without_transformers(
 ) -> None:
     """And encodes what is new, to the bits that transformers' loading gives."""
     first = extracted(mixed[20:], tmp_path / "first.h5", minilm, precision)
-    settings = ExtractSettings(encoder=str(minilm), precision=Precision(precision))
+    settings = ExtractSettings(encoder=str(minilm), precision=Precision(precision), **FIRST_TOKEN)
     table = {name: [row[name] for row in mixed] for name in ("text", "label")}
     whole = []
     for name, disabled in (("loaded", "reopen"), ("opened", "load_encoder")):
@@ -156,7 +203,7 @@ def test_a_head_learns_real_sentiment(minilm: Path, vader: list[dict[str, str]],
     """Far above the share of the commonest class, on texts that it never saw."""
     short = [row for row in vader if len(row["text"]) < 80]
     rows = [short[i] for i in np.random.default_rng(0).permutation(len(short))[:2000]]
-    cache = extracted(rows, tmp_path / "c.h5", minilm, "auto")
+    cache = extracted(rows, tmp_path / "c.h5", minilm, "auto", **BY_DEFAULT)
     head = train_head(cache.path, tmp_path / "run", TrainSettings())
     test = json.loads((head / "run.json").read_text())["metrics"]["test"]
     commonest = max(scores["rows"] for scores in test["per_class"].values()) / test["rows"]

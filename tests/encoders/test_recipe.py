@@ -198,7 +198,7 @@ def test_training_takes_the_model_s_own_vector(tiny: Path, tmp_path: Path) -> No
     out = train_head(cache.path, tmp_path / "run")
     assert json.loads((out / "run.json").read_text())["identity"]["features"] == ["model"]
     other, _ = run(list(texts), tmp_path / "e.h5", tiny, features=("mean", "max"), label_column=None)
-    with pytest.raises(UserError, match=r"several features, not 'model' or 'cls'.* max, mean; choose"):
+    with pytest.raises(UserError, match=r"several features, none of them the encoder's own; .* max, mean; choose"):
         other.feature_name("auto")
 
 
