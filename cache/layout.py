@@ -30,6 +30,9 @@ MAX_DOCUMENT_BYTES = 1 << 26
 GROUPS = ("features", "hashes", "checksums")
 ROW_METADATA = {"text_hashes": "hashes/text", "token_hashes": "hashes/tokens", "lengths": "lengths", "truncated": "cut"}
 """The row metadata of a block, by name, with their datasets; in the order of the block's checksum."""
+COLUMNS = ("labels", "rows")
+"""Datasets of what rows have from the table, where they have it: labels, and their numbers in the table. Each has
+checksums of its own, because the table may change one of them alone."""
 _FEATURE_NAME = re.compile(r"[a-z0-9.]{1,64}")
 _MOST_FEATURES = 512
 
@@ -44,9 +47,14 @@ class Layout:
     """Number of columns of each feature, by name."""
     storage: str
     """Number format of the stored features: ``float32`` or ``float16``."""
-    labelled: bool
+    columns: tuple[str, ...]
+    """Which of `COLUMNS` there are."""
     document_bytes: Mapping[str, int]
     """Number of bytes reserved for each document, by name."""
+
+    @property
+    def labelled(self) -> bool:
+        return "labels" in self.columns
 
     @property
     def blocks(self) -> int:
@@ -72,9 +80,9 @@ class Layout:
         datasets["lengths"] = ((self.rows,), np.dtype("<i4"))
         datasets["cut"] = ((self.rows,), np.dtype(np.uint8))
         datasets["checksums/blocks"] = ((self.blocks, HASH_BYTES), hash_dtype)
-        if self.labelled:
-            datasets["labels"] = ((self.rows,), np.dtype("<i8"))
-            datasets["checksums/labels"] = ((self.blocks, HASH_BYTES), hash_dtype)
+        for name in self.columns:
+            datasets[name] = ((self.rows,), np.dtype("<i8"))
+            datasets[f"checksums/{name}"] = ((self.blocks, HASH_BYTES), hash_dtype)
         for name in DOCUMENTS:
             if name in self.document_bytes:
                 datasets[name] = ((), np.dtype(f"S{self.document_bytes[name]}"))
@@ -111,7 +119,7 @@ def read_layout(path: Path) -> tuple[Layout, dict[str, Span]]:
     and blocks. So a file from a stranger cannot point to another file, or load a filter. Attributes are not read.
 
     Raises:
-        FormatError: the file is no headstart cache, or has a newer version.
+        FormatError: the file is no headstart cache, or holds what only a newer headstart reads.
         DamagedError: the file is cut short, or its structure contradicts itself.
         StorageError: the file cannot be read.
     """
@@ -153,7 +161,7 @@ def _layout_of(file: h5py.File, path: Path, block_rows: int) -> tuple[Layout, di
         block_rows=block_rows,
         widths={name: span.shape[1] for name, span in features.items()},
         storage=storage[0],
-        labelled="labels" in spans,
+        columns=tuple(name for name in COLUMNS if name in spans),
         document_bytes=documents,
     )
     if layout.rows < 1 or min(layout.widths.values()) < 1:
@@ -163,8 +171,8 @@ def _layout_of(file: h5py.File, path: Path, block_rows: int) -> tuple[Layout, di
 
 def _known_names(file: h5py.File, path: Path) -> list[str]:
     """Return the names of the datasets that this version knows. Others are ignored, as FORMAT.md demands."""
-    names = ["labels", *ROW_METADATA.values(), "checksums/blocks", "checksums/labels"]
-    names += [*DOCUMENTS, *(f"checksums/{name}" for name in DOCUMENTS)]
+    names = [*ROW_METADATA.values(), "checksums/blocks"]
+    names += [path for name in (*COLUMNS, *DOCUMENTS) for path in (name, f"checksums/{name}")]
     for group in GROUPS:
         link = file.get(group, getlink=True)
         if not isinstance(link, h5py.HardLink) or file.get(group, getclass=True) is not h5py.Group:

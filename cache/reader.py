@@ -17,15 +17,18 @@ from .documents import are_names, checked, parse_json
 from .errors import DamagedError, FormatError, HeadstartError, UserError, storage_errors
 from .hashing import Hashes, digest
 from .identity import Identity
-from .layout import ROW_METADATA, Layout, Span, read_layout
+from .layout import COLUMNS, ROW_METADATA, Layout, Span, read_layout
 from .record import Plan, Record, checked_record
 
 _TESTING_THREADS = 4
 """Number of threads that test checksums; each holds a block in memory. It was measured on 2 cores only."""
+_COLUMN_WORDS = dict(zip(("labels", "row numbers"), COLUMNS, strict=True))
 Features = npt.NDArray[np.floating[Any]]
 """Features, (rows, width) float32 or float16."""
 Labels = npt.NDArray[np.int64]
 """Class numbers, (rows,) int64: indices into the label names."""
+RowNumbers = npt.NDArray[np.int64]
+"""Numbers of rows in their table, (rows,) int64, from 1 and ascending."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,12 +43,13 @@ class Cache:
         record: What the run did. It is empty in an unfinished cache.
         label_names: Names of the classes, in the order of their numbers; None without labels.
         labels: (rows,) int64; None without labels.
+        row_numbers: (rows,) int64, each row's number in its table, from 1; None where they are 1, 2, 3, ...
         text_hashes: (rows, 16) uint8, the hash of each row's text.
         token_hashes: (rows, 16) uint8, the hash of each row's token sequence.
         lengths: (rows,) int32, the number of tokens of each row's sequence.
         truncated: (rows,) uint8, 1 if the text had more tokens than that.
         block_checksums: (blocks, 16) uint8.
-        label_checksums: (blocks, 16) uint8; None without labels.
+        column_checksums: By the names of `layout.COLUMNS`: (blocks, 16) uint8. Columns of other origin have none.
     """
 
     path: Path
@@ -55,12 +59,13 @@ class Cache:
     record: Record
     label_names: tuple[str, ...] | None
     labels: Labels | None
+    row_numbers: RowNumbers | None
     text_hashes: Hashes
     token_hashes: Hashes
     lengths: npt.NDArray[np.int32]
     truncated: npt.NDArray[np.uint8]
     block_checksums: Hashes
-    label_checksums: Hashes | None
+    column_checksums: Mapping[str, Hashes]
     _features: Mapping[str, Features]
     _state: tuple[int, ...] | None
     """The file, its length and the time of its last change, when it was opened."""
@@ -122,7 +127,7 @@ class Cache:
         for (name, array), part in zip(features, parts, strict=False):
             row = _first_not_finite(part.view(array.dtype).reshape(-1, array.shape[1]))
             if row is not None:
-                return f"the feature {name!r} of row {rows.start + row + 1:,} is not finite"
+                return f"the feature {name!r} of {self.place(rows.start + row)} is not finite"
         return None
 
     def row_metadata(self, rows: slice) -> dict[str, npt.NDArray[Any]]:
@@ -141,12 +146,12 @@ class Cache:
         return self._each_block(self.block_holds, on_block)
 
     def damaged_blocks(self, on_block: Callable[[int], None] = lambda block: None) -> list[int]:
-        """List the blocks that do not hold, by their features or by their labels. Every row is read once.
+        """List the blocks that do not hold, by their features or by their columns. Every row is read once.
 
         Args:
             on_block: Called with the number of each block that was read.
         """
-        whole = self._each_block(lambda block: self.block_holds(block) and self.block_labels_hold(block), on_block)
+        whole = self._each_block(lambda b: self.block_holds(b) and self.block_column_damage(b) is None, on_block)
         damaged: list[int] = np.flatnonzero(~whole).tolist()
         return damaged
 
@@ -161,7 +166,7 @@ class Cache:
         """
         if damaged := self.damaged_blocks(on_block):
             rows = self.layout.block_slice(damaged[0])
-            what = self.block_damage(damaged[0]) or "labels or their checksum are damaged, or cannot be read"
+            what = self.block_damage(damaged[0]) or self.block_column_damage(damaged[0])
             raise DamagedError(
                 f"{self.path}: {len(damaged)} of {self.layout.blocks} blocks are damaged, the first at rows "
                 f"{rows.start + 1:,} to {rows.stop:,} ({what}); extract again with `overwrite=True`"
@@ -177,19 +182,32 @@ class Cache:
         if self.labels is None or self.label_names is None:
             return None
         classes = len(self.label_names)
-        whole = all(self.block_labels_hold(block) for block in range(self.layout.blocks))
+        whole = all(self.block_column_holds(block, "labels") for block in range(self.layout.blocks))
         if not whole or not 0 <= self.labels.min() <= self.labels.max() < classes:
             raise DamagedError(f"{self.path}: its labels are damaged, or outside 0 to {classes - 1}")
         counts = np.bincount(self.labels, minlength=classes)
         return {name: int(count) for name, count in zip(self.label_names, counts, strict=True)}
 
-    def block_labels_hold(self, block: int) -> bool:
-        """Return whether the checksum of a block's labels matches; True without labels."""
-        if self.labels is None or self.label_checksums is None:
+    def place(self, row: int) -> str:
+        """Return what a message calls a row: its number from 1, and its number in the table, where that differs."""
+        if self.row_numbers is None or self.row_numbers[row] == row + 1:
+            return f"row {row + 1:,}"
+        return f"row {row + 1:,} (row {self.row_numbers[row]:,} of the table)"
+
+    def block_column_holds(self, block: int, name: str) -> bool:
+        """Return whether the checksum of a block's part of a column matches, one of `layout.COLUMNS`; True where there
+        is no such column."""
+        column = self.labels if name == "labels" else self.row_numbers
+        if column is None or name not in self.column_checksums:
             return True
         rows = self.layout.block_slice(block)
-        parts = _read_rows([self.labels], rows)
-        return parts is not None and block_checksum(rows, parts) == self.label_checksums[block].tobytes()
+        parts = _read_rows([column], rows)
+        return parts is not None and block_checksum(rows, parts) == self.column_checksums[name][block].tobytes()
+
+    def block_column_damage(self, block: int) -> str | None:
+        """Return what is wrong with a block's labels and row numbers; None if they hold."""
+        damaged = [what for what, name in _COLUMN_WORDS.items() if not self.block_column_holds(block, name)]
+        return f"{' and '.join(damaged)} or their checksum are damaged, or cannot be read" if damaged else None
 
     def _each_block(self, test: Callable[[int], bool], on_block: Callable[[int], None]) -> npt.NDArray[np.bool_]:
         """Test each block: (blocks,) bool. Hashing releases the GIL, so several threads share the work."""
@@ -275,9 +293,10 @@ def _read(path: Path, *, finished: bool, state: tuple[int, ...] | None) -> Cache
         )
     fields: dict[str, Any] = {
         "labels": arrays.get("labels"),
+        "row_numbers": arrays.get("rows"),
         **{name: arrays[dataset] for name, dataset in ROW_METADATA.items()},
         "block_checksums": arrays["checksums/blocks"],
-        "label_checksums": arrays.get("checksums/labels"),
+        "column_checksums": {name: arrays[f"checksums/{name}"] for name in layout.columns},
         "_features": {name: arrays[f"features/{name}"] for name in layout.widths},
         "_state": state,
     }

@@ -21,6 +21,8 @@ from .hashing import HASH_BYTES, digest
 FORMAT = "headstart-cache"
 VERSION = 1
 SEAL_BYTES = 16384
+LABEL_KIND = "class"
+"""The kind of labels that this version knows: each row has one class."""
 _CONTENT_BYTES = SEAL_BYTES - HASH_BYTES
 _BEGINNING = json.dumps({"format": FORMAT})[:-1].encode()
 _MOST_STRUCTURE = 1 << 24
@@ -52,12 +54,13 @@ def begins_as_cache(path: Path) -> bool:
         return file.read(len(_BEGINNING)) == _BEGINNING
 
 
-def write_seal(path: Path, *, block_rows: int, extents: Iterable[Extent]) -> None:
+def write_seal(path: Path, *, block_rows: int, labelled: bool, extents: Iterable[Extent]) -> None:
     """Write the seal into the user block, the first `SEAL_BYTES`, of a file whose structure is complete."""
     size, ordered = path.stat().st_size, sorted(extents)
     with path.open("rb+") as file:
         structure = _hash_outside(file, ordered, size)
         fields = {"format": FORMAT, "version": VERSION, "block_rows": block_rows, "bytes": size}
+        fields |= {"label_kind": LABEL_KIND} if labelled else {}
         content = json.dumps({**fields, "datasets": ordered, "structure": structure.hex()}).encode()
         assert len(content) <= _CONTENT_BYTES, "a cache of hundreds of features needs a larger seal"
         content = content.ljust(_CONTENT_BYTES, b"\0")
@@ -68,7 +71,7 @@ def read_seal(path: Path) -> Seal:
     """Read the seal; check the file's length and every byte outside the datasets against it.
 
     Raises:
-        FormatError: the file does not begin as a cache does, or has a newer version.
+        FormatError: the file does not begin as a cache does, or holds what only a newer headstart reads.
         DamagedError: the seal is damaged, or the file contradicts it.
         OSError: the file cannot be read.
     """
@@ -99,6 +102,13 @@ def _parse(content: bytes, path: Path) -> tuple[Seal, str]:
             raise FormatError(
                 f"{path} is a cache of version {version}, and this headstart reads version {VERSION}: upgrade headstart"
             )
+        if (kind := fields.get("label_kind", LABEL_KIND)) != LABEL_KIND:
+            raise FormatError(
+                f"{path} has labels of the kind {str(kind)[:80]!r}, and this headstart knows classes alone, so nothing "
+                "can be trained on it: upgrade headstart"
+            )
+        if "shards" in fields:
+            raise FormatError(f"{path} is joined from shards, which this headstart does not read: upgrade headstart")
         extents = tuple((start, stop) for start, stop in fields["datasets"])
         numbers = [fields["block_rows"], fields["bytes"], *(number for extent in extents for number in extent)]
         valid = version == VERSION and all(type(number) is int for number in numbers) and fields["block_rows"] >= 1

@@ -17,8 +17,8 @@ from .create import create_file
 from .errors import HeadstartError, StorageError, storage_errors
 from .hashing import Hashes, digest
 from .identity import Identity
-from .layout import RECORD_BYTES, ROW_METADATA, Layout, read_layout
-from .reader import Cache, Labels, block_checksum
+from .layout import COLUMNS, RECORD_BYTES, ROW_METADATA, Layout, read_layout
+from .reader import Cache, Labels, RowNumbers, block_checksum
 from .seal import begins_as_cache
 from .siblings import followed
 from .workspace import foreign, open_own, replace_file
@@ -133,6 +133,7 @@ def create_cache(
     text_hashes: Hashes,
     labels: Labels | None,
     label_names: tuple[str, ...] | None,
+    row_numbers: RowNumbers | None = None,
 ) -> None:
     """Make an unfinished cache, with everything that is known before the first row is encoded, and room for the rest.
 
@@ -148,6 +149,7 @@ def create_cache(
         text_hashes: (rows, 16) uint8.
         labels: (rows,) int64, or None.
         label_names: Names of the classes, in the order of their numbers, or None.
+        row_numbers: (rows,) int64, of each row in its table, from 1; None where they are 1, 2, 3, ...
 
     Raises:
         StorageError: the folder cannot be written, or has no room for the whole file.
@@ -155,12 +157,17 @@ def create_cache(
     documents: dict[str, Any] = {"identity": json.loads(identity.to_json()), "plan": plan}
     if label_names is not None:
         documents["label_names"] = list(label_names)
+    columns = {
+        name: values.astype("<i8")
+        for name, values in zip(COLUMNS, (labels, row_numbers), strict=True)
+        if values is not None
+    }
     layout = Layout(
         rows=len(text_hashes),
         block_rows=block_rows,
         widths=widths,
         storage=storage,
-        labelled=labels is not None,
+        columns=tuple(columns),
         document_bytes={**{n: len(encode_document(v)) for n, v in documents.items()}, "record": RECORD_BYTES},
     )
     create_file(path, layout)
@@ -168,19 +175,24 @@ def create_cache(
         for name, value in documents.items():
             writer._write_document(name, value)
         writer._write("hashes/text", 0, text_hashes)
-        if labels is not None:
-            writer._write("labels", 0, labels.astype("<i8"))
+        for name, values in columns.items():
+            writer._write(name, 0, values)
             for block in range(layout.blocks):
                 rows = layout.block_slice(block)
-                checksum = block_checksum(rows, [labels[rows].astype("<i8")])
-                writer._write("checksums/labels", block, np.frombuffer(checksum, np.uint8))
+                checksum = block_checksum(rows, [values[rows]])
+                writer._write(f"checksums/{name}", block, np.frombuffer(checksum, np.uint8))
         writer.sync()
 
 
 def copy_with_labels(
-    source: Cache, path: Path, *, labels: Labels | None, label_names: tuple[str, ...] | None
+    source: Cache,
+    path: Path,
+    *,
+    labels: Labels | None,
+    label_names: tuple[str, ...] | None,
+    row_numbers: RowNumbers | None = None,
 ) -> list[int]:
-    """Copy the rows of a cache to a new unfinished file with other labels, durably.
+    """Copy the rows of a cache to a new unfinished file with other labels and row numbers, durably.
 
     Returns:
         The blocks that were not copied, because their checksums do not match in ``source``.
@@ -196,6 +208,7 @@ def copy_with_labels(
         text_hashes=source.text_hashes,
         labels=labels,
         label_names=label_names,
+        row_numbers=row_numbers,
     )
     left_out = []
     with CacheWriter(path) as writer:

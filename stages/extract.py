@@ -240,14 +240,16 @@ def _use_finished(request: CacheRequest, report: Report) -> Outcome | None:
     cache = open_cache(request.out)
     if not finished_serves(request, cache):
         return None
-    if request.has_labels_of(cache):
+    labels_hold = request.has_labels_of(cache)
+    if labels_hold and request.has_numbers_of(cache):
         action = Action.CURRENT
         report(Note(f"{request.out} is current: the same rows, encoder and settings; nothing to encode"))
     else:
         relabel(request, cache)
         changed = "were removed" if request.scan.labels is None else "changed, and were written anew"
         action = Action.RELABELLED
-        report(Note(f"{request.out}: the labels {changed}; nothing to encode"))
+        what = "the numbers of its rows in the table changed" if labels_hold else f"the labels {changed}"
+        report(Note(f"{request.out}: {what}; nothing to encode"))
     if not partial_path(request.out).exists():  # a run was killed just before it removed them
         remove_superseded(request.out)
     counts = outcome_counts(cache.record, filled=False)

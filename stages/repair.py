@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..cache.errors import DamagedError, TableError
+from ..cache.layout import COLUMNS
 from ..cache.lock import hold
 from ..cache.reader import Cache, open_any, open_cache
 from ..cache.workspace import remove_leftovers
@@ -74,7 +75,9 @@ def repair(
         require_writable(path, source)
         scan = scan_table(source, report)
         record: Mapping[str, Any] = opened.record
-        restored = dataclasses.replace(opened, text_hashes=scan.text_hashes, labels=scan.labels)
+        restored = dataclasses.replace(
+            opened, text_hashes=scan.text_hashes, labels=scan.labels, row_numbers=scan.row_numbers
+        )
         damaged = _blocks_to_encode(opened, restored, scan, source.source)
         session = _find_encoder(opened, encoder, settings, report) if damaged else None
         with labelled_copy(restored, path, scan) as (scratch, _):
@@ -93,7 +96,7 @@ def repair(
                     report=report,
                 )
             else:
-                what = "its labels or its texts' hashes were damaged, and are the table's"
+                what = "its labels, row numbers or texts' hashes were damaged, and are the table's"
                 report(Note(f"{path}: {what}; nothing to encode"))
                 with CacheWriter(scratch) as writer:
                     writer.finish(record, path)
@@ -116,7 +119,7 @@ def _blocks_to_encode(cache: Cache, restored: Cache, scan: TableScan, table: str
 
     The checksums tell damage from another table. A block that holds with the table's hashes has the table's texts. A
     block that does not is damaged elsewhere, and its own hashes must be equal to the table's. The same is checked of
-    the labels. ``restored`` is the damaged cache with the table's text hashes and labels.
+    the labels and row numbers. ``restored`` is the damaged cache with those of the table, and its text hashes.
 
     Raises:
         TableError: the table is not the one that the cache was made from.
@@ -129,10 +132,12 @@ def _blocks_to_encode(cache: Cache, restored: Cache, scan: TableScan, table: str
     to_encode = []
     for block in range(cache.layout.blocks):
         rows = cache.layout.block_slice(block)
-        whole, labels_whole = restored.block_holds(block), restored.block_labels_hold(block)
+        whole = restored.block_holds(block)
+        labels_whole, numbers_whole = (restored.block_column_holds(block, name) for name in COLUMNS)
         for what, known, ours, theirs in (
             ("texts", whole, cache.text_hashes, restored.text_hashes),
             ("labels", labels_whole, cache.labels, restored.labels),
+            ("row numbers", numbers_whole, cache.row_numbers, restored.row_numbers),
         ):
             if not known and ours is not None and theirs is not None and not np.array_equal(ours[rows], theirs[rows]):
                 raise TableError(

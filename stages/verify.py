@@ -91,7 +91,7 @@ def verify(
         bound = tolerance_of(opened)
         findings += [
             Finding(
-                f"row {row + 1:,}",
+                opened.place(row),
                 f"its features are {difference:.2g} off what the encoder gives (bound {bound:g})",
                 damage=False,
             )
@@ -109,7 +109,7 @@ def verify(
 
 
 def _find_damage(cache: Cache, report: Report) -> list[Finding]:
-    """Check the checksums, the features' values and the labels' range, block by block."""
+    """Check the checksums, the features' values, the labels' range and the rows' order, block by block."""
     findings = []
     classes = len(cache.label_names or ())
     for block in range(cache.layout.blocks):
@@ -117,10 +117,15 @@ def _find_damage(cache: Cache, report: Report) -> list[Finding]:
         where = f"block {block + 1:,}, rows {rows.start + 1:,} to {rows.stop:,}"
         if damage := cache.block_damage(block):
             findings.append(Finding(where, damage))
-        if not cache.block_labels_hold(block):
-            findings.append(Finding(where, "labels or their checksum are damaged, or cannot be read"))
+        if damage := cache.block_column_damage(block):
+            findings.append(Finding(where, damage))
         elif cache.labels is not None and not ((labels := cache.labels[rows]) < classes).all() & (labels >= 0).all():
             findings.append(Finding(where, f"a label is outside 0 to {classes - 1}", damage=False))
+        elif (
+            cache.row_numbers is not None
+            and not (np.diff(cache.row_numbers[max(0, rows.start - 1) : rows.stop]) > 0).all()
+        ):
+            findings.append(Finding(where, "the rows' numbers in the table do not ascend", damage=False))
         report(Step("checking", block + 1, cache.layout.blocks, "blocks"))
     return findings
 

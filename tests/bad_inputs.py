@@ -251,6 +251,11 @@ def h5(change: Callable[[h5py.File], Any]) -> Callable[[Path], None]:
     return harm
 
 
+def resealed(**changes: Any) -> Callable[[Path], None]:
+    """Change fields of a cache's seal."""
+    return lambda path: seal_again(path, **changes)
+
+
 def instead(name: str, **options: Any) -> Callable[[h5py.File], None]:
     """Put another dataset of the same shape and type in the place of one."""
 
@@ -762,6 +767,8 @@ FILES = [
     Case("a shape of 2^62 rows, sealed again", cache(h5(instead("features/cls", shape=(1 << 62, 32), chunks=(1, 32))))),
     Case("a cache in chunks, sealed again", cache(h5(instead("features/cls", chunks=(8, 32))))),
     Case("an identity with an unknown precision", cache(document("identity", precision="x"), sealed=False)),
+    Case("a cache whose labels are numbers, of a newer version", cache(resealed(label_kind="number"), sealed=False)),
+    Case("a cache joined from shards, of a newer version", cache(resealed(shards=2), sealed=False)),
     Case("an identity of a newer version", cache(document("identity", quantization="int8"), sealed=False)),
     Case("an identity that contradicts itself", cache(document("identity", overlap=7), sealed=False)),
     Case("a record of no rows", cache(document("record", rows=0), sealed=False)),

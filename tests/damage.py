@@ -93,7 +93,7 @@ def rows_of(spans: Mapping[str, Span], offset: int) -> str:
         if not start <= offset < stop:
             continue
         row = (offset - start) // (span.nbytes // span.shape[0]) if span.shape else 0
-        if name in ("checksums/blocks", "checksums/labels"):
+        if name in ("checksums/blocks", "checksums/labels", "checksums/rows"):
             return f"block {row + 1},"
         if name.startswith("checksums/") or not span.shape:
             return name.rsplit("/", 1)[-1]
@@ -163,7 +163,8 @@ def _fuzz(whole: Path, scratch: Path, changes: int, seed: int, sender: Connectio
 def reseal(path: Path) -> None:
     """Seal a changed file again, with the extents of its old seal."""
     seal = json.loads(path.read_bytes()[:SEAL_BYTES].split(b"\0")[0])
-    write_seal(path, block_rows=seal["block_rows"], extents=map(tuple, seal["datasets"]))
+    extents = map(tuple, seal["datasets"])
+    write_seal(path, block_rows=seal["block_rows"], labelled="label_kind" in seal, extents=extents)
 
 
 def draw(rng: np.random.Generator, extents: Sequence[tuple[int, int]], count: int) -> list[int]:

@@ -29,6 +29,7 @@ from ..progress import Note, Report
 from ..settings import ExtractSettings
 from ..tables.scan import TableScan
 from ..tables.table import Table, open_table
+from ..types import Indices
 
 _NEW = "new"  # a file that is being made, in a work folder
 
@@ -55,9 +56,11 @@ class CacheRequest:
 
     def has_labels_of(self, cache: Cache) -> bool:
         """Whether the table's labels are the cache's."""
-        ours, theirs = self.scan.labels, cache.labels
-        same = ours is theirs if ours is None or theirs is None else np.array_equal(ours, theirs)
-        return same and self.scan.label_names == cache.label_names
+        return self.scan.label_names == cache.label_names and _same(self.scan.labels, cache.labels)
+
+    def has_numbers_of(self, cache: Cache) -> bool:
+        """Whether the cache's rows have the numbers that they have in the table."""
+        return _same(self.scan.row_numbers, cache.row_numbers)
 
 
 class Verdict(enum.StrEnum):
@@ -153,7 +156,9 @@ def finished_serves(request: CacheRequest, cache: Cache) -> bool:
         changed = np.flatnonzero((cache.text_hashes != request.scan.text_hashes).any(axis=1))
         if not len(changed):
             return True
-        clause = f"{len(changed):,} texts, the first in row {changed[0] + 1:,}"
+        numbers = request.scan.row_numbers
+        first = changed[0] + 1 if numbers is None else numbers[changed[0]]
+        clause = f"{len(changed):,} texts, the first in row {first:,}"
     if request.update:
         return False
     raise OutputExistsError(
@@ -163,7 +168,7 @@ def finished_serves(request: CacheRequest, cache: Cache) -> bool:
 
 
 def relabel(request: CacheRequest, cache: Cache) -> None:
-    """Replace a finished cache with a copy that has the table's labels.
+    """Replace a finished cache with a copy that has the table's labels and row numbers.
 
     Raises:
         DamagedError: a block's checksum does not hold.
@@ -241,12 +246,13 @@ def open_unfinished(
                 text_hashes=scan.text_hashes,
                 labels=scan.labels,
                 label_names=scan.label_names,
+                row_numbers=scan.row_numbers,
             )
             keep_access(request.out, work / _NEW, more=stat.S_IRUSR | stat.S_IWUSR)  # it is written on
             replace_file(work / _NEW, partial)
         cache = open_any(partial)
         return UnfinishedCache(cache, scan.in_file(cache), kept=())
-    if not request.has_labels_of(cache):
+    if not (request.has_labels_of(cache) and request.has_numbers_of(cache)):
         with labelled_copy(cache, request.out, scan) as (scratch, _):
             replace_file(scratch, partial)
         cache = open_any(partial)
@@ -263,13 +269,15 @@ def open_unfinished(
 
 @contextlib.contextmanager
 def labelled_copy(cache: Cache, out: Path, scan: TableScan) -> Iterator[tuple[Path, list[int]]]:
-    """Copy a cache into a work file of ``out`` with the table's labels; it is removed at the end, unless renamed.
+    """Copy a cache into a work file of ``out`` with the table's labels and row numbers; it is removed at the end,
+    unless renamed.
 
     Yields:
         The copy's path, and the blocks that it lacks because their checksums do not hold.
     """
     with workspace(out) as work:
-        yield work / _NEW, copy_with_labels(cache, work / _NEW, labels=scan.labels, label_names=scan.label_names)
+        copy, columns = work / _NEW, {"labels": scan.labels, "row_numbers": scan.row_numbers}
+        yield copy, copy_with_labels(cache, copy, **columns, label_names=scan.label_names)
 
 
 def remove_superseded(path: Path) -> None:
@@ -277,6 +285,10 @@ def remove_superseded(path: Path) -> None:
     for superseded in reversed(superseded_paths(path)):  # the newest first: a crash must leave no gap in the numbers
         if begins_as_cache(superseded):
             superseded.unlink()
+
+
+def _same(ours: Indices | None, theirs: Indices | None) -> bool:
+    return ours is theirs if ours is None or theirs is None else np.array_equal(ours, theirs)
 
 
 def _open_partial(partial: Path, *, overwrite: bool) -> Cache | None:

@@ -58,7 +58,7 @@ def relabel(cache: Cache, labels: Labels, report: Report) -> Cache:
     numbers = np.full(len(scan.label_names) + 1, UNLABELLED, np.int64)  # -1 (unlabelled) indexes the last entry
     numbers[used] = np.arange(len(used))
     names = tuple(scan.label_names[number] for number in used.tolist())
-    return dataclasses.replace(cache, labels=numbers[matched], label_names=names, label_checksums=None)
+    return dataclasses.replace(cache, labels=numbers[matched], label_names=names, column_checksums={})
 
 
 def match_labels(texts: Hashes, table_texts: Hashes, table_labels: Indices) -> Indices:

@@ -34,6 +34,8 @@ class TableScan:
         distinct_texts: The number of distinct texts.
         conflicting_texts: The number of distinct texts that have two different labels in the table.
         skipped: Bad rows left out.
+        row_numbers: (rows,) int64, of each row in the table, from 1, counted over all files and bad rows; None where
+            they are 1, 2, 3, ...
         state: `Table.state` before the reading.
         top: The first rows without their labels; all rows of a small table.
     """
@@ -44,6 +46,7 @@ class TableScan:
     distinct_texts: int
     conflicting_texts: int
     skipped: int
+    row_numbers: Indices | None
     state: tuple[tuple[int, int, int], ...]
     top: TableRows
 
@@ -60,13 +63,16 @@ class TableScan:
         """Return a scan that takes less memory: its arrays are those of a cache of this table, which are mapped from
         its file, and a large table's ``top`` is empty."""
         top = self.top if self.holds_all else join_rows([])
-        return dataclasses.replace(self, text_hashes=cache.text_hashes, labels=cache.labels, top=top)
+        return dataclasses.replace(
+            self, text_hashes=cache.text_hashes, labels=cache.labels, row_numbers=cache.row_numbers, top=top
+        )
 
 
 def scan_table(
     table: Table, report: Report, *, keep_rows: int = KEEP_ROWS, keep_characters: int = KEEP_CHARACTERS
 ) -> TableScan:
-    """Read a table once. A row takes 24 bytes of memory during the reading, and 56 bytes for a moment at the end.
+    """Read a table once. A row takes 24 bytes of memory during the reading, and 56 bytes for a moment at the end; 8
+    more where bad rows are left out.
 
     Args:
         table: The table.
@@ -84,13 +90,18 @@ def scan_table(
     codes: list[Indices] = []
     numbers: dict[str, int] = {}  # spelling of a label -> number, in order of appearance
     skipped = rows = 0
+    row_numbers: list[Indices] = []  # from the first bad row on
     top: list[TableRows] = []
     characters = 0
     for batch in table.batches(lambda text: report(Note(text))):
         hashes.append(hash_texts(batch.texts, batch.pairs))
         if batch.labels is not None:
             codes.append(np.array([numbers.setdefault(name, len(numbers)) for name in batch.labels], np.int64))
+        if batch.skipped and not skipped:
+            row_numbers.append(np.arange(1, rows + 1))
         skipped += batch.skipped
+        if skipped:
+            row_numbers.append(np.array(batch.numbers, np.int64) + batch.earlier)
         if rows < keep_rows and characters < keep_characters:
             top.append(batch)
             characters += sum(map(len, batch.texts)) + sum(map(len, batch.pairs or ()))
@@ -121,6 +132,8 @@ def scan_table(
         distinct_texts=distinct,
         conflicting_texts=conflicting,
         skipped=skipped,
+        # Rows that were left out after the last good one change no number.
+        row_numbers=numbered if skipped and (numbered := np.concatenate(row_numbers))[-1] != rows else None,
         state=state,
         top=join_rows(top)[:keep_rows],
     )

@@ -35,6 +35,7 @@ class TableRows:
         skipped: How many bad rows among them were left out.
         cells: All columns as the table has them; None where the other columns are not read.
         problems: Why each row is bad, "" for a good row; None where bad rows are left out. Texts of bad rows are "".
+        earlier: How many rows of the table stand in files before this one, bad rows included.
     """
 
     texts: list[str]
@@ -45,12 +46,13 @@ class TableRows:
     skipped: int
     cells: pa.Table | None = None
     problems: list[str] | None = None
+    earlier: int = 0
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def __getitem__(self, rows: slice) -> TableRows:
-        """Return some of the rows; ``skipped`` is 0."""
+        """Return some of the rows; ``skipped`` and ``earlier`` are 0."""
         optional = (self.pairs, self.labels, self.problems)
         pairs, labels, problems = (None if values is None else values[rows] for values in optional)
         cells = None if self.cells is None else self.cells[rows]
@@ -62,7 +64,7 @@ class TableRows:
 
 
 def join_rows(parts: Sequence[TableRows]) -> TableRows:
-    """Join consecutive rows; ``labels`` and ``skipped`` are left out."""
+    """Join consecutive rows; ``labels``, ``skipped`` and ``earlier`` are left out."""
     parts = [part for part in parts if len(part)]  # a part without rows may not know whether there are pairs
     in_pairs = all(part.pairs is not None for part in parts)
     return TableRows(
@@ -123,10 +125,14 @@ class Table:
                 yield from self._good_rows(self.memory.to_batches(BATCH_ROWS), self.source, left_out={})
             except UnicodeError as error:
                 raise TableError(f"{self.source}: a text or a label is not UTF-8: {error}") from None
+        rows = 0
         for file in self.files:
             reading = Reading(file=file, settings=self.settings, skip_bad_rows=self.skip_bad_rows, note=note)
+            earlier = rows
             with readable(reading):
-                yield from self._good_rows(read_file(reading, self.columns), str(file), left_out=reading.left_out)
+                for batch in self._good_rows(read_file(reading, self.columns), str(file), left_out=reading.left_out):
+                    rows += len(batch) + batch.skipped
+                    yield dataclasses.replace(batch, earlier=earlier)
 
     def require_outside(self, out: Path) -> None:
         """Refuse an output that is a file of the table, or that would be one the next time.

@@ -62,6 +62,7 @@ def make_cache(
     block_rows: int = 4,
     storage: str = "float32",
     labelled: bool = True,
+    numbered: bool = False,
     names: tuple[str, ...] = ("no", "yes"),
     finish: bool = True,
     blocks: list[int] | None = None,
@@ -76,6 +77,7 @@ def make_cache(
         "truncated": rng.integers(2, size=rows).astype(np.uint8),
         "labels": rng.integers(len(names), size=rows) if labelled else None,
         "label_names": names if labelled else None,
+        "row_numbers": 1 + np.sort(rng.choice(3 * rows, rows, replace=False)) if numbered else None,
     }
     partial = partial_path(path)
     create_cache(
@@ -88,6 +90,7 @@ def make_cache(
         text_hashes=wrote["text_hashes"],
         labels=wrote["labels"],
         label_names=wrote["label_names"],
+        row_numbers=wrote["row_numbers"],
     )
     with CacheWriter(partial) as writer:
         for block in range(writer.layout.blocks) if blocks is None else blocks:
@@ -109,19 +112,23 @@ def make_cache(
     block_rows=st.integers(1, 50),
     storage=st.sampled_from(["float32", "float16"]),
     labelled=st.booleans(),
+    numbered=st.booleans(),
     names=st.lists(st.text(st.characters(codec="utf-8")), min_size=1, max_size=5, unique=True),
 )
-def test_what_is_written_is_read(tmp_path: Path, labelled: bool, names: list[str], **shape: Any) -> None:
+def test_what_is_written_is_read(
+    tmp_path: Path, labelled: bool, numbered: bool, names: list[str], **shape: Any
+) -> None:
     path = tmp_path / "cache.h5"
-    wrote = make_cache(path, labelled=labelled, names=tuple(names), **shape)
+    wrote = make_cache(path, labelled=labelled, numbered=numbered, names=tuple(names), **shape)
     cache = open_cache(path)
     cache.check()
     np.testing.assert_array_equal(cache.features(), wrote["features"].astype(shape["storage"]))
     for name in FACTS:
         np.testing.assert_array_equal(getattr(cache, name), wrote[name])
-    assert (cache.labels is None) == (not labelled)
-    if labelled:
-        np.testing.assert_array_equal(cache.labels, wrote["labels"])
+    for name, present in (("labels", labelled), ("row_numbers", numbered)):
+        assert (getattr(cache, name) is None) == (not present)
+        if present:
+            np.testing.assert_array_equal(getattr(cache, name), wrote[name])
     assert cache.label_names == wrote["label_names"]
     assert cache.identity == IDENTITY
     assert (cache.plan, cache.record) == (PLAN, {**RECORD, "rows": shape["rows"]})
@@ -130,8 +137,10 @@ def test_what_is_written_is_read(tmp_path: Path, labelled: bool, names: list[str
 
 def test_plain_h5py_reads_it_as_the_format_page_says(tmp_path: Path) -> None:
     path = tmp_path / "cache.h5"
-    wrote = make_cache(path)
+    wrote = make_cache(path, numbered=True)
     with h5py.File(path) as file:
+        assert file.attrs["label_kind"] == "class"
+        np.testing.assert_array_equal(file["rows"][:], wrote["row_numbers"])
         assert (file.attrs["format"], file.attrs["version"], file.attrs["block_rows"]) == ("headstart-cache", 1, 4)
         features = file["features/cls"][:]
         np.testing.assert_array_equal(features, wrote["features"])
@@ -144,6 +153,9 @@ def test_plain_h5py_reads_it_as_the_format_page_says(tmp_path: Path) -> None:
             parts = [features[start:stop], *(file[name][start:stop] for name in row_metadata)]
             content = np.array([start, stop], "<u8").tobytes() + b"".join(part.tobytes() for part in parts)
             assert file["checksums/blocks"][block].tobytes() == digest(content)
+            for name in ("labels", "rows"):
+                content = np.array([start, stop, *file[name][start:stop]], "<u8").tobytes()
+                assert file[f"checksums/{name}"][block].tobytes() == digest(content)
 
 
 def test_features_are_mapped_and_cannot_be_written(tmp_path: Path) -> None:
@@ -195,10 +207,13 @@ def test_an_unfinished_cache_is_refused_and_knows_its_whole_blocks(tmp_path: Pat
     assert kept_blocks(cache, table) == ([0], [2])
 
 
-@pytest.mark.parametrize("dataset", ["features/cls", "hashes/text", "hashes/tokens", "checksums/blocks", "labels"])
+@pytest.mark.parametrize(
+    "dataset",
+    ["features/cls", "hashes/text", "hashes/tokens", "checksums/blocks", "labels", "rows", "checksums/rows"],
+)
 def test_a_flipped_bit_is_found_and_located(tmp_path: Path, dataset: str) -> None:
     path = tmp_path / "cache.h5"
-    make_cache(path)
+    make_cache(path, numbered=True)
     span = read_layout(path)[1][dataset]
     flip(path, span.offset + span.nbytes - 1)
     cache = open_cache(path)
@@ -242,6 +257,39 @@ def test_a_newer_version_is_refused(tmp_path: Path) -> None:
     seal_again(tmp_path / "cache.h5", version=2)
     with pytest.raises(FormatError, match="version 2, and this headstart reads version 1"):
         open_cache(tmp_path / "cache.h5")
+
+
+@pytest.mark.parametrize("kind", ["multi-label", "number", "ordinal", 7, None])
+def test_labels_of_a_kind_to_come_are_no_damage(tmp_path: Path, kind: Any) -> None:
+    path = tmp_path / "cache.h5"
+    make_cache(path)
+    with h5py.File(path, "r+") as file:
+        replace_dataset(file, "labels", np.zeros((10, 3), np.uint8))
+        file.attrs["label_kind"] = str(kind)
+    seal_again(path, label_kind=kind)
+    with pytest.raises(FormatError, match=f"labels of the kind '{kind}', .* nothing can be trained on it: upgrade"):
+        open_cache(path)
+
+
+def test_a_cache_joined_from_shards_is_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "cache.h5"
+    make_cache(path)
+    seal_again(path, shards=2)
+    with pytest.raises(FormatError, match="is joined from shards, which this headstart does not read: upgrade"):
+        open_cache(path)
+
+
+def test_what_a_later_version_may_add_is_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "cache.h5"
+    wrote = make_cache(path)
+    with h5py.File(path, "r+") as file:
+        file["weights"], file["features"].attrs["more"] = np.ones(10), "more"
+        file.attrs["more"] = "more"
+        file.create_group("more/inside")["links"] = h5py.ExternalLink("elsewhere.h5", "/x")
+    seal_again(path, more={"of": "it"})
+    cache = open_cache(path)
+    cache.check()
+    np.testing.assert_array_equal(cache.features(), wrote["features"])
 
 
 def test_every_cut_is_refused(tmp_path: Path) -> None:

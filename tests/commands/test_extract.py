@@ -23,7 +23,8 @@ from headstart.cache.errors import (
     StorageError,
     TableError,
 )
-from headstart.cache.reader import open_any
+from headstart.cache.hashing import hash_texts
+from headstart.cache.reader import block_checksum, open_any
 from headstart.cache.siblings import partial_path
 from headstart.cache.writer import CacheWriter
 from headstart.stages.encoders.backend import Backend
@@ -32,6 +33,7 @@ from headstart.stages.extract import extract
 from headstart.stages.progress import Action, Event, Outcome, Step
 from headstart.stages.settings import ExtractSettings
 from headstart.stages.tables.scan import TableScan, scan_table
+from headstart.stages.verify import verify
 from tiny import save_tiny_encoder, tiny_rows
 
 
@@ -65,6 +67,92 @@ def test_one_table_gives_one_set_of_bytes(tiny: Path, tmp_path: Path, write_csv:
     run(table, tmp_path / "a.h5", tiny)
     run(table, tmp_path / "b.h5", tiny)
     assert datasets(tmp_path / "a.h5") == datasets(tmp_path / "b.h5")
+
+
+def table_row(files: list[list[tuple[str, str]]], number: int) -> str:
+    """The text of a row, counted from 1 over files."""
+    return [row for rows in files for row in rows][number - 1][0]
+
+
+@pytest.mark.parametrize("bad", [[4], [1, 2, 9], [5, 6], [10, 11, 12, 13], [17, 23]])
+def test_rows_keep_their_numbers_where_others_are_left_out(
+    tiny: Path, tmp_path: Path, large_table: None, bad: list[int]
+) -> None:
+    """The numbers count every row of all files: blank texts, rows that cannot be read, and whole files of them."""
+    rows = [(f"film {number}", "x") for number in range(24)]
+    files = [rows[:9], rows[9:13], rows[13:]]
+    (tmp_path / "tables").mkdir()
+    number = 0
+    for name, part in zip("abc", files, strict=True):
+        lines = ["text,label"]
+        for text, label in part:
+            number += 1
+            broken = f" ,{label}" if number % 2 else f"{text},{label},more"
+            lines.append(broken if number in bad else f"{text},{label}")
+        (tmp_path / "tables" / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    cache, _ = run(tmp_path / "tables", tmp_path / "c.h5", tiny, skip_bad_rows=True)
+    good = [number for number in range(1, 25) if number not in bad]
+    assert cache.row_numbers is not None and cache.row_numbers.tolist() == good
+    texts = [table_row(files, number) for number in cache.row_numbers]
+    np.testing.assert_array_equal(cache.text_hashes, hash_texts(texts))
+    assert cache.place(23 - len(bad)) == f"row {24 - len(bad)} (row 24 of the table)"
+    assert cache.place(0) == ("row 1" if bad[0] > 1 else f"row 1 (row {good[0]} of the table)")
+
+
+def test_row_numbers_follow_the_table(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], encoded: list[list[int]]
+) -> None:
+    rows, bad = tiny_rows(40), ("", "class0")
+
+    def extracted(table: list[tuple[str, str]], **options: Any) -> tuple[list[int] | None, str]:
+        cache, notes = run(write_csv(table), tmp_path / "c.h5", tiny, skip_bad_rows=True, **options)
+        assert cache.damaged_blocks() == []
+        return (None if cache.row_numbers is None else cache.row_numbers.tolist()), notes[-1]
+
+    assert extracted([*rows, bad, bad])[0] is None  # no other row has another number for them
+    encoded.clear()
+    first = [*range(1, 11), *range(12, 42)]
+    assert extracted([*rows[:10], bad, *rows[10:]]) == (
+        first,
+        f"{tmp_path / 'c.h5'}: the numbers of its rows in the table changed; nothing to encode",
+    )
+    assert "is current" in extracted([*rows[:10], bad, *rows[10:]])[1]
+    assert extracted([bad, *rows])[0] == list(range(2, 42))
+    with pytest.raises(OutputExistsError, match="1 texts, the first in row 4;"):
+        extracted([bad, *rows[:2], ("new", "class0"), *rows[3:]])
+    assert extracted(rows)[0] is None and encoded == []
+    assert extracted([bad, *rows, rows[0]], update=True)[0] == list(range(2, 43)) and encoded == []
+
+
+def test_row_numbers_of_an_interrupted_run_are_those_of_the_table(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]
+) -> None:
+    rows, bad = tiny_rows(60), ("", "class0")
+    with interrupted_after(7), pytest.raises(KeyboardInterrupt):
+        run(write_csv([bad, *rows]), tmp_path / "c.h5", tiny, skip_bad_rows=True)
+    cache, _ = run(write_csv([rows[0], bad, *rows[1:]]), tmp_path / "c.h5", tiny, skip_bad_rows=True)
+    assert cache.record["kept_blocks"] > 0 and cache.damaged_blocks() == []
+    assert cache.row_numbers is not None and cache.row_numbers.tolist() == [1, *range(3, 62)]
+
+
+def test_a_row_that_is_off_is_named_by_its_number_in_the_table(
+    tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]
+) -> None:
+    table = write_csv([("", "class0"), *tiny_rows(20)])
+    cache, _ = run(table, tmp_path / "c.h5", tiny, skip_bad_rows=True)
+    with CacheWriter(cache.path) as writer:
+        features = np.array(cache.features()[:8])
+        features[3] = -features[3]
+        writer.write_block(0, features={"cls": features}, **cache.row_metadata(slice(0, 8)))
+    found = verify(cache.path, encoder=str(tiny), table=table, settings=settings(tiny, skip_bad_rows=True), sample=20)
+    assert [finding.where for finding in found.findings] == ["row 4 (row 5 of the table)"]
+    with CacheWriter(cache.path) as writer:
+        numbers = np.array(cache.row_numbers)
+        numbers[8] = numbers[7]
+        writer._write("rows", 0, numbers)
+        checksum = block_checksum(slice(8, 16), [numbers[8:16]])
+        writer._write("checksums/rows", 1, np.frombuffer(checksum, np.uint8))
+    assert [finding.what for finding in verify(cache.path).findings] == ["the rows' numbers in the table do not ascend"]
 
 
 @pytest.mark.parametrize("batches", [1, 3, 7])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from extracting import Notes, datasets, flip_a_byte
+from extracting import Notes, datasets, flip_a_byte, settings
 from extracting import run_small_blocks as run
 from headstart.cache.errors import DamagedError, EncoderError, FormatError, IdentityError, TableError
 from headstart.cache.reader import open_cache
@@ -19,6 +19,7 @@ from headstart.cache.writer import CacheWriter
 from headstart.stages.encoders.session import EncoderSession
 from headstart.stages.progress import Action, Event, Note, Outcome
 from headstart.stages.repair import repair
+from headstart.stages.verify import verify
 from processes import fault_at, finish
 from tiny import save_tiny_encoder, tiny_rows
 
@@ -44,6 +45,24 @@ def repaired(cache: Path, table: Any, action: Action = Action.REPAIRED, **option
     record = open_cache(cache).record
     assert outcomes[0].counts["sequences_encoded"] in (0, record["sequences_encoded"])
     return [event.text for event in events if isinstance(event, Note)]
+
+
+def test_row_numbers_are_repaired_from_the_table(tiny: Path, write_csv: Callable[..., Path], tmp_path: Path) -> None:
+    rows = tiny_rows(60)
+    rows[3:5] = [("", "class0")] * 2
+    table = write_csv(rows)
+    cache = run(table, tmp_path / "c.h5", tiny, skip_bad_rows=True)[0].path
+    whole = datasets(cache)
+    for damage in (["rows"], ["checksums/rows", "features/cls"]):
+        for name in damage:
+            flip_a_byte(cache, name, 6)
+        assert any("row numbers" in finding.what for finding in verify(cache).findings)
+        repaired(cache, table, settings=settings(tiny, skip_bad_rows=True))
+        assert datasets(cache) == whole and not verify(cache).findings
+    flip_a_byte(cache, "rows", 6)
+    moved = write_csv([rows[0], *rows[3:5], *rows[1:3], *rows[5:]])
+    with pytest.raises(TableError, match="its damage cannot be told from other row numbers, in rows 1 to 8"):
+        repair(cache, moved, settings=settings(tiny, skip_bad_rows=True))
 
 
 @pytest.mark.parametrize(
