@@ -49,6 +49,8 @@ def save_tiny_encoder(folder: Path, *, seed: int = 0, kind: str = "bert", **chan
         "roberta": lambda: hf.RobertaModel(hf.RobertaConfig(**{**sizes, **robertas})),
         "xlm-roberta": lambda: hf.XLMRobertaModel(hf.XLMRobertaConfig(**{**sizes, **robertas})),
         "distilbert": lambda: hf.DistilBertModel(hf.DistilBertConfig(**distilled, hidden_dim=64)),
+        "mpnet": lambda: hf.MPNetModel(hf.MPNetConfig(**{**sizes, "max_position_embeddings": 130, "pad_token_id": 1})),
+        "modernbert": lambda: hf.ModernBertModel(hf.ModernBertConfig(**sizes, local_attention=8)),
         "albert": lambda: hf.AlbertModel(hf.AlbertConfig(**sizes, embedding_size=16)),
         "convbert": lambda: hf.ConvBertModel(hf.ConvBertConfig(**sizes, embedding_size=16, head_ratio=2)),
         "nystromformer": lambda: hf.NystromformerModel(hf.NystromformerConfig(**sizes)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from typing import Any
 
 import tokenizers
@@ -22,7 +23,7 @@ class EncoderConfig:
 
     def to_record(self) -> dict[str, Any]:
         """``packed`` of a record's ``encoder``."""
-        fields = dataclasses.asdict(self)
+        fields = json.loads(json.dumps(dataclasses.asdict(self)))  # lists for tuples, as a record has them
         return {"shape": fields.pop("architecture"), **fields}
 
     @classmethod

@@ -92,6 +92,8 @@ ROBERTA = {"pad_token_id": 1}
         ("roberta", ROBERTA, {"features": "cls,pooler"}),
         ("xlm-roberta", ROBERTA, {"text_pair_column": "second"}),
         ("distilbert", {}, {"features": "cls,layer1.cls"}),
+        ("mpnet", {}, {"features": "cls,mean"}),
+        ("modernbert", {}, {"features": "cls,layer1.mean"}),
     ],
 )
 def test_an_update_needs_no_transformers_and_gives_the_same_bits(

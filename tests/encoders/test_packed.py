@@ -19,11 +19,12 @@ from headstart.stages.encoders.files import find_encoder
 from headstart.stages.encoders.hf import load_encoder, model_architecture
 from headstart.stages.encoders.packed import architecture, layers, linear_cpu
 from headstart.stages.encoders.packed.architecture import find_architecture
+from headstart.stages.encoders.packed.attention import Token
 from headstart.stages.encoders.packed.backend import PackedCpuBackend
 from headstart.stages.encoders.packed.bert import Embeddings
 from headstart.stages.encoders.packed.forward import PackedForward
 from headstart.stages.encoders.packed.linear_int8 import Int8SplitLinear
-from headstart.stages.encoders.pooling import parse_features
+from headstart.stages.encoders.pooling import Feature, Pooling, parse_features
 from headstart.stages.extract import extract
 from headstart.stages.settings import ExtractSettings, Precision
 from processor import needs_digits
@@ -39,6 +40,16 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 70,
 }
 DISTIL: dict[str, Any] = {"vocab_size": 100, "dim": 48, "n_layers": 3, "n_heads": 4, "hidden_dim": 96}
+ROPES = {kind: {"rope_type": "default", "rope_theta": 100.0} for kind in ("full_attention", "sliding_attention")}
+SCALED = {"rope_type": "linear", "factor": 2.0, "rope_theta": 100.0}
+
+
+def modernbert(**changes: Any) -> Any:
+    """ModernBERT, whose windows are so small that sequences of a few tokens exceed them."""
+    sizes = {**SIZES, "local_attention": 8, "pad_token_id": 0, "num_hidden_layers": 4, **changes}
+    return transformers.ModernBertModel(transformers.ModernBertConfig(**sizes))
+
+
 FAMILY = {
     "BERT": lambda: transformers.BertModel(transformers.BertConfig(**SIZES)),
     "BERT of one layer": lambda: transformers.BertModel(transformers.BertConfig(**{**SIZES, "num_hidden_layers": 1})),
@@ -49,6 +60,12 @@ FAMILY = {
     "XLM-R": lambda: transformers.XLMRobertaModel(transformers.XLMRobertaConfig(**SIZES)),
     "ELECTRA": lambda: transformers.ElectraModel(transformers.ElectraConfig(**SIZES, embedding_size=48)),
     "ELECTRA, projected": lambda: transformers.ElectraModel(transformers.ElectraConfig(**SIZES, embedding_size=24)),
+    "MPNet": lambda: transformers.MPNetModel(transformers.MPNetConfig(**SIZES)),
+    "ModernBERT": modernbert,
+    "ModernBERT, with biases": lambda: modernbert(norm_bias=True, attention_bias=True, mlp_bias=True),
+    "ModernBERT, another order": lambda: modernbert(
+        layer_types=["sliding_attention", "full_attention"] * 2, rope_parameters=ROPES, hidden_activation="silu"
+    ),
     "DistilBERT": lambda: transformers.DistilBertModel(transformers.DistilBertConfig(**DISTIL)),
     "DistilBERT with SiLU": lambda: transformers.DistilBertModel(
         transformers.DistilBertConfig(**DISTIL, activation="silu")
@@ -69,9 +86,14 @@ OTHERS = {
     "relative positions in BERT": lambda: transformers.BertModel(
         transformers.BertConfig(**SIZES, position_embedding_type="relative_key")
     ),
-    "relative positions": lambda: transformers.MPNetModel(transformers.MPNetConfig(**SIZES)),
+    "MPNet with other buckets": lambda: transformers.MPNetModel(
+        transformers.MPNetConfig(**SIZES, relative_attention_num_buckets=16)
+    ),
     "shared layers": lambda: transformers.AlbertModel(transformers.AlbertConfig(**SIZES, embedding_size=24)),
-    "rotary positions": lambda: transformers.ModernBertModel(transformers.ModernBertConfig(**SIZES, pad_token_id=0)),
+    "ModernBERT with rotary positions that are scaled": lambda: transformers.ModernBertModel(
+        transformers.ModernBertConfig(**SIZES, pad_token_id=0, rope_parameters={**ROPES, "full_attention": SCALED})
+    ),
+    "ModernBERT with another activation": lambda: modernbert(hidden_activation="quick_gelu"),
 }
 
 
@@ -89,10 +111,10 @@ def sequences(lengths: list[int]) -> list[Any]:
     return [rng.integers(3, 100, length).astype(np.int32) for length in lengths]
 
 
-def stock(model: Any, batch: list[Any]) -> Any:
+def stock(model: Any, batch: list[Any], token: int = 0) -> Any:
     """transformers' own pass over each sequence alone: no padding, no mask."""
     with torch.inference_mode():
-        return torch.cat([model(input_ids=torch.from_numpy(s).long()[None]).last_hidden_state[:, 0] for s in batch])
+        return torch.cat([model(input_ids=torch.from_numpy(s).long()[None]).last_hidden_state[:, token] for s in batch])
 
 
 def packed(model: Any, features: Any, dtype: torch.dtype = torch.float32) -> PackedForward:
@@ -108,6 +130,17 @@ def test_each_architecture_gives_its_own_numbers(name: str, lengths: list[int]) 
     with torch.inference_mode():
         ours = packed(model, CLS)(sequences(lengths))["cls"]
     torch.testing.assert_close(ours, stock(model, sequences(lengths)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_last_token_alone_gives_what_it_gives_among_all(name: str) -> None:
+    model, batch = made(FAMILY[name]), sequences([60, 60, 31, 31, 31, 5, 1])
+    feature = Feature("last", None, Pooling.LAST)
+    with torch.inference_mode():
+        forward = packed(model, [feature])
+        ours = forward(batch)["last"]
+    assert forward.layers[-1].token is Token.LAST
+    torch.testing.assert_close(ours, stock(model, batch, -1), atol=1e-5, rtol=0)
 
 
 @needs_digits
@@ -146,20 +179,22 @@ def test_batches_side_by_side_give_what_each_gives_alone(tiny: Path) -> None:
         np.testing.assert_array_equal(found["cls"], again["cls"])
 
 
-def test_every_feature_is_what_its_name_says() -> None:
+@pytest.mark.parametrize("name", ["BERT", "MPNet", "ModernBERT"])
+def test_every_feature_is_what_its_name_says(name: str) -> None:
     """Of each layer and of the last, beside transformers' own hidden states, one sequence at a time."""
-    model, batch = made(FAMILY["BERT"]), sequences([30, 30, 12, 3])
-    features = parse_features(["cls", "mean", "max", "pooler", "layer*.cls", "layer2.mean", "layer1.max"], 3)
+    model, batch = made(FAMILY[name]), sequences([30, 30, 12, 3])
+    names, layers = ["cls", "mean", "max", "layer*.cls", "layer2.mean", "layer1.max"], model.config.num_hidden_layers
+    features = parse_features([*names, *(["pooler"] if hasattr(model, "pooler") else [])], layers)
     with torch.inference_mode():
         ours = packed(model, features)(batch)
         outputs = [model(input_ids=torch.from_numpy(s).long()[None], output_hidden_states=True) for s in batch]
-    assert len(ours) == 9
+    assert len(ours) == len(features)
     pools = {"cls": lambda h: h[:, 0], "mean": lambda h: h.mean(1), "max": lambda h: h.amax(1)}
     for feature in features:
         if feature.pooling == "pooler":
             theirs = torch.cat([output.pooler_output for output in outputs])
         else:
-            pool, layer = pools[feature.pooling], feature.layer or 3
+            pool, layer = pools[feature.pooling], feature.layer or layers
             theirs = torch.cat([pool(output.hidden_states[layer]) for output in outputs])
         torch.testing.assert_close(ours[feature.name], theirs, atol=1e-5, rtol=0, msg=feature.name)
 
@@ -192,7 +227,7 @@ def test_no_layer_above_the_last_one_asked_for_is_run(name: str, names: list[str
     features, batch = parse_features(names, layers), sequences([30, 30, 12, 3])
     with torch.inference_mode():
         outputs = [model(input_ids=torch.from_numpy(s).long()[None], output_hidden_states=True) for s in batch]
-    stack = (model.transformer if "Distil" in name else model.encoder).layer
+    stack = next(found for found in model.modules() if isinstance(found, torch.nn.ModuleList))
     for number in range(max(f.layer or 0 for f in features), layers):
         stack[number] = torch.nn.Identity()
     with torch.inference_mode():

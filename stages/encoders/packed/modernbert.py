@@ -1,0 +1,124 @@
+"""ModernBERT (Warner et al., 2024, https://arxiv.org/abs/2412.13663)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch.nn.functional import embedding
+
+from ...types import TokenIds
+from ..pooling import Feature
+from .architecture import Architecture
+from .attention import Group, Norm, Rope, Window
+from .forward import PackedForward
+from .layers import ACTIVATIONS, LayerBuilder, LayerNames, LayerShape
+from .linear import padded_rows
+
+Tensor = torch.Tensor
+_GLOBAL, _LOCAL = "full_attention", "sliding_attention"  # transformers' names for the two kinds of layers
+_THETAS = {_GLOBAL: 160_000.0, _LOCAL: 10_000.0}  # where config.json does not name them
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WordEmbeddings:
+    """The normalised embeddings of the tokens, float32: positions are attention's."""
+
+    words: Tensor  # (vocabulary, width)
+    norm: Norm
+
+    def __call__(self, sequences: Sequence[TokenIds], groups: Sequence[Group]) -> Tensor:
+        """(tokens, width) float32, with rows of zeros up to a number that suits the products."""
+        rows = self.norm(embedding(torch.from_numpy(np.concatenate(sequences).astype(np.int64)), self.words))
+        hidden_states = rows.new_zeros(padded_rows(len(rows)), rows.shape[1])
+        hidden_states[: len(rows)] = rows
+        return hidden_states
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModernBert(Architecture):
+    """ModernBERT: pre-norm, rotary positions, a gated feed-forward, and attention that is local in most layers."""
+
+    BASE = "model"
+    NAMES: ClassVar[LayerNames] = LayerNames(
+        layer="layers.{}.",
+        before_attention="attn_norm",
+        query_key_value=("attn.Wqkv",),
+        attention_output="attn.Wo",
+        before_feed_forward="mlp_norm",
+        up=("mlp.Wi",),
+        down="mlp.Wo",
+    )
+    activation: str
+    window: int  # of local layers: how many tokens one sees on each side
+    local: tuple[bool, ...]  # of each layer
+    thetas: tuple[float, float]  # of rotary positions, in global layers and in local ones
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> ModernBert | None:
+        heads, layers = config.get("num_attention_heads"), config.get("num_hidden_layers")
+        activation, window = config.get("hidden_activation", "gelu"), config.get("local_attention", 128)
+        if not (isinstance(heads, int) and isinstance(layers, int) and isinstance(window, int)):
+            return None
+        every = config.get("global_attn_every_n_layers", 3)
+        kinds = config.get("layer_types") or [_LOCAL if number % every else _GLOBAL for number in range(layers)]
+        ropes = {kind: (config.get("rope_parameters") or {}).get(kind) or {} for kind in _THETAS}
+        scaled = config.get("rope_scaling") or any(
+            rope.get("rope_type", "default") != "default" for rope in ropes.values()
+        )
+        if scaled or activation not in ACTIVATIONS or len(kinds) != layers or not set(kinds) <= {*_THETAS}:
+            return None
+        old = {_GLOBAL: "global_rope_theta", _LOCAL: "local_rope_theta"}
+        thetas = [ropes[kind].get("rope_theta") or config.get(old[kind]) or _THETAS[kind] for kind in (_GLOBAL, _LOCAL)]
+        return cls(
+            model_type=config["model_type"],
+            heads=heads,
+            layers=layers,
+            epsilon=config.get("norm_eps", 1e-5),
+            activation=activation,
+            window=window // 2,
+            local=tuple(kind == _LOCAL for kind in kinds),
+            thetas=(float(thetas[0]), float(thetas[1])),
+        )
+
+    def trial_lengths(self) -> Sequence[int]:
+        return (7, 7, 2 * self.window + 8, 3) if any(self.local) else super().trial_lengths()
+
+    def build(
+        self, weights: Mapping[str, Tensor], features: Sequence[Feature], *, dtype: torch.dtype, batch_tokens: int
+    ) -> PackedForward:
+        words = weights["embeddings.tok_embeddings.weight"]
+        builder = LayerBuilder(
+            weights,
+            self.NAMES,
+            shapes=self._shapes(words.shape[1] // self.heads),
+            epsilon=self.epsilon,
+            dtype=dtype,
+            batch_tokens=batch_tokens,
+            activation=self.activation,
+            gated=True,
+        )
+        return PackedForward(
+            features,
+            layers=self.layers,
+            embed=WordEmbeddings(words=words, norm=builder.norm("embeddings.norm")),
+            layer=builder.layer,
+            dtype=dtype,
+            norm=builder.norm("final_norm"),
+        )
+
+    def _shapes(self, width: int) -> list[LayerShape]:
+        """Of each layer; the first has no norm before its attention, for it follows that of the embeddings."""
+        powers = torch.arange(0, width, 2, dtype=torch.float32) / width
+        ropes = [Rope(frequencies=1.0 / theta**powers) for theta in self.thetas]
+        masks = (None, Window(self.window, self.window))
+        return [
+            LayerShape(heads=self.heads, mask=masks[local], rope=ropes[local], norm_before_attention=number > 0)
+            for number, local in enumerate(self.local)
+        ]
+
+
+ARCHITECTURES = {"modernbert": ModernBert}
