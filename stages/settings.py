@@ -224,8 +224,8 @@ class ExtractSettings(TableSettings):
     label_column: str | None = setting("label", "Column of the labels.")
     features: tuple[str, ...] = setting(
         (AUTO,),
-        "Features to store: model (the encoder's own vector, as its files say), cls, mean, max, pooler, layer6.cls, "
-        "layer*.cls. auto: model, or cls where the files do not say it.",
+        "Features to store: model (the encoder's own vector, as its files say), cls, mean, max, last, pooler, "
+        "layer6.cls, layer*.cls. auto: model, or cls where the files do not say it.",
     )
     prompt: str | None = setting(
         None,

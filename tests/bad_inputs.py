@@ -657,6 +657,11 @@ ENCODERS = [
     Case("an unknown architecture", encoder(change("config.json", model_type="no-such-model"))),
     Case("a tokenizer with more tokens than the model", encoder(nothing, vocab_size=20)),
     Case("a decoder", encoder(nothing, kind="gpt2")),
+    Case("a decoder, with --features last", encoder(nothing, "--features", "last", kind="gpt2")),
+    Case(
+        "a decoder whose config.json asks for attention in both directions",
+        encoder(change("config.json", use_bidirectional_attention=True), "--features", "last", kind="gpt2"),
+    ),
     Case("weights that are not numbers", encoder(not_a_number)),
     Case("weights of 8-bit integers", encoder(quantised)),
     Case("quantised weights, by config.json", encoder(change("config.json", quantization_config={"bits": 4}))),

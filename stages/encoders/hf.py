@@ -33,6 +33,7 @@ from .packed.backend import PackedCpuBackend
 from .packed.forward import PackedForward
 from .padded import PaddedForward
 from .pooling import Feature, Pooling, parse_features
+from .recipe import read_text_settings
 from .tokenizer import set_up
 from .weights import unused_weights
 
@@ -41,6 +42,7 @@ _PROBE = "The good film,  isn't it? Caf\u00e9 \uff21\uff11 \u4f60\u597d"  # of w
 _MOST_SPARE = 1024  # rows of the embeddings without a token: room for more, or a number that suits the hardware
 _MODEL_KIND = re.compile(rb'"model"\s*:\s*\{\s*"type"\s*:\s*"(\w+)"')
 _INTEGERS = {"I8", "U8", "I16", "I32", "torch.int8", "torch.uint8", "torch.int16", "torch.int32"}  # not of counts
+_BOTH_DIRECTIONS = {"is_causal": False, "use_bidirectional_attention": True}  # as a decoder's config.json asks for it
 _OTHER_VOCABULARIES = ("tokenizer.model", "tiktoken.model", "tekken.json")
 """Files that transformers reads in the place of a tokenizer class's own."""
 
@@ -68,7 +70,8 @@ def _load(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
         PaddedForward(model, how, name=f"encoder {files.name}", padding=tokenizer.pad_token_id or 0)
         for how in (settings, exact, first_token)
     )
-    _check_fit(tokenizer, model, settings, fit)
+    own = settings.max_length == read_text_settings(files).max_length  # which sentence-transformers reads too
+    _check_fit(tokenizer, model, settings, fit, own_length=own)
     if (side := tokenizer.truncation_side) != settings.truncation_side:
         raise EncoderError(
             f"encoder {files.name}: transformers cuts its texts on the {side}, and its files do not say so; add "
@@ -93,6 +96,8 @@ def _load(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
     else:
         tokens = model.get_input_embeddings().num_embeddings
         forward.mode = _try_padding(trial, tokens, settings.max_length, width)
+        if settings.max_length > _rope_types(model).get("longrope", settings.max_length):
+            forward.mode = ForwardMode.SAME_LENGTH  # a longer text turns the positions of all texts beside it
         backend = _padded_backend(forward, files, settings, width=width)
         if forward.mode is ForwardMode.SAME_LENGTH:
             problem = "padding would change its features, so only texts of the same length are batched"
@@ -237,10 +242,18 @@ def _check_vocabulary(files: EncoderFiles, tokenizer: Any, model: Any) -> list[s
     return notes
 
 
-def _check_fit(tokenizer: Any, model: Any, settings: EncoderSettings, forward: PaddedForward) -> None:
-    """Refuse an encoder or settings that would give wrong features, or none; ``forward`` gives the feature ``cls``."""
-    encoder = forward.name
-    positions, length = min(_positions(model), tokenizer.model_max_length), settings.max_length
+def _check_fit(
+    tokenizer: Any, model: Any, settings: EncoderSettings, forward: PaddedForward, *, own_length: bool
+) -> None:
+    """Refuse an encoder or settings that would give wrong features, or none; ``forward`` gives the feature ``cls``.
+
+    ``own_length`` tells whether the encoder's own files say how many tokens it reads: then they count, even where its
+    rotary positions, which have no end, were trained on fewer, or its tokenizer says another number.
+    """
+    encoder, length = forward.name, settings.max_length
+    positions = _positions(model) if own_length else min(_positions(model), tokenizer.model_max_length)
+    if own_length and hasattr(model, "rotary_emb") and "dynamic" not in _rope_types(model):
+        positions = length
     special = tokenizer.num_special_tokens_to_add(pair=settings.pairs)
     if length > positions:
         raise SettingsError(f"`max_length` is {length}; {encoder} reads at most {positions} tokens")
@@ -253,10 +266,20 @@ def _check_fit(tokenizer: Any, model: Any, settings: EncoderSettings, forward: P
         raise SettingsError(f"`max_length` is {length}, of which special tokens take {special}: no room for text")
     with torch.inference_mode():
         first, second = (forward([np.array([1, token], np.int32)])["cls"] for token in (2, 3))
-    if torch.equal(first, second) and first.isfinite().all():
+    if not torch.equal(first, second) or not first.isfinite().all():
+        return
+    for field, value in _BOTH_DIRECTIONS.items():
+        if getattr(model.config, field, None) is value:
+            raise EncoderError(
+                f"{encoder}: its config.json asks for attention in both directions ({field!r}), which the installed "
+                f"release of transformers does not compute for {forward.kind!r}; choose another encoder, or release"
+            )
+    of_first = [feature for feature in settings.pooled if feature.pooling in (Pooling.CLS, Pooling.POOLER)]
+    if of_first:
+        name = Pooling.MODEL.value if of_first[0] in settings.model_parts else of_first[0].name
         raise EncoderError(
             f"{encoder}: its first position does not see the tokens after it, as in a decoder, so it cannot stand for "
-            "a text; choose another encoder"
+            f"a text, and the feature {name!r} reads that position; choose `features` such as last or mean"
         )
 
 
@@ -306,6 +329,7 @@ def _load_model(files: EncoderFiles, features: tuple[Feature, ...]) -> Any:
     if broken := next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None):
         raise EncoderError(f"{encoder}: its weights {broken!r} hold values that are no numbers (NaN or inf)")
     model.config.return_dict = True  # which a config.json may turn off
+    model.config.use_cache = False  # a decoder's keys and values, which only the next token would need
     model.requires_grad_(False)
     return model.eval()
 
@@ -330,6 +354,18 @@ def _check_stored(files: EncoderFiles, base: str) -> None:
             f"encoder {files.name}: it has two weights {twice[0]!r} ({len(twice):,} such), one of them as "
             f"'{base}.{twice[0]}'; save the weights without those that are not its own"
         )
+
+
+def _rope_types(model: Any) -> dict[str, int]:
+    """The kinds of rotary positions of a model, each with the number of tokens that it was first trained on."""
+    found = getattr(model.config, "rope_parameters", None) or {}
+    kinds = [found, *found.values()]  # of the whole model, or by the types of its layers
+    most = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+    return {
+        kind["rope_type"]: kind.get("original_max_position_embeddings") or most
+        for kind in kinds
+        if isinstance(kind, dict) and "rope_type" in kind
+    }
 
 
 def _positions(model: Any) -> int:

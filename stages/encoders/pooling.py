@@ -16,11 +16,11 @@ class Pooling(enum.StrEnum):
     CLS = "cls"  # the first token's
     MEAN = "mean"  # the mean over all tokens but padding, special tokens included
     MAX = "max"  # the largest value of each column, over the same tokens
+    LAST = "last"  # the last token's, special tokens included
     POOLER = "pooler"  # what the encoder's own pooler, a dense layer and a tanh, makes of the first token's
     # These are parts of some encoders' own vectors, and no features by themselves.
     MEAN_SQRT_LEN = "mean_sqrt_len"  # the sum over the same tokens, divided by the square root of their number
     WEIGHTED_MEAN = "weighted_mean"  # the mean over the same tokens, where the n-th has the weight n
-    LAST = "last"  # the last token's
     MODEL = "model"  # what the files of the encoder say: see `recipe`
 
 
@@ -33,11 +33,11 @@ class Feature:
     pooling: Pooling
 
 
-_NAME = re.compile(r"(?:layer(?P<layer>\*|[1-9][0-9]*)\.)?(?P<pooling>cls|mean|max|pooler|model)")
+_NAME = re.compile(r"(?:layer(?P<layer>\*|[1-9][0-9]*)\.)?(?P<pooling>cls|mean|max|last|pooler|model)")
 
 
 def parse_features(names: Sequence[str], layers: int | None) -> tuple[Feature, ...]:
-    """Read features' names: ``cls``, ``mean``, ``max``, ``pooler``, ``model``, ``layer6.cls``, ``layer*.mean``.
+    """Read the names of features, such as ``cls``, ``mean``, ``last``, ``model``, ``layer6.cls``, ``layer*.mean``.
 
     Returns them once each, sorted by name; a ``*`` stands for every layer. ``layers`` is how many layers the encoder
     has, where that is known.
@@ -49,7 +49,7 @@ def parse_features(names: Sequence[str], layers: int | None) -> tuple[Feature, .
     for name in names:
         match = _NAME.fullmatch(name.strip())
         if match is None or (match["layer"] and match["pooling"] in (Pooling.POOLER, Pooling.MODEL)):
-            choices = "model, cls, mean, max, pooler, layer6.cls, layer*.cls"
+            choices = "model, cls, mean, max, last, pooler, layer6.cls, layer*.cls"
             raise SettingsError(f"{name!r} is not a feature; choose of {choices}, or auto alone")
         pooling = Pooling(match["pooling"])
         if match["layer"] is None:
