@@ -211,7 +211,7 @@ def test_an_architecture_without_a_fast_path_is_encoded_by_its_own(tmp_path: Pat
     import torch
     import transformers
 
-    folder = save_tiny_encoder(tmp_path / "albert", kind="albert")
+    folder = save_tiny_encoder(tmp_path / "rembert", kind="rembert")
     texts = ["a good film", "not a bad phone at all", "broke"]
     (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"{text},x\n" for text in texts))
     options = ("--encoder", folder, "--out", tmp_path / "c.h5", "--precision", "float32")

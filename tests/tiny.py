@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 WORDS = "the a good bad film phone very not is was it works broke love hate fine plot screen day".split()  # noqa: SIM905
-SEGMENTED = ("bert", "electra")
+SEGMENTED = ("bert", "electra", "albert", "nomic_bert")
 """The kinds that tell the two texts of a pair apart."""
 
 
@@ -52,6 +52,11 @@ def save_tiny_encoder(folder: Path, *, seed: int = 0, kind: str = "bert", **chan
         "mpnet": lambda: hf.MPNetModel(hf.MPNetConfig(**{**sizes, "max_position_embeddings": 130, "pad_token_id": 1})),
         "modernbert": lambda: hf.ModernBertModel(hf.ModernBertConfig(**sizes, local_attention=8)),
         "albert": lambda: hf.AlbertModel(hf.AlbertConfig(**sizes, embedding_size=16)),
+        # of transformers releases after 5.0
+        "nomic_bert": lambda: hf.NomicBertModel(hf.NomicBertConfig(**sizes)),
+        "gte": lambda: hf.GteModel(hf.GteConfig(**sizes)),
+        "jina_embeddings_v3": lambda: hf.JinaEmbeddingsV3Model(hf.JinaEmbeddingsV3Config(**sizes)),
+        "rembert": lambda: hf.RemBertModel(hf.RemBertConfig(**sizes, input_embedding_size=16)),
         "convbert": lambda: hf.ConvBertModel(hf.ConvBertConfig(**sizes, embedding_size=16, head_ratio=2)),
         "nystromformer": lambda: hf.NystromformerModel(hf.NystromformerConfig(**sizes)),
         "vit": lambda: hf.ViTModel(
@@ -64,6 +69,15 @@ def save_tiny_encoder(folder: Path, *, seed: int = 0, kind: str = "bert", **chan
     torch.manual_seed(seed)
     made[kind]().save_pretrained(folder)
     return folder
+
+
+def require_kind(kind: str) -> None:
+    """Skip a test of an architecture that this release of transformers does not have."""
+    import pytest
+    import transformers
+
+    if kind not in transformers.CONFIG_MAPPING:
+        pytest.skip(f"transformers {transformers.__version__} has no {kind}")
 
 
 def tiny_rows(count: int, *, seed: int = 0, classes: int = 2) -> list[tuple[str, str]]:

@@ -28,7 +28,7 @@ from headstart.stages.encoders.packed.roberta import Roberta
 from headstart.stages.extract import extract, extract_tables
 from headstart.stages.extraction import reopen
 from headstart.stages.settings import ExtractSettings
-from tiny import save_tiny_encoder, tiny_rows
+from tiny import require_kind, save_tiny_encoder, tiny_rows
 
 Change = Callable[[dict[str, Any]], Any]
 OLD = [text for text, _ in tiny_rows(60)]
@@ -94,11 +94,16 @@ ROBERTA = {"pad_token_id": 1}
         ("distilbert", {}, {"features": "cls,layer1.cls"}),
         ("mpnet", {}, {"features": "cls,mean"}),
         ("modernbert", {}, {"features": "cls,layer1.mean"}),
+        ("albert", {"num_hidden_groups": 2}, {"text_pair_column": "second", "features": "cls,pooler,layer1.mean"}),
+        ("nomic_bert", {}, {"text_pair_column": "second", "features": "cls,mean"}),
+        ("gte", {"type_vocab_size": 0}, {"features": "mean,layer1.cls"}),
+        ("jina_embeddings_v3", {}, {"features": "cls,mean,pooler"}),
     ],
 )
 def test_an_update_needs_no_transformers_and_gives_the_same_bits(
     kind: str, changes: dict[str, Any], options: dict[str, str | int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    require_kind(kind)
     encoder = save_tiny_encoder(tmp_path / "encoder", kind=kind, **changes)
     given = {"precision": "float32", "batch_tokens": 64, "max_length": 60, **options}
     pairs = "text_pair_column" in options
@@ -361,7 +366,7 @@ def test_files_of_many_kinds_are_read_right(
 
 
 def test_an_encoder_that_is_padded_takes_transformers(tmp_path: Path, loads: list[Any]) -> None:
-    encoder = save_tiny_encoder(tmp_path / "albert", kind="albert")
+    encoder = save_tiny_encoder(tmp_path / "rembert", kind="rembert")
     first, _ = run(OLD, tmp_path / "c.h5", encoder)
     loads.clear()
     cache, _ = run(GROWN, tmp_path / "c.h5", encoder, update=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,13 @@ def modernbert(**changes: Any) -> Any:
     return transformers.ModernBertModel(transformers.ModernBertConfig(**sizes))
 
 
+def rotary(kind: str, **changes: Any) -> Any:
+    """A model of a class that transformers 5.0 does not have."""
+    config = getattr(transformers, f"{kind}Config")(**{**SIZES, "pad_token_id": 0, **changes})
+    return getattr(transformers, f"{kind}Model")(config)
+
+
+ALBERT: dict[str, Any] = {**SIZES, "embedding_size": 24}
 FAMILY = {
     "BERT": lambda: transformers.BertModel(transformers.BertConfig(**SIZES)),
     "BERT of one layer": lambda: transformers.BertModel(transformers.BertConfig(**{**SIZES, "num_hidden_layers": 1})),
@@ -66,6 +74,8 @@ FAMILY = {
     "ModernBERT, another order": lambda: modernbert(
         layer_types=["sliding_attention", "full_attention"] * 2, rope_parameters=ROPES, hidden_activation="silu"
     ),
+    "ALBERT": lambda: transformers.AlbertModel(transformers.AlbertConfig(**ALBERT)),
+    "ALBERT in two groups": lambda: transformers.AlbertModel(transformers.AlbertConfig(**ALBERT, num_hidden_groups=2)),
     "DistilBERT": lambda: transformers.DistilBertModel(transformers.DistilBertConfig(**DISTIL)),
     "DistilBERT with SiLU": lambda: transformers.DistilBertModel(
         transformers.DistilBertConfig(**DISTIL, activation="silu")
@@ -74,6 +84,23 @@ FAMILY = {
         transformers.DistilBertConfig(**DISTIL, sinusoidal_pos_embds=True)
     ),
 }
+ROTARY: dict[str, dict[str, dict[str, Any]]] = {  # by the class's name, configurations by their names here
+    "NomicBert": {"Nomic-BERT": {}, "Nomic-BERT of a larger theta": {"rope_parameters": {"rope_theta": 10_000.0}}},
+    "Gte": {
+        "GTE": {},
+        "GTE without segments": {"type_vocab_size": 0},
+        "GTE, scaled": {"rope_parameters": {"rope_type": "linear", "factor": 1.067, "rope_theta": 160_000.0}},
+    },
+    "JinaEmbeddingsV3": {"Jina v3": {}},
+}
+NEWER = {
+    name: functools.partial(rotary, kind, **changes)
+    for kind, configurations in ROTARY.items()
+    if hasattr(transformers, f"{kind}Model")  # 5.0 has none of them
+    for name, changes in configurations.items()
+}
+FAMILY |= NEWER
+SEGMENTED = ["BERT", "BERT of one layer", "ELECTRA", "ELECTRA, projected", "ALBERT"]
 OTHERS = {
     "another activation": lambda: transformers.BertModel(transformers.BertConfig(**SIZES, hidden_act="tanh")),
     "another activation in DistilBERT": lambda: transformers.DistilBertModel(
@@ -89,11 +116,11 @@ OTHERS = {
     "MPNet with other buckets": lambda: transformers.MPNetModel(
         transformers.MPNetConfig(**SIZES, relative_attention_num_buckets=16)
     ),
-    "shared layers": lambda: transformers.AlbertModel(transformers.AlbertConfig(**SIZES, embedding_size=24)),
     "ModernBERT with rotary positions that are scaled": lambda: transformers.ModernBertModel(
         transformers.ModernBertConfig(**SIZES, pad_token_id=0, rope_parameters={**ROPES, "full_attention": SCALED})
     ),
     "ModernBERT with another activation": lambda: modernbert(hidden_activation="quick_gelu"),
+    "layers within a layer": lambda: transformers.AlbertModel(transformers.AlbertConfig(**ALBERT, inner_group_num=2)),
 }
 
 
@@ -179,12 +206,12 @@ def test_batches_side_by_side_give_what_each_gives_alone(tiny: Path) -> None:
         np.testing.assert_array_equal(found["cls"], again["cls"])
 
 
-@pytest.mark.parametrize("name", ["BERT", "MPNet", "ModernBERT"])
+@pytest.mark.parametrize("name", ["BERT", "MPNet", "ModernBERT", "ALBERT in two groups", *NEWER])
 def test_every_feature_is_what_its_name_says(name: str) -> None:
     """Of each layer and of the last, beside transformers' own hidden states, one sequence at a time."""
     model, batch = made(FAMILY[name]), sequences([30, 30, 12, 3])
     names, layers = ["cls", "mean", "max", "layer*.cls", "layer2.mean", "layer1.max"], model.config.num_hidden_layers
-    features = parse_features([*names, *(["pooler"] if hasattr(model, "pooler") else [])], layers)
+    features = parse_features([*names, *(["pooler"] if getattr(model, "pooler", None) else [])], layers)
     with torch.inference_mode():
         ours = packed(model, features)(batch)
         outputs = [model(input_ids=torch.from_numpy(s).long()[None], output_hidden_states=True) for s in batch]
@@ -199,7 +226,7 @@ def test_every_feature_is_what_its_name_says(name: str) -> None:
         torch.testing.assert_close(ours[feature.name], theirs, atol=1e-5, rtol=0, msg=feature.name)
 
 
-@pytest.mark.parametrize("name", ["BERT", "BERT of one layer", "ELECTRA", "ELECTRA, projected"])
+@pytest.mark.parametrize("name", [*SEGMENTED, *(name for name in NEWER if "Nomic" in name)])
 def test_segments_are_read(name: str) -> None:
     """Token ids with the segment of each, as of a pair of texts."""
     model, names = made(FAMILY[name]), ["cls", "mean"]
@@ -228,7 +255,7 @@ def test_no_layer_above_the_last_one_asked_for_is_run(name: str, names: list[str
     with torch.inference_mode():
         outputs = [model(input_ids=torch.from_numpy(s).long()[None], output_hidden_states=True) for s in batch]
     stack = next(found for found in model.modules() if isinstance(found, torch.nn.ModuleList))
-    for number in range(max(f.layer or 0 for f in features), layers):
+    for number in range(max(f.layer or 0 for f in features), len(stack)):  # ALBERT has fewer than layers
         stack[number] = torch.nn.Identity()
     with torch.inference_mode():
         ours = packed(model, features)(batch)

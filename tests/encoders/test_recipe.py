@@ -36,7 +36,7 @@ def run(table: Any, out: Path, encoder: Path, **options: Any) -> tuple[Cache, No
     return extracting.run(table, out, encoder, **{"features": ("auto",), **options})
 
 
-@pytest.fixture(scope="module", params=["bert", "albert"])  # packed and padded
+@pytest.fixture(scope="module", params=["bert", "rembert"])  # packed and padded
 def encoder(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_encoder(tmp_path_factory.mktemp("encoder"), kind=request.param)
 

@@ -14,7 +14,7 @@ from ...types import TokenIds
 from ..pooling import Feature
 from .architecture import Architecture
 from .attention import Group, Norm
-from .forward import Embed, PackedForward
+from .forward import BuildLayer, Embed, PackedForward
 from .layers import ACTIVATIONS, LayerBuilder, LayerNames, LayerShape
 from .linear import padded_rows
 
@@ -26,7 +26,7 @@ class Embeddings:
     """The sum of a token's word, position and segment embeddings, normalised. All are float32."""
 
     words: Tensor  # (vocabulary, width)
-    positions: Tensor  # (positions, width)
+    positions: Tensor | None  # (positions, width)
     segments: Tensor | None  # (segments, width)
     norm: Norm
     position_ids: Callable[[Tensor, Sequence[Group]], Tensor]
@@ -35,7 +35,9 @@ class Embeddings:
         """(tokens, width) float32, with rows of zeros up to a number that suits the products."""
         joined = torch.from_numpy(np.concatenate(sequences).astype(np.int64))  # (tokens,) or (tokens, 2)
         ids = joined if joined.ndim == 1 else joined[:, 0]
-        rows = embedding(ids, self.words) + embedding(self.position_ids(ids, groups), self.positions)
+        rows = embedding(ids, self.words)
+        if self.positions is not None:
+            rows += embedding(self.position_ids(ids, groups), self.positions)
         if self.segments is not None:
             rows += self.segments[0] if joined.ndim == 1 else embedding(joined[:, 1], self.segments)
         hidden_states = rows.new_zeros(padded_rows(len(rows)), rows.shape[1])
@@ -59,6 +61,9 @@ class Bert(Architecture):
     )
     # config.json's names for the heads, the layers and the activation
     CONFIG_NAMES: ClassVar = ("num_attention_heads", "num_hidden_layers", "hidden_act")
+    ACTIVATION: ClassVar = "gelu"  # where config.json does not name one
+    GATED: ClassVar = False
+    POOLER: ClassVar = "pooler.dense"
     activation: str = "gelu"
     position_padding: int | None = None  # the token that RoBERTa gives no position
 
@@ -76,7 +81,7 @@ class Bert(Architecture):
             heads=heads,
             layers=layers,
             epsilon=config.get("layer_norm_eps", 1e-12),
-            activation=activation or "gelu",
+            activation=activation or cls.ACTIVATION,
             position_padding=cls.padding_of(config),
         )
 
@@ -96,29 +101,38 @@ class Bert(Architecture):
             dtype=dtype,
             batch_tokens=batch_tokens,
             activation=self.activation,
+            gated=self.GATED,
         )
         return PackedForward(
             features,
             layers=self.layers,
             embed=self.embeddings(builder),
-            layer=builder.layer,
+            layer=self.layer(builder),
             dtype=dtype,
-            pooler=lambda: builder.linear("pooler.dense"),
+            pooler=lambda: builder.linear(self.POOLER),
         )
 
     def shapes(self, weights: Mapping[str, Tensor]) -> Sequence[LayerShape]:
         """What the weights do not say of each layer."""
         return [LayerShape(heads=self.heads)] * self.layers
 
+    def layer(self, builder: LayerBuilder) -> BuildLayer:
+        """What builds the layer of a number, from 0."""
+        return builder.layer
+
     def embeddings(self, builder: LayerBuilder) -> Embed:
         """The embeddings, with weights of the encoder."""
         return Embeddings(
             words=builder.weights["embeddings.word_embeddings.weight"],
-            positions=builder.weights["embeddings.position_embeddings.weight"],
+            positions=self.positions(builder.weights),
             segments=builder.weights.get("embeddings.token_type_embeddings.weight"),
             norm=builder.norm("embeddings.LayerNorm"),
             position_ids=self.position_ids,
         )
+
+    def positions(self, weights: Mapping[str, Tensor]) -> Tensor | None:
+        """The positions' embeddings, (positions, width) float32; None where the embeddings hold no positions."""
+        return weights["embeddings.position_embeddings.weight"]
 
     def position_ids(self, ids: Tensor, groups: Sequence[Group]) -> Tensor:
         """(tokens,) token ids to (tokens,) int64 positions, which start again at each sequence."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from .bert import Bert
 from .forward import Embed
 from .layers import LayerBuilder
@@ -11,12 +13,13 @@ class Electra(Bert):
     """ELECTRA's discriminator."""
 
     BASE = "electra"
+    PROJECTION: ClassVar = "embeddings_project"
 
     def embeddings(self, builder: LayerBuilder) -> Embed:
         embed = super().embeddings(builder)
-        if "embeddings_project.weight" not in builder.weights:
+        if f"{self.PROJECTION}.weight" not in builder.weights:
             return embed
-        project = builder.linear("embeddings_project")
+        project = builder.linear(self.PROJECTION)
         return lambda sequences, groups: project(embed(sequences, groups).to(builder.dtype)).float()
 
 

@@ -21,6 +21,8 @@ from .linear import Linear
 Tensor = torch.Tensor
 Embed = Callable[[Sequence[TokenIds], Sequence[Group]], Tensor]
 """Token sequences and their groups to (tokens, width) float32, with some rows of no sequence at the end."""
+BuildLayer = Callable[[int, Token | None], Layer]
+"""Builds the layer of a number, from 0: for every token, or for one token of each sequence."""
 
 _TOKENS = {Pooling.CLS: Token.FIRST, Pooling.POOLER: Token.FIRST, Pooling.LAST: Token.LAST}
 
@@ -36,7 +38,7 @@ class PackedForward:
         *,
         layers: int,
         embed: Embed,
-        layer: Callable[[int, Token | None], Layer],
+        layer: BuildLayer,
         dtype: torch.dtype,
         norm: Norm | None = None,
         pooler: Callable[[], Linear] | None = None,
@@ -44,7 +46,7 @@ class PackedForward:
         """Build the layers up to the last one that a feature needs, of an encoder that has ``layers`` layers.
 
         Args:
-            layer: builds the layer of a number, from 0: for every token, or for one token of each sequence.
+            layer: builds a layer.
             dtype: of the products.
             norm: follows the last layer.
             pooler: builds the dense layer of the pooler, where a feature needs it.
