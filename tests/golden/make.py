@@ -1,0 +1,117 @@
+"""Make the golden files: caches, a run and a sweep that every later headstart must read.
+
+    python tests/golden/make.py FOLDER
+
+writes them into a new folder. Those of a released version of the format are never made again. They hold what
+`tests/cache/test_golden.py` needs: a tiny random encoder with modules of its own, the tables, and ``expected.json``:
+what plain h5py reads from each cache, and what the runs predict.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import headstart
+import numpy as np
+
+CACHES: dict[str, dict[str, Any]] = {
+    "features": {"features": ("cls", "mean", "model"), "prompt": "query"},
+    "pairs": {"features": ("cls",), "label_column": None, "text_pair_column": "second", "max_length": 12},
+    "float16": {"features": ("model",), "storage": "float16"},
+    "left_out": {"features": ("cls",), "skip_bad_rows": True, "prefix": "the "},
+}
+"""Of each cache: the settings of `extract`; its table has the same name."""
+TEXTS = ("a good film", "very bad", "the plot")
+"""Texts whose predictions are expected."""
+
+
+def settings(cache: str) -> headstart.ExtractSettings:
+    """Settings of a cache, for a process in the golden folder: paths are relative."""
+    return headstart.ExtractSettings(
+        **{"encoder": "encoder", "precision": "float32", "device": "cpu", "block_rows": 16, "window_rows": 32},
+        **CACHES[cache],
+    )
+
+
+def read_plainly(path: Path) -> dict[str, Any]:
+    """What plain h5py reads: attributes, documents, and of each dataset its shape, its type and a hash of its bytes."""
+    datasets: dict[str, Any] = {}
+
+    def note(name: str, item: h5py.HLObject) -> None:
+        if isinstance(item, h5py.Dataset) and item.shape:
+            digest = hashlib.sha256(np.ascontiguousarray(item[:]).tobytes()).hexdigest()
+            datasets[name] = [list(item.shape), str(item.dtype), digest]
+
+    with h5py.File(path) as file:
+        file.visititems(note)
+        documents = ("identity", "plan", "label_names", "record")
+        return {
+            "attributes": {name: value if isinstance(value, str) else int(value) for name, value in file.attrs.items()},
+            "datasets": datasets,
+            "documents": {name: json.loads(file[name][()]) for name in documents if name in file},
+            "first_row": {name: feature[0].astype(float).tolist() for name, feature in file["features"].items()},
+            "rows": file["rows"][:].tolist() if "rows" in file else None,
+        }
+
+
+def make(folder: Path) -> None:
+    """Write all golden files into a new folder, and stay in it."""
+    from recipes import add_dense, with_recipe
+    from tiny import save_tiny_encoder, tiny_rows
+
+    folder.mkdir(parents=True)
+    folder = folder.resolve()
+    os.chdir(folder)  # what is recorded has no path of this machine
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16, "max_position_embeddings": 64}
+    plain = save_tiny_encoder(folder / "plain", **sizes)
+    mean = {"word_embedding_dimension": 16, "pooling_mode": "mean"}
+    with_recipe(plain, folder / "encoder", "Dense", "Normalize", pooling=mean)
+    add_dense(folder / "encoder" / "2_Dense", inputs=16)
+    shutil.rmtree(plain)
+    rows = tiny_rows(48)
+    write_table("features", ["text", "label"], rows)
+    write_table("float16", ["text", "label"], rows[:20])
+    write_table("pairs", ["text", "second"], [(text, rows[-1 - n][0]) for n, (text, _) in enumerate(rows[:20])])
+    write_table("left_out", ["text", "label"], [("", "class0"), *rows[:20], ("  ", "class1"), *rows[20:30]])
+    for name in CACHES:
+        headstart.extract(f"{name}.csv", f"{name}.h5", settings(name))
+        without_paths(name)
+    headstart.train_head("features.h5", "run", headstart.TrainSettings(feature="model", epochs=3))
+    values = {"learning_rate": (0.01, 0.1)}
+    base = headstart.TrainSettings(feature="mean", head="mlp", hidden=4, epochs=2)
+    headstart.sweep("features.h5", "sweep", headstart.SweepSettings(base=base, values=values))
+    for document in (Path("run/run.json"), Path("sweep/sweep.json"), Path("sweep/winner/run.json")):
+        document.write_text(document.read_text(encoding="utf-8").replace(f"{folder}/", ""), encoding="utf-8")
+    predictions = {run: headstart.load(run).predict_proba(TEXTS).tolist() for run in ("run", "sweep/winner")}
+    expected = {"caches": {name: read_plainly(Path(f"{name}.h5")) for name in CACHES}, "predictions": predictions}
+    Path("expected.json").write_text(json.dumps(expected, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def write_table(name: str, header: list[str], rows: list[tuple[str, str]]) -> None:
+    with Path(f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+
+def without_paths(name: str) -> None:
+    """Write the record of a cache again, with the encoder's folder relative."""
+    from headstart.cache.reader import open_cache
+    from headstart.cache.writer import CacheWriter
+
+    path = Path(f"{name}.h5")
+    record: Mapping[str, Any] = open_cache(path).record
+    with CacheWriter(path) as writer:
+        writer._write_document("record", {**record, "encoder": {**record["encoder"], "folder": "encoder"}})
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    make(Path(sys.argv[1]))
