@@ -38,17 +38,49 @@ def with_recipe(encoder: Path, folder: Path, *modules: str, pooling: Any = "mean
     return folder
 
 
-def add_dense(folder: Path, *, inputs: int = 32, width: int = 8, function: str = "activation.Tanh") -> dict[str, Any]:
+def add_dense(
+    folder: Path, *, inputs: int = 32, width: int = 8, function: str = "activation.Tanh", bias: bool = True
+) -> dict[str, Any]:
     """Write the files of a dense layer, and return its weights."""
     import torch
     from safetensors.torch import save_file
 
     torch.manual_seed(1)
     weights = {"linear.weight": torch.randn(width, inputs), "linear.bias": torch.randn(width)}
-    fields = {"in_features": inputs, "out_features": width, "bias": True}
+    if not bias:
+        del weights["linear.bias"]
+    fields = {"in_features": inputs, "out_features": width, "bias": bias}
     write(folder / "config.json", {**fields, "activation_function": f"torch.nn.modules.{function}"})
     save_file(weights, folder / "model.safetensors")
     return {name.removeprefix("linear."): weight.double().numpy() for name, weight in weights.items()}
+
+
+def add_layer_norm(folder: Path, width: int = 8) -> dict[str, Any]:
+    """Write the files of a layer norm, and return its weights."""
+    import torch
+    from safetensors.torch import save_file
+
+    write(folder / "config.json", {"dimension": width})
+    weights = {"norm.weight": torch.rand(width), "norm.bias": torch.rand(width)}
+    save_file(weights, folder / "model.safetensors")
+    return {name.removeprefix("norm."): weight.double().numpy() for name, weight in weights.items()}
+
+
+def edit(path: Path, **fields: Any) -> None:
+    """Change fields of a JSON file."""
+    write(path, json.loads(path.read_text()) | fields)
+
+
+def in_subfolder(folder: Path, part: str = "0_Transformer") -> Path:
+    """Move what transformers reads into a folder inside, as old releases wrote it."""
+    (folder / part).mkdir()
+    for file in [*folder.iterdir()]:
+        if file.is_file() and file.name not in ("modules.json", "config_sentence_transformers.json"):
+            file.rename(folder / part / file.name)
+    entries = json.loads((folder / "modules.json").read_text())
+    entries[0]["path"] = part
+    write(folder / "modules.json", entries)
+    return folder
 
 
 def states(encoder: Path, texts: list[str], max_length: int = 50) -> list[Array]:

@@ -31,16 +31,16 @@ def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> 
     Returns None where only transformers can load it. ``packed`` is that field of the record's ``encoder``, which may
     come from anyone. Where the files are odd, this raises exceptions of any kind.
     """
-    if settings.device.type != "cpu" or files.pickled or files.folder / TOKENIZER not in files.tokenizer:
+    if settings.device.type != "cpu" or files.pickled or files.model / TOKENIZER not in files.tokenizer:
         return None
-    tokenizer = tokenizers.Tokenizer.from_file(str(files.folder / TOKENIZER))
+    tokenizer = tokenizers.Tokenizer.from_file(str(files.model / TOKENIZER))
     set_up(
         tokenizer,
         max_length=settings.max_length,
         direction=settings.truncation_side,
         lower_case=settings.lower_case,
     )
-    architecture = find_architecture(json.loads((files.folder / CONFIG).read_bytes()))
+    architecture = find_architecture(json.loads((files.model / CONFIG).read_bytes()))
     if architecture is None or (config := EncoderConfig.from_record(packed, architecture, tokenizer)) is None:
         return None
     weights, dtype = _Weights(files, architecture), DTYPES[settings.precision]

@@ -62,6 +62,7 @@ class EncoderFiles:
 
     name: str  # as the user gave it
     folder: Path
+    model: Path  # the folder of what transformers reads: the same one, or where modules.json says, one inside it
     revision: str | None  # the commit that a hub id resolved to; None for a folder
     weights: tuple[Path, ...]  # safetensors, or pickles where the user allowed them; before several, their index
     tokenizer: tuple[Path, ...]  # and every other file that may decide a feature but `model`
@@ -73,7 +74,7 @@ class EncoderFiles:
 
     def layers(self) -> int | None:
         """The number of layers in config.json; None where it does not say. An EncoderError where it is not JSON."""
-        config = _read_object(self.name, self.folder / CONFIG)
+        config = _read_object(self.name, self.model / CONFIG)
         counts = [config[name] for name in ("num_hidden_layers", "n_layers", "num_layers") if name in config]
         return counts[0] if counts and isinstance(counts[0], int) else None
 
@@ -85,10 +86,10 @@ class EncoderFiles:
         """
         index = _read_object(self.name, self.weights[0]) if len(self.weights) > 1 else {"metadata": {}}
         if isinstance(index.get("metadata"), dict):
-            yield self.folder
+            yield self.model
             return
         with tempfile.TemporaryDirectory() as scratch:
-            for file in (self.folder / CONFIG, *self.weights[1:]):
+            for file in (self.model / CONFIG, *self.weights[1:]):
                 (Path(scratch) / file.name).symlink_to(file)
             (Path(scratch) / self.weights[0].name).write_text(json.dumps(index | {"metadata": {}}))
             yield Path(scratch)
@@ -96,9 +97,9 @@ class EncoderFiles:
     def hashes(self) -> dict[str, str]:
         """The hashes of an identity but that of the modules; errors are those of `hash_files`."""
         return {
-            "weights_sha256": hash_files(self.folder, self.weights),
-            "config_sha256": hash_files(self.folder, [self.folder / CONFIG]),
-            "tokenizer_sha256": hash_files(self.folder, self.tokenizer),
+            "weights_sha256": hash_files(self.model, self.weights),
+            "config_sha256": hash_files(self.model, [self.model / CONFIG]),
+            "tokenizer_sha256": hash_files(self.model, self.tokenizer),
         }
 
     def modules_sha256(self) -> str:
@@ -196,11 +197,12 @@ def _sha256(file: Path) -> str:
 
 def _files(name: str, folder: Path, *, revision: str | None, allow_pickled_weights: bool) -> EncoderFiles:
     try:
-        _require_encoder(name, folder)
-        tokenizer = _read_files(folder)
+        model = folder / _model_part(folder)
+        _require_encoder(name, model)
+        tokenizer = _read_files(model)
         if not tokenizer:
-            raise EncoderError(f"encoder {name}: {folder} holds no tokenizer (such as tokenizer.json)")
-        weights, modules = _weights(name, folder, allow_pickled_weights), _modules(folder, allow_pickled_weights)
+            raise EncoderError(f"encoder {name}: {model} holds no tokenizer (such as tokenizer.json)")
+        weights, modules = _weights(name, model, allow_pickled_weights), _modules(folder, allow_pickled_weights)
         if pointer := next((file for file in (*weights, *modules, *tokenizer) if is_lfs_pointer(file)), None):
             raise EncoderError(f"encoder {name}: {pointer} {_LFS}")
     except OSError as error:
@@ -208,6 +210,7 @@ def _files(name: str, folder: Path, *, revision: str | None, allow_pickled_weigh
     return EncoderFiles(
         name=name,
         folder=folder,
+        model=model,
         revision=revision,
         weights=weights,
         tokenizer=tokenizer,
@@ -222,6 +225,9 @@ def _require_encoder(name: str, folder: Path) -> None:
     if not (folder / CONFIG).is_file():
         original = next(folder.glob("*bert_config*.json"), None)
         advice = f'rename its {original.name}, and add "model_type": "bert" (or what it is) to it' if original else None
+        kinds = [str(module.get("type")).rpartition(".")[2][:80] for module in _listed(folder)[:1]]
+        if kinds and advice is None and "Transformer" not in kinds:  # such as vectors of words, which are in no context
+            advice = f"its vectors are made by {kinds[0]}, which headstart does not compute"
         raise EncoderError(f"encoder {name}: {folder} holds no {CONFIG}; {advice or _inside(folder)}")
     config = _read_object(name, folder / CONFIG)
     if not isinstance(kind := config.get("model_type"), str) or not kind:
@@ -294,12 +300,29 @@ def _unknown(folder: Path, candidates: Iterable[Path]) -> tuple[Path, ...]:
     )
 
 
+def _listed(folder: Path) -> list[dict[str, Any]]:
+    """The modules that modules.json lists; none where it is no such list, which `recipe` refuses."""
+    with contextlib.suppress(OSError, ValueError, RecursionError, TypeError):
+        return [module for module in json.loads((folder / MODULES).read_bytes()) if isinstance(module, dict)]
+    return []
+
+
+def _part(module: Mapping[str, Any]) -> str:
+    """The folder of a module, if it lies inside the encoder's; else nothing."""
+    path = PurePosixPath(str(module.get("path", "")))
+    return "" if ".." in path.parts or path.is_absolute() or not path.parts else str(path)
+
+
+def _model_part(folder: Path) -> str:
+    """The folder of what transformers reads, inside the encoder's; nothing where that is the encoder's own."""
+    first = next(iter(_listed(folder)), {})
+    package, _, kind = str(first.get("type")).rpartition(".")
+    return _part(first) if (package.partition(".")[0], kind) == ("sentence_transformers", "Transformer") else ""
+
+
 def _parts(folder: Path) -> list[str]:
-    """The folders of sentence-transformers' modules, inside an encoder's."""
-    modules = []
-    with contextlib.suppress(OSError, ValueError, RecursionError, TypeError, KeyError):  # nothing else reads it
-        modules = [PurePosixPath(module["path"]) for module in json.loads((folder / MODULES).read_bytes())]
-    return sorted({str(path) for path in modules if path.parts and ".." not in path.parts and not path.is_absolute()})
+    """The folders of sentence-transformers' modules inside an encoder's, but that of what transformers reads."""
+    return sorted({_part(module) for module in _listed(folder)} - {"", _model_part(folder)})
 
 
 def _weights(name: str, folder: Path, allow_pickled_weights: bool) -> tuple[Path, ...]:
@@ -350,10 +373,11 @@ def _download(name: str, revision: str | None, allow_pickled_weights: bool) -> P
     try:  # all that `_read_files` finds in a folder that was downloaded whole
         folder = huggingface_hub.snapshot_download(name, revision=revision, ignore_patterns=["*/*", *UNREAD])
         commit = Path(folder).name
-        inner = [f"{glob.escape(part)}/*" for part in (*_parts(Path(folder)), _TEMPLATES)]
+        model = _model_part(Path(folder))
+        parts = [glob.escape(part) for part in (*_parts(Path(folder)), *([model] if model else []))]
+        inner = [f"{part}/*" for part in (*parts, _TEMPLATES)]
         huggingface_hub.snapshot_download(name, revision=commit, allow_patterns=inner, ignore_patterns=list(UNREAD))
-        kinds = (WEIGHTS, PICKLED_WEIGHTS) if allow_pickled_weights else (WEIGHTS,)
-        weights += [f"{glob.escape(part)}/{kind}" for part in _parts(Path(folder)) for kind in kinds]
+        weights += [f"{part}/{pattern}" for part in parts for pattern in weights]
         return Path(huggingface_hub.snapshot_download(name, revision=commit, allow_patterns=weights))
     except errors.GatedRepoError:
         problem = f"is gated: ask for access on its page and log in with `hf auth login`, {instead}"

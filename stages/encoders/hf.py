@@ -75,7 +75,7 @@ def _load(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
     if (side := tokenizer.truncation_side) != settings.truncation_side:
         raise EncoderError(
             f"encoder {files.name}: transformers cuts its texts on the {side}, and its files do not say so; add "
-            f'"truncation_side": "{side}" to the {TOKENIZER_CONFIG} of a copy of {files.folder}'
+            f'"truncation_side": "{side}" to the {TOKENIZER_CONFIG} of a copy of {files.model}'
         )
     fast_tokenizer, width = tokenizer.backend_tokenizer, int(model.config.hidden_size)
     set_up(
@@ -183,7 +183,7 @@ def _agree(alone: torch.Tensor, together: torch.Tensor) -> bool:
 def _check_vocabulary(files: EncoderFiles, tokenizer: Any, model: Any) -> list[str]:
     """Refuse a tokenizer that lacks the words of its encoder, or has others. Returns what a user should know of it."""
     encoder, made = f"encoder {files.name}", type(tokenizer.backend_tokenizer.model).__name__
-    file, kind = files.folder / "tokenizer.json", type(tokenizer)
+    file, kind = files.model / "tokenizer.json", type(tokenizer)
     if file.is_file():
         stored = _MODEL_KIND.search(file.read_bytes())
         if stored and stored[1].decode() != made:
@@ -194,10 +194,10 @@ def _check_vocabulary(files: EncoderFiles, tokenizer: Any, model: Any) -> list[s
             )
     else:
         needed = [name for field, name in kind.vocab_files_names.items() if field != "tokenizer_file"]
-        absent = [name for name in needed or [file.name] if not (files.folder / name).is_file()]
-        if absent and not any((files.folder / name).is_file() for name in _OTHER_VOCABULARIES):
+        absent = [name for name in needed or [file.name] if not (files.model / name).is_file()]
+        if absent and not any((files.model / name).is_file() for name in _OTHER_VOCABULARIES):
             raise EncoderError(
-                f"{encoder}: {files.folder} holds neither tokenizer.json nor {absent[0]}, the vocabulary of its "
+                f"{encoder}: {files.model} holds neither tokenizer.json nor {absent[0]}, the vocabulary of its "
                 f"tokenizer ({kind.__name__}); put the tokenizer's files there that the encoder was published with"
             )
     try:
@@ -286,7 +286,7 @@ def _check_fit(
 def load_tokenizer(files: EncoderFiles) -> Any:
     """The fast tokenizer of an encoder, as transformers loads it; an EncoderError where there is none."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(
-        files.folder, use_fast=True, trust_remote_code=False, local_files_only=True
+        files.model, use_fast=True, trust_remote_code=False, local_files_only=True
     )
     if not tokenizer.is_fast:
         raise EncoderError(f"encoder {files.name} has no fast tokenizer; save one as tokenizer.json beside its weights")
@@ -387,7 +387,7 @@ def _loading(files: EncoderFiles) -> Iterator[None]:
         raise
     except BaseException as error:  # of many kinds, by what is wrong with which file; Rust's panics are no Exception
         reason = files.advice(error) or textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__
-        raise EncoderError(f"encoder {files.name}: its files in {files.folder} cannot be read: {reason}") from error
+        raise EncoderError(f"encoder {files.name}: its files in {files.model} cannot be read: {reason}") from error
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from .backend import Forward
 from .encoder import EncoderSettings
 from .files import EncoderFiles
 from .pooling import Pooling
-from .recipe import Activation, Dense, LayerNorm, Normalize
+from .recipe import Activation, Dense, LayerNorm, Normalize, Truncate
 
 Tensor = torch.Tensor
 _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
@@ -23,6 +23,8 @@ _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     Activation.TANH: torch.tanh,
     Activation.RELU: torch.relu,
     Activation.GELU: functional.gelu,
+    Activation.SIGMOID: torch.sigmoid,
+    Activation.SILU: functional.silu,
 }
 _WEIGHTS = (".safetensors", ".bin")
 _NAMES = {Dense: "linear", LayerNorm: "norm"}  # of the weights
@@ -64,11 +66,13 @@ class _ModelForward:
 
 
 def _operation(
-    files: EncoderFiles, module: Dense | LayerNorm | Normalize, settings: EncoderSettings
+    files: EncoderFiles, module: Dense | LayerNorm | Normalize | Truncate, settings: EncoderSettings
 ) -> Callable[[Tensor], Tensor]:
     """(sequences, inputs) float32 to (sequences, width) float32."""
     if isinstance(module, Normalize):
         return functional.normalize
+    if isinstance(module, Truncate):
+        return lambda values: values[:, : module.width]
     biased = not isinstance(module, Dense) or module.bias
     shapes = {"weight": (module.width, module.inputs) if isinstance(module, Dense) else (module.width,)}
     shapes |= {"bias": (module.width,)} if biased else {}

@@ -46,11 +46,14 @@ _HARMLESS: dict[str, dict[str, Any]] = {
         "modality_config": _TEXT,
         "module_output_name": "token_embeddings",
         "unpad_inputs": None,  # another way to the same numbers
+        "query_length": None,  # of texts that are encoded as queries or documents, which `encode` does not do
+        "document_length": None,
     },
     "Pooling": {},
     "Dense": {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"},
     "Normalize": {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"},
     "LayerNorm": {},
+    "Dropout": {"dropout": None},  # which does nothing outside training
 }
 _READ = {
     "Transformer": {"max_seq_length", "do_lower_case"},
@@ -58,17 +61,23 @@ _READ = {
     "Dense": {"in_features", "out_features", "bias", "activation_function"},
     "Normalize": set[str](),
     "LayerNorm": {"dimension"},
+    "Dropout": set[str](),
 }
+_ARGUMENTS = ("model_args", "tokenizer_args", "config_args", "model_kwargs", "processor_kwargs", "config_kwargs")
+_ACTIVATIONS = "torch.nn."
+_PROMPT_NAMES = ("query", "document")  # which are empty where a model does not have them
 _Document = TypeVar("_Document")
 
 
 class Activation(enum.StrEnum):
-    """The function after a dense layer, as the files name it."""
+    """The function after a dense layer, as torch names its class."""
 
-    IDENTITY = "torch.nn.modules.linear.Identity"
-    TANH = "torch.nn.modules.activation.Tanh"
-    RELU = "torch.nn.modules.activation.ReLU"
-    GELU = "torch.nn.modules.activation.GELU"
+    IDENTITY = "Identity"
+    TANH = "Tanh"
+    RELU = "ReLU"
+    GELU = "GELU"
+    SIGMOID = "Sigmoid"
+    SILU = "SiLU"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,12 +107,19 @@ class Normalize:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Truncate:
+    """The first numbers of each vector."""
+
+    width: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How the feature ``model`` is made of the last layer's states: they are pooled, then each module follows."""
 
     states: int  # numbers in each state
     poolings: tuple[Pooling, ...]
-    modules: tuple[Dense | LayerNorm | Normalize, ...]
+    modules: tuple[Dense | LayerNorm | Normalize | Truncate, ...]
     includes_prompt: bool  # whether the tokens of a prompt are pooled
 
     @property
@@ -121,6 +137,8 @@ class Recipe:
                     parts.append(f"dense {module.inputs} {module.width} {module.activation.name.lower()}")
                 case LayerNorm() | Normalize():
                     parts.append(type(module).__name__.lower())
+                case Truncate():
+                    parts.append(f"truncate {module.width}")
         return " | ".join(parts)
 
     def __str__(self) -> str:
@@ -134,6 +152,8 @@ class Recipe:
                     words.append("layer norm")
                 case Normalize():
                     words.append("normalised")
+                case Truncate():
+                    words.append(f"its first {module.width} numbers")
         return ", ".join(words)
 
 
@@ -201,15 +221,18 @@ def read_text_settings(files: EncoderFiles) -> TextSettings:
             f"of {files.folder}"
         )
     if length is None:  # the tokenizer's, at most the positions that there are
-        numbers = [_read(files, TOKENIZER_CONFIG).get("model_max_length")]
-        numbers.append(_read(files, CONFIG).get("max_position_embeddings"))
+        numbers = [_read(files, TOKENIZER_CONFIG, files.model).get("model_max_length")]
+        numbers.append(_read(files, CONFIG, files.model).get("max_position_embeddings"))
         length = min((n for n in numbers if isinstance(n, int) and 0 < n < _LONGEST), default=None)
     document = _read(files, PROMPTS)
     document = {"prompts": {}, "default_prompt_name": None, **{k: v for k, v in document.items() if v is not None}}
     said = _checked(files, document, _PromptFields, PROMPTS)
-    prompts, default = said["prompts"], said["default_prompt_name"]
+    prompts = {name: "" if prompt is None else prompt for name, prompt in said["prompts"].items()}
+    default = said["default_prompt_name"]
     if not all(is_text(name) and is_text(prompt) for name, prompt in prompts.items()):
         raise EncoderError(f"encoder {files.name}: {PROMPTS} has a prompt that is no text")
+    if default in _PROMPT_NAMES and default not in prompts:
+        default = None
     if default is not None and default not in prompts:
         raise EncoderError(f"encoder {files.name}: {PROMPTS} names a default prompt that it lacks, {default[:80]!r}")
     return TextSettings(max_length=length, lower_case=fields["do_lower_case"], prompts=prompts, default_prompt=default)
@@ -221,9 +244,9 @@ def read_truncation_side(files: EncoderFiles) -> str:
     Raises:
         EncoderError: a file is not as it should be, or says something else.
     """
-    side = _read(files, TOKENIZER_CONFIG).get("truncation_side")
-    if side is None and (files.folder / TOKENIZER).is_file():  # parsing it may take a second
-        found = _DIRECTION.search((files.folder / TOKENIZER).read_bytes())
+    side = _read(files, TOKENIZER_CONFIG, files.model).get("truncation_side")
+    if side is None and (files.model / TOKENIZER).is_file():  # parsing it may take a second
+        found = _DIRECTION.search((files.model / TOKENIZER).read_bytes())
         side = found[1].decode().lower() if found else None
     if side not in ("right", "left", None):
         raise EncoderError(f"encoder {files.name}: its 'truncation_side' is {str(side)[:80]!r}, not right or left")
@@ -237,12 +260,13 @@ def read_recipe(files: EncoderFiles) -> Recipe:
         EncoderError: a file is not as sentence-transformers writes it, or asks for what headstart does not compute.
     """
     entries = _read_json(files, files.folder / MODULES)
-    if not isinstance(entries, list) or not 2 <= len(entries) <= _MOST_MODULES:
-        raise _refused(files, f"{MODULES} is no list of 2 to {_MOST_MODULES} modules")
+    if not isinstance(entries, list) or len(entries) > _MOST_MODULES:
+        raise _refused(files, f"{MODULES} is no list of at most {_MOST_MODULES} modules")
     modules = [_module(files, entry) for entry in entries]
-    if [kind for kind, _ in modules[:2]] != ["Transformer", "Pooling"] or modules[0][1] not in ("", "."):
-        raise _refused(files, f"{MODULES} does not begin with a Transformer in the folder itself and a Pooling")
-    kind = _read(files, PROMPTS).get("model_type", "SentenceTransformer")
+    if [kind for kind, _ in modules[:2]] != ["Transformer", "Pooling"]:
+        raise _refused(files, f"{MODULES} does not begin with a Transformer and a Pooling")
+    settings = _read(files, PROMPTS)
+    kind = settings.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
         raise _refused(files, f"{PROMPTS} says it is a {str(kind)[:80]!r}, no SentenceTransformer")
     _refuse_unknown(files, _transformer_fields(files), "Transformer")
@@ -251,6 +275,8 @@ def read_recipe(files: EncoderFiles) -> Recipe:
         document = _read(files, f"{path}/{CONFIG}")
         _refuse_unknown(files, document, kind)
         match kind:
+            case "Dropout":
+                continue
             case "Normalize":
                 made: Dense | LayerNorm | Normalize = Normalize(width=recipe.width)
             case "LayerNorm":
@@ -263,7 +289,12 @@ def read_recipe(files: EncoderFiles) -> Recipe:
         if inputs != recipe.width or not 0 < made.width < _MOST_NUMBERS:
             raise _refused(files, f"{path} does not fit the vectors of {recipe.width:,} numbers before it")
         recipe = dataclasses.replace(recipe, modules=(*recipe.modules, made))
-    return recipe
+    most = settings.get("truncate_dim")
+    if most is not None and (type(most) is not int or most < 1):
+        raise _refused(files, f"{PROMPTS} cuts vectors at {str(most)[:80]!r} numbers ('truncate_dim')")
+    if most is None or most >= recipe.width:
+        return recipe
+    return dataclasses.replace(recipe, modules=(*recipe.modules, Truncate(width=most)))
 
 
 def _pooling(files: EncoderFiles, path: str) -> Recipe:
@@ -291,22 +322,21 @@ def _pooling(files: EncoderFiles, path: str) -> Recipe:
 
 
 def _dense(files: EncoderFiles, path: str, document: Mapping[str, Any]) -> Dense:
-    defaults = {"bias": True, "activation_function": Activation.TANH.value}
+    defaults = {"bias": True, "activation_function": f"{_ACTIVATIONS}{Activation.TANH}"}
     fields = _checked(files, {**defaults, **document}, _DenseFields, f"{path}/{CONFIG}")
-    try:
-        activation = Activation(fields["activation_function"])
-    except ValueError:
-        name = fields["activation_function"][:80]
-        raise _refused(files, f"{path}/{CONFIG} asks for the activation {name!r}") from None
+    name = fields["activation_function"]
+    kind = name.rpartition(".")[2]
+    if not name.startswith(_ACTIVATIONS) or kind not in list(Activation):
+        raise _refused(files, f"{path}/{CONFIG} asks for the activation {name[:80]!r}")
     inputs, width = fields["in_features"], fields["out_features"]
-    return Dense(path=path, inputs=inputs, width=width, bias=fields["bias"], activation=activation)
+    return Dense(path=path, inputs=inputs, width=width, bias=fields["bias"], activation=Activation(kind))
 
 
 def _module(files: EncoderFiles, entry: Any) -> tuple[str, str]:
     """The kind of a module, and the path of its folder."""
     fields = _checked(files, entry, _ModuleEntry, MODULES)
     package, _, kind = fields["type"].rpartition(".")
-    if package.partition(".")[0] != "sentence_transformers" or kind not in _READ or entry.get("kwargs"):
+    if package.partition(".")[0] != "sentence_transformers" or kind not in _READ:
         raise _refused(files, f"{MODULES} asks for the module {fields['type'][:80]!r}")
     path = fields["path"]
     if path.startswith("/") or "\\" in path or ".." in path.split("/") or not is_text(path) or "\0" in path:
@@ -323,7 +353,13 @@ def _refuse_unknown(files: EncoderFiles, document: Mapping[str, Any], kind: str)
 
 
 def _transformer_fields(files: EncoderFiles) -> dict[str, Any]:
-    return _read(files, next((name for name in TRANSFORMER if (files.folder / name).is_file()), TRANSFORMER[0]))
+    """The settings of its Transformer, without those that would let code run: sentence-transformers drops them, too."""
+    found = next((name for name in TRANSFORMER if (files.model / name).is_file()), TRANSFORMER[0])
+    fields = _read(files, found, files.model)
+    for name in _ARGUMENTS:
+        if isinstance(arguments := fields.get(name), dict):
+            fields[name] = {field: value for field, value in arguments.items() if field != "trust_remote_code"}
+    return fields
 
 
 def _refused(files: EncoderFiles, problem: str) -> EncoderError:
@@ -333,9 +369,9 @@ def _refused(files: EncoderFiles, problem: str) -> EncoderError:
     )
 
 
-def _read(files: EncoderFiles, name: str) -> dict[str, Any]:
-    """The object in a JSON file; an empty one where there is no file."""
-    path = files.folder / name
+def _read(files: EncoderFiles, name: str, folder: Path | None = None) -> dict[str, Any]:
+    """The object in a JSON file of the encoder's folder, or of another; an empty one where there is no file."""
+    path = (folder or files.folder) / name
     document = _read_json(files, path) if path.exists() else {}
     if not isinstance(document, dict):
         raise EncoderError(f"encoder {files.name}: {path} is not a JSON object")

@@ -26,6 +26,7 @@ from headstart.cache.errors import EncoderError
 from headstart.stages.encoders import files as encoder_files
 from headstart.stages.encoders.files import UNREAD, find_encoder
 from headstart.stages.encoders.session import EncoderSession
+from recipes import in_subfolder, with_recipe
 from tiny import WORDS
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -279,6 +280,27 @@ def test_the_hub_gives_what_a_folder_that_is_downloaded_whole_does(hub: Path, ti
     fetched = {path.relative_to(found.folder).as_posix() for path in found.folder.rglob("*") if path.is_file()}
     weights = {"model.safetensors", "1_Pooling/model.safetensors"}
     assert fetched == hashed(tiny) | HASHED | MODULES | TEXTS | {"config.json"} | weights
+
+
+def test_the_hub_gives_a_folder_inside_that_transformers_reads(hub: Path, tiny: Path, tmp_path: Path) -> None:
+    made = in_subfolder(with_recipe(tiny, tmp_path / "made"))
+    expected = find_encoder(str(made)).hashes()
+    split = split_pickle(made / "0_Transformer")
+    shutil.copytree(made, hub)
+    found = find_encoder("some/encoder", allow_pickled_weights=True)
+    assert found.folder.name == "0123" and found.model == found.folder / split.name
+    assert [path.name for path in found.weights] == [INDEX, *SHARDS]
+    assert found.hashes() == find_encoder(str(made), allow_pickled_weights=True).hashes()
+    assert {**found.hashes(), "weights_sha256": ""} == {**expected, "weights_sha256": ""}
+
+
+def test_a_folder_without_a_transformer_says_what_makes_its_vectors(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "static"
+    folder.mkdir()
+    kind = "sentence_transformers.sentence_transformer.modules.static_embedding.StaticEmbedding"
+    (folder / "modules.json").write_text(json.dumps([{"path": "", "type": kind}]))
+    with pytest.raises(EncoderError, match=r"no config\.json; its vectors are made by StaticEmbedding, which"):
+        find_encoder(str(folder))
 
 
 def test_the_hub_is_asked_for_pickles_only_where_they_are_allowed(hub: Path, tiny: Path) -> None:

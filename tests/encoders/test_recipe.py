@@ -20,7 +20,7 @@ from headstart.stages.encoders.session import EncoderSession
 from headstart.stages.extract import extract
 from headstart.stages.settings import ExtractSettings
 from headstart.stages.train_head import train_head
-from recipes import BY_HAND, PACKAGE, add_dense, states, with_recipe, write
+from recipes import BY_HAND, PACKAGE, add_dense, add_layer_norm, edit, in_subfolder, states, with_recipe, write
 from safetensors.torch import save_file
 from tiny import save_tiny_encoder, tiny_rows
 
@@ -55,16 +55,14 @@ def test_modules_follow_joined_poolings_beside_other_features(encoder: Path, tmp
     older = {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True, "pooling_mode_max_tokens": False}
     folder = with_recipe(encoder, tmp_path / "m", "Dense", "LayerNorm", "Normalize", pooling=older)
     dense = add_dense(folder / "2_Dense", inputs=64, function=function)
-    write(folder / "3_LayerNorm" / "config.json", {"dimension": 8})
-    norm = {"norm.weight": torch.rand(8), "norm.bias": torch.rand(8)}
-    save_file(norm, folder / "3_LayerNorm" / "model.safetensors")
+    norm = add_layer_norm(folder / "3_LayerNorm")
     cache, _ = run(TEXTS, tmp_path / "c.h5", folder, features=("model", "mean"), label_column=None)
     pooled = np.array([np.concatenate([tokens[0], tokens.mean(0)]) for tokens in states(encoder, TEXTS)])
     vectors = pooled @ dense["weight"].T + dense["bias"]
     vectors = np.tanh(vectors) if "Tanh" in function else vectors
     vectors -= vectors.mean(1, keepdims=True)
     vectors /= np.sqrt(vectors.var(1, keepdims=True) + 1e-5)
-    vectors = vectors * norm["norm.weight"].numpy() + norm["norm.bias"].numpy()
+    vectors = vectors * norm["weight"] + norm["bias"]
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     assert cache.layout.widths == {"mean": 32, "model": 8}
     np.testing.assert_allclose(cache.features("model"), vectors, atol=1e-5)
@@ -117,6 +115,51 @@ def test_a_length_that_no_file_of_the_modules_says_is_the_tokenizer_s(tiny: Path
     write(folder / "tokenizer_config.json", change)
     assert EncoderSession(settings(folder)).identity.max_length == 40
     assert EncoderSession(settings(tiny)).identity.max_length == 128
+
+
+def test_what_transformers_reads_may_lie_in_a_folder_inside(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As old releases of sentence-transformers wrote it. The hashes of the same files are the same."""
+    plain = with_recipe(tiny, tmp_path / "plain")
+    folder = in_subfolder(with_recipe(tiny, tmp_path / "m"))
+    (folder / "config.json").write_text("{}")  # which is not read
+    for name in ("model.safetensors", "vocab.txt"):
+        (folder / name).write_bytes(b"not read, either")
+    expected, _ = run(TEXTS, tmp_path / "expected.h5", plain, features=("model", "cls"), label_column=None)
+    half, _ = run(TEXTS[::2], tmp_path / "c.h5", folder, features=("model", "cls"), label_column=None)
+    assert half.identity == dataclasses.replace(expected.identity, modules_sha256=half.identity.modules_sha256)
+    monkeypatch.setattr(hf, "load_encoder", None)
+    grown, _ = run(TEXTS, half.path, folder, features=("model", "cls"), label_column=None, update=True)
+    for name in ("model", "cls"):
+        np.testing.assert_allclose(grown.features(name), expected.features(name), atol=1e-6)
+    for file in (folder / "0_Transformer").iterdir():
+        if file.suffix in (".json", ".safetensors") and not file.name.startswith("sentence_"):
+            kept = file.read_bytes()
+            file.write_bytes(kept + b" ")
+            assert EncoderSession(settings(folder, features=("model", "cls"))).identity != grown.identity, file
+            file.write_bytes(kept)
+    (folder / "0_Transformer" / "config.json").unlink()
+    with pytest.raises(EncoderError, match="0_Transformer holds no config"):
+        _ = EncoderSession(settings(folder)).identity
+
+
+def test_vectors_are_cut_where_the_model_asks_for_it(tiny: Path, tmp_path: Path) -> None:
+    folder = with_recipe(tiny, tmp_path / "m", "Dropout", "Normalize")
+    whole, _ = run(TEXTS, tmp_path / "a.h5", folder, label_column=None)
+    edit(folder / "config_sentence_transformers.json", truncate_dim=5)
+    cut, _ = run(TEXTS, tmp_path / "b.h5", folder, label_column=None)
+    assert whole.identity.model == "mean | normalize" and cut.identity.model == "mean | normalize | truncate 5"
+    assert cut.record["encoder"]["model"] == "mean over tokens, normalised, its first 5 numbers"
+    assert np.array_equal(cut.features(), whole.features()[:, :5])
+
+
+def test_settings_that_change_nothing_are_not_refused(tiny: Path, tmp_path: Path) -> None:
+    folder = with_recipe(tiny, tmp_path / "m")
+    before = EncoderSession(settings(folder)).identity
+    edit(folder / "sentence_bert_config.json", model_args={"trust_remote_code": True}, config_args={})
+    edit(folder / "config_sentence_transformers.json", prompts={"query": None}, default_prompt_name="document")
+    assert EncoderSession(settings(folder)).identity == before
 
 
 def test_texts_are_lower_cased_where_the_model_asks_for_it(tmp_path: Path) -> None:
@@ -205,15 +248,21 @@ def test_training_takes_the_model_s_own_vector(tiny: Path, tmp_path: Path) -> No
 REFUSED: dict[str, tuple[str, Any, str]] = {
     "module": ("modules.json", [["", "Transformer"], ["1_Pooling", "Pooling"], ["2", "CNN"]], "the module .*CNN"),
     "order": ("modules.json", [["", "Transformer"], ["2_Dense", "Dense"]], "does not begin with a Transformer"),
-    "inside": ("modules.json", [["0_T", "Transformer"], ["1_Pooling", "Pooling"]], "does not begin with a Transf"),
+    "alone": ("modules.json", [["", "Transformer"]], "does not begin with a Transformer and a Pooling"),
+    "static": ("modules.json", [["", "StaticEmbedding"]], "the module .*StaticEmbedding"),
+    "words": ("modules.json", [["", "Transformer"], ["1", "WordWeights"]], "the module .*WordWeights"),
+    "layers": ("modules.json", [["", "Transformer"], ["1", "WeightedLayerPooling"]], "the module .*WeightedLay"),
+    "router": ("modules.json", [["", "Router"]], "the module .*Router"),
     "leaves": ("modules.json", [["", "Transformer"], ["../1_Pooling", "Pooling"]], "a folder outside the encoder's"),
-    "list": ("modules.json", {}, "is no list of 2 to 16 modules"),
+    "list": ("modules.json", {}, "is no list of at most 16 modules"),
     "pooling": ("1_Pooling/config.json", {"pooling_mode": "median"}, "asks for the pooling 'median'"),
     "field": ("1_Pooling/config.json", {"pooling_mode_median": True}, "the setting 'pooling_mode_median'"),
     "kind": ("1_Pooling/config.json", {"include_prompt": "yes"}, "lacks 'include_prompt', or it is of the wrong kind"),
     "width": ("1_Pooling/config.json", {"word_embedding_dimension": 7}, "for states of 7 numbers; its model has 32"),
     "prompt": ("1_Pooling/config.json", {"include_prompt": False}, "leaves out the tokens of a prompt"),
     "length": ("sentence_bert_config.json", {"max_seq_length": -1}, "its max_seq_length is -1"),
+    "half": ("sentence_bert_config.json", {"model_args": {"dtype": "float16"}}, "has the setting 'model_args'"),
+    "cut": ("config_sentence_transformers.json", {"truncate_dim": "8"}, "cuts vectors at '8' numbers"),
     "task": ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "Transformer has the setting 'transf"),
     "sparse": ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "is a 'SparseEncoder'"),
     "default": ("config_sentence_transformers.json", {"default_prompt_name": "x"}, "names a default prompt that it la"),
