@@ -29,6 +29,7 @@ from .stages.settings import (
     ExtractSettings,
     HeadKind,
     Labels,
+    Long,
     Solver,
     SpeedupSettings,
     SweepSettings,
@@ -235,6 +236,8 @@ def extract_command(
     if no_labels:
         refuse_unused(ctx, "with --no-labels", "label_column")
         settings = dataclasses.replace(settings, label_column=None)
+    if settings.long is not Long.CHUNKS:
+        refuse_unused(ctx, "without --long chunks", "chunk_pooling")
     with _reporting(ctx, quiet) as listener:
         from .stages.extract import extract, extract_tables
         from .stages.inspect import inspect_path

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from .stages.baseline.report import measured_in, sections, title
 from .stages.progress import Event, Note, Report, Step
 from .stages.runs.savings import EncoderPasses
+from .stages.settings import Long
 from .stages.units import duration, plain
 
 if TYPE_CHECKING:
@@ -112,14 +113,14 @@ def show_cache(cache: Mapping[str, Any]) -> None:
     record, identity, rows = cache["record"], cache["identity"], cache["rows"]
     columns = ", ".join(f"{name} ({rows:,} x {width})" for name, width in cache["features"].items())
     recipe = record["encoder"].get("model")
-    texts, sequences, truncated = record["distinct_texts"], record["distinct_sequences"], record["truncated_rows"]
+    texts, sequences = record["distinct_texts"], record["distinct_sequences"]
     lines = {
         "encoder": f"{record['encoder']['name']}, weights sha256 {identity['weights_sha256'][:12]}…",
         "rows": f"{rows:,}, with {texts:,} distinct texts and {sequences:,} distinct token sequences",
         "features": f"{columns}, stored as {cache['storage']}",
         **({"model": f"the model's own: {recipe}, {identity['max_length']} tokens"} if recipe else {}),
         "labels": "none",
-        "truncated": f"{truncated:,} texts ({truncated / rows:.1%}) at {identity['max_length']} tokens",
+        **_long_texts(cache),
         "precision": f"{identity['precision']}: {record['precision_reason']}",
         "tokens": f"{record['tokens']:,}, of which {record['tokens_encoded']:,} were encoded",
         "batches": f"{cache['plan']['path']}, about {cache['plan']['batch_tokens']:,} tokens each",
@@ -144,6 +145,21 @@ def show_cache(cache: Mapping[str, Any]) -> None:
     if record["skipped_rows"]:
         lines["skipped"] = f"{record['skipped_rows']:,} bad rows"
     show_summary(cache["path"], lines)
+
+
+def _long_texts(cache: Mapping[str, Any]) -> dict[str, str]:
+    """What was done with the texts of a cache that have more tokens than its encoder reads."""
+    record, identity, rows = cache["record"], cache["identity"], cache["rows"]
+    truncated, length = record["truncated_rows"], identity["max_length"]
+    if identity["long"] == Long.CHUNKS:
+        split = record.get("split_rows", 0)
+        chunks = f"{record.get('sequences', rows) - rows + split:,} chunks of up to {length} tokens"
+        shared = f"two of a text share {identity['overlap']}, {identity['chunk_pooling']} of their vectors"
+        return {"chunks": f"{split:,} texts ({split / rows:.1%}) in {chunks}; {shared}"}
+    if identity["long"] == Long.HEAD_TAIL:
+        return {"head-tail": f"{truncated:,} texts ({truncated / rows:.1%}) to their first and last, {length} tokens"}
+    side = ", their beginnings" if identity["truncation_side"] == "left" else ""
+    return {"truncated": f"{truncated:,} texts ({truncated / rows:.1%}) at {length} tokens{side}"}
 
 
 def show_verified(found: Verified) -> None:

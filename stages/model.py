@@ -205,9 +205,9 @@ class TextClassifier:
             with self._encoding:
                 (features,) = encode_sequences(encoder, sequences, on_batch=on_batch).values()
         except MemoryFullError as error:
+            tokens = min(len(sequences[error.sequence]), self.head.identity.max_length)  # of the longest chunk
             raise StorageError(
-                f"{place(error.sequence)}: the memory is full with this text alone, of "
-                f"{len(sequences[error.sequence]):,} tokens; free some"
+                f"{place(error.sequence)}: the memory is full with this text alone, of {tokens:,} tokens; free some"
             ) from error
         finite = np.isfinite(features).all(axis=1)
         if not finite.all():

@@ -162,6 +162,26 @@ class Storage(enum.StrEnum):
     """Two bytes for each number: half the file, with 11 bits of precision."""
 
 
+class Long(enum.StrEnum):
+    """What is done with a text of more tokens than `max_length`."""
+
+    CUT = "cut"
+    """Its beginning is encoded; its end where the encoder's tokenizer cuts on the left."""
+    HEAD_TAIL = "head-tail"
+    """The first and the last tokens that fit are encoded, half of each (Sun et al. 2019, arXiv 1905.05583)."""
+    CHUNKS = "chunks"
+    """All of it is encoded, in chunks of `max_length` tokens, and the chunks' vectors are pooled."""
+
+
+class ChunkPooling(enum.StrEnum):
+    """How the vectors of a text's chunks become one."""
+
+    MEAN = "mean"
+    """Their mean, weighted by the tokens of the text in each chunk."""
+    MAX = "max"
+    """The largest value of each number."""
+
+
 class ForwardMode(enum.StrEnum):
     """How the encoder processes a batch. The architecture and the device decide it; the cache records it."""
 
@@ -235,9 +255,23 @@ class ExtractSettings(TableSettings):
     prefix: str | None = setting(None, "Text to put before every text, instead of a `prompt`.", _PREFIX, shown="none")
     max_length: int | None = setting(
         None,
-        "Maximum number of tokens, special ones included. Longer texts are truncated.",
+        "Maximum number of tokens, special ones included. What is done with longer texts, `long` says.",
         _COUNT,
         shown=f"as the encoder's files say, else {OTHER_MAX_LENGTH}",
+    )
+    long: Long = setting(
+        Long.CUT,
+        "What is done with a text of more tokens. cut: it is truncated. head-tail: its first and its last tokens are "
+        "encoded. chunks: all of it is encoded, in chunks, and their vectors are pooled.",
+    )
+    overlap: int | None = setting(
+        None,
+        "Tokens that one chunk of a text shares with the next.",
+        _COUNT_OR_ZERO,
+        shown="an eighth of `max_length`",
+    )
+    chunk_pooling: ChunkPooling = setting(
+        ChunkPooling.MEAN, "How the vectors of chunks become one. mean: weighted by the text's tokens in each."
     )
     precision: Precision = setting(Precision.AUTO, "Number format that the encoder computes in.")
     storage: Storage = setting(Storage.FLOAT32, "Number format of the stored features.")
@@ -252,6 +286,15 @@ class ExtractSettings(TableSettings):
         super().__post_init__()
         if self.prompt is not None and self.prefix is not None:
             raise SettingsError("`prompt` and `prefix` both put a text before every text; choose one of them")
+        if self.long is not Long.CHUNKS:
+            for name, given in (("overlap", self.overlap is not None), ("chunk_pooling", self.chunk_pooling != "mean")):
+                if given:
+                    raise SettingsError(f"`{name}` has no effect without `long=chunks`")
+        if self.long is not Long.CUT and self.text_pair_column is not None:
+            raise SettingsError(
+                f"`long={self.long}` is for single texts; leave out `text_pair_column`, or choose `long=cut`, which "
+                "shortens the longer of two texts"
+            )
         whole_blocks = self.window_rows % self.block_rows == 0
         _require(whole_blocks, "window_rows", self.window_rows, f"a multiple of {self.block_rows} (`block_rows`)")
 

@@ -18,5 +18,5 @@ Float64Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 """Which of some rows, (rows,) bool."""
 TokenIds = npt.NDArray[np.int32]
-"""One token sequence, (tokens,) int32. Of a pair of texts, where the encoder tells segments apart, it is (tokens, 2):
-the ids, and the segment of each."""
+"""One token sequence, or the chunks of a long text one after the other, (tokens,) int32. Of a pair of texts, where the
+encoder tells segments apart, it is (tokens, 2): the ids, and the segment of each."""

@@ -14,11 +14,12 @@ import torch
 
 from ...cache.hashing import hash_keys, hash_sequences
 from ..devices import default_batch_tokens
-from ..settings import ForwardMode, Precision
+from ..settings import ForwardMode, Long, Precision
 from ..types import Features, Indices, Mask, TokenIds
 from .backend import Backend
 from .batching import compose_batches
 from .config import EncoderConfig
+from .long_texts import LongTexts, LongTextSettings
 from .memory import MemoryFullError
 from .pooling import Feature, Pooling
 from .recipe import Recipe
@@ -42,7 +43,13 @@ class EncoderSettings:
     batch_tokens: int | None = None  # None for a number that suits the device
     lower_case: bool = False  # before anything else that the tokenizer does
     truncation_side: str = "right"  # where a sequence that is too long is cut: right or left
+    long_texts: LongTextSettings = dataclasses.field(default_factory=LongTextSettings)
     recipe: Recipe | None = None  # of the feature `model`, where that is among the features
+
+    @property
+    def cut_at(self) -> int | None:
+        """Tokens at which the tokenizer cuts a text; None where all are needed."""
+        return self.max_length if self.long_texts.long is Long.CUT else None
 
     @property
     def model_parts(self) -> tuple[Feature, ...]:
@@ -95,7 +102,7 @@ class Encoder:
         self,
         settings: EncoderSettings,
         *,
-        tokenizer: tokenizers.Tokenizer,  # set up to cut at settings.max_length, and not to pad
+        tokenizer: tokenizers.Tokenizer,  # set up to cut at settings.cut_at, and not to pad
         backend: Backend,
         width: int,  # numbers in each state of the encoder
         segments: bool,  # whether the encoder tells the two texts of a pair apart
@@ -109,17 +116,29 @@ class Encoder:
         self.widths = dict.fromkeys(self.features, width)
         if settings.recipe is not None:
             self.widths[Pooling.MODEL] = settings.recipe.width
+        normalized = {Pooling.MODEL.value} if settings.recipe is not None and settings.recipe.normalized else set()
+        self.long_texts = LongTexts(
+            settings.long_texts,
+            self._tokenizer,
+            max_length=settings.max_length,
+            prefix=settings.prefix,
+            normalized=normalized,
+        )
         self.backend, self.config, self.notes = backend, config, notes
         self.path = backend.forward.mode
         self.batch_tokens = settings.chosen_batch_tokens(self.path)
 
     def tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> tuple[list[TokenIds], Mask]:
-        """Turn texts, or pairs of texts, into token ids, special tokens included.
+        """Turn texts, or pairs of texts, into rows of token ids, special tokens included.
 
         Returns:
-            The sequences, and (texts,) bool: which of them were cut at ``max_length``.
+            The rows: a text's sequence, or its chunks one after the other. And (texts,) bool: which of the texts have
+            tokens that the row lacks.
         """
         prefixed = [self._prefix + text for text in texts]
+        if self.long_texts.reads_all:
+            rows = [self.long_texts.row(encoding) for encoding in self._tokenizer.encode_whole(prefixed)]
+            return [ids for ids, _ in rows], np.array([cut for _, cut in rows], bool)
         if pairs is None:
             encodings = self._tokenizer.encode(prefixed)
         else:
@@ -131,12 +150,12 @@ class Encoder:
         return sequences, np.array([bool(encoding.overflowing) for encoding in encodings], bool)
 
     def count_unknown(self, sequences: Sequence[TokenIds]) -> UnknownTokens:
-        """Count the tokens of some sequences, and those that stand for what the vocabulary lacks."""
+        """Count the tokens of some rows, and those that stand for what the vocabulary lacks."""
         if not sequences:
             return UnknownTokens(0, 0)
         ids = np.concatenate([sequence if sequence.ndim == 1 else sequence[:, 0] for sequence in sequences])
         unknown = self._tokenizer.unknown
-        special = len(sequences) * self._tokenizer.special(pairs=self._pairs)
+        special = int(self.long_texts.split(sequences)[1].sum()) * self._tokenizer.special(pairs=self._pairs)
         return UnknownTokens(0 if unknown is None else int((ids == unknown).sum()), max(0, len(ids) - special))
 
 
@@ -144,7 +163,7 @@ class Encoder:
 class BatchReport:
     """One batch that `encode_sequences` has encoded."""
 
-    sequences: Indices  # (batch,), their numbers among the sequences that were given
+    sequences: Indices  # (batch,), the first row that has each of them, among those that were given
     features: dict[str, Features]  # by name, (batch, width)
     tokens: int
     seconds: float  # that the caller waited for the encoder
@@ -163,49 +182,51 @@ def encode_sequences(
     path: ForwardMode | None = None,
     on_batch: Callable[[BatchReport], None] | None = None,
 ) -> dict[str, Features]:
-    """Encode token sequences: equal ones once, in batches of similar length.
+    """Encode rows of token ids, as `Encoder.tokenize` gives them: equal sequences once, in batches of similar length.
 
-    The batches do not depend on ``needed``: a run that needs only some of the sequences gets the same bits.
+    The batches do not depend on ``needed``: a run that needs only some of the rows gets the same bits.
 
     Args:
         encoder: The encoder.
-        sequences: The token sequences, none of them empty.
-        distinct: No two sequences are equal: they are not compared.
-        needed: (sequences,) bool. A batch in which none is needed is left out. None for all.
+        sequences: The rows' token ids, none of them empty.
+        distinct: No two rows are equal: they are not compared, unless one has several chunks.
+        needed: (rows,) bool. A batch in which none is needed is left out. None for all.
         batch_tokens: Most tokens in a batch; None for the encoder's own choice.
         path: Whether padding counts as tokens; None for the way that the encoder runs.
         on_batch: Called with each batch, in order. What it raises ends the work.
 
     Returns:
-        By the features' names: (sequences, width) float32 each, in the order of the sequences. Rows of batches that
-        were left out hold arbitrary values.
+        By the features' names: (rows, width) float32 each, in the order of the rows. Rows that were left out hold
+        arbitrary values.
 
     Raises:
-        MemoryFullError: there is no memory for one sequence alone; ``sequence`` is its number.
+        MemoryFullError: there is no memory for one sequence alone; ``sequence`` is the number of its row.
     """
-    first, inverse = np.arange(len(sequences)), None
-    if not distinct:
-        _, first, inverse = np.unique(hash_keys(hash_sequences(sequences)), return_index=True, return_inverse=True)
-        sequences = [sequences[int(number)] for number in first]
-    lengths = np.array([len(sequence) for sequence in sequences], np.int64)
+    parts, counts = encoder.long_texts.split(sequences)
+    rows = np.repeat(np.arange(len(sequences)), counts)  # of the parts
+    first = places = np.arange(len(parts))
+    if not distinct or len(parts) > len(sequences):
+        _, first, places = np.unique(hash_keys(hash_sequences(parts)), return_index=True, return_inverse=True)
+    own = [parts[number] for number in first.tolist()]
+    lengths = np.array([len(part) for part in own], np.int64)
     padded = (path or encoder.path) is not ForwardMode.PACKED
     batches = compose_batches(lengths, batch_tokens or encoder.batch_tokens, padded=padded)
     if needed is not None:
-        kept = needed if inverse is None else np.bincount(inverse, needed) > 0
+        kept = np.bincount(places, needed[rows], minlength=len(own)) > 0
         batches = [batch for batch in batches if kept[batch].any()]
-    features = {name: np.empty((len(sequences), width), np.float32) for name, width in encoder.widths.items()}
-    encoded = encoder.backend.encode_all([sequences[place] for place in batch] for batch in batches)
+    features = {name: np.empty((len(own), width), np.float32) for name, width in encoder.widths.items()}
+    encoded = encoder.backend.encode_all([own[place] for place in batch] for batch in batches)
     with contextlib.closing(encoded):
         for number, batch in enumerate(batches, 1):
             started = time.perf_counter()
             try:
                 values = next(encoded)
             except MemoryFullError as error:
-                raise MemoryFullError(int(first[batch[error.sequence]])) from error
+                raise MemoryFullError(int(rows[first[batch[error.sequence]]])) from error
             seconds = time.perf_counter() - started
             for name, array in features.items():
                 array[batch] = values[name]
             if on_batch is not None:
                 tokens = int(lengths[batch].sum())
-                on_batch(BatchReport(first[batch], values, tokens, seconds, number=number, batches=len(batches)))
-    return features if inverse is None else {name: values[inverse] for name, values in features.items()}
+                on_batch(BatchReport(rows[first[batch]], values, tokens, seconds, number=number, batches=len(batches)))
+    return encoder.long_texts.join(features, parts, counts, places=places, needed=needed)

@@ -36,7 +36,7 @@ def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> 
     tokenizer = tokenizers.Tokenizer.from_file(str(files.model / TOKENIZER))
     set_up(
         tokenizer,
-        max_length=settings.max_length,
+        max_length=settings.cut_at,
         direction=settings.truncation_side,
         lower_case=settings.lower_case,
     )

@@ -80,7 +80,7 @@ def _load(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
     fast_tokenizer, width = tokenizer.backend_tokenizer, int(model.config.hidden_size)
     set_up(
         fast_tokenizer,
-        max_length=settings.max_length,
+        max_length=settings.cut_at,
         direction=settings.truncation_side,
         lower_case=settings.lower_case,
     )

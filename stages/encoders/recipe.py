@@ -128,6 +128,11 @@ class Recipe:
         return self.modules[-1].width if self.modules else len(self.poolings) * self.states
 
     @property
+    def normalized(self) -> bool:
+        """Whether each vector is divided by its length, at the end."""
+        return bool(self.modules) and isinstance(self.modules[-1], Normalize)
+
+    @property
     def words(self) -> str:
         """The recipe in the words of a cache's identity, such as ``mean | dense 384 256 tanh | normalize``."""
         parts = ["+".join(self.poolings)]

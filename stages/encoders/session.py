@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...cache.errors import EncoderError, IdentityError, SettingsError
 from ...cache.identity import Identity, differences
 from ..progress import Note, Report, Step, silent
-from ..settings import AUTO, OTHER_MAX_LENGTH, ExtractSettings, Precision
+from ..settings import AUTO, OTHER_MAX_LENGTH, ChunkPooling, ExtractSettings, Long, Precision
 from .files import EncoderFiles, find_encoder, recorded_encoder
 from .pooling import Feature, Pooling, parse_features
 from .recipe import Recipe, TextSettings, has_recipe, read_recipe, read_text_settings, read_truncation_side
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import torch
 
     from .encoder import Encoder, EncoderSettings
+
+
+_OVERLAP = 8  # of this many parts of a chunk, one is also in the next chunk, unless the settings say otherwise
 
 
 class EncoderSession:
@@ -58,16 +61,19 @@ class EncoderSession:
         settings = ExtractSettings(
             encoder=name,
             revision=revision,
+            text_pair_column="pair" if identity.pairs else None,
             features=identity.features,
             prefix=identity.prefix,
             max_length=identity.max_length,
+            long=Long(identity.long),
+            overlap=identity.overlap if identity.long == Long.CHUNKS else None,
+            chunk_pooling=ChunkPooling(identity.chunk_pooling or ChunkPooling.MEAN),
             precision=Precision(identity.precision),
             batch_tokens=batch_tokens,
             device=device,
             allow_pickled_weights=allow_pickled_weights,
         )
         session = cls(settings, report)
-        session._pairs = identity.pairs
         if clauses := differences(session.identity, identity, our_name=session.files.name, their_name=str(where)):
             raise IdentityError(
                 f"encoder {session.files.name} is not the one that {where} was made with: they differ in "
@@ -98,9 +104,9 @@ class EncoderSession:
                 pairs=settings.pairs,
                 max_length=settings.max_length,
                 truncation_side=settings.truncation_side,
-                long="cut",
-                overlap=0,
-                chunk_pooling=None,
+                long=settings.long_texts.long.value,
+                overlap=settings.long_texts.overlap,
+                chunk_pooling=settings.long_texts.pooling,
                 precision=settings.precision.value,
                 quantization="none",
                 features=tuple(feature.name for feature in features),
@@ -169,8 +175,12 @@ class EncoderSession:
     @functools.cached_property
     def encoder_settings(self) -> EncoderSettings:
         from .encoder import EncoderSettings
+        from .long_texts import LongTextSettings
 
-        settings = self._settings
+        settings, long_texts = self._settings, LongTextSettings(long=self._settings.long)
+        if settings.long is Long.CHUNKS:
+            overlap = self._max_length // _OVERLAP if settings.overlap is None else settings.overlap
+            long_texts = LongTextSettings(long=settings.long, overlap=overlap, pooling=settings.chunk_pooling)
         return EncoderSettings(
             features=self._features,
             device=self.device,
@@ -181,6 +191,7 @@ class EncoderSession:
             batch_tokens=settings.batch_tokens,
             lower_case=self._texts.lower_case,
             truncation_side=read_truncation_side(self.files),
+            long_texts=long_texts,
             recipe=self._recipe,
         )
 

@@ -12,7 +12,7 @@ import json
 import re
 import reprlib
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import tokenizers
@@ -23,15 +23,22 @@ from ...cache.errors import EncoderError
 CHARACTERS_PER_TOKEN = 12
 """The length of the first beginning that is tried, for each token that is kept; a word takes five or six."""
 _GROWTH = 8
+_WHOLE_CHARACTERS = 4 << 20  # that are tokenized together, where all tokens are needed
 # Normalizers whose result before a space or a stop does not depend on the text after it.
 _LOCAL = {"Lowercase", "NFC", "NFD", "NFKC", "NFKD"}
 _DELETING = {"BertNormalizer", "StripAccents"}  # also such; a character that they delete may stand between two spaces
 _Text = TypeVar("_Text", str, tuple[str, str])
 
 
-def set_up(tokenizer: tokenizers.Tokenizer, *, max_length: int, direction: str, lower_case: bool) -> None:
-    """Let a tokenizer cut texts at ``max_length``, and not pad; and lower-case them first, as sentence-transformers."""
-    tokenizer.enable_truncation(max_length, direction=direction)
+def set_up(tokenizer: tokenizers.Tokenizer, *, max_length: int | None, direction: str, lower_case: bool) -> None:
+    """Let a tokenizer cut texts at ``max_length``, and not pad; and lower-case them first, as sentence-transformers.
+
+    None for a tokenizer that gives all tokens of a text.
+    """
+    if max_length is None:
+        tokenizer.no_truncation()
+    else:
+        tokenizer.enable_truncation(max_length, direction=direction)
     tokenizer.no_padding()
     normalizer: Any = tokenizer.normalizer
     parts: list[Any] = [] if normalizer is None else [normalizer]
@@ -68,6 +75,19 @@ class Tokenizer:
             longest *= _GROWTH
         return encodings
 
+    def encode_whole(self, texts: Sequence[str]) -> Iterator[tokenizers.Encoding]:
+        """Encode texts with a tokenizer that does not cut: a few at a time, for an encoding takes 100 bytes a token.
+
+        Raises:
+            EncoderError: the tokenizer fails on a text.
+        """
+        start, characters = 0, 0
+        for stop, text in enumerate(texts, 1):
+            characters += len(text)
+            if characters > _WHOLE_CHARACTERS or stop == len(texts):
+                yield from _encode(self._tokenizer.encode_batch_fast, texts[start:stop])
+                start, characters = stop, 0
+
     def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[tokenizers.Encoding]:
         """Encode whole pairs of texts: which of the two is cut, and where, depends on the length of both.
 
@@ -75,6 +95,11 @@ class Tokenizer:
             EncoderError: the tokenizer fails on a pair.
         """
         return _encode(self._tokenizer.encode_batch, pairs)  # encode_batch_fast may give both texts the same type
+
+    def plain(self, text: str) -> list[int]:
+        """The ids of all tokens of a short text, without special tokens."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
 
     @functools.cached_property
     def unknown(self) -> int | None:

@@ -25,6 +25,8 @@ from .reuse import ReusableCaches, RowLocations, by_cache, find_rows
 from .row_index import RowIndex
 from .windows import Window, tokenized_windows
 
+_MANY_TRUNCATED = 0.1
+"""The share of truncated texts from which a user is told how to encode all of them."""
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -33,7 +35,9 @@ class Counts:
     """What the pass counted. Counts of encoding leave out an earlier run that this run resumed."""
 
     tokens: int = 0  # in all rows, copies included
+    sequences: int = 0  # in all rows, copies included: one in each, or the chunks of a long text
     truncated_rows: int = 0
+    split_rows: int = 0  # rows of several chunks
     distinct_sequences: int = 0
     tokens_encoded: int = 0
     sequences_encoded: int = 0
@@ -69,13 +73,18 @@ def encode_table(
         for window in prefetch(tokenized_windows(table, unfinished, encoder, reusable)):
             state.add(window)
             unknown += encoder.count_unknown(window.sequences)
-            report(Step("encoding", window.span.stop, unfinished.scan.rows, "rows", state.counts.tokens_encoded))
+            state.step(window.span.stop)
     if note := unknown.note():
         report(Note(note))
     counts, cache = state.counts, unfinished.cache
     counts.halved_batches = encoder.backend.halved_batches - halved_before
     counts.tokens = int(cache.lengths.sum(dtype=np.int64))
     counts.truncated_rows = int(cache.truncated.sum(dtype=np.int64))
+    sequences = encoder.long_texts.count(cache.lengths)
+    counts.sequences, counts.split_rows = int(sequences.sum()), int((sequences > 1).sum())
+    if counts.truncated_rows >= _MANY_TRUNCATED * cache.rows and not cache.identity.pairs:
+        texts, length = f"{counts.truncated_rows / cache.rows:.0%} of the texts", cache.identity.max_length
+        report(Note(f"{texts} have more than {length} tokens, and lost the rest: `long=chunks` encodes all of a text"))
     return counts
 
 
@@ -93,6 +102,7 @@ class _Pass:
         self.cache, self.writer, self.encoder, self.reusable = unfinished.cache, writer, encoder, reusable
         self.background, self.report = BackgroundThread(), report
         self.layout, self.counts = self.cache.layout, Counts(kept_blocks=len(unfinished.kept))
+        self.split = self.chunks = 0  # texts of several chunks so far, and these
         self.first_occurrences = RowIndex(self.cache.token_hashes)
         self.written = np.zeros(self.layout.blocks, bool)
         self.written[list(unfinished.kept)] = True
@@ -103,6 +113,8 @@ class _Pass:
         blocks = blocks[~self.written[blocks]]
         if len(blocks):
             self._write_row_metadata(window, blocks)
+        counts = self.encoder.long_texts.count(np.array([len(sequence) for sequence in window.sequences], np.int64))
+        self.split, self.chunks = self.split + int((counts > 1).sum()), self.chunks + int(counts[counts > 1].sum())
         first_rows = self.first_occurrences.add_first(window.span)
         rows = np.arange(window.span.start, window.span.stop)
         own = np.flatnonzero(first_rows == rows)  # positions of the sequences that occur here first
@@ -147,7 +159,8 @@ class _Pass:
                 on_batch=functools.partial(self._count, window, positions),
             )
         except MemoryFullError as error:
-            place, tokens = window.rows.place(int(positions[error.sequence])), len(sequences[error.sequence])
+            place, row = window.rows.place(int(positions[error.sequence])), sequences[error.sequence]
+            tokens = min(len(row), self.cache.identity.max_length)  # of the longest chunk
             raise StorageError(
                 f"{place}: the memory is full with this text alone, of {tokens:,} tokens; free some, or lower "
                 "`max_length`"
@@ -161,7 +174,12 @@ class _Pass:
         for name, values in batch.features.items():
             _require_storable(name, values, positions[batch.sequences], window.rows, self.layout.storage)
         done = window.span.start + len(window) * batch.number // batch.batches
-        self.report(Step("encoding", done, self.layout.rows, "rows", self.counts.tokens_encoded))
+        self.step(done)
+
+    def step(self, rows: int) -> None:
+        """Report how many rows are done."""
+        detail = f"{self.split:,} texts in {self.chunks:,} chunks" if self.split else ""
+        self.report(Step("encoding", rows, self.layout.rows, "rows", self.counts.tokens_encoded, detail))
 
     def _gather(self, name: str, sources: RowLocations, encoded: Features) -> Features:
         """Collect one feature of some rows, (rows, width), from other caches, the file and the encoder."""

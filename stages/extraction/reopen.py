@@ -79,13 +79,15 @@ def _is_proven(
     encoder: Encoder, texts: Sequence[str], pairs: Sequence[str] | None, cache: Cache, rows: Indices
 ) -> bool:
     """Whether the encoder gives a cache's rows again: the same token ids, and features within the tolerance."""
-    sequences, _ = encoder.tokenize(texts, pairs)
-    if not np.array_equal(hash_sequences(sequences), cache.token_hashes[rows]):
+    tokens, _ = encoder.tokenize(texts, pairs)
+    if not np.array_equal(hash_sequences(tokens), cache.token_hashes[rows]):
         return False
+    sequences, counts = encoder.long_texts.split(tokens)
     with torch.inference_mode():  # as one batch
         features = {name: values.float().numpy() for name, values in encoder.backend.forward(sequences).items()}
-    if any(features[name].shape != (len(rows), width) for name, width in encoder.widths.items()):
+    if any(features[name].shape != (len(sequences), width) for name, width in encoder.widths.items()):
         return False
+    features = encoder.long_texts.join(features, sequences, counts)
     alike = max(_ALIKE[Precision(cache.identity.precision)], _STORED_ALIKE[cache.layout.storage])
     if not all(_tell_apart(values, cache, name, rows, alike) for name, values in features.items()):
         return False

@@ -1,6 +1,6 @@
 """How many texts went through the encoder, how many did not have to, and how long those would have taken.
 
-A pass is one text that goes through the encoder once.
+A pass is one text, or one chunk of a long text, that goes through the encoder once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def passes_of_extraction(records: Sequence[Mapping[str, Any]], outcomes: Sequenc
     speed = _tokens_per_second(records)
     return EncoderPasses(
         done=done,
-        saved=sum(record["rows"] for record in records) - done,
+        saved=sum(record.get("sequences", record["rows"]) for record in records) - done,
         tokens_per_second=speed,
         saved_seconds=saved_tokens / speed if speed else None,
     )
