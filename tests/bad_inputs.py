@@ -698,6 +698,22 @@ ENCODERS = [
     ),
     Case("no --encoder", lambda place: ["extract", place.csv(GOOD), "--out", place.folder / "out.h5"]),
     Case("--features model without files that say it", encoder(nothing, "--features", "model")),
+    Case("--overlap without --long chunks", table(lambda place: place.csv(GOOD), "--overlap", 5)),
+    Case("--chunk-pooling with --long cut", table(lambda place: place.csv(GOOD), "--chunk-pooling", "mean")),
+    Case(
+        "--long chunks for pairs",
+        table(lambda place: place.csv(GOOD), "--long", "chunks", "--text-pair-column", "label", "--no-labels"),
+    ),
+    Case(
+        "--long chunks with an overlap of whole chunks",
+        table(lambda place: place.csv(GOOD), "--long", "chunks", "--max-length", 8, "--overlap", 6),
+    ),
+    Case(
+        "--long head-tail with a prefix as long as the text may be",
+        table(
+            lambda place: place.csv(GOOD), "--long", "head-tail", "--max-length", 8, "--prefix", "the a good film is "
+        ),
+    ),
     Case("--prompt for an encoder without prompts", encoder(nothing, "--prompt", "query")),
     Case(
         "both --prompt and --prefix", table(lambda place: place.csv(GOOD), "--prompt", "query", "--prefix", "query: ")

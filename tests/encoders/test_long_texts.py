@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
-import shutil
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 import tokenizers
 from extracting import datasets, flip_a_byte, holding, interrupted_after, run
 from extracting import run_small_blocks as run_small
+from headstart import terminal
 from headstart.cache.errors import OutputExistsError, SettingsError
 from headstart.cache.reader import Cache, open_cache
 from headstart.stages.encoders import hf
@@ -22,13 +22,16 @@ from headstart.stages.encoders.long_texts import LongTexts, LongTextSettings
 from headstart.stages.encoders.session import EncoderSession
 from headstart.stages.encoders.tokenizer import Tokenizer
 from headstart.stages.extract import extract
+from headstart.stages.inspect import inspect_path
 from headstart.stages.model import load
-from headstart.stages.progress import Step
+from headstart.stages.progress import Action, Outcome, Step
 from headstart.stages.repair import repair
 from headstart.stages.runs.run import load_head
+from headstart.stages.runs.savings import passes_of_extraction
 from headstart.stages.settings import ChunkPooling, ExtractSettings, Long, TrainSettings
 from headstart.stages.train_head import train_head
 from headstart.stages.verify import verify
+from recipes import with_recipe
 from tiny import WORDS, save_tiny_encoder
 
 RNG = np.random.default_rng(0)
@@ -127,12 +130,7 @@ def parts_of(encoder: Encoder, text: str) -> list[Any]:
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
 def test_a_long_text_has_the_pooled_vector_of_its_chunks(tiny: Path, tmp_path: Path, pooling: str) -> None:
-    folder = shutil.copytree(tiny, tmp_path / "model")
-    kinds = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
-    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for kind, path in kinds.items()]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text('{"word_embedding_dimension": 32, "pooling_mode": "mean"}')
+    folder = with_recipe(tiny, tmp_path / "model", "Normalize")
     options = {**CHUNKS, "features": ("model", "cls"), "prefix": "the ", "chunk_pooling": pooling}
     cache, _ = run(TEXTS, tmp_path / "c.h5", folder, label_column=None, **options)
     identity = cache.identity
@@ -247,6 +245,29 @@ def test_many_cut_texts_are_noted_with_the_way_out(tiny: Path, tmp_path: Path) -
     ]
     _, notes = run([*SHORT, *SHORT], tmp_path / "s.h5", tiny, label_column=None, max_length=10)
     assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            CHUNKS,
+            r"chunks +6 texts \(50.0%\) in 32 chunks of up to 10 tokens; two of a text share 3, mean",
+        ),
+        ({"long": "head-tail", "max_length": 10}, r"head-tail +6 texts \(50.0%\) to their first and last, 10 tokens"),
+        ({"max_length": 10}, r"truncated +6 texts \(50.0%\) at 10 tokens\n"),
+    ],
+)
+def test_the_summary_says_what_was_done(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: dict[str, Any], line: str
+) -> None:
+    cache, _ = run(TEXTS, tmp_path / "c.h5", tiny, label_column=None, **options)
+    terminal.show_cache(inspect_path(cache.path))
+    assert re.search(line, capsys.readouterr().out)
+    outcome = Outcome(command="extract", output=cache.path, action=Action.MADE, counts=cache.record)
+    passes = passes_of_extraction([cache.record], [outcome])
+    copies = 1 if options.get("long") != "chunks" else cache.record["sequences"] - cache.record["sequences_encoded"]
+    assert passes.saved == copies >= 1
 
 
 def test_progress_says_how_many_texts_are_split(tiny: Path, tmp_path: Path) -> None:
