@@ -25,8 +25,6 @@ from .reuse import ReusableCaches, RowLocations, by_cache, find_rows
 from .row_index import RowIndex
 from .windows import Window, tokenized_windows
 
-_MANY_TRUNCATED = 0.1
-"""The share of truncated texts from which a user is told how to encode all of them."""
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -82,9 +80,6 @@ def encode_table(
     counts.truncated_rows = int(cache.truncated.sum(dtype=np.int64))
     sequences = encoder.long_texts.count(cache.lengths)
     counts.sequences, counts.split_rows = int(sequences.sum()), int((sequences > 1).sum())
-    if counts.truncated_rows >= _MANY_TRUNCATED * cache.rows and not cache.identity.pairs:
-        texts, length = f"{counts.truncated_rows / cache.rows:.0%} of the texts", cache.identity.max_length
-        report(Note(f"{texts} have more than {length} tokens, and lost the rest: `long=chunks` encodes all of a text"))
     return counts
 
 
