@@ -110,7 +110,7 @@ def test_a_decoder_s_own_vector_is_that_of_each_text_alone(name: str, tiny: Path
         for mode in ("lasttoken", "mean"):
             folder = with_recipe(encoder, tmp_path / f"{mode}{after}{side}", pooling=mode)
             cache, notes = ours(folder)
-            assert cache.identity.features == ("model",) and not notes
+            assert cache.identity.features == ("model",) and not [note for note in notes if "long=chunks" not in note]
             assert_alike(cache.features(), [BY_HAND[mode](each) for each in tokens])
         assert_alike(cache.features(), theirs(folder))
 
