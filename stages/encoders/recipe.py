@@ -48,6 +48,7 @@ _HARMLESS: dict[str, dict[str, Any]] = {
         "unpad_inputs": None,  # another way to the same numbers
         "query_length": None,  # of texts that are encoded as queries or documents, which `encode` does not do
         "document_length": None,
+        "model_args": {"add_pooling_layer": False},  # whose output no module reads
     },
     "Pooling": {},
     "Dense": {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"},
