@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +22,7 @@ Norm = Callable[[Tensor], Tensor]
 # Attention's small products take up to a third less time where the number of keys is a multiple of `_KEYS`. To add more
 # than `_MOST_ADDED` keys for that takes longer than it saves; ``bench/attention.py`` shows both.
 _KEYS, _MOST_ADDED = 16, 11
+_QUERIES = 64  # at least, in a block of a long sequence
 
 
 class Token(enum.Enum):
@@ -32,13 +33,10 @@ class Token(enum.Enum):
 
 
 class Mask(Protocol):
-    """Which keys a query sees, and how much they count. Hashable: a batch makes a mask once for each length."""
+    """What is added to a score, by how far the key stands after the query. Hashable, for a batch makes it once."""
 
-    def is_causal(self, length: int) -> bool:
-        """Whether each token of so long a sequence sees just itself and all before it."""
-
-    def __call__(self, length: int) -> Tensor | None:
-        """(length, length) or (heads, length, length) float32, added to the scores. None where it would be zero."""
+    def __call__(self, distances: Tensor) -> Tensor:
+        """(n,) int64 to (n,) or (heads, n) float32; minus infinity where the key is not seen."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,15 +46,9 @@ class Window:
     before: int | None
     after: int | None
 
-    def is_causal(self, length: int) -> bool:
-        return self.after == 0 and (self.before is None or length <= self.before + 1)
-
-    def __call__(self, length: int) -> Tensor | None:
-        before, after = (length if limit is None else limit for limit in (self.before, self.after))
-        if length <= 1 + min(before, after):
-            return None
-        far = torch.full((length, length), -torch.inf)
-        return far.tril(-before - 1) + far.triu(after + 1)
+    def __call__(self, distances: Tensor) -> Tensor:
+        before, after = (len(distances) if limit is None else limit for limit in (self.before, self.after))
+        return torch.zeros(len(distances)).masked_fill_((distances < -before) | (distances > after), -torch.inf)
 
 
 CAUSAL = Window(None, 0)
@@ -98,6 +90,17 @@ class Rope:
 
 
 @dataclasses.dataclass(frozen=True)
+class Block:
+    """Some queries of each sequence, and the keys that they may see."""
+
+    queries: slice
+    keys: slice
+    mask: Tensor | None = None
+    """(queries, keys) or (1, heads, queries, keys), added to the scores."""
+    causal: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Group:
     """Sequences of equal length that lie end to end."""
 
@@ -109,26 +112,49 @@ class Group:
     """How many keys each sequence may be given: its own, and some of its neighbour's up to a number that is quick."""
     _made: dict[Any, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
-    def mask(self, mask: Mask | None, dtype: torch.dtype) -> Tensor | None:
-        """(length, keys) or (1, heads, length, keys): minus infinity for keys that are another's. None for no mask."""
-        return self.once((mask, dtype), lambda: self._mask(mask, dtype))  # type: ignore[no-any-return]
-
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What ``make`` returns, made for the first layer that asks for it."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
 
-    def _mask(self, mask: Mask | None, dtype: torch.dtype) -> Tensor | None:
-        added = None if mask is None else mask(self.length)
-        if added is not None:
-            padded = pad(added, (0, self.keys - self.length), value=-torch.inf).to(dtype)
-            return padded if padded.ndim == 2 else padded[None]
-        if self.keys == self.length:
-            return None
-        others = torch.zeros(self.keys, dtype=dtype)
-        others[self.length :] = -torch.inf
-        return others.expand(self.length, -1)
+    def blocks(self, mask: Mask | None, dtype: torch.dtype) -> list[Block]:
+        """All queries in one block, or in several where a mask hides most keys of a long sequence."""
+        return self.once((mask, dtype), lambda: list(self._blocks(mask, dtype)))  # type: ignore[no-any-return]
+
+    def _blocks(self, mask: Mask | None, dtype: torch.dtype) -> Iterator[Block]:
+        length, whole = self.length, slice(0, self.length)
+        added = None if mask is None else mask(torch.arange(1 - length, length)).to(dtype)
+        if added is None or not added.any():
+            others = torch.zeros(self.keys, dtype=dtype)
+            others[length:] = -torch.inf  # for keys that are another's
+            yield Block(whole, slice(0, self.keys), None if self.keys == length else others.expand(length, -1))
+            return
+        if not added[..., :length].any() and bool((added[..., length:] == -torch.inf).all()):
+            yield Block(whole, whole, causal=True)  # which no added key could disturb
+            return
+        seen = (added > -torch.inf).view(-1, 2 * length - 1).any(0).nonzero()
+        before, after = length - 1 - int(seen[0]), int(seen[-1]) - (length - 1)
+        step = max(_QUERIES, -(-(before + after) // _KEYS) * _KEYS)
+        if step + before + after > 3 * length // 4:
+            rows = pad(_by_place(added, length), (0, self.keys - length), value=-torch.inf)
+            yield Block(whole, slice(0, self.keys), rows if rows.ndim == 2 else rows[None])
+            return
+        made: dict[tuple[int, int, int], Tensor] = {}
+        for start in range(0, length, step):
+            queries = slice(start, min(start + step, length))
+            keys = slice(max(0, start - before), min(length, queries.stop + after))
+            shape = queries.stop - start, keys.stop - keys.start, keys.start - start
+            if shape not in made:
+                first = length + keys.start - queries.stop  # the distance from the last query to the first key
+                rows = _by_place(added[..., first : first + shape[0] + shape[1] - 1], shape[0])
+                made[shape] = rows if rows.ndim == 2 else rows[None]
+            yield Block(queries, keys, made[shape])
+
+
+def _by_place(by_distance: Tensor, queries: int) -> Tensor:
+    """(..., queries + keys - 1), from the last query's distance to the first key on, to (..., queries, keys)."""
+    return by_distance.unfold(-1, by_distance.shape[-1] - queries + 1, 1).flip(-2)
 
 
 def group_sequences(lengths: Sequence[int]) -> list[Group]:
@@ -156,10 +182,11 @@ def token_rows(groups: Sequence[Group], token: Token) -> Tensor:
 
 def token_mask(mask: Mask | None, group: Group, token: Token) -> Tensor | None:
     """That token's rows of a mask, (1 or heads, length) float32. None for no mask."""
-    if mask is None or (token is Token.LAST and mask.is_causal(group.length)):
+    if mask is None:
         return None
-    made: Tensor | None = group.once((mask, token), lambda: mask(group.length))
-    return None if made is None else made[..., token.value, :].view(-1, group.length)
+    first = 0 if token is Token.FIRST else 1 - group.length
+    added: Tensor = group.once((mask, token), lambda: mask(torch.arange(first, first + group.length)))
+    return added.view(-1, group.length) if added.any() else None
 
 
 class Attention(Protocol):
@@ -226,27 +253,28 @@ def attend(query_key_value: Tensor, group: Group, how: Heads, *, out: Tensor) ->
     of ``out``, (tokens, heads x width).
     """
     row, share = query_key_value.shape[1], how.heads // how.key_value_heads
-    causal = how.mask is not None and how.mask.is_causal(group.length)  # which no added key can disturb
-    mask = None if causal else group.mask(how.mask, query_key_value.dtype)
-    keys = group.length if mask is None else mask.shape[-1]
     offset = query_key_value.storage_offset() + group.tokens.start * row
 
-    def part(first: int, heads: int, tokens: int, step: int = 1) -> Tensor:
+    def part(first: int, heads: int, tokens: slice, step: int = 1) -> Tensor:
         """(sequences, heads, tokens, width), of heads that begin with the ``first`` of all."""
+        shape = (group.count, heads, tokens.stop - tokens.start, how.width)
         strides = (group.length * row, step * how.width, row, 1)
-        shape = (group.count, heads, tokens, how.width)
-        return query_key_value.as_strided(shape, strides, offset + first * how.width)
+        return query_key_value.as_strided(shape, strides, offset + tokens.start * row + first * how.width)
 
+    whole = slice(0, group.length)
     for of_keys, first, heads in ((False, 0, how.heads), (True, how.heads, how.key_value_heads)):
-        how.prepare(part(first, heads, group.length).transpose(1, 2), how.turns(group), of_keys=of_keys)
-    key = part(how.heads, how.key_value_heads, keys)
-    value = part(how.heads + how.key_value_heads, how.key_value_heads, keys)
+        how.prepare(part(first, heads, whole).transpose(1, 2), how.turns(group), of_keys=of_keys)
     rows = out[group.tokens].view(group.count, group.length, how.heads, how.width)
-    for number in range(share):  # the queries that share keys in turn, so that no key is copied
-        query = part(number, how.key_value_heads, group.length, share)
-        own = mask if mask is None or mask.ndim == 2 else mask[:, number::share]
-        by_head = scaled_dot_product_attention(query, key, value, attn_mask=own, is_causal=causal, scale=how.scale)
-        rows[:, :, number::share] = by_head.transpose(1, 2)
+    for block in group.blocks(how.mask, query_key_value.dtype):
+        key = part(how.heads, how.key_value_heads, block.keys)
+        value = part(how.heads + how.key_value_heads, how.key_value_heads, block.keys)
+        for number in range(share):  # the queries that share keys in turn, so that no key is copied
+            query = part(number, how.key_value_heads, block.queries, share)
+            mask = block.mask if block.mask is None or block.mask.ndim == 2 else block.mask[:, number::share]
+            by_head = scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, is_causal=block.causal, scale=how.scale
+            )
+            rows[:, block.queries, number::share] = by_head.transpose(1, 2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -24,18 +24,12 @@ class RelativeBias:
 
     weight: torch.Tensor  # (buckets, heads) float32
 
-    def is_causal(self, length: int) -> bool:
-        return False
-
-    def __call__(self, length: int) -> torch.Tensor:
-        distances = torch.arange(1 - length, length)  # of the key from the query
+    def __call__(self, distances: torch.Tensor) -> torch.Tensor:
         half, far = _BUCKETS // 2, distances.abs()
         exact = half // 2
         grown = torch.log(far.float() / exact) / math.log(_FARTHEST / exact) * (half - exact)
         buckets = torch.where(far < exact, far, (exact + grown.long()).clamp_max(half - 1)) + half * (distances > 0)
-        by_distance = embedding(buckets, self.weight).T.contiguous()  # (heads, 2 x length - 1)
-        # Each query's row is the same numbers, from one place earlier than the row before it.
-        return by_distance.unfold(1, length, 1).flip(1)
+        return embedding(buckets, self.weight).T.contiguous()
 
 
 class MPNet(Roberta):
