@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import os
 import time
@@ -29,7 +30,8 @@ from headstart.stages.encoders.files import find_encoder
 from headstart.stages.encoders.hf import load_encoder
 from headstart.stages.encoders.memory import freed_memory_kept
 from headstart.stages.encoders.pooling import parse_features
-from headstart.stages.settings import Precision
+from headstart.stages.encoders.session import EncoderSession
+from headstart.stages.settings import ExtractSettings, Precision
 
 Array = npt.NDArray[np.float32]
 Encode = Callable[[list[str]], Array]
@@ -144,8 +146,25 @@ class Headstart:
         self._encoder = load_encoder(files, settings)
 
     def __call__(self, texts: list[str]) -> Array:
+        return self.encode(texts, "cls")
+
+    def encode(self, texts: list[str], feature: str) -> Array:
         sequences, _ = self._encoder.tokenize(texts)
-        return encode_sequences(self._encoder, sequences)["cls"]
+        return encode_sequences(self._encoder, sequences)[feature]
+
+
+class OwnVector(Headstart):
+    """Ours, and the feature that `headstart extract` takes without an option: the encoder's own vector."""
+
+    def __init__(self, folder: Path, precision: str) -> None:
+        self._kept = contextlib.ExitStack()
+        self._kept.enter_context(freed_memory_kept())
+        settings = ExtractSettings(encoder=str(folder), precision=Precision(precision), features=("model",))
+        self._encoder = EncoderSession(settings).encoder
+        self.path = self._encoder.path.value
+
+    def __call__(self, texts: list[str]) -> Array:
+        return self.encode(texts, "model")
 
 
 class Plain:
@@ -292,10 +311,21 @@ def load(key: str, folder: Path, scratch: Path) -> Contender:
     """Load a contender.
 
     Args:
-        key: One of `CONTENDERS`.
+        key: One of `CONTENDERS`; or "own-headstart-" or "own-st-" and a precision: the encoder's own vector, as both
+            give it without an option.
         folder: The encoder's files.
         scratch: For what it exports.
     """
+    own, _, precision = key.rpartition("-")
+    if own == "own-headstart":
+        ours = OwnVector(folder, precision)
+        return Contender("headstart", precision, {ours.path: ours})
+    if own == "own-st":
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": getattr(torch, precision)})
+        encode = functools.partial(model.encode, show_progress_bar=False)
+        return Contender("sentence-transformers, torch", precision, {"batch 32": encode})
     if key == "baseline":
         return Contender("padded loop", "float32", {f"padded to {MAX_LENGTH}, batch 16": Plain(folder).padded})
     if key == "transformers":

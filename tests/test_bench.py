@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import architectures
+import contenders
 import gpu
 import h5py
 import numpy as np
@@ -159,3 +162,45 @@ def test_two_caches_differ_where_a_byte_does(tmp_path: Path) -> None:
     assert list(compare_caches(one, made("three.h5", [1.0, -0.0], '{"seconds": 1}'))) == ["features/cls differs"]
     assert list(compare_caches(one, made("four.h5", [1.0], '{"seconds": 1}')))
     assert list(compare_caches(one, made("five.h5", [1.0, 0.0], '{"rows": 1}')))
+
+
+class Here:
+    """A contender as `contenders.Alone` is, in this process; headstart's vectors are off by ``error``."""
+
+    error = 0.0
+
+    def __init__(self, key: str, folder: Path, scratch: Path) -> None:
+        made = contenders.load(key, folder, scratch)
+        (self.way, self._encode), self._ours = next(iter(made.ways.items())), made.name == "headstart"
+
+    def encode(self, texts: list[str]) -> contenders.Array:
+        return self._encode(texts) + self.error * self._ours
+
+    def seconds(self, texts: list[str]) -> float:
+        return 1.0 if self._ours else 3.0
+
+    def end(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("shape", "error"), [("gemma3-300m", 0.0), ("modernbert-base", 1e-3)])
+def test_an_architecture_is_saved_and_a_fast_wrong_vector_is_shown(
+    shape: str, error: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sentence_transformers")
+    monkeypatch.setattr(architectures, "Alone", Here)
+    monkeypatch.setattr(Here, "error", error)
+    monkeypatch.setattr(contenders, "freed_memory_kept", contextlib.nullcontext)
+    options = ["--shapes", shape, "--tiny", "--cores", "1", "--rounds", "2", "--tokens", "300"]
+    monkeypatch.setattr(sys, "argv", ["architectures.py", *options])
+    architectures.main()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"| {shape}")]
+    assert [line.split(" | ")[2] for line in lines] == list(architectures.PIECES)
+    assert all("3.00 (3.00 to 3.00)" in line and ("WRONG" in line) == bool(error) for line in lines)
+
+
+def test_long_texts_are_about_as_long_as_said() -> None:
+    tokenizer = architectures.vocabulary()
+    for texts, tokens in architectures.draw("long", 300):
+        lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
+        assert sum(lengths) == tokens and all(length >= architectures.LONG for length in lengths)
