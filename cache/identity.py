@@ -106,8 +106,7 @@ class Identity:
             if _FIRST & set(missing):
                 raise DamagedError(f"{where}: its identity lacks {', '.join(missing)}")
             raise FormatError(
-                f"{where} was made before version 1 of the format was released (its identity lacks "
-                f"{', '.join(missing)}); make it again with `overwrite=True`"
+                f"{where} was made before version 1 of the format was released; make it again with `overwrite=True`"
             )
         features, model, hashes = fields["features"], fields["model"], {n for n in names if n.endswith("_sha256")}
         valid = {

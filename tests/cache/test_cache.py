@@ -500,7 +500,9 @@ def test_an_identity_before_the_release_asks_to_extract_again() -> None:
     fields = changed({})
     old = {name: fields[name] for name in fields if name.endswith("_sha256") and name != "modules_sha256"}
     old |= {name: fields[name] for name in ("prefix", "pairs", "max_length", "precision", "features")}
-    with pytest.raises(FormatError, match=r"before version 1 of the format was released .*again with `overwrite=True`"):
+    with pytest.raises(
+        FormatError, match=r"before version 1 of the format was released; make it again with `overwrite=True`"
+    ):
         Identity.from_dict(old, "here")
     with pytest.raises(DamagedError, match=r"lacks .*prefix"):
         Identity.from_dict({name: old[name] for name in old if name != "prefix"}, "here")

@@ -232,6 +232,20 @@ def test_what_decides_tokens_is_in_the_identity(tiny: Path, tmp_path: Path) -> N
         assert ours.tolist() == [*theirs[:1], *theirs[-4:]]
 
 
+def test_a_side_that_the_files_do_not_tell_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class of transformers may cut elsewhere than the files say, and then the identity would not say where."""
+    load = hf.load_tokenizer
+
+    def load_tokenizer(files: Any) -> Any:
+        tokenizer = load(files)
+        tokenizer.truncation_side = "left"
+        return tokenizer
+
+    monkeypatch.setattr(hf, "load_tokenizer", load_tokenizer)
+    with pytest.raises(EncoderError, match=r"cuts its texts on the left.*add \"truncation_side\": \"left\" to the tok"):
+        _ = EncoderSession(settings(tiny)).encoder
+
+
 def test_training_takes_the_model_s_own_vector(tiny: Path, tmp_path: Path) -> None:
     folder, notes = with_recipe(tiny, tmp_path / "m"), Notes()
     texts, labels = zip(*tiny_rows(60), strict=True)
