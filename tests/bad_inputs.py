@@ -384,6 +384,28 @@ def recipe(kind: str = "Pooling", **pooling: Any) -> Callable[[Path], None]:
     return harm
 
 
+def truncated_to(numbers: Any) -> Callable[[Path], None]:
+    """Add the files of sentence-transformers, which cut vectors at so many numbers."""
+
+    def harm(folder: Path) -> None:
+        recipe()(folder)
+        (folder / "config_sentence_transformers.json").write_text(json.dumps({"truncate_dim": numbers}))
+
+    return harm
+
+
+def static_embedding(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    (folder / "modules.json").write_text('[{"path": "", "type": "sentence_transformers.models.StaticEmbedding"}]')
+
+
+def several_features(place: Place) -> list[Any]:
+    """Train on a cache of two features without a choice."""
+    answer = command([*table(lambda place: place.csv(GOOD))(place), "--features", "cls,mean"], place)
+    assert answer.code == 0, answer
+    return ["train-head", place.folder / "out.h5", "--out", place.folder / "head", "--epochs", 2]
+
+
 def old_sentence_transformer(folder: Path) -> None:
     within("0_Transformer")(folder)
     (folder / "config.json").write_text('{"__version__": "0.2.0"}')
@@ -690,6 +712,10 @@ ENCODERS = [
     Case("a module of sentence-transformers that is not known", encoder(recipe("CNN"))),
     Case("a pooling that is not known", encoder(recipe(pooling_mode="median"))),
     Case("a pooling for another width", encoder(recipe(word_embedding_dimension=7))),
+    Case("a prompt that the pooling leaves out", encoder(recipe(include_prompt=False), "--prefix", "query: ")),
+    Case("vectors that are cut at no number", encoder(truncated_to("8"))),
+    Case("vectors of words, without a transformer", encoder(static_embedding)),
+    Case("a cache of two features, neither of them the encoder's own", several_features),
     Case("a pooling of the wrong kind", encoder(recipe(include_prompt="yes"))),
     Case("a folder of sentence-transformers' first releases", encoder(old_sentence_transformer)),
     Case(
@@ -943,7 +969,7 @@ def done(folder: Path) -> str:
     if not (folder / "out.h5").exists():
         return "done"
     found = open_cache(folder / "out.h5")
-    assert np.isfinite(found.features()).all()
+    assert all(np.isfinite(found.features(name)).all() for name in found.layout.widths)
     row_metadata = {
         "rows encoded": found.rows,
         "left out": found.record["skipped_rows"],
