@@ -39,7 +39,7 @@ from speed_report import WRONG, spread
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / ".data"
 LONGEST = 256  # tokens of a text
-LONG = 128  # tokens that the short texts are joined to
+LONG = 112  # tokens that the short texts are joined to, at least; about 128 on average
 PIECES = {"short": 2, "long": 1}  # of each kind of texts; of two, one is of its shorter half, one of its longer
 TINY = {
     **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16},
@@ -119,7 +119,7 @@ SHAPES = {
         {
             **{"model_type": "gemma3_text", "hidden_size": 768, "num_hidden_layers": 24, "num_attention_heads": 3},
             **{"num_key_value_heads": 1, "head_dim": 256, "query_pre_attn_scalar": 256, "intermediate_size": 1152},
-            **{"use_bidirectional_attention": True, "sliding_window": 257, **DECODER},
+            **{"use_bidirectional_attention": True, "sliding_window": 512, **DECODER},
         },
         dense=(3072, 768),
     ),
@@ -213,19 +213,14 @@ def on_cores(count: int) -> Iterator[None]:
 
 
 def measure(
-    name: str,
-    folder: Path,
-    pieces: Mapping[str, Sequence[tuple[list[str], int]]],
-    *,
-    cores: int,
-    rounds: int,
-    dtype: str,
+    name: str, folder: Path, kinds: Sequence[str], *, tokens: int, cores: int, rounds: int, dtype: str
 ) -> Iterator[str]:
     """Lines of the table: one for each kind of texts."""
     keys = [f"own-headstart-{dtype}", f"own-st-{dtype}"]
     with on_cores(cores):
         ours, theirs = field = [Alone(key, folder, folder) for key in keys]
-    for kind, drawn in pieces.items():
+    for kind in kinds:
+        drawn = draw(kind, tokens * cores)
         difference, seconds = 0.0, np.empty((2, rounds))
         for texts, _ in drawn:  # also the round that is not timed
             vectors = [contender.encode(texts) for contender in field]
@@ -235,8 +230,8 @@ def measure(
             texts = drawn[number % len(drawn)][0]
             for place in (0, 1) if number // len(drawn) % 2 else (1, 0):
                 seconds[place, number] = field[place].seconds(texts)
-        tokens = np.array([drawn[number % len(drawn)][1] for number in range(rounds)])
-        speeds = np.median(tokens / seconds, axis=1)
+        counts = np.array([drawn[number % len(drawn)][1] for number in range(rounds)])
+        speeds = np.median(counts / seconds, axis=1)
         wrong = " **WRONG**" if dtype == "float32" and not difference <= WRONG else ""
         yield (
             f"| {name} | {ours.way} | {kind} | {cores} | {speeds[0]:,.0f} | {speeds[1]:,.0f} | "
@@ -250,19 +245,19 @@ def measure(
 def main() -> None:
     arguments = parse()
     names = arguments.shapes or ([] if arguments.folder else list(SHAPES))
-    pieces = {kind: draw(kind, arguments.tokens) for kind in arguments.texts}
     versions = ", ".join(f"{name} {found}" for name in LIBRARIES if (found := version_of(name)))
     print(f"{cpu_name()}; OMP_WAIT_POLICY {os.environ.get('OMP_WAIT_POLICY', 'not set')}; {versions}; random weights")
-    for kind, drawn in pieces.items():
+    for kind in arguments.texts:
+        drawn = draw(kind, arguments.tokens)
         told = ", ".join(f"{len(texts):,} texts of {tokens / len(texts):.0f} tokens" for texts, tokens in drawn)
-        print(f"{kind} texts: {told} on average; {arguments.rounds} rounds; {arguments.precision}")
+        print(f"{kind} texts: {told} on average, for each core; {arguments.rounds} rounds; {arguments.precision}")
     head = "encoder | path | texts | cores | headstart, tokens/s | sentence-transformers, tokens/s | times as fast"
     print(f"\n| {head} | largest difference |\n|---|---|---|---|---|---|---|---|", flush=True)
 
     def each(name: str, folder: Path) -> None:
         for cores in arguments.cores:
-            chosen = {"cores": cores, "rounds": arguments.rounds, "dtype": arguments.precision}
-            for line in measure(name, folder, pieces, **chosen):
+            chosen = {"tokens": arguments.tokens, "rounds": arguments.rounds, "dtype": arguments.precision}
+            for line in measure(name, folder, arguments.texts, cores=cores, **chosen):
                 print(line, flush=True)
 
     if arguments.folder:
@@ -281,7 +276,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cores", nargs="+", type=int, default=[n for n in (1, 2) if n <= CORES], metavar="N")
     parser.add_argument("--rounds", type=int, default=4, help="timed rounds for each kind of texts")
     parser.add_argument("--texts", nargs="+", choices=PIECES, default=list(PIECES), metavar="KIND")
-    parser.add_argument("--tokens", type=int, default=4096, help="most tokens in a piece")
+    parser.add_argument("--tokens", type=int, default=1200, help="most tokens of a piece for each core")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--tiny", action="store_true", help="two tiny layers: a dry run")
     return parser.parse_args()

@@ -393,14 +393,15 @@ ROWS = (
             "document": "",
         },
     ),
-    # config.json and prompts: a copy; 2_Dense and the number of modules: copies; 3_Dense, length: cards
+    # config.json and prompts: a copy, whose window transformers 4.57 halved to 257; 2_Dense and the number of modules:
+    # copies; 3_Dense, length: cards
     Row(
         name="google/embeddinggemma-300m",
         config={
             **{"model_type": "gemma3_text", "hidden_size": 768, "num_hidden_layers": 24, "num_attention_heads": 3},
             **{"num_key_value_heads": 1, "head_dim": 256, "query_pre_attn_scalar": 256, "intermediate_size": 1152},
             **{"vocab_size": 262144, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 1e6},
-            **{"rope_local_base_freq": 1e4, "sliding_window": 257, "use_bidirectional_attention": True},
+            **{"rope_local_base_freq": 1e4, "sliding_window": 512, "use_bidirectional_attention": True},
             **{"hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "pad_token_id": 0},
             **{"bos_token_id": 2, "eos_token_id": 1, "layer_types": ["sliding_attention", "full_attention"]},
         },
