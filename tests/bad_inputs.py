@@ -699,6 +699,10 @@ ENCODERS = [
         encoder(change("config.json", auto_map={"AutoModel": "modeling.Model", "AutoConfig": "modeling.Config"})),
     ),
     Case(
+        "a GTE with its own code",
+        encoder(change("config.json", model_type="new", auto_map={"AutoConfig": "Alibaba-NLP/new-impl--c.NewConfig"})),
+    ),
+    Case(
         "a tokenizer with its own code",
         encoder(change("tokenizer_config.json", auto_map={"AutoTokenizer": ["tokens.Slow", "tokens.Fast"]})),
     ),

@@ -49,6 +49,13 @@ _ELSEWHERE = {
     TOKENIZER_CONFIG: ("fast_tokenizer_files", "gguf_file", "vocab", "merges"),
 }
 _CODE, _CODED = "auto_map", {"AutoConfig", "AutoModel", "AutoTokenizer"}  # who asks for code of its own, of what
+_SAME_CODE = {"nomic_bert": {"NomicBertConfig"}, "gte": {"GteConfig", "NewConfig"}}
+"""By ``model_type``, code that computes what transformers does: `hf` refuses fields that only the code reads."""
+_WITHOUT_CODE = {
+    "NewConfig": "on the hub, alibaba-nlp-community has Alibaba-NLP's encoders without; give that one",
+    "XLMRobertaFlashConfig": "on the hub, jinaai/jina-embeddings-v3-hf is jina-embeddings-v3 without; give that one",
+}
+"""What to give in the place of an encoder with such code."""
 _LFS = "is a Git LFS pointer, which stands for the file; run `git lfs pull` in its folder"
 _ADAPTER = "adapter_config.json"
 _DISTRIBUTED = "shard-*-model-*-of-*.safetensors"  # where one is, transformers reads no other weights
@@ -246,11 +253,14 @@ def _require_encoder(name: str, folder: Path) -> None:
                 "take that out, and put the files under their usual names"
             )
         code = content.get(_CODE)
-        if _CODED & code.keys() if isinstance(code, dict) else code:
+        code_class = str(code.get("AutoConfig")).rpartition(".")[2] if isinstance(code, dict) else ""
+        if (_CODED & code.keys() if isinstance(code, dict) else code) and code_class not in _SAME_CODE.get(kind, ()):
+            problem = f"encoder {name}: its {file} asks for code of its own ({_CODE!r}), which is never run"
+            if instead := _WITHOUT_CODE.get(code_class):
+                raise EncoderError(f"{problem}; {instead}")
             raise EncoderError(
-                f"encoder {name}: its {file} asks for code of its own ({_CODE!r}), which is never run, and "
-                f"the {kind!r} of transformers may compute something else; if it does not, copy {folder} and take "
-                f"{_CODE!r} out of the copy's {file}"
+                f"{problem}, and the {kind!r} of transformers may compute something else; if it does not, copy "
+                f"{folder} and take {_CODE!r} out of the copy's {file}"
             )
 
 

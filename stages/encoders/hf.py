@@ -5,6 +5,7 @@ Transformers takes seconds to load, so this module is imported only where nothin
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import logging
@@ -28,7 +29,7 @@ from .cuda import CopyStream, CudaBackend
 from .encoder import Encoder, EncoderSettings
 from .files import TOKENIZER_CONFIG, EncoderFiles
 from .modules import with_modules
-from .packed.architecture import Architecture, find_architecture
+from .packed.architecture import Architecture, architecture_class, find_architecture
 from .packed.backend import PackedCpuBackend
 from .packed.forward import PackedForward
 from .padded import PaddedForward
@@ -322,7 +323,13 @@ def _load_model(files: EncoderFiles, features: tuple[Feature, ...]) -> Any:
             f"{unused[0]!r} ({len(unused):,} such), so it would be another model; correct config.json, or save the "
             "weights without them if they are of a head"
         )
-    _check_stored(files, model.base_model_prefix)
+    known = architecture_class(model.config.to_dict())
+    if known is not None and (field := known.unread_field(model.config.to_dict())):
+        raise EncoderError(
+            f"{encoder}: its config.json has {field!r}: {getattr(model.config, field)!r}, which transformers does not "
+            "read, so it would be another model; choose another encoder"
+        )
+    _check_stored(files, model.base_model_prefix, known)
     positions = str(getattr(model.config, "position_embedding_type", None))
     if positions.startswith("relative"):  # only older releases computed them
         raise EncoderError(f"{encoder}: transformers does not compute the positions of its config.json, {positions!r}")
@@ -334,25 +341,32 @@ def _load_model(files: EncoderFiles, features: tuple[Feature, ...]) -> Any:
     return model.eval()
 
 
-def _check_stored(files: EncoderFiles, base: str) -> None:
-    """Refuse weights that transformers takes for others: integers for floats, and one of two of the same name."""
+def _check_stored(files: EncoderFiles, base: str, known: type[Architecture] | None) -> None:
+    """Refuse weights that transformers takes for others: integers for floats, and one of two of the same name.
+
+    ``base`` may stand before the names. ``known`` is the class of the encoder's architecture, if there is one.
+    """
     types = dict[str, str]()
     for file in files.weights:
         if file.suffix == ".safetensors":
             with safetensors.safe_open(file, "pt") as opened:
                 types |= {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
         elif file.suffix == ".bin":  # without the numbers
-            stored = torch.load(file, map_location="meta", weights_only=True)
-            types |= {name: str(getattr(weight, "dtype", None)) for name, weight in stored.items()}
+            pickle = torch.load(file, map_location="meta", weights_only=True)
+            types |= {name: str(getattr(weight, "dtype", None)) for name, weight in pickle.items()}
     if whole := unused_weights((name for name, kind in types.items() if kind in _INTEGERS), base):
         raise EncoderError(
             f"encoder {files.name}: its weights {whole[0]!r} ({len(whole):,} such) are integers: they are quantised, "
             "which is not read; choose the encoder that they were made from"
         )
-    if twice := unused_weights((name for name in types if f"{base}.{name}" in types), base):
+    homes = collections.defaultdict[str, list[str]](list)
+    for stored in types:
+        for name in known.names_of(stored) if known is not None else [stored.removeprefix(f"{base}.")]:
+            homes[name].append(stored)
+    if twice := unused_weights((name for name, stored in homes.items() if len(stored) > 1), base):
         raise EncoderError(
             f"encoder {files.name}: it has two weights {twice[0]!r} ({len(twice):,} such), one of them as "
-            f"'{base}.{twice[0]}'; save the weights without those that are not its own"
+            f"{max(homes[twice[0]], key=len)!r}; save the weights without those that are not its own"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -41,6 +42,8 @@ PACKED: dict[str, dict[str, Any]] = {
     "Bert": SIZES,
     "Gte": SIZES,
     "JinaEmbeddingsV3": {**SIZES, "pad_token_id": 1},
+    "ModernBert": {**SIZES, **ENDS, "local_attention": 8, "global_attn_every_n_layers": 2},
+    "MPNet": SIZES,
     "NomicBert": SIZES,
     "Roberta": {**SIZES, "pad_token_id": 1},
     "XLMRoberta": {**SIZES, "pad_token_id": 1},
@@ -58,10 +61,8 @@ PADDED: dict[str, dict[str, Any]] = {
     "LayoutLM": SIZES,
     "Longformer": {**SIZES, "attention_window": 8},
     "Luke": {**SIZES, "entity_vocab_size": 10, "entity_emb_size": 16},
-    "MPNet": SIZES,
     "MegatronBert": SIZES,
     "MobileBert": {**SIZES, "embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16},
-    "ModernBert": {**SIZES, **ENDS, "local_attention": 8, "global_attn_every_n_layers": 2},
     "RemBert": {**SIZES, **ENDS, "input_embedding_size": 16, "output_embedding_size": 16},
     "RoFormer": {**SIZES, "embedding_size": 32},
     "RobertaPreLayerNorm": SIZES,
@@ -243,3 +244,78 @@ def test_what_else_a_model_would_return_changes_nothing(
     config = json.loads((folder / "config.json").read_bytes())
     (folder / "config.json").write_text(json.dumps(config | changed))
     assert_alike(run(TEXTS, tmp_path / "c.h5", folder)[0].features("cls")[:], expected)
+
+
+NATIVE = {"NomicBert": "NomicBertConfig", "Gte": "GteConfig"}
+NAMED = {
+    "NomicBert": {"n_head": 2, "prenorm": False, "rotary_emb_base": 1000, "activation_function": "swiglu"},
+    "Gte": {"logn_attention_scale": False, "layer_norm_type": "layer_norm", "position_embedding_type": "rope"},
+}
+UNREAD = [("NomicBert", "n_head", 4), ("NomicBert", "prenorm", True), ("NomicBert", "rotary_emb_base", 10_000)]
+UNREAD += [("NomicBert", "activation_function", "gelu"), ("NomicBert", "rotary_scaling_factor", 2)]
+UNREAD += [("Gte", "logn_attention_scale", True), ("Gte", "layer_norm_type", "rms_norm")]
+
+
+@pytest.mark.parametrize(("name", "field", "value"), [*((name, None, None) for name in NATIVE), *UNREAD])
+def test_fields_that_only_the_encoder_s_own_code_reads_are_noticed(
+    name: str, field: str | None, value: Any, tiny: Path, tmp_path: Path
+) -> None:
+    """Code that transformers has as a class of its own is not needed, unless such a field says otherwise."""
+    if name not in PACKED:
+        pytest.skip(f"transformers {transformers.__version__} has no {name}")
+    folder = saved(name, PACKED[name], tiny, tmp_path / "encoder")
+    config = json.loads((folder / "config.json").read_bytes()) | NAMED[name]
+    config |= {"auto_map": {"AutoConfig": f"code.{NATIVE[name]}", "AutoModel": "code.Model"}}
+    (folder / "code.py").write_text("raise SystemExit('the code of the folder was run')")
+    expected = alone(folder)
+    (folder / "config.json").write_text(json.dumps(config | ({} if field is None else {field: value})))
+    if field is None:
+        assert_alike(run(TEXTS, tmp_path / "c.h5", folder)[0].features("cls")[:], expected)
+    else:
+        with pytest.raises(
+            EncoderError, match=f"its config.json has '{field}': {value!r}, which transformers does not"
+        ):
+            run(TEXTS, tmp_path / "c.h5", folder)
+
+
+FUSED = {"NomicBert": "encoder.layers.0.attn.Wqkv.weight", "Gte": "encoder.layer.0.attention.qkv_proj.weight"}
+FUSED |= {"JinaEmbeddingsV3": "encoder.layers.0.mixer.Wqkv.weight"}
+NORM = "layers.0.post_attention_layernorm.weight"
+
+
+@pytest.mark.parametrize("name", [name for name in FUSED if name in PACKED])
+@pytest.mark.parametrize("change", ["a prefix", "transformers' names", "an adapter", "only adapted", "a name twice"])
+def test_weights_that_transformers_renames_are_read_right_or_not_at_all(
+    name: str, change: str, tiny: Path, tmp_path: Path
+) -> None:
+    folder, fused = saved(name, PACKED[name], tiny, tmp_path / "encoder"), FUSED[name]
+    session = EncoderSession(settings(folder, max_length=100))
+    packed = session.record()["encoder"]["packed"]
+    expected = session.encoder.backend.encode([np.arange(3, 20, dtype=np.int32)])["cls"]
+    model = transformers.AutoModel.from_pretrained(folder)
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    if change == "a prefix":
+        prefix = "new" if name == "Gte" else model.base_model_prefix
+        weights = {f"{prefix}.{stored}": weight for stored, weight in weights.items()}
+    elif change == "transformers' names":
+        weights = model.state_dict()
+    elif change == "a name twice":
+        weights[NORM] = 2 * model.state_dict()[NORM]
+    else:  # as Jina's own files have them
+        weights[fused.replace("weight", "parametrizations.weight.0.lora_A")] = torch.ones(5, 4, 32)
+        if change == "only adapted":
+            weights[fused.replace("weight", "parametrizations.weight.original")] = weights.pop(fused)
+    safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    session = EncoderSession(settings(folder, max_length=100))
+    if change in ("a prefix", "transformers' names"):
+        quick = session.load_packed(packed)
+        assert quick is not None
+        for loaded in (quick, session.encoder):
+            found = loaded.backend.encode([np.arange(3, 20, dtype=np.int32)])["cls"]
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+        return
+    with contextlib.suppress(ValueError, KeyError):
+        assert session.load_packed(packed) is None
+    reasons = {"an adapter": "no place for its weights .*lora_A", "a name twice": f"two weights '{NORM}'"}
+    with pytest.raises(EncoderError, match=reasons.get(change, "its weights do not fit")):
+        _ = session.encoder

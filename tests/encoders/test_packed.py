@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 from pathlib import Path
@@ -122,6 +123,31 @@ OTHERS = {
     "ModernBERT with another activation": lambda: modernbert(hidden_activation="quick_gelu"),
     "layers within a layer": lambda: transformers.AlbertModel(transformers.AlbertConfig(**ALBERT, inner_group_num=2)),
 }
+
+
+SCALINGS: list[dict[str, Any]] = [
+    {"rope_type": "dynamic", "factor": 2.0},
+    {"rope_type": "yarn", "factor": 2.0},
+    {"rope_type": "linear"},
+    {"rope_type": "linear", "factor": "2"},
+    {"type": "ntk", "factor": 2.0},
+    {"partial_rotary_factor": 0.5},
+    {"rope_theta": 0},
+]
+
+
+@pytest.mark.parametrize("kind", ["nomic_bert", "gte", "jina_embeddings_v3"])
+def test_rotary_positions_are_read_as_each_release_writes_them_and_others_are_not_taken_on(kind: str) -> None:
+    config = {"model_type": kind, "num_attention_heads": 2, "num_hidden_layers": 3}
+    plain = find_architecture(config)
+    assert plain is not None and plain.theta in (1000.0, 160_000.0, 20_000.0) and plain.factor == 1.0
+    for given in ({"rope_theta": 50}, {"rope_parameters": {"rope_theta": 50}}, {"rope_scaling": {"rope_theta": 50}}):
+        assert find_architecture(config | given) == dataclasses.replace(plain, theta=50.0)
+    linear = {"rope_theta": 50, "rope_scaling": {"type": "linear", "factor": 8}}
+    assert find_architecture(config | linear) == dataclasses.replace(plain, theta=50.0, factor=8.0)
+    for scaling in SCALINGS:
+        for field in ("rope_parameters", "rope_scaling"):
+            assert find_architecture(config | {field: scaling}) is None, scaling
 
 
 def made(build: Any) -> Any:

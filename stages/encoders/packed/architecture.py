@@ -57,6 +57,11 @@ class Architecture(abc.ABC):
         *path, last = stored.removeprefix(f"{cls.BASE}.").split(".")
         return (".".join([*path, _LEGACY.get(last, last)]),)
 
+    @classmethod
+    def unread_field(cls, config: Mapping[str, Any]) -> str | None:
+        """A field of config.json that only the encoder's own code reads, and by which it computes something else."""
+        return None
+
     def trial_lengths(self) -> Sequence[int]:
         """The lengths of sequences that, in one batch, show all that the packed pass computes for the architecture."""
         return (7, 7, 3)
@@ -74,8 +79,13 @@ class Architecture(abc.ABC):
 
 def find_architecture(config: Mapping[str, Any]) -> Architecture | None:
     """The architecture of a configuration; None where the packed pass cannot run it."""
-    architecture = _architectures().get(str(config.get("model_type")))
+    architecture = architecture_class(config)
     return None if architecture is None else architecture.from_config(config)
+
+
+def architecture_class(config: Mapping[str, Any]) -> type[Architecture] | None:
+    """The class of a configuration's ``model_type``, whether or not the packed pass can run it."""
+    return _architectures().get(str(config.get("model_type")))
 
 
 @functools.cache

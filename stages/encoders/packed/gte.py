@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from .rotary import GATED_LAYER, RotaryBert
 
@@ -26,6 +27,11 @@ class Gte(RotaryBert):
     @classmethod
     def names_of(cls, stored: str) -> tuple[str, ...]:
         return super().names_of(stored.removeprefix("new."))  # its name before transformers had it
+
+    @classmethod
+    def unread_field(cls, config: Mapping[str, Any]) -> str | None:
+        computed = {"layer_norm_type": "layer_norm", "logn_attention_clip1": False, "logn_attention_scale": False}
+        return next((field for field, value in computed.items() if config.get(field) not in (value, None)), None)
 
 
 ARCHITECTURES = {"gte": Gte}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from .rotary import FLASH_NAMES, GATED_LAYER, RotaryBert
+from .rotary import FLASH_NAMES, GATED_LAYER, RotaryBert, rope_of
 
 
 class NomicBert(RotaryBert):
@@ -23,6 +24,23 @@ class NomicBert(RotaryBert):
         "fc12.": ("gate_proj.",),
         "fc2.": ("down_proj.",),
     }
+
+    @classmethod
+    def unread_field(cls, config: Mapping[str, Any]) -> str | None:
+        """Older files have GPT-2's names, for which transformers takes its defaults."""
+        computed = {
+            "activation_function": {"silu": "swiglu", "gelu": "geglu"}.get(config.get("hidden_act", cls.ACTIVATION)),
+            "causal": False,
+            "layer_norm_epsilon": config.get("layer_norm_eps"),
+            "n_head": config.get("num_attention_heads"),
+            "parallel_block": False,
+            "prenorm": False,
+            "rotary_emb_base": (rope_of(config, cls.THETA) or [None])[0],
+            "rotary_emb_fraction": 1.0,
+            "rotary_emb_interleaved": False,
+            "rotary_scaling_factor": None,
+        }
+        return next((field for field, value in computed.items() if config.get(field) not in (value, None)), None)
 
 
 ARCHITECTURES = {"nomic_bert": NomicBert}
