@@ -43,6 +43,8 @@ def save_tiny_encoder(folder: Path, *, seed: int = 0, kind: str = "bert", **chan
     sizes |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, **changes}
     robertas = {"max_position_embeddings": 129, "type_vocab_size": 1}
     distilled = {"vocab_size": len(vocabulary), "max_position_embeddings": 128, "dim": 32, "n_layers": 2, "n_heads": 2}
+    disentangled = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8}
+    disentangled |= {"share_att_key": True, "norm_rel_ebd": "layer_norm", "position_biased_input": False}
     made: dict[str, Callable[[], Any]] = {
         "bert": lambda: hf.BertModel(hf.BertConfig(**sizes)),
         "electra": lambda: hf.ElectraModel(hf.ElectraConfig(**sizes, embedding_size=16)),
@@ -52,6 +54,7 @@ def save_tiny_encoder(folder: Path, *, seed: int = 0, kind: str = "bert", **chan
         "mpnet": lambda: hf.MPNetModel(hf.MPNetConfig(**{**sizes, "max_position_embeddings": 130, "pad_token_id": 1})),
         "modernbert": lambda: hf.ModernBertModel(hf.ModernBertConfig(**sizes, local_attention=8)),
         "albert": lambda: hf.AlbertModel(hf.AlbertConfig(**sizes, embedding_size=16)),
+        "deberta-v2": lambda: hf.DebertaV2Model(hf.DebertaV2Config(**sizes, **disentangled)),
         # of transformers releases after 5.0
         "nomic_bert": lambda: hf.NomicBertModel(hf.NomicBertConfig(**sizes)),
         "gte": lambda: hf.GteModel(hf.GteConfig(**sizes)),

@@ -79,6 +79,10 @@ class EncoderFiles:
     def pickled(self) -> bool:
         return self.weights[-1].suffix == ".bin"
 
+    def adapters(self) -> list[str]:
+        """The folders inside that hold adapters, which are not applied: of tasks, as in jina-embeddings-v3-hf."""
+        return sorted(file.parent.name for file in self.model.glob(f"*/{_ADAPTER}"))
+
     def layers(self) -> int | None:
         """The number of layers in config.json; None where it does not say. An EncoderError where it is not JSON."""
         config = _read_object(self.name, self.model / CONFIG)
@@ -385,7 +389,7 @@ def _download(name: str, revision: str | None, allow_pickled_weights: bool) -> P
         commit = Path(folder).name
         model = _model_part(Path(folder))
         parts = [glob.escape(part) for part in (*_parts(Path(folder)), *([model] if model else []))]
-        inner = [f"{part}/*" for part in (*parts, _TEMPLATES)]
+        inner = [*(f"{part}/*" for part in (*parts, _TEMPLATES)), f"*/{_ADAPTER}"]
         huggingface_hub.snapshot_download(name, revision=commit, allow_patterns=inner, ignore_patterns=list(UNREAD))
         weights += [f"{part}/{pattern}" for part in parts for pattern in weights]
         return Path(huggingface_hub.snapshot_download(name, revision=commit, allow_patterns=weights))

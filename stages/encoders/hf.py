@@ -64,6 +64,8 @@ def _load(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
         tokenizer = load_tokenizer(files)
         model = _load_model(files, settings.pooled)
         notes = _check_vocabulary(files, tokenizer, model)
+        if adapters := files.adapters():
+            notes.append(f"encoder {files.name}: its adapters ({', '.join(adapters)}) are not applied")
     model.to(settings.device)
     exact = dataclasses.replace(settings, precision=Precision.FLOAT32)
     first_token = dataclasses.replace(exact, features=parse_features([Pooling.CLS], None), recipe=None)

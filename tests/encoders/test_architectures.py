@@ -40,6 +40,7 @@ GROUPED = {f"{part}_groups": 2 for part in ("q", "k", "v", "intermediate", "outp
 PACKED: dict[str, dict[str, Any]] = {
     "Albert": {**SIZES, "embedding_size": 16},
     "Bert": SIZES,
+    "DebertaV2": {**SIZES, **RELATIVE, "position_buckets": 8, "share_att_key": True, "position_biased_input": False},
     "Gte": SIZES,
     "JinaEmbeddingsV3": {**SIZES, "pad_token_id": 1},
     "ModernBert": {**SIZES, **ENDS, "local_attention": 8, "global_attn_every_n_layers": 2},
@@ -55,7 +56,6 @@ PADDED: dict[str, dict[str, Any]] = {
     "Camembert": SIZES,
     "Data2VecText": SIZES,
     "Deberta": {**SIZES, **RELATIVE},
-    "DebertaV2": {**SIZES, **RELATIVE, "position_buckets": 8, "share_att_key": True},
     "Ernie": SIZES,
     "Flaubert": XLM,
     "LayoutLM": SIZES,

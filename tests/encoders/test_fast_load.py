@@ -95,6 +95,7 @@ ROBERTA = {"pad_token_id": 1}
         ("mpnet", {}, {"features": "cls,mean"}),
         ("modernbert", {}, {"features": "cls,layer1.mean"}),
         ("albert", {"num_hidden_groups": 2}, {"text_pair_column": "second", "features": "cls,pooler,layer1.mean"}),
+        ("deberta-v2", {}, {"features": "mean,layer1.cls"}),
         ("nomic_bert", {}, {"text_pair_column": "second", "features": "cls,mean"}),
         ("gte", {"type_vocab_size": 0}, {"features": "mean,layer1.cls"}),
         ("jina_embeddings_v3", {}, {"features": "cls,mean,pooler"}),

@@ -364,3 +364,15 @@ def test_code_of_its_own_is_refused_where_it_would_be_the_encoder(tiny: Path, tm
                 find_encoder(str(folder))
         (folder / name).write_text(json.dumps(given | {"auto_map": {"AutoModelForMaskedLM": "own.Class"}}))
         find_encoder(str(folder))
+
+
+def test_adapters_beside_the_weights_are_not_applied_and_that_is_said(tiny: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny, tmp_path / "encoder"))
+    for task in ("text_matching", "classification"):
+        (folder / task).mkdir()
+        (folder / task / "adapter_config.json").write_text("{}")
+    cache, notes = run(["good film", "bad"], tmp_path / "c.h5", folder)
+    assert [note for note in notes if "its adapters (classification, text_matching) are not applied" in note]
+    plain, nothing = run(["good film", "bad"], tmp_path / "d.h5", tiny)
+    assert nothing == []
+    np.testing.assert_array_equal(cache.features(), plain.features())

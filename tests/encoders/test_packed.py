@@ -58,6 +58,13 @@ def rotary(kind: str, **changes: Any) -> Any:
     return getattr(transformers, f"{kind}Model")(config)
 
 
+def deberta(**changes: Any) -> Any:
+    """DeBERTa-v3, whose buckets are so few that sequences of a few tokens reach them all."""
+    sizes = {**SIZES, "relative_attention": True, "position_buckets": 8, "position_biased_input": False}
+    sizes |= {"share_att_key": True, "pos_att_type": ["p2c", "c2p"], "norm_rel_ebd": "layer_norm", **changes}
+    return transformers.DebertaV2Model(transformers.DebertaV2Config(**sizes))
+
+
 ALBERT: dict[str, Any] = {**SIZES, "embedding_size": 24}
 FAMILY = {
     "BERT": lambda: transformers.BertModel(transformers.BertConfig(**SIZES)),
@@ -77,6 +84,10 @@ FAMILY = {
     ),
     "ALBERT": lambda: transformers.AlbertModel(transformers.AlbertConfig(**ALBERT)),
     "ALBERT in two groups": lambda: transformers.AlbertModel(transformers.AlbertConfig(**ALBERT, num_hidden_groups=2)),
+    "DeBERTa": deberta,
+    "DeBERTa, c2p alone": lambda: deberta(pos_att_type="c2p", type_vocab_size=2),
+    "DeBERTa, p2c alone": lambda: deberta(pos_att_type=["p2c"], norm_rel_ebd="none"),
+    "DeBERTa without buckets": lambda: deberta(position_buckets=-1, max_relative_positions=20),
     "DistilBERT": lambda: transformers.DistilBertModel(transformers.DistilBertConfig(**DISTIL)),
     "DistilBERT with SiLU": lambda: transformers.DistilBertModel(
         transformers.DistilBertConfig(**DISTIL, activation="silu")
@@ -101,7 +112,7 @@ NEWER = {
     for name, changes in configurations.items()
 }
 FAMILY |= NEWER
-SEGMENTED = ["BERT", "BERT of one layer", "ELECTRA", "ELECTRA, projected", "ALBERT"]
+SEGMENTED = ["BERT", "BERT of one layer", "ELECTRA", "ELECTRA, projected", "ALBERT", "DeBERTa, c2p alone"]
 OTHERS = {
     "another activation": lambda: transformers.BertModel(transformers.BertConfig(**SIZES, hidden_act="tanh")),
     "another activation in DistilBERT": lambda: transformers.DistilBertModel(
@@ -121,6 +132,10 @@ OTHERS = {
         transformers.ModernBertConfig(**SIZES, pad_token_id=0, rope_parameters={**ROPES, "full_attention": SCALED})
     ),
     "ModernBERT with another activation": lambda: modernbert(hidden_activation="quick_gelu"),
+    "DeBERTa with a convolution": lambda: deberta(conv_kernel_size=3),
+    "DeBERTa with keys for distances": lambda: deberta(share_att_key=False),
+    "DeBERTa with learnt positions": lambda: deberta(position_biased_input=True),
+    "DeBERTa without relative positions": lambda: deberta(relative_attention=False),
     "layers within a layer": lambda: transformers.AlbertModel(transformers.AlbertConfig(**ALBERT, inner_group_num=2)),
 }
 
@@ -232,7 +247,7 @@ def test_batches_side_by_side_give_what_each_gives_alone(tiny: Path) -> None:
         np.testing.assert_array_equal(found["cls"], again["cls"])
 
 
-@pytest.mark.parametrize("name", ["BERT", "MPNet", "ModernBERT", "ALBERT in two groups", *NEWER])
+@pytest.mark.parametrize("name", ["BERT", "MPNet", "ModernBERT", "ALBERT in two groups", "DeBERTa", *NEWER])
 def test_every_feature_is_what_its_name_says(name: str) -> None:
     """Of each layer and of the last, beside transformers' own hidden states, one sequence at a time."""
     model, batch = made(FAMILY[name]), sequences([30, 30, 12, 3])
