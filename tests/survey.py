@@ -512,9 +512,10 @@ def save_tiny(row: Row, folder: Path) -> Path:
     torch.manual_seed(0)
     known = hf.models.auto.configuration_auto.CONFIG_MAPPING
     kind = config["model_type"]
-    if "auto_map" not in config and kind in known:
+    if kind in known and not needs_code(config):
         large = {"initializer_range": 0.2}  # so that which tokens are attended to shows in the vectors
-        hf.AutoModel.from_config(hf.AutoConfig.for_model(**config, **large)).save_pretrained(folder)
+        fields = {name: value for name, value in config.items() if name != "auto_map"}
+        hf.AutoModel.from_config(hf.AutoConfig.for_model(**fields, **large)).save_pretrained(folder)
         config = {**json.loads((folder / "config.json").read_bytes()), **config}
     else:
         save_file({"weight": torch.zeros(2, 2)}, folder / "model.safetensors", {"format": "pt"})
@@ -544,6 +545,11 @@ def save_tiny(row: Row, folder: Path) -> Path:
         write(folder / row.transformer_file, dict(row.transformer))
     write(folder / "config_sentence_transformers.json", {"prompts": dict(row.prompts), "default_prompt_name": None})
     return folder
+
+
+def needs_code(config: Mapping[str, Any]) -> bool:
+    """Whether an encoder has code of its own that transformers does not have as a class."""
+    return "auto_map" in config and config["model_type"] != "gte"
 
 
 def shrunk(row: Row, ids: Mapping[str, int]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def sentence_transformer(folder: Path) -> Any:
 
 def is_known(config: Mapping[str, Any]) -> bool:
     """Whether this transformers has the architecture, or is never asked for it."""
-    return "auto_map" in config or config["model_type"] in (*CONFIG_MAPPING, "model2vec")
+    return survey.needs_code(config) or config["model_type"] in (*CONFIG_MAPPING, "model2vec")
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])

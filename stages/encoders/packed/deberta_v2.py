@@ -54,16 +54,13 @@ class DisentangledAttention:
             out = attention[group.tokens].view(group.count, length, self.heads, width)
             step = max(1, _CHUNK_SCORES // (self.heads * length * length))
             for start in range(0, group.count, step):
-                query, key, value = rows[start : start + step].permute(
-                    2, 3, 0, 1, 4
-                )  # (heads, sequences, length, width)
+                # Each is (heads, sequences, length, width).
+                query, key, value = rows[start : start + step].permute(2, 3, 0, 1, 4)
                 parts = [] if c2p is None else [_by_distance(query, c2p)]
                 parts += [] if p2c is None else [_by_distance(key, p2c).transpose(2, 3)]
-                made = scaled_dot_product_attention(
-                    *(part.transpose(0, 1) for part in (query, key, value)),
-                    attn_mask=parts[0] if len(parts) == 1 else parts[0] + parts[1],
-                    scale=self.scale,
-                )
+                by_distance = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+                query, key, value = (part.transpose(0, 1) for part in (query, key, value))
+                made = scaled_dot_product_attention(query, key, value, attn_mask=by_distance, scale=self.scale)
                 out[start : start + step] = made.transpose(1, 2)
         return attention if self.token is None else attention[token_rows(groups, self.token)]
 
