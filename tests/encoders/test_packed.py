@@ -24,6 +24,7 @@ from headstart.stages.encoders.packed.architecture import find_architecture
 from headstart.stages.encoders.packed.attention import Token
 from headstart.stages.encoders.packed.backend import PackedCpuBackend
 from headstart.stages.encoders.packed.bert import Embeddings
+from headstart.stages.encoders.packed.deberta_v2 import DebertaV2
 from headstart.stages.encoders.packed.forward import PackedForward
 from headstart.stages.encoders.packed.linear_int8 import Int8SplitLinear
 from headstart.stages.encoders.pooling import Feature, Pooling, parse_features
@@ -394,6 +395,18 @@ def test_a_roberta_whose_padding_is_1_takes_the_fast_path(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_it_would_get_wrong_is_not_taken_on(name: str) -> None:
     assert model_architecture(made(OTHERS[name])) is None
+
+
+@pytest.mark.parametrize(("buckets", "farthest"), [(256, 512), (8, 70), (0, 20), (320, 512)])
+def test_deberta_counts_distances_as_transformers_does(buckets: int, farthest: int) -> None:
+    from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_position
+
+    deberta = DebertaV2(model_type="deberta-v2", heads=4, layers=3, epsilon=1e-7, buckets=buckets, farthest=farthest)
+    length, span = 600, buckets or farthest
+    theirs = build_relative_position(torch.empty(length, 1), torch.empty(length, 1), buckets or -1, farthest)[0] + span
+    places = deberta.places(length)  # of distances from 1 - length on
+    torch.testing.assert_close(places[length - 1 :], theirs.clamp(0, 2 * span - 1)[:, 0])
+    torch.testing.assert_close(places[:length].flip(0), theirs.clamp(0, 2 * span - 1)[0])
 
 
 def test_a_new_architecture_is_a_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
