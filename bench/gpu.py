@@ -4,8 +4,8 @@
     python bench/gpu.py --device cpu --tiny      # a dry run, in seconds
 
 It runs the checkout that it lies in, installed or not, with torch 2.10 or newer, and without a network. It makes its
-input: encoders of the shapes of BERT-base and MiniLM with random weights, a tokenizer, and texts of random characters.
-So it measures agreement and speed, and no accuracy.
+input: encoders of the shapes of BERT-base, MiniLM and others with random weights, a tokenizer, and texts of random
+characters. So it measures agreement and speed, and no accuracy.
 
 To add a measurement, write a function that yields `Row` for a `Bench`, and put it into `PARTS`. What fails or is absent
 becomes a line of the table.
@@ -35,12 +35,17 @@ ROOT = Path(__file__).resolve().parent.parent
 MAX_LENGTH = 128
 BATCH_TOKENS = 32768
 """Of the contenders; headstart chooses its own."""
-SHAPES: dict[str, dict[str, int]] = {
+SHAPES: dict[str, dict[str, Any]] = {
     "BERT-base's shape": {},
     "MiniLM's shape": {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536},
+    "MPNet-base's shape": {"model_type": "mpnet", "max_position_embeddings": 514},
+    "ModernBERT-base's shape": {
+        "model_type": "modernbert",
+        **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0),
+    },
 }
 TINY = {"tiny": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}}
-"""Fields of `transformers.BertConfig`, by the name that the table shows."""
+"""Fields of config.json, BERT's where no ``model_type`` is named, by the name that the table shows."""
 Features = npt.NDArray[np.float32]
 Encode = Callable[[list[str]], Any]
 
@@ -91,7 +96,7 @@ class Bench:
 
     device: str
     scratch: Path
-    shapes: dict[str, dict[str, int]]
+    shapes: dict[str, dict[str, Any]]
     texts: list[str]
     labels: list[str]
     seconds: float

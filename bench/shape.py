@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from samples import read_texts
 
@@ -17,13 +18,13 @@ VOCABULARY = 21128
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def save_bert(folder: Path, texts: Iterable[str], **sizes: int) -> Path:
+def save_bert(folder: Path, texts: Iterable[str], **sizes: Any) -> Path:
     """Save an encoder in ``folder``, unless it is there. Its weights are seeded.
 
     Args:
         folder: Where to.
         texts: Their characters are the tokenizer's vocabulary.
-        **sizes: Fields of `transformers.BertConfig`; its defaults are BERT-base's shape.
+        **sizes: Fields of config.json. The defaults are BERT-base's shape; with another ``model_type``, transformers'.
 
     Returns:
         The folder.
@@ -37,8 +38,8 @@ def save_bert(folder: Path, texts: Iterable[str], **sizes: int) -> Path:
     shutil.rmtree(scratch, ignore_errors=True)
     _tokenizer(texts).save_pretrained(scratch)
     torch.manual_seed(0)
-    model = transformers.BertModel(transformers.BertConfig(vocab_size=VOCABULARY, **sizes), add_pooling_layer=True)
-    model.save_pretrained(scratch)
+    config = transformers.AutoConfig.for_model(**{"model_type": "bert", "vocab_size": VOCABULARY, **sizes})
+    transformers.AutoModel.from_config(config).save_pretrained(scratch)
     return scratch.rename(folder)
 
 
