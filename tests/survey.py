@@ -140,6 +140,7 @@ MODERN = {
     **{"attention_bias": False, "pad_token_id": 50283, "bos_token_id": 50281, "eos_token_id": 50282},
     **{"cls_token_id": 50281, "sep_token_id": 50282},
 }
+JINA_CODE = "jinaai/xlm-roberta-flash-implementation"
 GTE = {"layer_norm_type": "layer_norm", "position_embedding_type": "rope", "rope_theta": 500000, "pack_qkv": True}
 
 ROWS = (
@@ -262,7 +263,10 @@ ROWS = (
         name="Alibaba-NLP/gte-base-en-v1.5",
         config=bert(
             **{"model_type": "new", **GTE, "max_position_embeddings": 8192, "vocab_size": 30528},
-            auto_map={"AutoConfig": "Alibaba-NLP/new-impl--configuration.NewConfig"},
+            auto_map={
+                "AutoConfig": "Alibaba-NLP/new-impl--configuration.NewConfig",
+                "AutoModel": "Alibaba-NLP/new-impl--modeling.NewModel",
+            },
         ),
         tokens=BERT,
         pooling="cls",
@@ -284,25 +288,21 @@ ROWS = (
         pooling="cls",
         length=8192,
     ),
-    # config.json: copies; pooling, modules and length: cards. Its prompts stand on its card alone
+    # config.json: copies, by GPT-2's names; the sizes by other names are transformers' defaults at the real size.
+    # Pooling, modules and length: cards. Its prompts stand on its card alone
     Row(
         name="nomic-ai/nomic-embed-text-v1.5",
         config={
             **{"model_type": "nomic_bert", "n_embd": 768, "n_head": 12, "n_layer": 12, "n_inner": 3072},
-            **{"activation_function": "swiglu", "rotary_emb_base": 1000, "vocab_size": 30528, "n_positions": 8192},
-            "auto_map": {"AutoModel": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel"},
+            **{"activation_function": "swiglu", "causal": False, "layer_norm_epsilon": 1e-12, "prenorm": False},
+            **{"parallel_block": False, "rotary_emb_base": 1000, "rotary_emb_fraction": 1.0, "n_positions": 8192},
+            **{"rotary_emb_interleaved": False, "rotary_scaling_factor": None, "vocab_size": 30528},
+            **{"hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 12, "intermediate_size": 3072},
+            "auto_map": {
+                "AutoConfig": "nomic-ai/nomic-bert-2048--configuration_hf_nomic_bert.NomicBertConfig",
+                "AutoModel": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel",
+            },
         },
-        tokens=BERT,
-        pooling="mean",
-        transformer=cut(8192),
-    ),
-    # the same, as transformers writes it since it has the architecture
-    Row(
-        name="nomic-ai/nomic-embed-text-v1.5, saved by transformers",
-        config=bert(
-            **{"model_type": "nomic_bert", "hidden_act": "silu", "vocab_size": 30528, "max_position_embeddings": 8192},
-            rope_parameters={"rope_theta": 1000.0, "rope_type": "default"},
-        ),
         tokens=BERT,
         pooling="mean",
         transformer=cut(8192),
@@ -322,7 +322,10 @@ ROWS = (
         config=xlm_roberta(
             **LARGE,
             max_position_embeddings=8194,
-            auto_map={"AutoModel": "jinaai/xlm-roberta-flash-implementation--modeling_lora.XLMRobertaLoRA"},
+            auto_map={
+                "AutoConfig": f"{JINA_CODE}--configuration_xlm_roberta.XLMRobertaFlashConfig",
+                "AutoModel": f"{JINA_CODE}--modeling_lora.XLMRobertaLoRA",
+            },
         ),
         tokens=XLMR,
         length=8192,
@@ -358,7 +361,10 @@ ROWS = (
         name="Snowflake/snowflake-arctic-embed-m-v2.0",
         config=xlm_roberta(
             **{"model_type": "gte", **GTE, "max_position_embeddings": 8192},
-            auto_map={"AutoConfig": "configuration_hf_alibaba_nlp_gte.GteConfig"},
+            auto_map={
+                "AutoConfig": "configuration_hf_alibaba_nlp_gte.GteConfig",
+                "AutoModel": "modeling_hf_alibaba_nlp_gte.GteModel",
+            },
         ),
         tokens=XLMR,
         pooling="cls",
@@ -549,7 +555,7 @@ def save_tiny(row: Row, folder: Path) -> Path:
 
 def needs_code(config: Mapping[str, Any]) -> bool:
     """Whether an encoder has code of its own that transformers does not have as a class."""
-    return "auto_map" in config and config["model_type"] != "gte"
+    return "auto_map" in config and config["model_type"] not in ("gte", "nomic_bert")
 
 
 def shrunk(row: Row, ids: Mapping[str, int]) -> dict[str, Any]:
@@ -557,6 +563,7 @@ def shrunk(row: Row, ids: Mapping[str, int]) -> dict[str, Any]:
     small = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     small |= {"num_key_value_heads": 1, "head_dim": 16, "query_pre_attn_scalar": 16, "vocab_size": len(ids)}
     small |= {"dim": WIDTH, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}  # DistilBERT's
+    small |= {"n_embd": WIDTH, "n_layer": 2, "n_head": 2, "n_inner": 64}  # Nomic's
     small |= {"d_model": WIDTH, "num_layers": 1, "num_heads": 2, "d_ff": 64, "d_kv": 16}  # T5's
     tokens = row.tokens
     named = {"pad": tokens.pad, "bos": tokens.before, "cls": tokens.before, "eos": tokens.after, "sep": tokens.after}
