@@ -124,6 +124,8 @@ class EncoderFiles:
                 f"{self.weights[-1].name} is no pickle of weights alone (a whole model?), so to read it could run code"
             )
             return f"{problem}; save its weights as {WEIGHTS}"
+        if "trust_remote_code" in str(error):
+            return "the installed release of transformers has no such model of its own; install a newer one"
         models = [file.name for file in self.tokenizer if file.suffix == ".model"]
         absent = [name for name, module in _SENTENCEPIECE.items() if not _is_installed(module)]
         if not models or not absent or not re.search("sentencepiece|tiktoken|protobuf", str(error), re.IGNORECASE):

@@ -376,3 +376,17 @@ def test_adapters_beside_the_weights_are_not_applied_and_that_is_said(tiny: Path
     plain, nothing = run(["good film", "bad"], tmp_path / "d.h5", tiny)
     assert nothing == []
     np.testing.assert_array_equal(cache.features(), plain.features())
+
+
+def test_a_transformers_without_the_model_is_said_to_be_too_old(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is for Nomic-BERT and GTE, whose own code is not needed where transformers has them."""
+    monkeypatch.setattr(encoder_files, "_SAME_CODE", {"newer": {"NewerConfig"}})
+    folder = Path(shutil.copytree(tiny, tmp_path / "encoder"))
+    config = json.loads((folder / "config.json").read_bytes())
+    code = {"AutoConfig": "code.NewerConfig", "AutoModel": "code.NewerModel"}
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "newer", "auto_map": code}))
+    (folder / "code.py").write_text("raise SystemExit('the code of the folder was run')")
+    with pytest.raises(EncoderError, match="has no such model of its own; install a newer one"):
+        _ = EncoderSession(settings(folder)).encoder
