@@ -121,7 +121,8 @@ def model_architecture(model: Any) -> Architecture | None:
     architecture = find_architecture(model.config.to_dict())
     norms = [module for module in model.modules() if "Norm" in type(module).__name__]
     epsilons = {getattr(norm, "eps", getattr(norm, "variance_epsilon", None)) for norm in norms} - {None}
-    return architecture if architecture is not None and epsilons <= {architecture.epsilon} else None
+    same = architecture is not None and epsilons <= {architecture.epsilon} and architecture.matches(model)
+    return architecture if same else None
 
 
 def _padded_backend(forward: PaddedForward, files: EncoderFiles, settings: EncoderSettings, *, width: int) -> Backend:

@@ -45,12 +45,25 @@ SIZES: dict[str, Any] = {
 DISTIL: dict[str, Any] = {"vocab_size": 100, "dim": 48, "n_layers": 3, "n_heads": 4, "hidden_dim": 96}
 ROPES = {kind: {"rope_type": "default", "rope_theta": 100.0} for kind in ("full_attention", "sliding_attention")}
 SCALED = {"rope_type": "linear", "factor": 2.0, "rope_theta": 100.0}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 100.0}
+LLAMA3 |= {"original_max_position_embeddings": 128}
+STEEP = {**ROPES, "full_attention": {**SCALED, "rope_theta": 1000.0}}
 
 
 def modernbert(**changes: Any) -> Any:
     """ModernBERT, whose windows are so small that sequences of a few tokens exceed them."""
     sizes = {**SIZES, "local_attention": 8, "pad_token_id": 0, "num_hidden_layers": 4, **changes}
     return transformers.ModernBertModel(transformers.ModernBertConfig(**sizes))
+
+
+def decoder(name: str, **changes: Any) -> Any:
+    """A decoder, whose windows are so small that sequences of a few tokens exceed them."""
+    sizes = {**SIZES, "num_key_value_heads": 2, "head_dim": 16, "pad_token_id": 0, "initializer_range": 0.2, **changes}
+    return getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**sizes))
+
+
+def gemma(**changes: Any) -> Any:
+    return decoder("Gemma3Text", **{"sliding_window": 8, "sliding_window_pattern": 2, **changes})
 
 
 def rotary(kind: str, **changes: Any) -> Any:
@@ -96,6 +109,15 @@ FAMILY = {
     "DistilBERT, sinusoidal": lambda: transformers.DistilBertModel(
         transformers.DistilBertConfig(**DISTIL, sinusoidal_pos_embds=True)
     ),
+    "Llama": lambda: decoder("Llama", num_key_value_heads=4),
+    "Llama, with biases": lambda: decoder("Llama", attention_bias=True, mlp_bias=True, rope_parameters=SCALED),
+    "Llama 3": lambda: decoder("Llama", rope_parameters=LLAMA3, rms_norm_eps=1e-5),
+    "Mistral": lambda: decoder("Mistral", sliding_window=6),
+    "Mistral without windows": lambda: decoder("Mistral", sliding_window=None, hidden_act="gelu"),
+    "Qwen2": lambda: decoder("Qwen2", use_sliding_window=True, sliding_window=6, max_window_layers=1),
+    "Qwen3": lambda: decoder("Qwen3", num_key_value_heads=1),
+    "Gemma 3": gemma,
+    "EmbeddingGemma": lambda: gemma(use_bidirectional_attention=True, query_pre_attn_scalar=10, rope_parameters=STEEP),
 }
 ROTARY: dict[str, dict[str, dict[str, Any]]] = {  # by the class's name, configurations by their names here
     "NomicBert": {"Nomic-BERT": {}, "Nomic-BERT of a larger theta": {"rope_parameters": {"rope_theta": 10_000.0}}},
@@ -114,7 +136,14 @@ NEWER = {
 }
 FAMILY |= NEWER
 SEGMENTED = ["BERT", "BERT of one layer", "ELECTRA", "ELECTRA, projected", "ALBERT", "DeBERTa, c2p alone"]
+if tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 2):  # which computes decoders in both directions
+    FAMILY["Qwen2 in both directions"] = lambda: decoder("Qwen2", is_causal=False)
+    FAMILY["Mistral in both directions"] = lambda: decoder("Mistral", is_causal=False, sliding_window=6)
 OTHERS = {
+    "a decoder with positions of another kind": lambda: decoder(
+        "Llama", rope_parameters={**SCALED, "rope_type": "yarn"}
+    ),
+    "Gemma 3 that caps its scores": lambda: gemma(attn_logit_softcapping=50.0),
     "another activation": lambda: transformers.BertModel(transformers.BertConfig(**SIZES, hidden_act="tanh")),
     "another activation in DistilBERT": lambda: transformers.DistilBertModel(
         transformers.DistilBertConfig(**DISTIL, activation="quick_gelu")
@@ -248,17 +277,26 @@ def test_batches_side_by_side_give_what_each_gives_alone(tiny: Path) -> None:
         np.testing.assert_array_equal(found["cls"], again["cls"])
 
 
-@pytest.mark.parametrize("name", ["BERT", "MPNet", "ModernBERT", "ALBERT in two groups", "DeBERTa", *NEWER])
+DECODED = [name for name in FAMILY if name.startswith(("Llama", "Mistral", "Qwen", "Gemma", "EmbeddingGemma"))]
+
+
+@pytest.mark.parametrize("name", ["BERT", "MPNet", "ModernBERT", "ALBERT in two groups", "DeBERTa", *NEWER, *DECODED])
 def test_every_feature_is_what_its_name_says(name: str) -> None:
     """Of each layer and of the last, beside transformers' own hidden states, one sequence at a time."""
     model, batch = made(FAMILY[name]), sequences([30, 30, 12, 3])
-    names, layers = ["cls", "mean", "max", "layer*.cls", "layer2.mean", "layer1.max"], model.config.num_hidden_layers
+    names = ["cls", "mean", "max", "last", "layer*.cls", "layer1.last", "layer2.mean", "layer1.max"]
+    layers = model.config.num_hidden_layers
     features = parse_features([*names, *(["pooler"] if getattr(model, "pooler", None) else [])], layers)
     with torch.inference_mode():
         ours = packed(model, features)(batch)
         outputs = [model(input_ids=torch.from_numpy(s).long()[None], output_hidden_states=True) for s in batch]
     assert len(ours) == len(features)
-    pools = {"cls": lambda h: h[:, 0], "mean": lambda h: h.mean(1), "max": lambda h: h.amax(1)}
+    pools = {
+        "cls": lambda h: h[:, 0],
+        "mean": lambda h: h.mean(1),
+        "max": lambda h: h.amax(1),
+        "last": lambda h: h[:, -1],
+    }
     for feature in features:
         if feature.pooling == "pooler":
             theirs = torch.cat([output.pooler_output for output in outputs])

@@ -66,6 +66,10 @@ class Architecture(abc.ABC):
         """The lengths of sequences that, in one batch, show all that the packed pass computes for the architecture."""
         return (7, 7, 3)
 
+    def matches(self, model: Any) -> bool:
+        """Whether what neither weights nor a short trial show of transformers' model is as here."""
+        return True
+
     @abc.abstractmethod
     def build(
         self, weights: Mapping[str, torch.Tensor], features: Sequence[Feature], *, dtype: torch.dtype, batch_tokens: int
