@@ -1,15 +1,17 @@
 """Thirty lines without headstart, and headstart without an option: sentence-transformers, `np.save`, scikit-learn.
 
-    .venv/bin/python bench/thirty_lines.py [vader] [news]      # needs the extra `bench`: make .venv/installed-bench
+    .venv/bin/python bench/thirty_lines.py [vader] [news] [--cls]
 
-The corpora are the VADER texts and news articles (`demo/fetch.py --news`); the encoder is MiniLM, as its folder is. The
-thirty lines are `SentenceTransformer(folder).encode(texts)` and `LogisticRegression(max_iter=1000)`. headstart is
-`extract` and `train-head` with their defaults; one more line has the defaults on CLS, the vector of an encoder whose
-folder does not say another. Each way has the same test rows, for five seeds of the split. scikit-learn trains on all
-other rows. headstart holds back a tenth of them to choose the epoch; the exact solver does without that tenth, too.
+It needs the extra `bench` (`make .venv/installed-bench`). The corpora are the VADER texts and news articles
+(`demo/fetch.py --news`); the encoder is MiniLM, as its folder is. The thirty lines are
+`SentenceTransformer(folder).encode(texts)` and `LogisticRegression(max_iter=1000)`. headstart is `extract` and
+`train-head` with their defaults; `--cls` adds a line with the defaults on CLS, the vector of an encoder whose folder
+says no other. Each way has the same test rows, for five seeds of the split. scikit-learn trains on all other rows.
+headstart holds back a tenth of them to choose the epoch; the exact solver does without that tenth, too.
 
 What was encoded stays in `.bench/thirty-lines`, so that the command may be stopped, and continues. "Seconds" are
-those of encoding, and of the head of the first seed. Those of `train-head` include checking the cache.
+those of encoding, without what an `extract` that was stopped did before, and of the head of the first seed. Those of
+`train-head` include checking the cache.
 """
 
 from __future__ import annotations
@@ -45,18 +47,19 @@ PIECE = 2048  # texts that are encoded at once by sentence-transformers; what is
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("corpora", nargs="*", default=["vader", "news"])
+    parser.add_argument("--cls", action="store_true", help="also encode CLS")
+    arguments = parser.parse_args()
     print(cpu_name())
-    for name in parser.parse_args().corpora:
-        compare(name)
+    for name in arguments.corpora:
+        compare(name, cls=arguments.cls)
 
 
-def compare(name: str) -> None:
+def compare(name: str, *, cls: bool) -> None:
     kept = KEPT / name
     kept.mkdir(parents=True, exist_ok=True)
     texts, labels = (np.array(column) for column in zip(*read_rows(DATA / f"{name}.csv"), strict=True))
     theirs, seconds = sentence_features(texts.tolist(), kept)
     own = extracted(name, kept / "model.h5")
-    first = extracted(name, kept / "cls.h5", features=("cls",))
     record = own.record
     print(
         f"\n{name}: {len(texts):,} texts, {len(test_rows(own, 0)):,} of them to test on; {len(set(labels))} classes; "
@@ -70,6 +73,9 @@ def compare(name: str) -> None:
     show(
         "the same, `--solver exact`", record["seconds"], lambda seed: our_accuracy(own, kept, split_seed=seed, **exact)
     )
+    if not cls:
+        return
+    first = extracted(name, kept / "cls.h5", features=("cls",))
     show("`--features cls`", first.record["seconds"], lambda seed: our_accuracy(first, kept, split_seed=seed))
 
 

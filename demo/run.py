@@ -20,8 +20,10 @@ TEXTS = (
 def main(folder: str) -> None:
     Path(folder).mkdir(exist_ok=True)
     cache, run = f"{folder}/vader.h5", f"{folder}/run"
-    headstart("extract", ".data/vader.csv", "--encoder", ".data/minilm", "--out", cache)
+    features = "model,cls"  # in one pass: the encoder's own vector, and the first token's beside it
+    headstart("extract", ".data/vader.csv", "--encoder", ".data/minilm", "--features", features, "--out", cache)
     headstart("train-head", cache, "--out", run, "--overwrite")
+    headstart("train-head", cache, "--features", "cls", "--out", f"{run}-cls", "--overwrite")
     headstart("predict", run, *TEXTS)
 
 

@@ -27,7 +27,7 @@ from headstart.stages.sweep import group_cells, sweep
 from headstart.stages.train_head import train_head
 from tiny import tiny_rows
 
-BASE = TrainSettings(epochs=4, batch_size=64, patience=2)
+BASE = TrainSettings(feature="cls", epochs=4, batch_size=64, patience=2)
 SETTINGS = SweepSettings(
     base=BASE,
     values={
@@ -288,7 +288,9 @@ def test_progress_counts_heads_and_epochs(cache: Path, tmp_path: Path) -> None:
 
 
 def test_settings_that_diverge_come_last(cache: Path, tmp_path: Path) -> None:
-    wild = SweepSettings(base=TrainSettings(epochs=12, weight_decay=1000), values={"learning_rate": (1000.0, 0.0001)})
+    wild = SweepSettings(
+        base=TrainSettings(feature="cls", epochs=12, weight_decay=1000), values={"learning_rate": (1000.0, 1e-4)}
+    )
     found = inspect_path(sweep(cache, tmp_path / "runs", wild))
     assert [line["values"]["learning_rate"] for line in found["ranking"]] == [0.0001, 1000.0]
     assert found["ranking"][1]["diverged"] == 1 and found["ranking"][1]["validation_loss"]["mean"] is None
