@@ -76,7 +76,7 @@ def test_heads_are_trained_on_it(v1: Path) -> None:
     out = headstart.train_head("features.h5", v1 / "new", chosen)
     assert inspect_path(out)["identity"] == inspect_path("run")["identity"]
     assert inspect_path(out)["rows"] == inspect_path("run")["rows"]
-    for name in ("float16", "left_out"):
+    for name in ("float16", "chunks", "left_out"):
         headstart.train_head(f"{name}.h5", v1 / f"{name}-run", headstart.TrainSettings(epochs=2))
 
 

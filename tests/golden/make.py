@@ -27,6 +27,7 @@ CACHES: dict[str, dict[str, Any]] = {
     "features": {"features": ("cls", "mean", "model"), "prompt": "query"},
     "pairs": {"features": ("cls",), "label_column": None, "text_pair_column": "second", "max_length": 12},
     "float16": {"features": ("model",), "storage": "float16"},
+    "chunks": {"features": ("cls", "model"), "max_length": 8, "long": "chunks", "overlap": 2, "chunk_pooling": "max"},
     "left_out": {"features": ("cls",), "skip_bad_rows": True, "prefix": "the "},
 }
 """Of each cache: the settings of `extract`; its table has the same name."""
@@ -80,6 +81,9 @@ def make(folder: Path) -> None:
     rows = tiny_rows(48)
     write_table("features", ["text", "label"], rows)
     write_table("float16", ["text", "label"], rows[:20])
+    write_table(
+        "chunks", ["text", "label"], [(f"{text} {rows[-1 - n][0]}", y) for n, (text, y) in enumerate(rows[:20])]
+    )
     write_table("pairs", ["text", "second"], [(text, rows[-1 - n][0]) for n, (text, _) in enumerate(rows[:20])])
     write_table("left_out", ["text", "label"], [("", "class0"), *rows[:20], ("  ", "class1"), *rows[20:30]])
     for name in CACHES:
