@@ -246,7 +246,8 @@ def main() -> None:
     arguments = parse()
     names = arguments.shapes or ([] if arguments.folder else list(SHAPES))
     versions = ", ".join(f"{name} {found}" for name in LIBRARIES if (found := version_of(name)))
-    print(f"{cpu_name()}; OMP_WAIT_POLICY {os.environ.get('OMP_WAIT_POLICY', 'not set')}; {versions}; random weights")
+    print(f"{cpu_name()}; OMP_WAIT_POLICY {os.environ.get('OMP_WAIT_POLICY', 'not set')}; {versions}")
+    print("The shapes have random weights.")
     for kind in arguments.texts:
         drawn = draw(kind, arguments.tokens)
         told = ", ".join(f"{len(texts):,} texts of {tokens / len(texts):.0f} tokens" for texts, tokens in drawn)
