@@ -98,8 +98,9 @@ def expand(fields: Fields, make: Callable[..., Any]) -> tuple[list[inspect.Param
         parse, shown = field.metadata["parse"], field.metadata["shown"]
         if name in fields.lists or isinstance(default, tuple):
             values: tuple[Any, ...] = default if isinstance(default, tuple) else (default,)
-            item = type(values[0])
-            parse, shown = functools.partial(_parse_list, name, item), ",".join(map(str, values))
+            item: Any = type(values[0]) if default is not None else typing.get_args(kind)[0]
+            shown = shown if default is None else ",".join(map(str, values))
+            parse = functools.partial(_parse_list, name, item)
             metavar = f"<{'|'.join(item) if issubclass(item, StrEnum) else item.__name__},...>"
         if parse is not None:  # typer leaves the value as text
             parsers[name], kind, default = parse, str | None, None if default is None else shown

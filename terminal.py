@@ -182,6 +182,9 @@ def show_run(run: Mapping[str, Any]) -> None:
         "features": run["settings"]["feature"],
         "rows": f"{rows['train']:,} for training, {rows['validation']:,} for validation, {rows['test']:,} for testing",
     }
+    if dims := run.get("dims"):
+        again = ", divided by their length again" if dims["normalized"] else ""
+        lines["dims"] = f"the first {dims['dims']:,} of {dims['of']:,} numbers of each vector{again}"
     if run["history"]:
         lines |= _epochs(run)
     if certificate := run.get("certificate"):

@@ -137,6 +137,11 @@ class Identity:
             raise DamagedError(f"{where}: its identity contradicts itself")
         return cls(**{**fields, "features": tuple(features)})
 
+    @property
+    def normalized(self) -> bool:
+        """Whether the feature ``model`` is among the features, and its vectors have the length 1."""
+        return self.model is not None and self.model.split(" | ")[-1] == "normalize"
+
     def narrowed(self, *features: str) -> Identity:
         """Return the identity of some of the features, or of one: of a head that was trained on it."""
         narrowed = dataclasses.replace(self, features=features)

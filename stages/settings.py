@@ -347,6 +347,13 @@ class TrainSettings(_Settings):
     feature: str = setting(
         "auto", "Feature to train on. auto: the only one that the cache holds, or model; of several others, name one."
     )
+    dims: int | None = setting(
+        None,
+        "Numbers of each vector to train on, its first ones, for an encoder that was trained for it (Matryoshka). "
+        "Where the encoder's vectors have the length 1, these get it again.",
+        _COUNT,
+        shown="all",
+    )
     test_fraction: float = setting(0.2, "Fraction of the rows to hold out for testing.", _FRACTION)
     validation_fraction: float = setting(0.1, "Fraction of the remaining rows to hold out for validation.", _FRACTION)
     folds: int = setting(
@@ -423,8 +430,8 @@ class Ranking(enum.StrEnum):
 
 
 VARIED = {
-    Solver.SGD: ("feature", "learning_rate", "weight_decay", "dropout", "label_smoothing", "class_weight"),
-    Solver.EXACT: ("feature", "class_weight", "l2"),
+    Solver.SGD: ("feature", "dims", "learning_rate", "weight_decay", "dropout", "label_smoothing", "class_weight"),
+    Solver.EXACT: ("feature", "dims", "class_weight", "l2"),
 }
 """What a sweep may vary with each solver, besides seeds and folds."""
 

@@ -25,7 +25,7 @@ from .runs.savings import passes_of_cached
 from .runs.sweep_folder import SWEEP, SweepFolder, open_folder
 from .runs.training import train_run
 from .settings import HeadKind, Labels, Solver, SweepSettings, TrainSettings
-from .splits.divide import divide, open_caches, require_unchanged
+from .splits.divide import divide, find_dims, open_caches, require_unchanged
 from .threads import open_threads
 
 _MAX_STACKED_OUTPUTS = 1536
@@ -87,6 +87,8 @@ def sweep(
             return divide(*caches, settings=head, validated=validated, report=notes)
 
         classes = len(train_cache.label_names or ())
+        for setting in settings.settings():
+            find_dims(train_cache, setting)  # refused before any head is trained
         width = max(train_cache.features(setting.feature).shape[1] for setting in settings.settings())
         groups = group_cells(settings.cells(), classes=classes, width=width)
         with open_folder(out, _plan(settings, caches), overwrite=overwrite) as folder:
@@ -239,7 +241,7 @@ def _solve_group(group: Sequence[Cell], splits: Splits, cache: Cache, progress: 
         for _, settings in group:
             parameters, convergence = solver.solve(settings.l2)
             identity = cache.identity.narrowed(settings.feature)
-            head = Head(**parameters, temperature=1.0, label_names=names, identity=identity)
+            head = Head(**parameters, temperature=1.0, label_names=names, identity=identity, dims=None)
             metrics = score(head, splits.validation, splits.validation_groups, resamples=1)
             penalty = settings.l2 / 2 * float((head.weight.astype("float64") ** 2).sum())
             train_loss = (convergence.objective - penalty) / len(splits.train)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..types import Features, Indices, StoredFeatures
-from .head import Parameters, Weights
+from .head import Dims, Parameters, Weights
 
 READ_ROWS = 2048
 """Rows that are read from a file at a time."""
@@ -27,13 +27,14 @@ class Dataset:
     features: StoredFeatures  # (all rows, width) float32 or float16; a map of a file is read in parts
     labels: Indices  # (all rows,) int64
     index: Indices  # (rows,) int64, the numbers of the rows that belong to this dataset
+    dims: Dims | None = None  # the part of each vector that counts; None for all of it
 
     def __len__(self) -> int:
         return len(self.index)
 
     @property
     def width(self) -> int:
-        return int(self.features.shape[1])
+        return int(self.features.shape[1]) if self.dims is None else self.dims.dims
 
     @property
     def targets(self) -> Indices:
@@ -42,7 +43,8 @@ class Dataset:
 
     def take(self, positions: Indices | slice) -> Features:
         """Copy the rows at these positions of the index: (positions, width) float32."""
-        return self.features[self.index[positions]].astype(np.float32, copy=False)
+        features = self.features[self.index[positions]]
+        return features.astype(np.float32, copy=False) if self.dims is None else self.dims.cut(features)
 
     def chunks(self) -> Iterator[Features]:
         """Yield the features in order, (up to 2,048, width) float32 at a time."""

@@ -16,6 +16,23 @@ Weights = npt.NDArray[np.float32]
 Parameters = dict[str, Weights]
 """A head's arrays, by the names and in the shapes of `Head`; ``hidden_weight`` and ``hidden_bias`` of MLPs only."""
 _BATCH_ROWS = 8192
+_LEAST_LENGTH = 1e-12  # of a vector that is divided by its length
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dims:
+    """The first numbers of each vector, which are a vector themselves (Kusupati et al. 2022, arXiv 2205.13147)."""
+
+    dims: int  # how many are read
+    of: int  # how many the feature has; more than ``dims``
+    normalized: bool  # whether the vectors have the length 1, and these parts are divided by theirs again
+
+    def cut(self, features: StoredFeatures) -> npt.NDArray[np.float32]:
+        """(rows, at least dims) features to (rows, dims) float32."""
+        cut = features[:, : self.dims].astype(np.float32)
+        if self.normalized:
+            cut /= np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), _LEAST_LENGTH)
+        return cut
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,9 +53,14 @@ class Head:
     """The classes, in the order of the rows of ``weight``."""
     identity: Identity
     """The encoder and settings that the features must come from."""
+    dims: Dims | None = None
+    """Which part of each vector the head reads; None if it reads all of it."""
 
     @property
     def width(self) -> int:
+        """Numbers in each vector that it takes."""
+        if self.dims is not None:
+            return self.dims.of
         return int((self.weight if self.hidden_weight is None else self.hidden_weight).shape[1])
 
     def logits(self, features: StoredFeatures) -> npt.NDArray[np.float32]:
@@ -52,7 +74,7 @@ class Head:
         logits = np.empty((len(features), len(self.bias)), np.float32)
         for start in range(0, len(features), _BATCH_ROWS):  # so that a large float16 map is never converted whole
             rows = slice(start, start + _BATCH_ROWS)
-            inputs = features[rows].astype(np.float32)  # (rows, width)
+            inputs = features[rows].astype(np.float32) if self.dims is None else self.dims.cut(features[rows])
             if self.hidden_weight is not None and self.hidden_bias is not None:
                 inputs = np.maximum(inputs @ self.hidden_weight.T + self.hidden_bias, 0)  # (rows, hidden)
             logits[rows] = inputs @ self.weight.T + self.bias

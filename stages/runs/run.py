@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -13,7 +14,7 @@ from ...cache.documents import are_names, checked
 from ...cache.errors import DamagedError, FormatError, StorageError
 from ...cache.identity import Identity
 from ...cache.record import EncoderRecord
-from ..heads.head import Head
+from ..heads.head import Dims, Head
 from .folders import FolderKind
 
 HEAD_FILE = "head.safetensors"
@@ -44,8 +45,16 @@ class RunMetrics(TypedDict):
     test: dict[str, Any]
 
 
+class _DimsRecord(TypedDict):
+    """Which part of the vectors a head reads: `Dims`."""
+
+    dims: int
+    of: int
+    normalized: bool
+
+
 class RunRecord(TypedDict):
-    """Fields that every ``run.json`` holds; it MAY hold more."""
+    """Fields that every ``run.json`` holds; it MAY hold more, such as ``dims``."""
 
     label_names: list[str]
     identity: dict[str, Any]
@@ -115,7 +124,14 @@ def load_head(run: str | Path) -> Head:
     if not 0 < temperature < np.inf:
         raise DamagedError(f"{path}: its temperature is {temperature}, not a number above 0")
     parameters = {attribute: tensors[name] for name, attribute in _TENSORS.items() if name in tensors}
-    return Head(**parameters, temperature=temperature, label_names=names, identity=identity)
+    head = Head(**parameters, temperature=temperature, label_names=names, identity=identity, dims=None)
+    if fields.get("dims") is None:
+        return head
+    said = checked(fields["dims"], _DimsRecord, f"{folder / RUN.file}: its 'dims'")
+    if not head.width == said["dims"] < said["of"]:
+        raise DamagedError(f"{folder / RUN.file}: its 'dims' do not fit {HEAD_FILE}")
+    dims = Dims(dims=said["dims"], of=said["of"], normalized=said["normalized"])
+    return dataclasses.replace(head, dims=dims)
 
 
 def _is_layer(tensors: dict[str, Any], layer: str, *, outputs: int) -> bool:

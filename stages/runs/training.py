@@ -41,15 +41,17 @@ def train_run(
     names, identity = cache.label_names or (), cache.identity.narrowed(settings.feature)
     train, validation, test = splits.train, splits.validation, splits.test
     fit = fit_head(train, validation, classes=len(names), settings=settings, device=device, report=report)
-    head = Head(**fit.parameters, temperature=1.0, label_names=names, identity=identity)
+    head = Head(**fit.parameters, temperature=1.0, label_names=names, identity=identity, dims=None)
     if settings.calibrate:
         logits = np.concatenate([head.logits(chunk) for chunk in validation.chunks()])
         head = dataclasses.replace(head, temperature=fit_temperature(logits, validation.targets))
+    whole = dataclasses.replace(head, dims=train.dims)  # the splits' vectors are cut already
     rows = {"train": len(train), "validation": len(validation), "test": len(test), "shared": splits.shared_rows}
     passes = passes_of_cached(cache.record, splits.texts_read(len(fit.history) or 1))  # a solver would encode once
     fields = {
         "settings": dataclasses.asdict(settings),
         "seed": settings.seed,
+        "dims": None if train.dims is None else dataclasses.asdict(train.dims),
         "label_names": list(names),
         "identity": dataclasses.asdict(identity),
         "encoder": cache.record["encoder"],
@@ -63,7 +65,7 @@ def train_run(
         "fit_seconds": fit.seconds,
         "encoder_passes": dataclasses.asdict(passes),
     }
-    return head, {
+    return whole, {
         **provenance(device, fields),
         "labels": None if labels is None else {**dataclasses.asdict(labels), "table": str(labels.table)},
         "metrics": {

@@ -14,6 +14,7 @@ from ...cache.hashing import hash_keys
 from ...cache.identity import differences
 from ...cache.reader import Cache, open_cache
 from ..heads.dataset import Dataset, Splits
+from ..heads.head import Dims
 from ..progress import Note, Report, Step
 from ..settings import Labels, TrainSettings
 from ..types import Indices, Mask
@@ -102,7 +103,7 @@ def divide(
         rows, validation_rows = rows[fold != settings.fold], rows[fold == settings.fold]
     elif validation is None:
         rows, validation_rows = hold_out(rows, labels, groups, fraction=settings.validation_fraction, rng=rng)
-    own = Dataset(features=cache.features(feature), labels=labels, index=rows)
+    own = Dataset(features=cache.features(feature), labels=labels, index=rows, dims=find_dims(cache, settings))
 
     def held_out(own_rows: Indices, other: Cache | None) -> tuple[Dataset, Indices]:
         """Return the rows of a split, and the text of each row of its cache as a number."""
@@ -114,7 +115,7 @@ def divide(
             raise IdentityError(f"{other.path} does not fit {cache.path}: {why}")
         other_labels, _ = _labels(other, names)
         index = np.flatnonzero(other_labels != UNLABELLED)
-        dataset = Dataset(features=other.features(feature), labels=other_labels, index=index)
+        dataset = Dataset(features=other.features(feature), labels=other_labels, index=index, dims=own.dims)
         return dataset, group_rows(other.token_hashes)
 
     (validation_split, validation_groups), (test_split, test_groups) = (
@@ -149,6 +150,21 @@ def divide(
         test_groups=test_groups[test_split.index],
         shared_rows=int(shared.sum()),
     )
+
+
+def find_dims(cache: Cache, settings: TrainSettings) -> Dims | None:
+    """The part of a cache's vectors that is trained on; None for all of it.
+
+    Raises:
+        SettingsError: the feature has fewer numbers.
+    """
+    feature, dims = cache.feature_name(settings.feature), settings.dims
+    width = int(cache.features(feature).shape[1])
+    if dims is not None and dims > width:
+        raise SettingsError(f"`dims` is {dims}; the feature {feature!r} of {cache.path} has {width} numbers")
+    if dims is None or dims == width:
+        return None
+    return Dims(dims=dims, of=width, normalized=cache.identity.narrowed(feature).normalized)
 
 
 def _note_rare_labels(
