@@ -52,7 +52,7 @@ def save_tiny_encoder(folder: Path, *, seed: int = 0, kind: str = "bert", **chan
         "xlm-roberta": lambda: hf.XLMRobertaModel(hf.XLMRobertaConfig(**{**sizes, **robertas})),
         "distilbert": lambda: hf.DistilBertModel(hf.DistilBertConfig(**distilled, hidden_dim=64)),
         "mpnet": lambda: hf.MPNetModel(hf.MPNetConfig(**{**sizes, "max_position_embeddings": 130, "pad_token_id": 1})),
-        "modernbert": lambda: hf.ModernBertModel(hf.ModernBertConfig(**sizes, local_attention=8)),
+        "modernbert": lambda: hf.ModernBertModel(hf.ModernBertConfig(**{"local_attention": 8, **sizes})),
         "albert": lambda: hf.AlbertModel(hf.AlbertConfig(**sizes, embedding_size=16)),
         "deberta-v2": lambda: hf.DebertaV2Model(hf.DebertaV2Config(**sizes, **disentangled)),
         # of transformers releases after 5.0

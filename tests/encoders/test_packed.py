@@ -21,12 +21,14 @@ from headstart.stages.encoders.files import find_encoder
 from headstart.stages.encoders.hf import load_encoder, model_architecture
 from headstart.stages.encoders.packed import architecture, layers, linear_cpu
 from headstart.stages.encoders.packed.architecture import find_architecture
-from headstart.stages.encoders.packed.attention import Token
+from headstart.stages.encoders.packed.attention import Token, Window
 from headstart.stages.encoders.packed.backend import PackedCpuBackend
 from headstart.stages.encoders.packed.bert import Embeddings
 from headstart.stages.encoders.packed.deberta_v2 import DebertaV2
 from headstart.stages.encoders.packed.forward import PackedForward
 from headstart.stages.encoders.packed.linear_int8 import Int8SplitLinear
+from headstart.stages.encoders.packed.modernbert import ModernBert
+from headstart.stages.encoders.packed.mpnet import RelativeBias
 from headstart.stages.encoders.pooling import Feature, Pooling, parse_features
 from headstart.stages.extract import extract
 from headstart.stages.settings import ExtractSettings, Precision
@@ -482,6 +484,53 @@ def test_a_fast_path_that_disagrees_is_not_taken(tiny: Path, tmp_path: Path, mon
     monkeypatch.setattr(PackedForward, "__call__", wrong)
     out = extract(["good film", "bad"], tmp_path / "c.h5", ExtractSettings(encoder=str(tiny), precision="float32"))
     assert open_cache(out).plan["path"] == "padded"
+
+
+@pytest.mark.parametrize(
+    ("kind", "mask", "changes"), [("modernbert", Window, {"local_attention": 64}), ("mpnet", RelativeBias, {})]
+)
+def test_what_only_long_texts_show_is_tried_too(
+    kind: str, mask: Any, changes: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a key at a distance of 40 is seen, or how much it counts."""
+    folder, original = save_tiny_encoder(tmp_path / "encoder", kind=kind, **changes), mask.__call__
+    settings = ExtractSettings(encoder=str(folder), precision="float32", max_length=100)
+
+    def wrong(self: Any, distances: torch.Tensor) -> torch.Tensor:
+        added: torch.Tensor = original(self, distances)
+        return torch.where(distances.abs() < 40, added, 1.0)
+
+    for expected in ("packed", "padded"):
+        cache = open_cache(extract(["good film", "bad"], tmp_path / f"{expected}.h5", settings))
+        assert cache.plan["path"] == expected
+        monkeypatch.setattr(mask, "__call__", wrong)
+
+
+def test_modernbert_is_read_alike_from_its_file_and_from_transformers() -> None:
+    """Its config.json as published, which has names that transformers replaces."""
+    published = {
+        "model_type": "modernbert",
+        "global_attn_every_n_layers": 2,
+        "global_rope_theta": 80000.0,
+        "local_rope_theta": 5000.0,
+        "local_attention": 64,
+        "norm_eps": 1e-06,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 5,
+        "hidden_size": 48,
+        "position_embedding_type": "absolute",
+    }
+    found = find_architecture(published)
+    assert found == find_architecture(transformers.ModernBertConfig(**published).to_dict())
+    assert isinstance(found, ModernBert)
+    assert (found.local, found.window) == ((False, True, False, True, False), 32)
+    assert (found.thetas, found.epsilon, found.activation) == ((80000.0, 5000.0), 1e-6, "gelu")
+    for odd in (
+        {"rope_scaling": {"rope_type": "yarn"}},
+        {"layer_types": ["full_attention"]},
+        {"local_attention": None},
+    ):
+        assert find_architecture({**published, **odd}) is None
 
 
 def test_each_path_has_batches_that_suit_it(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
