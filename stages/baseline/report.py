@@ -134,7 +134,8 @@ def _quality(report: Mapping[str, Any]) -> Section:
     notes += [
         f"{quality['train_rows']:,} rows to train and choose the epoch on, {quality['test_rows']:,} others to test on, "
         f"truncated at {quality['length']} tokens; the program pads to as many. All but headstart's own defaults use "
-        "float32 and the same optimizer, learning rate, batches of 16, masks and epochs, and start at zero.",
+        "float32 and the same optimizer, learning rate, batches of 16, masks and epochs, and start at zero. "
+        "`headstart extract --long chunks` encodes all of a long text.",
         f"The program with its encoder in eval(), encoding in its loop, and headstart from its cache give {verdict}.",
         "The program as written may differ: its train() turns on dropout in the frozen encoder too, so the head trains "
         "on noisy features and is tested on clean ones.",
