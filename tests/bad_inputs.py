@@ -728,6 +728,10 @@ ENCODERS = [
     ),
     Case("no --encoder", lambda place: ["extract", place.csv(GOOD), "--out", place.folder / "out.h5"]),
     Case("--features model without files that say it", encoder(nothing, "--features", "model")),
+    Case(
+        "sweep --dims of no number",
+        lambda place: ["sweep", place.cache, "--out", place.folder / "runs", "--dims", "8,all"],
+    ),
     Case("--overlap without --long chunks", table(lambda place: place.csv(GOOD), "--overlap", 5)),
     Case("--chunk-pooling with --long cut", table(lambda place: place.csv(GOOD), "--chunk-pooling", "mean")),
     Case(
