@@ -260,7 +260,7 @@ def _check_fit(
         positions = length
     special = tokenizer.num_special_tokens_to_add(pair=settings.pairs)
     if length > positions:
-        raise SettingsError(f"`max_length` is {length}; {encoder} reads at most {positions} tokens")
+        raise SettingsError(f"`max_length` is {length}; {encoder} reads at most {positions} tokens: choose that")
     if getattr(model.config, "attention_type", None) == "block_sparse":  # BigBird's, for which it remembers texts
         most = (5 + 2 * model.config.num_random_blocks) * model.config.block_size
         if length > most:

@@ -19,6 +19,8 @@ from .pooling import Pooling
 
 _MOST_MODULES, _MOST_NUMBERS = 16, 1 << 16
 _LONGEST = 1 << 20  # a larger number of tokens means that there is no limit
+_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "data2vec-text")
+"""Kinds of model whose first position has the number after the padding token's."""
 _LEGACY = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -227,8 +229,12 @@ def read_text_settings(files: EncoderFiles) -> TextSettings:
             f"of {files.folder}"
         )
     if length is None:  # the tokenizer's, at most the positions that there are
+        config = _read(files, CONFIG, files.model)
         numbers = [_read(files, TOKENIZER_CONFIG, files.model).get("model_max_length")]
-        numbers.append(_read(files, CONFIG, files.model).get("max_position_embeddings"))
+        positions, padding = config.get("max_position_embeddings"), config.get("pad_token_id", 1)
+        if config.get("model_type") in _FROM_PADDING and isinstance(positions, int) and isinstance(padding, int):
+            positions -= padding + 1
+        numbers.append(positions)
         length = min((n for n in numbers if isinstance(n, int) and 0 < n < _LONGEST), default=None)
     document = _read(files, PROMPTS)
     document = {"prompts": {}, "default_prompt_name": None, **{k: v for k, v in document.items() if v is not None}}

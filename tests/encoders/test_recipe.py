@@ -117,6 +117,19 @@ def test_a_length_that_no_file_of_the_modules_says_is_the_tokenizer_s(tiny: Path
     assert EncoderSession(settings(tiny)).identity.max_length == 128
 
 
+def test_roberta_s_positions_begin_after_the_padding_token(tmp_path: Path) -> None:
+    folder = with_recipe(save_tiny_encoder(tmp_path / "plain", kind="roberta"), tmp_path / "m")
+    (folder / "sentence_bert_config.json").unlink()
+    change = json.loads((folder / "tokenizer_config.json").read_text()) | {"model_max_length": 10**30}
+    write(folder / "tokenizer_config.json", change)
+    session = EncoderSession(settings(folder))
+    positions = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
+    assert (
+        session.identity.max_length == positions - 1 - json.loads((folder / "config.json").read_text())["pad_token_id"]
+    )
+    assert session.encoder.features == ("model",)
+
+
 def test_what_transformers_reads_may_lie_in_a_folder_inside(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
