@@ -371,6 +371,8 @@ def _transformer_fields(files: EncoderFiles) -> dict[str, Any]:
     for name in _ARGUMENTS:
         if isinstance(arguments := fields.get(name), dict):
             fields[name] = {field: value for field, value in arguments.items() if field != "trust_remote_code"}
+    if isinstance(kinds := fields.get("modality_config"), dict) and "text" in kinds:
+        fields["modality_config"] = {kind: how for kind, how in kinds.items() if kind != "message"}  # of chats
     return fields
 
 

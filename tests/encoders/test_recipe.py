@@ -117,6 +117,16 @@ def test_a_length_that_no_file_of_the_modules_says_is_the_tokenizer_s(tiny: Path
     assert EncoderSession(settings(tiny)).identity.max_length == 128
 
 
+def test_that_an_encoder_also_takes_chats_changes_nothing_for_texts(tiny: Path, tmp_path: Path) -> None:
+    folder = with_recipe(tiny, tmp_path / "m")
+    text = {"method": "forward", "method_output_name": "last_hidden_state"}
+    edit(folder / "sentence_bert_config.json", modality_config={"text": text, "message": {**text, "format": "flat"}})
+    assert EncoderSession(settings(folder)).identity.model == "mean"
+    edit(folder / "sentence_bert_config.json", modality_config={"message": text})
+    with pytest.raises(EncoderError, match="modality_config"):
+        _ = EncoderSession(settings(folder)).identity
+
+
 def test_roberta_s_positions_begin_after_the_padding_token(tmp_path: Path) -> None:
     folder = with_recipe(save_tiny_encoder(tmp_path / "plain", kind="roberta"), tmp_path / "m")
     (folder / "sentence_bert_config.json").unlink()
