@@ -228,13 +228,14 @@ def read_text_settings(files: EncoderFiles) -> TextSettings:
             f"encoder {files.name}: its max_seq_length is {length}, which is no number of tokens; correct it in a copy "
             f"of {files.folder}"
         )
+    config = _read(files, CONFIG, files.model)
+    positions, padding = config.get("max_position_embeddings"), config.get("pad_token_id", 1)
+    known = isinstance(positions, int) and isinstance(padding, int) and positions > padding + 1
+    if known and config.get("model_type") in _FROM_PADDING:
+        positions -= padding + 1
+        length = length and min(length, positions)  # some files give the number of the positions that are stored
     if length is None:  # the tokenizer's, at most the positions that there are
-        config = _read(files, CONFIG, files.model)
-        numbers = [_read(files, TOKENIZER_CONFIG, files.model).get("model_max_length")]
-        positions, padding = config.get("max_position_embeddings"), config.get("pad_token_id", 1)
-        if config.get("model_type") in _FROM_PADDING and isinstance(positions, int) and isinstance(padding, int):
-            positions -= padding + 1
-        numbers.append(positions)
+        numbers = [_read(files, TOKENIZER_CONFIG, files.model).get("model_max_length"), positions]
         length = min((n for n in numbers if isinstance(n, int) and 0 < n < _LONGEST), default=None)
     document = _read(files, PROMPTS)
     document = {"prompts": {}, "default_prompt_name": None, **{k: v for k, v in document.items() if v is not None}}

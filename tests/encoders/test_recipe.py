@@ -127,9 +127,10 @@ def test_that_an_encoder_also_takes_chats_changes_nothing_for_texts(tiny: Path, 
         _ = EncoderSession(settings(folder)).identity
 
 
-def test_roberta_s_positions_begin_after_the_padding_token(tmp_path: Path) -> None:
+@pytest.mark.parametrize("said", [None, 10**5])
+def test_roberta_s_positions_begin_after_the_padding_token(tmp_path: Path, said: int | None) -> None:
     folder = with_recipe(save_tiny_encoder(tmp_path / "plain", kind="roberta"), tmp_path / "m")
-    (folder / "sentence_bert_config.json").unlink()
+    edit(folder / "sentence_bert_config.json", max_seq_length=said)
     change = json.loads((folder / "tokenizer_config.json").read_text()) | {"model_max_length": 10**30}
     write(folder / "tokenizer_config.json", change)
     session = EncoderSession(settings(folder))
