@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..types import Features, Indices, StoredFeatures
-from .head import Dims, Parameters, Weights
+from .head import Dims as Dims  # noqa: PLC0414 - for those who may import this module alone
+from .head import Parameters, Weights
 
 READ_ROWS = 2048
 """Rows that are read from a file at a time."""
