@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages.encoders": set(),
     "stages.heads": set(),
     "stages.extraction": {"stages.tables", "stages.encoders"},
-    "stages.splits": {"stages.tables", "stages.heads.dataset"},
+    "stages.splits": {"stages.tables", "stages.heads.dataset", "stages.heads.dims"},
     "stages.runs": {"stages.heads"},
     "stages.baseline": {"stages.encoders", "stages.heads", "stages.splits", "stages.runs"},
 }

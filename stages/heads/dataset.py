@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..types import Features, Indices, StoredFeatures
-from .head import Dims as Dims  # noqa: PLC0414 - for those who may import this module alone
+from .dims import Dims
 from .head import Parameters, Weights
 
 READ_ROWS = 2048

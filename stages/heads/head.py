@@ -10,29 +10,13 @@ import numpy.typing as npt
 from ...cache.errors import UserError
 from ...cache.identity import Identity
 from ..types import Float64Array, Indices, StoredFeatures
+from .dims import Dims
 
 Weights = npt.NDArray[np.float32]
 """Weights or biases of one layer, float32."""
 Parameters = dict[str, Weights]
 """A head's arrays, by the names and in the shapes of `Head`; ``hidden_weight`` and ``hidden_bias`` of MLPs only."""
 _BATCH_ROWS = 8192
-_LEAST_LENGTH = 1e-12  # of a vector that is divided by its length
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Dims:
-    """The first numbers of each vector, which are a vector themselves (Kusupati et al. 2022, arXiv 2205.13147)."""
-
-    dims: int  # how many are read
-    of: int  # how many the feature has; more than ``dims``
-    normalized: bool  # whether the vectors have the length 1, and these parts are divided by theirs again
-
-    def cut(self, features: StoredFeatures) -> npt.NDArray[np.float32]:
-        """(rows, at least dims) features to (rows, dims) float32."""
-        cut = features[:, : self.dims].astype(np.float32)
-        if self.normalized:
-            cut /= np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), _LEAST_LENGTH)
-        return cut
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ from ...cache.documents import are_names, checked
 from ...cache.errors import DamagedError, FormatError, StorageError
 from ...cache.identity import Identity
 from ...cache.record import EncoderRecord
-from ..heads.head import Dims, Head
+from ..heads.dims import Dims
+from ..heads.head import Head
 from .folders import FolderKind
 
 HEAD_FILE = "head.safetensors"

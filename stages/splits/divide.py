@@ -13,7 +13,8 @@ from ...cache.errors import IdentityError, SettingsError, TableError
 from ...cache.hashing import hash_keys
 from ...cache.identity import differences
 from ...cache.reader import Cache, open_cache
-from ..heads.dataset import Dataset, Dims, Splits
+from ..heads.dataset import Dataset, Splits
+from ..heads.dims import Dims
 from ..progress import Note, Report, Step
 from ..settings import Labels, TrainSettings
 from ..types import Indices, Mask
