@@ -105,6 +105,7 @@ def test_ctrl_c_and_sigterm_say_what_is_kept(
 ) -> None:
     table, out = write_csv(tiny_rows(10000)), tmp_path / "c.h5"
     command = ["extract", table, "--encoder", tiny, "--precision", "float32", "--batch-tokens", "64", "--out", out]
+    command += ["--features", "cls"]  # of which nothing is noted
     process = start(command, tmp_path / "log", partial(blocks_of, 64))
     while not holding(out) and process.is_alive():
         time.sleep(0.02)
