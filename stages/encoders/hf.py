@@ -77,7 +77,8 @@ def _load(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
     _check_fit(tokenizer, model, settings, fit, own_length=own)
     if (side := tokenizer.truncation_side) != settings.truncation_side:
         raise EncoderError(
-            f"encoder {files.name}: transformers cuts its texts on the {side}, and its files do not say so; add "
+            f"encoder {files.name}: transformers {transformers.__version__} cuts its texts on the {side}, and by its "
+            f"files it would be on the {settings.truncation_side}; add "
             f'"truncation_side": "{side}" to the {TOKENIZER_CONFIG} of a copy of {files.model}'
         )
     fast_tokenizer, width = tokenizer.backend_tokenizer, int(model.config.hidden_size)
