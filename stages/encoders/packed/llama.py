@@ -15,9 +15,9 @@ import torch
 from ..pooling import Feature
 from .architecture import Architecture
 from .attention import Rope, Window
+from .embeddings import WordEmbeddings
 from .forward import PackedForward
 from .layers import ACTIVATIONS, LayerBuilder, LayerNames, LayerShape, NormKind
-from .modernbert import WordEmbeddings
 
 Tensor = torch.Tensor
 FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' names for the two kinds of layers

@@ -6,36 +6,18 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from torch.nn.functional import embedding
 
-from ...types import TokenIds
 from ..pooling import Feature
 from .architecture import Architecture
-from .attention import Group, Norm, Rope, Window
+from .attention import Rope, Window
+from .embeddings import WordEmbeddings
 from .forward import PackedForward
 from .layers import ACTIVATIONS, LayerBuilder, LayerNames, LayerShape
-from .linear import padded_rows
 
 Tensor = torch.Tensor
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"  # transformers' names for the two kinds of layers
 _THETAS = {_GLOBAL: 160_000.0, _LOCAL: 10_000.0}  # where config.json does not name them
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WordEmbeddings:
-    """The normalised embeddings of the tokens, float32: positions are attention's."""
-
-    words: Tensor  # (vocabulary, width)
-    norm: Norm
-
-    def __call__(self, sequences: Sequence[TokenIds], groups: Sequence[Group]) -> Tensor:
-        """(tokens, width) float32, with rows of zeros up to a number that suits the products."""
-        rows = self.norm(embedding(torch.from_numpy(np.concatenate(sequences).astype(np.int64)), self.words))
-        hidden_states = rows.new_zeros(padded_rows(len(rows)), rows.shape[1])
-        hidden_states[: len(rows)] = rows
-        return hidden_states
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
