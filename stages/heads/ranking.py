@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
-from typing import Any, TypedDict
+from types import NoneType
+from typing import Any, TypedDict, get_args, get_type_hints
 
 import numpy as np
 
@@ -84,20 +84,42 @@ def _at_best_epoch(head: HeadResult, measure: str) -> float:
     return float(history[measure][history["epoch"].index(head["best_epoch"])])
 
 
-def table_columns(settings: SweepSettings, results: Sequence[HeadResult]) -> dict[str, list[Any]]:
-    """The columns of ``sweep.parquet``: one row for each epoch of each head."""
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of ``sweep.parquet``. A value is of the type, or None."""
+
+    kind: type  # bool, int, float or str
+    values: list[Any]
+
+
+def table_columns(settings: SweepSettings, results: Sequence[HeadResult]) -> dict[str, Column]:
+    """The columns of ``sweep.parquet``: one row for each epoch of each head.
+
+    Their types are those of the fields of `HeadResult`, `TrainSettings`, `History` and `ConvergenceReport`, whatever
+    the values are, so that the tables of several sweeps combine.
+    """
+    from .logistic import ConvergenceReport  # loads torch, which `inspect` does without
+
     compared = settings.settings()
-    names = [field.name for field in dataclasses.fields(TrainSettings) if field.name not in ("seed", "fold")]
-    columns: dict[str, list[Any]] = {}
+    hints: dict[str, Any] = {name: get_type_hints(HeadResult)[name] for name in ("setting", "seed", "fold", "diverged")}
+    names = [field.name for field in dataclasses.fields(TrainSettings) if field.name not in hints]
+    hints |= {name: get_type_hints(TrainSettings)[name] for name in names}
+    hints |= {**get_type_hints(History), "best": bool}
+    convergence_names = ("objective", "gradient_norm", "gap", "iterations", "converged", "reason")
+    hints |= {name: get_type_hints(ConvergenceReport)[name] for name in convergence_names}
+    columns = {name: Column(_kind(hint), []) for name, hint in hints.items()}
     for head in results:
         history: Mapping[str, Any] = head["history"]
-        epochs, convergence, setting = history["epoch"], head["certificate"] or {}, compared[head["setting"]]
-        constants: dict[str, Any] = {name: head[name] for name in ("setting", "seed", "fold", "diverged")}
-        constants |= {name: getattr(setting, name) for name in names}
-        rows = {name: [str(v) if isinstance(v, StrEnum) else v] * len(epochs) for name, v in constants.items()}
-        rows |= {**history, "best": [epoch == head["best_epoch"] for epoch in epochs]}
-        for name in ("objective", "gradient_norm", "gap", "iterations", "converged", "reason"):
-            rows[name] = [convergence.get(name)] * len(epochs)
-        for name, values in rows.items():
-            columns.setdefault(name, []).extend(values)
+        certificate = head["certificate"] or {}
+        constants: dict[str, Any] = dataclasses.asdict(compared[head["setting"]])
+        constants |= {**head, **{name: certificate.get(name) for name in convergence_names}}
+        rows = {**history, "best": [epoch == head["best_epoch"] for epoch in history["epoch"]]}
+        for name, column in columns.items():
+            column.values.extend(rows[name] if name in rows else [constants[name]] * len(rows["best"]))
     return columns
+
+
+def _kind(hint: Any) -> type:
+    """The plain type of a field, of its values where it may be None, or of the items of its list."""
+    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not NoneType]
+    return next(plain for plain in (bool, int, float, str) if issubclass(kinds[0], plain))

@@ -21,7 +21,7 @@ from ...cache.errors import DamagedError, OutputExistsError, storage_errors
 from ...cache.siblings import partial_path
 from ...cache.workspace import foreign, replace_file, replace_folder, sync_file, workspace
 from ..heads.head import Head
-from ..heads.ranking import HeadResult
+from ..heads.ranking import Column, HeadResult
 from .folders import FolderKind, first_foreign
 from .run import RUN, write_run
 
@@ -97,13 +97,15 @@ class SweepFolder:
             (self.new / WINNER).mkdir()
             write_run(self.new / WINNER, head, run)
 
-    def write_table(self, columns: Mapping[str, list[Any]]) -> None:
+    def write_table(self, columns: Mapping[str, Column]) -> None:
         """Write ``sweep.parquet``."""
         import pyarrow as pa  # training does not need it otherwise
         import pyarrow.parquet
 
+        types = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+        table = pa.table({name: pa.array(column.values, types[column.kind]) for name, column in columns.items()})
         with storage_errors(f"cannot write {self.new / TABLE_FILE}"):
-            pa.parquet.write_table(pa.table(dict(columns)), self.new / TABLE_FILE)
+            pa.parquet.write_table(table, self.new / TABLE_FILE)
 
     def finish(self, fields: dict[str, Any], *, overwrite: bool) -> None:
         """Write ``sweep.json``, give the folder its name, and remove the unfinished folder.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet
 import pytest
 from headstart.cache.errors import OutputExistsError, SettingsError, StorageError
@@ -313,6 +314,30 @@ def test_penalties_of_the_exact_solver_are_swept(cache: Path, tmp_path: Path) ->
         assert run["metrics"]["validation"]["log_loss"] == pytest.approx(row["validation_loss"], abs=1e-5)
         assert run["certificate"]["objective"] == pytest.approx(row["objective"], rel=1e-7)
     assert json.loads((folder / "winner" / "run.json").read_text())["certificate"]["converged"]
+
+
+def test_the_tables_of_several_sweeps_combine(swept: Path, cache: Path, tmp_path: Path) -> None:
+    """Types are those of the settings, not of their values: None, or whole numbers for fractions."""
+    exact = SweepSettings(base=TrainSettings(solver="exact", memory=1 << 24), values={"dims": (8, None), "l2": (1, 10)})
+    exact = dataclasses.replace(exact, base=dataclasses.replace(exact.base, feature="cls"))
+    files = [swept / "sweep.parquet", sweep(cache, tmp_path / "runs", exact) / "sweep.parquet"]
+    tables = [pyarrow.parquet.read_table(file) for file in files]
+    assert tables[0].schema == tables[1].schema
+    types = {field.name: str(field.type) for field in tables[0].schema}
+    assert {types[name] for name in ("dims", "memory", "hidden", "seed", "epoch", "iterations")} == {"int64"}
+    assert {types[name] for name in ("l2", "dropout", "validation_loss", "gap")} == {"double"}
+    assert {types[name] for name in ("head", "solver", "class_weight", "reason")} == {"string"}
+    assert {types[name] for name in ("calibrate", "converged", "best")} == {"bool"}
+    rows = pyarrow.concat_tables(tables).to_pylist()
+    assert rows == table_of(swept) + table_of(tmp_path / "runs")
+    assert {(row["dims"], row["l2"]) for row in rows if row["solver"] == "exact"} == {
+        (8, 1),
+        (8, 10),
+        (None, 1),
+        (None, 10),
+    }
+    both = pd.concat([pd.read_parquet(file) for file in files])
+    assert both["l2"].dtype == float and both["solver"].value_counts()["exact"] == 4
 
 
 def test_test_rows_do_not_choose_the_winner(cache: Path, tiny: Path, tmp_path: Path) -> None:
