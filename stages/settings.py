@@ -321,6 +321,34 @@ class Solver(enum.StrEnum):
     """
 
 
+class Scaling(enum.StrEnum):
+    """What is done with the vectors before the weights of a linear head."""
+
+    NONE = "none"
+    """Nothing: as the cache holds them."""
+    STANDARDIZED = "standardized"
+    """Each column is divided by its standard deviation over the training rows."""
+    NORMALIZED = "normalized"
+    """Each vector is divided by its length."""
+
+
+class Metric(enum.StrEnum):
+    """Measure by which a head is chosen, on rows that it was not trained on."""
+
+    LOG_LOSS = "log-loss"
+    """Mean cross-entropy; the lowest is the best."""
+    ACCURACY = "accuracy"
+    """Fraction of rows that are classified correctly."""
+    MACRO_F1 = "macro-f1"
+    """Mean of the F1 scores of the classes: for rare classes that matter."""
+    AVERAGE_PRECISION = "average-precision"
+    """Mean over the classes of the area under precision and recall: for rare classes whose order matters."""
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self is Metric.LOG_LOSS
+
+
 class Schedule(enum.StrEnum):
     """Course of the learning rate after the warm-up."""
 
@@ -418,17 +446,6 @@ class Labels(TableSettings):
     skip_bad_rows: bool = setting(False, "Leave out bad rows of the `labels` table, instead of stopping at the first.")
 
 
-class Ranking(enum.StrEnum):
-    """Measure that ranks the settings of a sweep: a mean over seeds and folds, each head at its best epoch."""
-
-    LOG_LOSS = "log-loss"
-    """Mean cross-entropy; the lowest is the best."""
-    ACCURACY = "accuracy"
-    """Fraction of rows that are classified correctly."""
-    MACRO_F1 = "macro-f1"
-    """Mean of the F1 scores of the classes: for rare classes that matter."""
-
-
 VARIED = {
     Solver.SGD: ("feature", "dims", "learning_rate", "weight_decay", "dropout", "label_smoothing", "class_weight"),
     Solver.EXACT: ("feature", "dims", "class_weight", "l2"),
@@ -447,10 +464,13 @@ class SweepSettings(_Settings):
         metadata={"help": "Values to compare, by field of `TrainSettings` (see `VARIED`).", "limit": None},
     )
     seeds: tuple[int, ...] = setting((0,), "Seeds. Every combination is trained once with each of them.")
-    rank_by: Ranking = setting(Ranking.LOG_LOSS, "Measure on the validation rows that ranks the combinations.")
+    rank_by: Metric = setting(Metric.LOG_LOSS, "Measure on the validation rows that ranks the combinations.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require(
+            self.rank_by is not Metric.AVERAGE_PRECISION, "rank_by", self.rank_by, "log-loss, accuracy or macro-f1"
+        )
         allowed = VARIED[self.base.solver]
         for name, values in (*self.values.items(), ("seeds", self.seeds)):
             _require(len(set(values)) == len(values) > 0, name, values, "distinct values")

@@ -241,7 +241,7 @@ def _solve_group(group: Sequence[Cell], splits: Splits, cache: Cache, progress: 
         for _, settings in group:
             parameters, convergence = solver.solve(settings.l2)
             identity = cache.identity.narrowed(settings.feature)
-            head = Head(**parameters, temperature=1.0, label_names=names, identity=identity, dims=None)
+            head = Head(**parameters, temperature=1.0, label_names=names, identity=identity, dims=None, normalize=False)
             metrics = score(head, splits.validation, splits.validation_groups, resamples=1)
             penalty = settings.l2 / 2 * float((head.weight.astype("float64") ** 2).sum())
             train_loss = (convergence.objective - penalty) / len(splits.train)

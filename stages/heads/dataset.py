@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..settings import Scaling
 from ..types import Features, Indices, StoredFeatures
-from .dims import Dims
+from .dims import Dims, normalized
 from .head import Parameters, Weights
 
 READ_ROWS = 2048
@@ -29,6 +30,7 @@ class Dataset:
     labels: Indices  # (all rows,) int64
     index: Indices  # (rows,) int64, the numbers of the rows that belong to this dataset
     dims: Dims | None = None  # the part of each vector that counts; None for all of it
+    normalize: bool = False  # whether each vector, or that part of it, is divided by its length
 
     def __len__(self) -> int:
         return len(self.index)
@@ -45,7 +47,8 @@ class Dataset:
     def take(self, positions: Indices | slice) -> Features:
         """Copy the rows at these positions of the index: (positions, width) float32."""
         features = self.features[self.index[positions]]
-        return features.astype(np.float32, copy=False) if self.dims is None else self.dims.cut(features)
+        rows = features.astype(np.float32, copy=False) if self.dims is None else self.dims.cut(features)
+        return normalized(rows) if self.normalize else rows
 
     def chunks(self) -> Iterator[Features]:
         """Yield the features in order, (up to 2,048, width) float32 at a time."""
@@ -91,6 +94,12 @@ class Scaler:
             name: value.reshape(-1) if name.endswith("bias") else value for name, value in parameters.items()
         }
         return folded | {f"{layer}weight": weight.astype(np.float32), f"{layer}bias": bias.astype(np.float32)}
+
+
+def scaled(train: Dataset, scaling: Scaling) -> Dataset:
+    """The rows of a dataset as a head's weights meet them. To standardize columns is left to `Scaler`, which is folded
+    into the weights."""
+    return dataclasses.replace(train, normalize=scaling is Scaling.NORMALIZED)
 
 
 def fit_scaler(train: Dataset, *, center: bool, standardize: bool) -> Scaler:

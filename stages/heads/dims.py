@@ -23,6 +23,12 @@ class Dims:
     def cut(self, features: StoredFeatures) -> npt.NDArray[np.float32]:
         """(rows, at least dims) features to (rows, dims) float32."""
         cut = features[:, : self.dims].astype(np.float32)
-        if self.normalized:
-            cut /= np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), _LEAST_LENGTH)
-        return cut
+        return normalized(cut) if self.normalized else cut
+
+
+def normalized(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Divide each row by its length: (rows, width) float32. Rows of zeros stay."""
+    result: npt.NDArray[np.float32] = features / np.maximum(
+        np.linalg.norm(features, axis=1, keepdims=True), _LEAST_LENGTH
+    )
+    return result

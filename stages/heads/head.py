@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ...cache.errors import UserError
 from ...cache.identity import Identity
 from ..types import Float64Array, Indices, StoredFeatures
-from .dims import Dims
+from .dims import Dims, normalized
 
 Weights = npt.NDArray[np.float32]
 """Weights or biases of one layer, float32."""
@@ -39,6 +39,8 @@ class Head:
     """The encoder and settings that the features must come from."""
     dims: Dims | None = None
     """Which part of each vector the head reads; None if it reads all of it."""
+    normalize: bool = False
+    """Whether each vector, or that part of it, is divided by its length before it meets the weights."""
 
     @property
     def width(self) -> int:
@@ -59,6 +61,8 @@ class Head:
         for start in range(0, len(features), _BATCH_ROWS):  # so that a large float16 map is never converted whole
             rows = slice(start, start + _BATCH_ROWS)
             inputs = features[rows].astype(np.float32) if self.dims is None else self.dims.cut(features[rows])
+            if self.normalize:
+                inputs = normalized(inputs)
             if self.hidden_weight is not None and self.hidden_bias is not None:
                 inputs = np.maximum(inputs @ self.hidden_weight.T + self.hidden_bias, 0)  # (rows, hidden)
             logits[rows] = inputs @ self.weight.T + self.bias

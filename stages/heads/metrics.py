@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..settings import Metric
 from ..types import Float64Array, Indices
 from .calibration import calibration_gaps
 from .intervals import f1_intervals, loss_intervals, share_intervals
@@ -123,6 +124,30 @@ def _scores(labels: Indices, predicted: Indices, classes: int) -> _Scores:
         macro_f1=float(f1[support + predicted_count > 0].mean()),
         weighted_f1=float((f1 * support).sum() / support.sum()),
     )
+
+
+def plain_scores(labels: Indices, predicted: Indices, classes: int) -> dict[Metric, float]:
+    """Accuracy and macro F1 without intervals; both arguments are (rows,) int64."""
+    scores = _scores(labels, predicted, classes)
+    return {Metric.ACCURACY: scores.accuracy, Metric.MACRO_F1: scores.macro_f1}
+
+
+def mean_average_precision(labels: Indices, scores: Float64Array) -> float:
+    """The mean, over the classes that have a row, of each one's average precision against all others.
+
+    Average precision is the mean of the precisions at the ranks of the class's rows, as in scikit-learn: rows with
+    equal scores share the rank of the last of them.
+
+    Args:
+        labels: (rows,) int64.
+        scores: (rows, classes) float64; in each column the rows of its class should have the highest.
+    """
+    precisions = []
+    for label in np.unique(labels):
+        ranked, first = np.unique(-scores[:, label], return_inverse=True)
+        rows, hits = np.bincount(first), np.bincount(first, labels == label, len(ranked))
+        precisions.append(float((hits * np.cumsum(hits) / np.cumsum(rows)).sum() / hits.sum()))
+    return float(np.mean(precisions))
 
 
 def _ratio(part: _Array, whole: _Array) -> Float64Array:

@@ -10,12 +10,12 @@ from typing import Any, TypedDict, get_args, get_type_hints
 
 import numpy as np
 
-from ..settings import Ranking, SweepSettings, TrainSettings
+from ..settings import Metric, SweepSettings, TrainSettings
 
 MEASURES = {
-    Ranking.LOG_LOSS: ("validation_loss", 1),
-    Ranking.ACCURACY: ("validation_accuracy", -1),
-    Ranking.MACRO_F1: ("validation_macro_f1", -1),
+    Metric.LOG_LOSS: ("validation_loss", 1),
+    Metric.ACCURACY: ("validation_accuracy", -1),
+    Metric.MACRO_F1: ("validation_macro_f1", -1),
 }
 """Which measure each ranking compares, and whether a low value (1) or a high one (-1) wins."""
 

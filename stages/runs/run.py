@@ -16,6 +16,7 @@ from ...cache.identity import Identity
 from ...cache.record import EncoderRecord
 from ..heads.dims import Dims
 from ..heads.head import Head
+from ..settings import Scaling
 from .folders import FolderKind
 
 HEAD_FILE = "head.safetensors"
@@ -125,7 +126,15 @@ def load_head(run: str | Path) -> Head:
     if not 0 < temperature < np.inf:
         raise DamagedError(f"{path}: its temperature is {temperature}, not a number above 0")
     parameters = {attribute: tensors[name] for name, attribute in _TENSORS.items() if name in tensors}
-    head = Head(**parameters, temperature=temperature, label_names=names, identity=identity, dims=None)
+    scaling = fields.get("scaling", Scaling.NONE)
+    if scaling not in tuple(Scaling):
+        raise FormatError(
+            f"{folder / RUN.file}: its scaling is {scaling!r}, which this headstart does not know: upgrade it"
+        )
+    normalize = scaling == Scaling.NORMALIZED
+    head = Head(
+        **parameters, temperature=temperature, label_names=names, identity=identity, dims=None, normalize=normalize
+    )
     if fields.get("dims") is None:
         return head
     said = checked(fields["dims"], _DimsRecord, f"{folder / RUN.file}: its 'dims'")

@@ -41,7 +41,7 @@ def train_run(
     names, identity = cache.label_names or (), cache.identity.narrowed(settings.feature)
     train, validation, test = splits.train, splits.validation, splits.test
     fit = fit_head(train, validation, classes=len(names), settings=settings, device=device, report=report)
-    head = Head(**fit.parameters, temperature=1.0, label_names=names, identity=identity, dims=None)
+    head = Head(**fit.parameters, temperature=1.0, label_names=names, identity=identity, dims=None, normalize=False)
     if settings.calibrate:
         logits = np.concatenate([head.logits(chunk) for chunk in validation.chunks()])
         head = dataclasses.replace(head, temperature=fit_temperature(logits, validation.targets))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from headstart.stages.heads.calibration import calibration_gaps
-from headstart.stages.heads.metrics import evaluate
+from headstart.stages.heads.metrics import evaluate, mean_average_precision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
@@ -71,3 +72,10 @@ def test_a_row_has_its_gap_in_one_bin() -> None:
     gaps = calibration_gaps(np.array([True, False]), np.log([[0.9, 0.1], [0.9, 0.1]]))
     assert [np.flatnonzero(row).tolist() for row in gaps] == [[13], [13]]
     np.testing.assert_allclose(gaps[:, 13], [0.1, -0.9])
+
+
+def test_average_precision_is_scikit_learns_also_with_ties() -> None:
+    rng = np.random.default_rng(3)
+    labels, scores = rng.integers(0, 4, 300), rng.integers(0, 9, (300, 4)).astype(np.float64)
+    expected = sk.average_precision_score(np.eye(4)[labels], scores, average="macro")
+    assert mean_average_precision(labels, scores) == pytest.approx(expected, abs=1e-12)
