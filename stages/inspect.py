@@ -8,6 +8,7 @@ from typing import Any
 
 from ..cache.reader import open_cache
 from .baseline.report import SPEEDUP
+from .runs.predictions import PREDICTIONS_FILE
 from .runs.run import RUN, read_run
 from .runs.sweep_folder import SWEEP, read_sweep
 
@@ -29,7 +30,9 @@ def inspect_path(path: str | Path) -> dict[str, Any]:
         return {"kind": "speedup", "path": str(path), **SPEEDUP.read(path)}
     if path.is_dir() or path.name == RUN.file:
         folder = path.parent if path.name == RUN.file else path
-        return {"kind": "run", "path": str(folder), **read_run(folder)}
+        predictions = folder / PREDICTIONS_FILE  # runs made earlier lack it
+        held = {"predictions": str(predictions) if predictions.is_file() else None}
+        return {"kind": "run", "path": str(folder), **read_run(folder), **held}
     cache = open_cache(path)
     return {
         "kind": "cache",

@@ -102,9 +102,9 @@ def sweep(
             first = settings.settings()[ranking[0]["setting"]]
             winner = dataclasses.replace(first, folds=0, fold=1, seed=settings.seeds[0])
             winner_started, splits = time.perf_counter(), splits_of(winner, ranked=False)
-            head, run = train_run(train_cache, splits, winner, labels=labels, device=device, report=report)
+            head, run, predictions = train_run(train_cache, splits, winner, labels=labels, device=device, report=report)
             require_unchanged(caches)
-            folder.write_winner(head, {**run, "seconds": time.perf_counter() - winner_started})
+            folder.write_winner(head, {**run, "seconds": time.perf_counter() - winner_started}, predictions)
             # In every epoch, a head reads as many rows as the winner trains on and is chosen by.
             epochs = sum(len(result["history"]["epoch"]) for result in results)
             passes = passes_of_cached(train_cache.record, splits.texts_read(epochs + (len(run["history"]) or 1)))

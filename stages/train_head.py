@@ -42,7 +42,7 @@ def train_head(
         report: Receives progress, notes and the outcome.
 
     Returns:
-        The run folder: ``head.safetensors`` and ``run.json``.
+        The run folder: ``head.safetensors``, ``predictions.parquet`` and ``run.json``.
 
     Raises:
         FormatError: a path is not a cache, or the cache is unfinished.
@@ -59,10 +59,10 @@ def train_head(
         caches = open_caches(cache, validation=validation, test=test, settings=settings, labels=labels, report=report)
         settings = dataclasses.replace(settings, feature=caches[0].feature_name(settings.feature))
         splits = divide(*caches, settings=settings, validated=settings.needs_validation, report=report)
-        head, run = train_run(caches[0], splits, settings, labels=labels, device=device, report=report)
+        head, run, predictions = train_run(caches[0], splits, settings, labels=labels, device=device, report=report)
         require_unchanged(caches)
         with RUN.new(out, overwrite=overwrite) as folder:
-            write_run(folder, head, {**run, "seconds": time.perf_counter() - started})
+            write_run(folder, head, {**run, "seconds": time.perf_counter() - started}, predictions)
     counts = {f"{split}_rows": run["rows"][split] for split in ("train", "validation", "test")}
     counts["epochs"] = len(run["history"])
     report(Outcome(command="train-head", output=out, action=Action.MADE, counts=counts))

@@ -52,7 +52,8 @@ def test_the_main_job_end_to_end(made: dict[str, Any]) -> None:
     assert "true \\ predicted" in trained and "precision" in trained
     books = r"Encoder passes: {} done, {} saved, which would have taken .* at the measured [\d,]+ tokens/s\.\n$"
     assert re.search(books.format(r"\d+", r"\d+"), extracted) and re.search(books.format(0, "[1-9][0-9,]*"), trained)
-    assert sorted(path.name for path in made["run"].iterdir()) == ["head.safetensors", "run.json"]
+    files = ["head.safetensors", "predictions.parquet", "run.json"]
+    assert sorted(path.name for path in made["run"].iterdir()) == files
 
 
 def test_a_second_extract_says_that_the_cache_is_current(made: dict[str, Any], tiny: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ...cache.hashing import Hashes
 from ..settings import Scaling
 from ..types import Features, Indices, StoredFeatures
 from .dims import Dims, normalized
@@ -23,6 +24,14 @@ of this share of the largest standard deviation: what varies in it is rounding."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where the rows of a feature matrix come from."""
+
+    text_hashes: Hashes  # (all rows, 16) uint8
+    row_numbers: Indices | None  # (all rows,) int64, their numbers in their table, from 1; None where they are 1, 2, 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
     """Some rows of a feature matrix, with their labels."""
 
@@ -31,6 +40,7 @@ class Dataset:
     index: Indices  # (rows,) int64, the numbers of the rows that belong to this dataset
     dims: Dims | None = None  # the part of each vector that counts; None for all of it
     normalize: bool = False  # whether each vector, or that part of it, is divided by its length
+    origin: Origin | None = None  # None where nobody asks for it
 
     def __len__(self) -> int:
         return len(self.index)
@@ -43,6 +53,18 @@ class Dataset:
     def targets(self) -> Indices:
         """(rows,) int64: the labels of this dataset's rows."""
         return self.labels[self.index]
+
+    @property
+    def row_numbers(self) -> Indices:
+        """(rows,) int64: the numbers of this dataset's rows in their table, from 1."""
+        numbers = None if self.origin is None else self.origin.row_numbers
+        return self.index + 1 if numbers is None else numbers[self.index]
+
+    @property
+    def text_hashes(self) -> Hashes:
+        """(rows, 16) uint8: the hashes of this dataset's texts."""
+        assert self.origin is not None, "a dataset that was made without its origin"
+        return self.origin.text_hashes[self.index]
 
     def take(self, positions: Indices | slice) -> Features:
         """Copy the rows at these positions of the index: (positions, width) float32."""

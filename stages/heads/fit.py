@@ -17,7 +17,7 @@ from ..devices import choose_device
 from ..progress import Note, Report, Step, silent
 from ..settings import Solver, TrainSettings
 from ..threads import WorkerThreads, open_threads
-from ..types import Indices
+from ..types import Float64Array, Indices
 from .dataset import Dataset, ScaledDataset, fit_scaler, fits_in_memory
 from .head import Head, Parameters
 from .logistic import ConvergenceReport, LogisticSolver
@@ -146,8 +146,13 @@ def fit_heads(
 
 def score(head: Head, dataset: Dataset, groups: Indices, *, resamples: int = RESAMPLES) -> dict[str, Any]:
     """The metrics of a head on a dataset; see `evaluate`."""
-    log_probabilities = np.concatenate([head.log_probabilities(chunk) for chunk in dataset.chunks()])
-    return evaluate(dataset.targets, log_probabilities, groups, names=head.label_names, resamples=resamples)
+    found = log_probabilities(head, dataset)
+    return evaluate(dataset.targets, found, groups, names=head.label_names, resamples=resamples)
+
+
+def log_probabilities(head: Head, dataset: Dataset) -> Float64Array:
+    """What a head says of the rows of a dataset: (rows, classes) float64, natural logarithms."""
+    return np.concatenate([head.log_probabilities(chunk) for chunk in dataset.chunks()])
 
 
 class Trainer:

@@ -1,8 +1,10 @@
-"""The folder of a training run: ``head.safetensors`` holds the head's arrays, ``run.json`` everything else."""
+"""The folder of a training run: ``head.safetensors`` holds the head's arrays, ``predictions.parquet`` its predictions
+for validation and test rows, ``run.json`` everything else."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -18,6 +20,7 @@ from ..heads.dims import Dims
 from ..heads.head import Head
 from ..settings import Scaling
 from .folders import FolderKind
+from .predictions import PartPredictions, write_predictions
 
 HEAD_FILE = "head.safetensors"
 _TENSORS = {name.replace("_", "."): name for name in ("weight", "bias", "hidden_weight", "hidden_bias")}
@@ -28,7 +31,7 @@ RUN = FolderKind(
     format="headstart-run",
     version=1,
     command="headstart train-head",
-    others=r"head\.safetensors",
+    others=r"head\.safetensors|predictions\.parquet",
 )
 
 
@@ -82,14 +85,15 @@ def read_run(folder: Path) -> dict[str, Any]:
     return fields
 
 
-def write_run(folder: Path, head: Head, fields: dict[str, Any]) -> None:
-    """Write a run into a folder that `RUN.new` gave: ``run.json``, and ``head.safetensors`` with the head's arrays, and
-    ``temperature`` (1,) float32 if one was fitted."""
+def write_run(folder: Path, head: Head, fields: dict[str, Any], predictions: Sequence[PartPredictions]) -> None:
+    """Write a run into a folder that `RUN.new` gave: ``run.json``; ``head.safetensors`` with the head's arrays, and
+    ``temperature`` (1,) float32 if one was fitted; and ``predictions.parquet``."""
     arrays = {name: getattr(head, attribute) for name, attribute in _TENSORS.items()}
     tensors = {name: array for name, array in arrays.items() if array is not None}
     if head.temperature != 1:
         tensors["temperature"] = np.array([head.temperature], np.float32)
     (folder / HEAD_FILE).write_bytes(safetensors.numpy.save(tensors))
+    write_predictions(folder, head.label_names, predictions)
     RUN.write(folder, fields)
 
 

@@ -23,6 +23,7 @@ from ...cache.workspace import foreign, replace_file, replace_folder, sync_file,
 from ..heads.head import Head
 from ..heads.ranking import Column, HeadResult
 from .folders import FolderKind, first_foreign
+from .predictions import PartPredictions
 from .run import RUN, write_run
 
 TABLE_FILE = "sweep.parquet"
@@ -91,11 +92,11 @@ class SweepFolder:
             _write(scratch, results)
             replace_file(scratch, path)
 
-    def write_winner(self, head: Head, run: dict[str, Any]) -> None:
+    def write_winner(self, head: Head, run: dict[str, Any], predictions: Sequence[PartPredictions]) -> None:
         """Write the winner's run."""
         with storage_errors(f"cannot write {self.new / WINNER}"):
             (self.new / WINNER).mkdir()
-            write_run(self.new / WINNER, head, run)
+            write_run(self.new / WINNER, head, run, predictions)
 
     def write_table(self, columns: Mapping[str, Column]) -> None:
         """Write ``sweep.parquet``."""

@@ -11,11 +11,13 @@ import torch
 from ...cache.reader import Cache
 from ..heads.calibration import fit_temperature
 from ..heads.dataset import Splits
-from ..heads.fit import fit_head, score
+from ..heads.fit import fit_head, log_probabilities
 from ..heads.head import Head
+from ..heads.metrics import evaluate
 from ..progress import Report
 from ..provenance import provenance
 from ..settings import Labels, TrainSettings
+from .predictions import PartPredictions
 from .savings import passes_of_cached
 
 
@@ -27,13 +29,14 @@ def train_run(
     labels: Labels | None,
     device: torch.device,
     report: Report,
-) -> tuple[Head, dict[str, Any]]:
+) -> tuple[Head, dict[str, Any], list[PartPredictions]]:
     """Train a head on a cache's rows, calibrate it if asked to, and score it on validation and test rows.
 
     ``labels`` says where the labels come from, if they are not the cache's own; it is recorded.
 
     Returns:
-        The head, and the fields of its ``run.json`` apart from ``seconds``.
+        The head, the fields of its ``run.json`` apart from ``seconds``, and what it says of the validation and test
+        rows.
 
     Raises:
         SettingsError: training diverged.
@@ -44,7 +47,8 @@ def train_run(
     head = Head(**fit.parameters, temperature=1.0, label_names=names, identity=identity, dims=None, normalize=False)
     if settings.calibrate:
         logits = np.concatenate([head.logits(chunk) for chunk in validation.chunks()])
-        head = dataclasses.replace(head, temperature=fit_temperature(logits, validation.targets))
+        temperature = float(np.float32(fit_temperature(logits, validation.targets)))  # as it is stored
+        head = dataclasses.replace(head, temperature=temperature)
     whole = dataclasses.replace(head, dims=train.dims)  # the splits' vectors are cut already
     rows = {"train": len(train), "validation": len(validation), "test": len(test), "shared": splits.shared_rows}
     passes = passes_of_cached(cache.record, splits.texts_read(len(fit.history) or 1))  # a solver would encode once
@@ -65,11 +69,20 @@ def train_run(
         "fit_seconds": fit.seconds,
         "encoder_passes": dataclasses.asdict(passes),
     }
-    return whole, {
+    predictions: list[PartPredictions] = []
+    metrics: dict[str, Any] = {"validation": None}
+    for part, dataset, groups in (
+        ("validation", validation, splits.validation_groups),
+        ("test", test, splits.test_groups),
+    ):
+        if len(dataset):
+            found = log_probabilities(head, dataset)
+            fold = np.full(len(dataset), settings.fold) if settings.folds and part == "validation" else None
+            predictions.append(PartPredictions(part=part, dataset=dataset, fold=fold, log_probabilities=found))
+            metrics[part] = evaluate(dataset.targets, found, groups, names=names)
+    record = {
         **provenance(device, fields),
         "labels": None if labels is None else {**dataclasses.asdict(labels), "table": str(labels.table)},
-        "metrics": {
-            "validation": score(head, validation, splits.validation_groups) if len(validation) else None,
-            "test": score(head, test, splits.test_groups),
-        },
+        "metrics": metrics,
     }
+    return whole, record, predictions

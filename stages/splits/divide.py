@@ -13,7 +13,7 @@ from ...cache.errors import IdentityError, SettingsError, TableError
 from ...cache.hashing import hash_keys
 from ...cache.identity import differences
 from ...cache.reader import Cache, open_cache
-from ..heads.dataset import Dataset, Splits
+from ..heads.dataset import Dataset, Origin, Splits
 from ..heads.dims import Dims
 from ..progress import Note, Report, Step
 from ..settings import Labels, TrainSettings
@@ -103,7 +103,13 @@ def divide(
         rows, validation_rows = rows[fold != settings.fold], rows[fold == settings.fold]
     elif validation is None:
         rows, validation_rows = hold_out(rows, labels, groups, fraction=settings.validation_fraction, rng=rng)
-    own = Dataset(features=cache.features(feature), labels=labels, index=rows, dims=find_dims(cache, settings))
+    own = Dataset(
+        features=cache.features(feature),
+        labels=labels,
+        index=rows,
+        dims=find_dims(cache, settings),
+        origin=_origin(cache),
+    )
 
     def held_out(own_rows: Indices, other: Cache | None) -> tuple[Dataset, Indices]:
         """Return the rows of a split, and the text of each row of its cache as a number."""
@@ -115,7 +121,13 @@ def divide(
             raise IdentityError(f"{other.path} does not fit {cache.path}: {why}")
         other_labels, _ = _labels(other, names)
         index = np.flatnonzero(other_labels != UNLABELLED)
-        dataset = Dataset(features=other.features(feature), labels=other_labels, index=index, dims=own.dims)
+        dataset = Dataset(
+            features=other.features(feature),
+            labels=other_labels,
+            index=index,
+            dims=own.dims,
+            origin=_origin(other),
+        )
         return dataset, group_rows(other.token_hashes)
 
     (validation_split, validation_groups), (test_split, test_groups) = (
@@ -150,6 +162,10 @@ def divide(
         test_groups=test_groups[test_split.index],
         shared_rows=int(shared.sum()),
     )
+
+
+def _origin(cache: Cache) -> Origin:
+    return Origin(text_hashes=cache.text_hashes, row_numbers=cache.row_numbers)
 
 
 def find_dims(cache: Cache, settings: TrainSettings) -> Dims | None:
