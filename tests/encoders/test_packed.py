@@ -29,6 +29,7 @@ from headstart.stages.encoders.packed.forward import PackedForward
 from headstart.stages.encoders.packed.linear_int8 import Int8SplitLinear
 from headstart.stages.encoders.packed.modernbert import ModernBert
 from headstart.stages.encoders.packed.mpnet import RelativeBias
+from headstart.stages.encoders.packed.rope import RopeScaling, RopeShape
 from headstart.stages.encoders.pooling import Feature, Pooling, parse_features
 from headstart.stages.extract import extract
 from headstart.stages.settings import ExtractSettings, Precision
@@ -122,7 +123,7 @@ FAMILY = {
     "EmbeddingGemma": lambda: gemma(use_bidirectional_attention=True, query_pre_attn_scalar=10, rope_parameters=STEEP),
 }
 ROTARY: dict[str, dict[str, dict[str, Any]]] = {  # by the class's name, configurations by their names here
-    "NomicBert": {"Nomic-BERT": {}, "Nomic-BERT of a larger theta": {"rope_parameters": {"rope_theta": 10_000.0}}},
+    "NomicBert": {"Nomic-BERT": {}, "Nomic-BERT, scaled": {"rope_parameters": LLAMA3}},
     "Gte": {
         "GTE": {},
         "GTE without segments": {"type_vocab_size": 0},
@@ -187,11 +188,13 @@ SCALINGS: list[dict[str, Any]] = [
 def test_rotary_positions_are_read_as_each_release_writes_them_and_others_are_not_taken_on(kind: str) -> None:
     config = {"model_type": kind, "num_attention_heads": 2, "num_hidden_layers": 3}
     plain = find_architecture(config)
-    assert plain is not None and plain.theta in (1000.0, 160_000.0, 20_000.0) and plain.factor == 1.0
+    assert plain is not None and plain.rope.theta in (1000.0, 160_000.0, 20_000.0) and plain.rope.scaling is None
     for given in ({"rope_theta": 50}, {"rope_parameters": {"rope_theta": 50}}, {"rope_scaling": {"rope_theta": 50}}):
-        assert find_architecture(config | given) == dataclasses.replace(plain, theta=50.0)
+        assert find_architecture(config | given) == dataclasses.replace(plain, rope=RopeShape(theta=50.0))
     linear = {"rope_theta": 50, "rope_scaling": {"type": "linear", "factor": 8}}
-    assert find_architecture(config | linear) == dataclasses.replace(plain, theta=50.0, factor=8.0)
+    assert find_architecture(config | linear) == dataclasses.replace(
+        plain, rope=RopeShape(theta=50.0, scaling=RopeScaling(8.0))
+    )
     for scaling in SCALINGS:
         for field in ("rope_parameters", "rope_scaling"):
             assert find_architecture(config | {field: scaling}) is None, scaling

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from .attention import Rope
-from .layers import LayerShape, NormKind
-from .llama import FULL, SLIDING, Llama, Qwen3, RopeShape, same_rope
+from .layers import FULL, SLIDING, LayerShape, NormKind
+from .llama import Llama, Qwen3
+from .rope import RopeShape, same_rope
 
 Tensor = torch.Tensor
 
@@ -35,9 +36,9 @@ class Gemma3(Llama):
         fields = cls._fields({"hidden_activation": "gelu_pytorch_tanh", **config, "hidden_act": None})
         scaling, most = config.get("rope_parameters") or {}, config.get("max_position_embeddings")
         full = scaling.get(FULL) or config.get("rope_scaling") or {}
-        rope = RopeShape.from_config(full, theta=config.get("rope_theta", 1e6), most=most)
+        rope = RopeShape.of_layers(full, theta=config.get("rope_theta", 1e6), most=most)
         local_theta = config.get("rope_local_base_freq", 1e4)
-        local_rope = RopeShape.from_config(scaling.get(SLIDING) or {}, theta=local_theta, most=most)
+        local_rope = RopeShape.of_layers(scaling.get(SLIDING) or {}, theta=local_theta, most=most)
         scalar, width = config.get("query_pre_attn_scalar", 256), config.get("hidden_size")
         if fields is None or rope is None or local_rope is None or type(scalar) not in (int, float) or scalar <= 0:
             return None

@@ -31,6 +31,7 @@ from .linear import SHAPE_ROWS, Linear
 from .linear_cpu import make_linear
 
 Tensor = torch.Tensor
+FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' names for two kinds of layers: all, or a window
 CHUNK_ROWS = 512
 """Rows that go through a layer's feed-forward together. Their widest intermediate result, 6 MB for BERT-base in
 float32, stays in the core's cache, and the products lose no speed (``bench/batches.py``)."""

@@ -6,7 +6,6 @@ They read texts as encoders do, each token seeing those before it: the last one 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -17,10 +16,10 @@ from .architecture import Architecture
 from .attention import Rope, Window
 from .embeddings import WordEmbeddings
 from .forward import PackedForward
-from .layers import ACTIVATIONS, LayerBuilder, LayerNames, LayerShape, NormKind
+from .layers import ACTIVATIONS, FULL, SLIDING, LayerBuilder, LayerNames, LayerShape, NormKind
+from .rope import RopeShape, same_rope
 
 Tensor = torch.Tensor
-FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' names for the two kinds of layers
 _MOST_TRIED = 512  # a longer trial of a window would take seconds at every loading
 _NAMES = LayerNames(
     layer="layers.{}.",
@@ -31,62 +30,6 @@ _NAMES = LayerNames(
     up=("mlp.gate_proj", "mlp.up_proj"),
     down="mlp.down_proj",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class RopeScaling:
-    """How rotary positions are stretched, as Llama 3.1 does it: slow ones by ``factor``, quick ones not at all.
-
-    Where ``low`` is 0, all are stretched, which is the kind "linear".
-    """
-
-    factor: float
-    low: float = 0.0
-    high: float = 0.0
-    trained: int = 0  # on how many tokens
-
-    def __call__(self, frequencies: Tensor) -> Tensor:
-        """(pairs,) to (pairs,), in the order of transformers' own steps."""
-        slow = frequencies / self.factor
-        if not self.low:
-            return slow
-        waves = 2 * math.pi / frequencies
-        smooth = (self.trained / waves - self.low) / (self.high - self.low)
-        between = (1 - smooth) * frequencies / self.factor + smooth * frequencies
-        mixed = torch.where(waves > self.trained / self.low, slow, frequencies)
-        middle = (waves >= self.trained / self.high) & (waves <= self.trained / self.low)
-        return torch.where(middle, between, mixed)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RopeShape:
-    """What config.json says of rotary positions."""
-
-    theta: float
-    scaling: RopeScaling | None = None
-
-    @classmethod
-    def from_config(cls, fields: Mapping[str, Any], *, theta: Any, most: Any) -> RopeShape | None:
-        """Read the fields of one kind of layers; None where they are of a kind that is not computed here.
-
-        ``theta`` counts where the fields do not have it, ``most`` is the most positions.
-        """
-        kind, theta = fields.get("rope_type", fields.get("type", "default")), fields.get("rope_theta", theta)
-        numbers: list[Any] = [theta]
-        if kind in ("linear", "llama3"):
-            numbers.append(fields.get("factor"))
-        if kind == "llama3":
-            numbers += [fields.get("low_freq_factor"), fields.get("high_freq_factor")]
-            numbers.append(fields.get("original_max_position_embeddings", most))
-        known = kind in ("default", "linear", "llama3") and fields.get("partial_rotary_factor", 1.0) == 1.0
-        if not known or not all(type(number) in (int, float) and number > 0 for number in numbers):
-            return None
-        return cls(theta=float(theta), scaling=RopeScaling(*numbers[1:]) if numbers[1:] else None)
-
-    def frequencies(self, width: int) -> Tensor:
-        """(width / 2,) float32, for heads of ``width`` numbers."""
-        frequencies = 1.0 / self.theta ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
-        return frequencies if self.scaling is None else self.scaling(frequencies)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,11 +48,8 @@ class Llama(Architecture):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Llama | None:
         fields = cls._fields(config)
-        scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        theta, most = config.get("rope_theta", 10_000.0), config.get("max_position_embeddings")
-        rope = RopeShape.from_config(scaling, theta=theta, most=most)
-        partial = config.get("partial_rotary_factor") not in (None, 1.0)
-        if fields is None or rope is None or partial or config.get("use_bidirectional_attention"):
+        rope = RopeShape.from_config(config, theta=10_000.0)
+        if fields is None or rope is None or config.get("use_bidirectional_attention"):
             return None
         causal = config.get("is_causal") is not False
         if not causal:  # then transformers does not count the token itself
@@ -213,12 +153,6 @@ class Qwen3(Qwen2):
     """Qwen3 (Yang et al., 2025, https://arxiv.org/abs/2505.09388): norms of each head's queries and keys."""
 
     NAMES = dataclasses.replace(_NAMES, query_norm="self_attn.q_norm", key_norm="self_attn.k_norm")
-
-
-def same_rope(rotary: Any, prefix: str, rope: RopeShape) -> bool:
-    """Whether transformers' module turns by exactly these frequencies: a short trial does not show the slow ones."""
-    found, scale = getattr(rotary, f"{prefix}inv_freq", None), getattr(rotary, f"{prefix}attention_scaling", None)
-    return isinstance(found, Tensor) and scale == 1 and torch.equal(found.cpu(), rope.frequencies(2 * len(found)))
 
 
 ARCHITECTURES = {"llama": Llama, "mistral": Mistral, "qwen2": Qwen2, "qwen3": Qwen3}

@@ -13,11 +13,10 @@ from .architecture import Architecture
 from .attention import Rope, Window
 from .embeddings import WordEmbeddings
 from .forward import PackedForward
-from .layers import ACTIVATIONS, LayerBuilder, LayerNames, LayerShape
+from .layers import ACTIVATIONS, FULL, SLIDING, LayerBuilder, LayerNames, LayerShape
 
 Tensor = torch.Tensor
-_GLOBAL, _LOCAL = "full_attention", "sliding_attention"  # transformers' names for the two kinds of layers
-_THETAS = {_GLOBAL: 160_000.0, _LOCAL: 10_000.0}  # where config.json does not name them
+_THETAS = {FULL: 160_000.0, SLIDING: 10_000.0}  # where config.json does not name them
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,15 +45,15 @@ class ModernBert(Architecture):
         if not (isinstance(heads, int) and isinstance(layers, int) and isinstance(window, int)):
             return None
         every = config.get("global_attn_every_n_layers", 3)
-        kinds = config.get("layer_types") or [_LOCAL if number % every else _GLOBAL for number in range(layers)]
+        kinds = config.get("layer_types") or [SLIDING if number % every else FULL for number in range(layers)]
         ropes = {kind: (config.get("rope_parameters") or {}).get(kind) or {} for kind in _THETAS}
         scaled = config.get("rope_scaling") or any(
             rope.get("rope_type", "default") != "default" for rope in ropes.values()
         )
         if scaled or activation not in ACTIVATIONS or len(kinds) != layers or not set(kinds) <= {*_THETAS}:
             return None
-        old = {_GLOBAL: "global_rope_theta", _LOCAL: "local_rope_theta"}
-        thetas = [ropes[kind].get("rope_theta") or config.get(old[kind]) or _THETAS[kind] for kind in (_GLOBAL, _LOCAL)]
+        old = {FULL: "global_rope_theta", SLIDING: "local_rope_theta"}
+        thetas = [ropes[kind].get("rope_theta") or config.get(old[kind]) or _THETAS[kind] for kind in (FULL, SLIDING)]
         return cls(
             model_type=config["model_type"],
             heads=heads,
@@ -62,7 +61,7 @@ class ModernBert(Architecture):
             epsilon=config.get("norm_eps", 1e-5),
             activation=activation,
             window=window // 2,
-            local=tuple(kind == _LOCAL for kind in kinds),
+            local=tuple(kind == SLIDING for kind in kinds),
             thetas=(float(thetas[0]), float(thetas[1])),
         )
 

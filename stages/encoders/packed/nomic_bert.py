@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from .rotary import FLASH_NAMES, GATED_LAYER, RotaryBert, rope_of
+from .rope import RopeShape
+from .rotary import FLASH_NAMES, GATED_LAYER, RotaryBert
 
 
 class NomicBert(RotaryBert):
@@ -28,6 +29,7 @@ class NomicBert(RotaryBert):
     @classmethod
     def unread_field(cls, config: Mapping[str, Any]) -> str | None:
         """Older files have GPT-2's names, for which transformers takes its defaults."""
+        rope = RopeShape.from_config(config, theta=cls.THETA)
         computed = {
             "activation_function": {"silu": "swiglu", "gelu": "geglu"}.get(config.get("hidden_act", cls.ACTIVATION)),
             "causal": False,
@@ -35,7 +37,7 @@ class NomicBert(RotaryBert):
             "n_head": config.get("num_attention_heads"),
             "parallel_block": False,
             "prenorm": False,
-            "rotary_emb_base": (rope_of(config, cls.THETA) or [None])[0],
+            "rotary_emb_base": None if rope is None else rope.theta,
             "rotary_emb_fraction": 1.0,
             "rotary_emb_interleaved": False,
             "rotary_scaling_factor": None,
