@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from .attention import Group, Token, token_rows
+from .attention import Attention, Group, Token, token_rows
 from .bert import Bert
 from .forward import BuildLayer
 from .layers import Layer, LayerBuilder, LayerNames
-from .linear import Linear
+from .linear import SHAPE_ROWS, Linear
 from .linear_cpu import make_linear
 
 Tensor = torch.Tensor
@@ -38,7 +38,6 @@ class DisentangledAttention:
     p2c: Tensor | None
     places: Callable[[int], Tensor]
     scale: float
-    token: Token | None
     dtype: torch.dtype
 
     def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
@@ -62,7 +61,43 @@ class DisentangledAttention:
                 query, key, value = (part.transpose(0, 1) for part in (query, key, value))
                 made = scaled_dot_product_attention(query, key, value, attn_mask=by_distance, scale=self.scale)
                 out[start : start + step] = made.transpose(1, 2)
-        return attention if self.token is None else attention[token_rows(groups, self.token)]
+        return attention
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class OneQueryDisentangledAttention:
+    """The same of one token of each sequence: then a key has one distance alone."""
+
+    heads: int
+    token: Token
+    query: Linear
+    key_value: Linear
+    c2p: Tensor | None
+    p2c: Tensor | None
+    places: Callable[[int], Tensor]
+    scale: float
+    dtype: torch.dtype
+
+    def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
+        states = hidden_states.to(self.dtype)
+        queries = self.query(states[token_rows(groups, self.token)])
+        key_value = self.key_value(states).view(len(states), 2, self.heads, -1)
+        attention = torch.zeros_like(queries)
+        for group in groups:
+            length = group.length
+            places = group.once("distances", functools.partial(self.places, length))
+            places = (places[:length] if self.token is Token.FIRST else places[length - 1 :]).flip(0)  # of each key
+            # (sequences, heads, 1 or length, width)
+            query = queries[group.sequences].view(group.count, self.heads, 1, -1)
+            key, value = key_value[group.tokens].view(group.count, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+            by_distance = torch.zeros(group.count, self.heads, 1, length, dtype=self.dtype)
+            if self.c2p is not None:
+                by_distance += query @ self.c2p[:, places].transpose(1, 2)
+            if self.p2c is not None:
+                by_distance += (key * self.p2c[:, places]).sum(3)[:, :, None]
+            made = scaled_dot_product_attention(query, key, value, attn_mask=by_distance, scale=self.scale)
+            attention[group.sequences] = made.view(group.count, -1)
+        return attention
 
 
 def _by_distance(rows: Tensor, table: Tensor) -> Tensor:
@@ -133,9 +168,7 @@ class DebertaV2(Bert):
 
         return layer
 
-    def _attention(
-        self, builder: LayerBuilder, number: int, token: Token | None, distances: Tensor
-    ) -> DisentangledAttention:
+    def _attention(self, builder: LayerBuilder, number: int, token: Token | None, distances: Tensor) -> Attention:
         prefix = self.NAMES.layer.format(number)
         names = [f"{prefix}{name}" for name in self.NAMES.query_key_value]
         weights, biases = ([builder.weights[f"{name}.{kind}"] for name in names] for kind in ("weight", "bias"))
@@ -146,19 +179,22 @@ class DebertaV2(Bert):
             term: linear(distances, *of_words[term]).mul_(scale).view(-1, self.heads, width).transpose(0, 1)
             for term in self.terms
         }
-        return DisentangledAttention(
-            heads=self.heads,
-            query_key_value=make_linear(
-                torch.cat(weights).to(builder.dtype),
-                torch.cat(biases[:2]).to(builder.dtype),  # a value's bias passes through: see `LayerBuilder`
-                rows=builder.batch_tokens,
-            ),
-            places=self.places,
-            scale=scale,
-            token=token,
-            dtype=builder.dtype,
+
+        def made(first: int, last: int, rows: int) -> Linear:
+            weight, bias = torch.cat(weights[first:last]), torch.cat(biases[first : min(last, 2)])
+            return make_linear(weight.to(builder.dtype), bias.to(builder.dtype), rows=rows)  # see `LayerBuilder`
+
+        shared: dict[str, Any] = {
+            "heads": self.heads,
+            "places": self.places,
+            "scale": scale,
+            "dtype": builder.dtype,
             **{term: None if term not in tables else tables[term].to(builder.dtype).contiguous() for term in _TERMS},
-        )
+        }
+        if token is None:
+            return DisentangledAttention(query_key_value=made(0, 3, builder.batch_tokens), **shared)
+        key_value = made(1, 3, builder.batch_tokens)
+        return OneQueryDisentangledAttention(token=token, query=made(0, 1, SHAPE_ROWS), key_value=key_value, **shared)
 
     def places(self, length: int) -> Tensor:
         """The place in a table of each distance of a query after its key, from 1 - length on: (2 x length - 1,) int64.
