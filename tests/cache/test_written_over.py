@@ -34,12 +34,18 @@ int fcntl(int descriptor, int command, ...) {
 """
 
 
-@pytest.fixture
-def caches(tiny: Path, tmp_path: Path) -> tuple[Path, Path]:
+@pytest.fixture(scope="module")
+def made(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two caches of equal length, with features of another prefix; larger than a page of memory."""
     texts, labels = zip(*tiny_rows(2000), strict=True)
-    table = {"text": list(texts), "label": list(labels)}
-    return tuple(run_small_blocks(table, tmp_path / f"{p}.h5", tiny, prefix=p)[0].path for p in "ab")  # type: ignore[return-value]
+    table, folder = {"text": list(texts), "label": list(labels)}, tmp_path_factory.mktemp("made")
+    return tuple(run_small_blocks(table, folder / f"{p}.h5", tiny, prefix=p)[0].path for p in "ab")  # type: ignore[return-value]
+
+
+@pytest.fixture
+def caches(made: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
+    """Copies of them, to write over."""
+    return shutil.copy(made[0], tmp_path / "a.h5"), shutil.copy(made[1], tmp_path / "b.h5")
 
 
 @pytest.mark.parametrize("command", ["train-head", "sweep"])

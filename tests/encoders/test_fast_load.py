@@ -101,7 +101,7 @@ ROBERTA = {"pad_token_id": 1}
         ("jina_embeddings_v3", {}, {"features": "cls,mean,pooler"}),
     ],
 )
-def test_an_update_needs_no_transformers_and_gives_the_same_bits(
+def test_an_update_without_transformers_gives_the_same_bits(
     kind: str, changes: dict[str, Any], options: dict[str, str | int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require_kind(kind)
@@ -117,17 +117,30 @@ def test_an_update_needs_no_transformers_and_gives_the_same_bits(
     settings = ExtractSettings(**chosen)  # type: ignore[arg-type]
     extract(tmp_path / "old.csv", tmp_path / "quick.h5", settings)
     shutil.copy(tmp_path / "quick.h5", tmp_path / "slow.h5")
-    flags = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-    command = [sys.executable, "-c", COMMAND, "extract", str(tmp_path / "grown.csv"), "--encoder", str(encoder)]
-    command += ["--out", str(tmp_path / "quick.h5"), "--update", "--quiet", "--no-labels", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+    with monkeypatch.context() as patch:
+        patch.setattr(hf, "load_encoder", None)
+        extract(tmp_path / "grown.csv", tmp_path / "quick.h5", settings, update=True)
     monkeypatch.setattr(reopen, "reopen", lambda *_, **__: None)
     extract(tmp_path / "grown.csv", tmp_path / "slow.h5", settings, update=True)
     quick, slow = (open_cache(tmp_path / f"{name}.h5") for name in ("quick", "slow"))
     assert quick.plan["path"] == "packed" and quick.record["sequences_encoded"] > 0
     assert datasets(quick.path) == datasets(slow.path)
     assert quick.record["encoder"]["packed"] == slow.record["encoder"]["packed"] is not None
+
+
+@pytest.mark.parametrize("columns", [["text"], ["text", "second"]])
+def test_no_process_of_an_update_imports_transformers(tiny: Path, tmp_path: Path, columns: list[str]) -> None:
+    pair = {"text_pair_column": columns[1]} if len(columns) > 1 else {}
+    for name, texts in (("old", OLD), ("grown", GROWN)):
+        rows = "".join(",".join([text] * len(columns)) + "\n" for text in texts)
+        (tmp_path / f"{name}.csv").write_text(",".join(columns) + "\n" + rows)
+    run(tmp_path / "old.csv", tmp_path / "c.h5", tiny, label_column=None, **pair)
+    command = [sys.executable, "-c", COMMAND, "extract", tmp_path / "grown.csv", "--encoder", tiny, "--no-labels"]
+    command += ["--out", tmp_path / "c.h5", "--update", "--quiet", "--precision", "float32", "--batch-tokens", "64"]
+    command += ["--text-pair-column", "second"] if pair else []
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+    assert open_cache(tmp_path / "c.h5").rows == len(GROWN)
 
 
 def packed(name: str, value: Any) -> Change:
