@@ -234,7 +234,7 @@ def extract_command(
 ) -> None:
     """Encode the texts of a table once, and cache their features."""
     if no_labels:
-        refuse_unused(ctx, "with --no-labels", "label_column")
+        refuse_unused(ctx, "with --no-labels", "label_column", "label_delimiter", "task", "order")
         settings = dataclasses.replace(settings, label_column=None)
     if settings.long is not Long.CHUNKS:
         refuse_unused(ctx, "without --long chunks", "chunk_pooling")
@@ -267,7 +267,9 @@ def repair_command(
     encoder: Annotated[
         str | None, typer.Option(help=_MOVED_ENCODER, show_default="where the cache says it was")
     ] = None,
-    settings: Annotated[ExtractSettings, Fields(ExtractSettings, only=(*_READING, "label_column"), help=_AS_MADE)],
+    settings: Annotated[
+        ExtractSettings, Fields(ExtractSettings, only=(*_READING, "label_column", "label_delimiter"), help=_AS_MADE)
+    ],
     output: Annotated[Values, Fields(_Output, only=("wait",))],
     quiet: Quiet = False,
 ) -> None:
@@ -352,7 +354,7 @@ def _refuse_unused_training(ctx: typer.Context, data: _HeadData, settings: Train
         (validation, "with --validation", ("validation_fraction",)),
         (test and validation, "with both --test and --validation", ("split_seed",)),
         (not (test or validation), "without --test or --validation", ("keep_shared",)),
-        (data.labels is None, "without --labels", (*_OF_INPUT, "label_column", *_DIALECT)),
+        (data.labels is None, "without --labels", (*_OF_INPUT, "label_column", "label_delimiter", *_DIALECT)),
         (exact, "with --solver exact", _ONLY_SGD),
         (not exact, "without --solver exact", ("l2",)),
         (settings.head is HeadKind.LINEAR, "without --head mlp", ("hidden",)),

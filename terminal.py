@@ -131,7 +131,14 @@ def show_cache(cache: Mapping[str, Any]) -> None:
     if cache["label_rows"] is not None:
         shown = [f"{name} {count:,}" for name, count in list(cache["label_rows"].items())[:MOST_CLASSES_SHOWN]]
         more = ", …" if len(cache["label_rows"]) > len(shown) else ""
-        lines["labels"] = f"{', '.join(shown)}{more}; {record['conflicting_texts']:,} texts have more than one label"
+        kinds = {"multi-label": "any number a row: ", "ordinal": "from the least to the greatest: "}
+        kind = kinds.get(cache["label_kind"], "")
+        what = "more than one set of labels" if cache["label_kind"] == "multi-label" else "more than one label"
+        lines["labels"] = f"{kind}{', '.join(shown)}{more}; {record['conflicting_texts']:,} texts have {what}"
+    elif cache["label_range"] is not None:
+        least, mean, most = cache["label_range"]
+        several = f"{record['conflicting_texts']:,} texts have more than one"
+        lines["labels"] = f"numbers from {least:g} to {most:g}, on average {mean:g}; {several}"
     if record["tokens_per_second"] is not None:
         lines["speed"] = f"{record['tokens_per_second']:,.0f} tokens/s on {record['machine']['device']}"
     if identity["prefix"]:

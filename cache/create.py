@@ -12,7 +12,7 @@ import numpy as np
 
 from .errors import StorageError, one_line, storage_errors
 from .layout import GROUPS, Layout, Span
-from .seal import FORMAT, LABEL_KIND, SEAL_BYTES, VERSION, Extent, write_seal
+from .seal import FORMAT, SEAL_BYTES, VERSION, Extent, write_seal
 
 _ALIGNMENT = 4096
 
@@ -31,7 +31,7 @@ def create_file(path: Path, layout: Layout) -> None:
             extents = _create_datasets(path, layout)
         except RuntimeError as error:  # HDF5 raises it when it closes a file that it could not write
             raise OSError(one_line(error)) from error
-        write_seal(path, block_rows=layout.block_rows, labelled=layout.labelled, extents=extents)
+        write_seal(path, block_rows=layout.block_rows, label_kind=layout.label_kind, extents=extents)
         with path.open("rb+") as raw:
             # HDF5 reserves addresses, not disk space. A disk without room should fail now, not after hours.
             if hasattr(os, "posix_fallocate"):
@@ -46,8 +46,8 @@ def _create_datasets(path: Path, layout: Layout) -> list[Extent]:
         file.attrs["format"] = FORMAT
         file.attrs["version"] = VERSION
         file.attrs["block_rows"] = layout.block_rows
-        if layout.labelled:
-            file.attrs["label_kind"] = LABEL_KIND
+        if layout.label_kind is not None:
+            file.attrs["label_kind"] = str(layout.label_kind)
         creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         creation.set_layout(h5py.h5d.CONTIGUOUS)
         creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)

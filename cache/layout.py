@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from .errors import DamagedError, FormatError, StorageError, one_line, storage_errors
 from .hashing import HASH_BYTES
-from .seal import Extent, Seal, read_seal
+from .seal import Extent, LabelKind, Seal, read_seal
 
 RECORD_BYTES = 16384
 """Bytes reserved for the record, which is written last."""
@@ -33,6 +33,12 @@ ROW_METADATA = {"text_hashes": "hashes/text", "token_hashes": "hashes/tokens", "
 COLUMNS = ("labels", "rows")
 """Datasets of what rows have from the table, where they have it: labels, and their numbers in the table. Each has
 checksums of its own, because the table may change one of them alone."""
+_LABEL_DTYPES: dict[LabelKind, np.dtype[np.generic]] = {
+    LabelKind.CLASS: np.dtype("<i8"),
+    LabelKind.MULTI_LABEL: np.dtype(np.uint8),
+    LabelKind.ORDINAL: np.dtype("<i8"),
+    LabelKind.NUMBER: np.dtype("<f8"),
+}
 _FEATURE_NAME = re.compile(r"[a-z0-9.]{1,64}")
 _MOST_FEATURES = 512
 
@@ -51,10 +57,10 @@ class Layout:
     """Which of `COLUMNS` there are."""
     document_bytes: Mapping[str, int]
     """Number of bytes reserved for each document, by name."""
-
-    @property
-    def labelled(self) -> bool:
-        return "labels" in self.columns
+    label_kind: LabelKind | None
+    """Kind of the labels; None where there are none."""
+    classes: int = 0
+    """Number of columns of multi-label labels; 0 for other kinds, whose labels are (rows,)."""
 
     @property
     def blocks(self) -> int:
@@ -82,6 +88,9 @@ class Layout:
         datasets["checksums/blocks"] = ((self.blocks, HASH_BYTES), hash_dtype)
         for name in self.columns:
             datasets[name] = ((self.rows,), np.dtype("<i8"))
+            if name == "labels" and self.label_kind is not None:
+                shape = (self.rows, self.classes) if self.label_kind is LabelKind.MULTI_LABEL else (self.rows,)
+                datasets[name] = (shape, _LABEL_DTYPES[self.label_kind])
             datasets[f"checksums/{name}"] = ((self.blocks, HASH_BYTES), hash_dtype)
         for name in DOCUMENTS:
             if name in self.document_bytes:
@@ -125,7 +134,7 @@ def read_layout(path: Path) -> tuple[Layout, dict[str, Span]]:
     """
     seal = _sealed(path)
     with _opened(path) as file:
-        layout, present = _layout_of(file, path, seal.block_rows)
+        layout, present = _layout_of(file, path, seal)
         expected = layout.datasets()
         spans = {}
         for name, (shape, dtype) in expected.items():
@@ -142,7 +151,7 @@ def read_layout(path: Path) -> tuple[Layout, dict[str, Span]]:
     return layout, spans
 
 
-def _layout_of(file: h5py.File, path: Path, block_rows: int) -> tuple[Layout, dict[str, Span]]:
+def _layout_of(file: h5py.File, path: Path, seal: Seal) -> tuple[Layout, dict[str, Span]]:
     """Infer the layout from the datasets that exist. `read_layout` compares every dataset with it."""
     spans = {name: span for name in _known_names(file, path) if (span := _span(file, name, path)) is not None}
     features = {name.split("/", 1)[1]: span for name, span in spans.items() if name.startswith("features/")}
@@ -156,13 +165,16 @@ def _layout_of(file: h5py.File, path: Path, block_rows: int) -> tuple[Layout, di
     documents = {name: spans[name].dtype.itemsize for name in DOCUMENTS if name in spans}
     if not {"identity", "plan", "record"} <= set(documents) or max(documents.values()) > MAX_DOCUMENT_BYTES:
         raise DamagedError(f"{path}: it lacks a document, or one is larger than {MAX_DOCUMENT_BYTES:,} bytes")
+    labels = spans.get("labels")
     layout = Layout(
         rows=hashes.shape[0],
-        block_rows=block_rows,
+        block_rows=seal.block_rows,
         widths={name: span.shape[1] for name, span in features.items()},
         storage=storage[0],
         columns=tuple(name for name in COLUMNS if name in spans),
         document_bytes=documents,
+        label_kind=seal.label_kind if labels else None,
+        classes=labels.shape[1] if labels and len(labels.shape) == 2 else 0,
     )
     if layout.rows < 1 or min(layout.widths.values()) < 1:
         raise DamagedError(f"{path}: it has no rows or no columns")

@@ -19,14 +19,15 @@ from .hashing import Hashes, digest
 from .identity import Identity
 from .layout import COLUMNS, ROW_METADATA, Layout, Span, read_layout
 from .record import Plan, Record, checked_record
+from .seal import LabelKind
 
 _TESTING_THREADS = 4
 """Number of threads that test checksums; each holds a block in memory. It was measured on 2 cores only."""
 _COLUMN_WORDS = dict(zip(("labels", "row numbers"), COLUMNS, strict=True))
 Features = npt.NDArray[np.floating[Any]]
 """Features, (rows, width) float32 or float16."""
-Labels = npt.NDArray[np.int64]
-"""Class numbers, (rows,) int64: indices into the label names."""
+Labels = npt.NDArray[Any]
+"""Labels, in the shape and dtype that `LabelKind` says."""
 RowNumbers = npt.NDArray[np.int64]
 """Numbers of rows in their table, (rows,) int64, from 1 and ascending."""
 
@@ -41,8 +42,8 @@ class Cache:
         identity: The identity of the features; see `Identity`.
         plan: How the rows are batched, and on what kind of device.
         record: What the run did. It is empty in an unfinished cache.
-        label_names: Names of the classes, in the order of their numbers; None without labels.
-        labels: (rows,) int64; None without labels.
+        label_names: Names of the classes, in the order of their numbers; None without classes.
+        labels: In the shape and dtype that ``label_kind`` says; None without labels.
         row_numbers: (rows,) int64, each row's number in its table, from 1; None where they are 1, 2, 3, ...
         text_hashes: (rows, 16) uint8, the hash of each row's text.
         token_hashes: (rows, 16) uint8, the hash of each row's token sequence.
@@ -73,6 +74,17 @@ class Cache:
     @property
     def rows(self) -> int:
         return self.layout.rows
+
+    @property
+    def label_kind(self) -> LabelKind | None:
+        """Kind of the labels; None without labels."""
+        return self.layout.label_kind
+
+    def with_labels(self, labels: Labels, names: tuple[str, ...] | None, kind: LabelKind) -> Cache:
+        """Return the cache with other labels, which have no checksums."""
+        layout = dataclasses.replace(self.layout, label_kind=kind, classes=labels.shape[1] if labels.ndim == 2 else 0)
+        checksums = {name: sums for name, sums in self.column_checksums.items() if name != "labels"}
+        return dataclasses.replace(self, layout=layout, labels=labels, label_names=names, column_checksums=checksums)
 
     def features(self, name: str = "auto") -> Features:
         """Return one feature of all rows: (rows, width) float32 or float16, mapped and read-only.
@@ -171,22 +183,53 @@ class Cache:
                 f"{self.path}: {len(damaged)} of {self.layout.blocks} blocks are damaged, the first at rows "
                 f"{rows.start + 1:,} to {rows.stop:,} ({what}); extract again with `overwrite=True`"
             )
-        self.label_counts()
+        self.check_labels()
 
-    def label_counts(self) -> dict[str, int] | None:
-        """Return the number of rows of each class, by name; None without labels.
+    def check_labels(self) -> None:
+        """Refuse damaged labels.
 
         Raises:
             DamagedError: a checksum of the labels does not match, or a label is out of range.
         """
+        whole = all(self.block_column_holds(block, "labels") for block in range(self.layout.blocks))
+        if not whole or (problem := self.label_problem(slice(None))):
+            raise DamagedError(f"{self.path}: its labels are damaged" + ("" if not whole else f": {problem}"))
+
+    def label_problem(self, rows: slice) -> str | None:
+        """Return what is wrong with the values of some rows' labels; None if they can be labels, or there are none."""
+        if self.labels is None:
+            return None
+        labels = self.labels[rows]
+        if self.label_names is None:
+            return None if np.isfinite(labels).all() else "a label is not a finite number"
+        most = 1 if self.label_kind is LabelKind.MULTI_LABEL else len(self.label_names) - 1
+        return None if 0 <= labels.min() <= labels.max() <= most else f"a label is outside 0 to {most}"
+
+    def label_counts(self) -> dict[str, int] | None:
+        """Return the number of rows that have each class, by name; None without classes.
+
+        Raises:
+            DamagedError: as for `check_labels`.
+        """
+        self.check_labels()
         if self.labels is None or self.label_names is None:
             return None
-        classes = len(self.label_names)
-        whole = all(self.block_column_holds(block, "labels") for block in range(self.layout.blocks))
-        if not whole or not 0 <= self.labels.min() <= self.labels.max() < classes:
-            raise DamagedError(f"{self.path}: its labels are damaged, or outside 0 to {classes - 1}")
-        counts = np.bincount(self.labels, minlength=classes)
+        if self.label_kind is LabelKind.MULTI_LABEL:
+            counts = self.labels.sum(axis=0, dtype=np.int64)
+        else:
+            counts = np.bincount(self.labels, minlength=len(self.label_names))
         return {name: int(count) for name, count in zip(self.label_names, counts, strict=True)}
+
+    def label_range(self) -> list[float] | None:
+        """Return the smallest, the mean and the largest of labels that are numbers; None of others.
+
+        Raises:
+            DamagedError: as for `check_labels`.
+        """
+        self.check_labels()
+        if self.labels is None or self.label_kind is not LabelKind.NUMBER:
+            return None
+        return [float(self.labels.min()), float(self.labels.mean()), float(self.labels.max())]
 
     def place(self, row: int) -> str:
         """Return what a message calls a row: its number from 1, and its number in the table, where that differs."""
@@ -281,8 +324,11 @@ def _read(path: Path, *, finished: bool, state: tuple[int, ...] | None) -> Cache
         documents = {name: _read_document(path, name, spans, finished=finished) for name in layout.document_bytes}
         arrays = {name: span.map(path) for name, span in spans.items() if span.shape}
     names = documents.get("label_names")
-    if layout.labelled != (names is not None) or not (names is None or are_names(names)):
+    named = layout.label_kind not in (None, LabelKind.NUMBER)
+    if named != (names is not None) or not (names is None or are_names(names)):
         raise DamagedError(f"{path}: its label names are not a list of distinct names, or it has labels without names")
+    if layout.label_kind is LabelKind.MULTI_LABEL and (count := len(names or ())) != layout.classes:
+        raise DamagedError(f"{path}: it has {count:,} label names, and labels of {layout.classes:,} columns")
     plan = checked(documents["plan"], Plan, f"{path}: its plan")
     if documents["record"] != {}:
         checked_record(documents["record"], layout.rows, f"{path}: its record")

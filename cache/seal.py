@@ -9,6 +9,7 @@ damage, not malice: anyone can change a file and seal it again. So the structure
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
 import os
 from collections.abc import Iterable
@@ -21,8 +22,6 @@ from .hashing import HASH_BYTES, digest
 FORMAT = "headstart-cache"
 VERSION = 1
 SEAL_BYTES = 16384
-LABEL_KIND = "class"
-"""The kind of labels that this version knows: each row has one class."""
 _CONTENT_BYTES = SEAL_BYTES - HASH_BYTES
 _BEGINNING = json.dumps({"format": FORMAT})[:-1].encode()
 _MOST_STRUCTURE = 1 << 24
@@ -31,17 +30,32 @@ Extent = tuple[int, int]
 """A range of bytes: its start, and its end (exclusive)."""
 
 
+class LabelKind(enum.StrEnum):
+    """What the labels of a cache are. Every row has one."""
+
+    CLASS = "class"
+    """(rows,) int64: an index into the names."""
+    MULTI_LABEL = "multi-label"
+    """(rows, classes) uint8: 1 if the row has the class, else 0. A row may have none."""
+    ORDINAL = "ordinal"
+    """(rows,) int64: an index into the names, which go from the least to the greatest."""
+    NUMBER = "number"
+    """(rows,) float64, finite. There are no names."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Seal:
     """The content of a seal.
 
     Attributes:
         block_rows: Number of rows that share a checksum.
+        label_kind: Kind of the labels; `LabelKind.CLASS` where there are none.
         size: Number of bytes of the file.
         extents: Bytes of each dataset, in order, without overlap.
     """
 
     block_rows: int
+    label_kind: LabelKind
     size: int
     extents: tuple[Extent, ...]
 
@@ -54,13 +68,16 @@ def begins_as_cache(path: Path) -> bool:
         return file.read(len(_BEGINNING)) == _BEGINNING
 
 
-def write_seal(path: Path, *, block_rows: int, labelled: bool, extents: Iterable[Extent]) -> None:
-    """Write the seal into the user block, the first `SEAL_BYTES`, of a file whose structure is complete."""
+def write_seal(path: Path, *, block_rows: int, label_kind: LabelKind | None, extents: Iterable[Extent]) -> None:
+    """Write the seal into the user block, the first `SEAL_BYTES`, of a file whose structure is complete.
+
+    ``label_kind`` is None where there are no labels.
+    """
     size, ordered = path.stat().st_size, sorted(extents)
     with path.open("rb+") as file:
         structure = _hash_outside(file, ordered, size)
         fields = {"format": FORMAT, "version": VERSION, "block_rows": block_rows, "bytes": size}
-        fields |= {"label_kind": LABEL_KIND} if labelled else {}
+        fields |= {} if label_kind is None else {"label_kind": label_kind}
         content = json.dumps({**fields, "datasets": ordered, "structure": structure.hex()}).encode()
         assert len(content) <= _CONTENT_BYTES, "a cache of hundreds of features needs a larger seal"
         content = content.ljust(_CONTENT_BYTES, b"\0")
@@ -102,10 +119,10 @@ def _parse(content: bytes, path: Path) -> tuple[Seal, str]:
             raise FormatError(
                 f"{path} is a cache of version {version}, and this headstart reads version {VERSION}: upgrade headstart"
             )
-        if (kind := fields.get("label_kind", LABEL_KIND)) != LABEL_KIND:
+        if (kind := fields.get("label_kind", LabelKind.CLASS)) not in list(LabelKind):
             raise FormatError(
-                f"{path} has labels of the kind {str(kind)[:80]!r}, and this headstart knows classes alone, so nothing "
-                "can be trained on it: upgrade headstart"
+                f"{path} has labels of the kind {str(kind)[:80]!r}, and this headstart knows {', '.join(LabelKind)}, "
+                "so nothing can be trained on it: upgrade headstart"
             )
         if "shards" in fields:
             raise FormatError(f"{path} is joined from shards, which this headstart does not read: upgrade headstart")
@@ -119,7 +136,7 @@ def _parse(content: bytes, path: Path) -> tuple[Seal, str]:
             raise ValueError("its content is impossible")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedError(f"{path}: its seal cannot be understood: {error}") from None
-    return Seal(fields["block_rows"], fields["bytes"], extents), fields["structure"]
+    return Seal(fields["block_rows"], LabelKind(kind), fields["bytes"], extents), fields["structure"]
 
 
 def _hash_outside(file: IO[bytes], extents: Iterable[Extent], size: int) -> bytes:

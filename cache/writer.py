@@ -19,7 +19,7 @@ from .hashing import Hashes, digest
 from .identity import Identity
 from .layout import COLUMNS, RECORD_BYTES, ROW_METADATA, Layout, read_layout
 from .reader import Cache, Labels, RowNumbers, block_checksum
-from .seal import begins_as_cache
+from .seal import LabelKind, begins_as_cache
 from .siblings import followed
 from .workspace import foreign, open_own, replace_file
 
@@ -133,6 +133,7 @@ def create_cache(
     text_hashes: Hashes,
     labels: Labels | None,
     label_names: tuple[str, ...] | None,
+    label_kind: LabelKind | None = LabelKind.CLASS,
     row_numbers: RowNumbers | None = None,
 ) -> None:
     """Make an unfinished cache, with everything that is known before the first row is encoded, and room for the rest.
@@ -147,8 +148,9 @@ def create_cache(
         identity: The identity of the features.
         plan: How rows are batched, and on what kind of device. A run that resumes compares it.
         text_hashes: (rows, 16) uint8.
-        labels: (rows,) int64, or None.
+        labels: In the shape and dtype that ``label_kind`` says, or None.
         label_names: Names of the classes, in the order of their numbers, or None.
+        label_kind: Kind of the labels; without labels, it does not matter.
         row_numbers: (rows,) int64, of each row in its table, from 1; None where they are 1, 2, 3, ...
 
     Raises:
@@ -157,11 +159,7 @@ def create_cache(
     documents: dict[str, Any] = {"identity": json.loads(identity.to_json()), "plan": plan}
     if label_names is not None:
         documents["label_names"] = list(label_names)
-    columns = {
-        name: values.astype("<i8")
-        for name, values in zip(COLUMNS, (labels, row_numbers), strict=True)
-        if values is not None
-    }
+    columns = {n: values for n, values in zip(COLUMNS, (labels, row_numbers), strict=True) if values is not None}
     layout = Layout(
         rows=len(text_hashes),
         block_rows=block_rows,
@@ -169,7 +167,10 @@ def create_cache(
         storage=storage,
         columns=tuple(columns),
         document_bytes={**{n: len(encode_document(v)) for n, v in documents.items()}, "record": RECORD_BYTES},
+        label_kind=None if labels is None else label_kind,
+        classes=labels.shape[1] if labels is not None and labels.ndim == 2 else 0,
     )
+    columns = {name: values.astype(layout.datasets()[name][1]) for name, values in columns.items()}
     create_file(path, layout)
     with CacheWriter(path) as writer:
         for name, value in documents.items():
@@ -190,6 +191,7 @@ def copy_with_labels(
     *,
     labels: Labels | None,
     label_names: tuple[str, ...] | None,
+    label_kind: LabelKind | None = LabelKind.CLASS,
     row_numbers: RowNumbers | None = None,
 ) -> list[int]:
     """Copy the rows of a cache to a new unfinished file with other labels and row numbers, durably.
@@ -208,6 +210,7 @@ def copy_with_labels(
         text_hashes=source.text_hashes,
         labels=labels,
         label_names=label_names,
+        label_kind=label_kind,
         row_numbers=row_numbers,
     )
     left_out = []

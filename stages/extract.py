@@ -30,6 +30,7 @@ from .extraction.reuse import ReusableCaches, open_reusable
 from .progress import Action, Note, Outcome, Report, Step, silent
 from .settings import ExtractSettings
 from .tables.formats import table_name
+from .tables.labels import LabelRules
 from .tables.scan import scan_table
 from .tables.table import Table, open_table
 
@@ -153,6 +154,7 @@ def _open_table(table: Any, out: Path, settings: ExtractSettings, labels: Sequen
         text_column=settings.text_column,
         pair_column=settings.text_pair_column,
         label_column=settings.label_column,
+        label_rules=LabelRules(settings.task, settings.label_delimiter, settings.order),
         skip_bad_rows=settings.skip_bad_rows,
         label_optional=True,
         settings=settings,

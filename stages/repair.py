@@ -70,8 +70,7 @@ def repair(
             counts = outcome_counts(opened.record, filled=False)
             report(Outcome(command="repair", output=path, action=Action.CURRENT, counts=counts))
             return path
-        labels = settings.label_column if opened.layout.labelled else None
-        source = open_source(opened, table, settings, label_column=labels)
+        source = open_source(opened, table, settings, labelled=opened.labels is not None)
         require_writable(path, source)
         scan = scan_table(source, report)
         record: Mapping[str, Any] = opened.record

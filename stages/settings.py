@@ -5,6 +5,7 @@ The command line makes its options from these classes. The module loads no libra
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import enum
 import itertools
@@ -47,6 +48,7 @@ _MEMORY = _Limit("at least 16 MiB", lambda value: value >= 1 << 24)
 _DELIMITER = _Limit(
     "one character, and no quotation mark or line end", lambda value: len(value) == 1 and value not in '"\r\n'
 )
+_TEXT = _Limit("at least one character", lambda value: len(value) > 0)
 _PREFIX = _Limit("UTF-8, and at most 1024 characters long", lambda value: is_text(value) and len(value) <= 1024)
 _SEEDS = _Limit(
     "distinct numbers of at least 0",
@@ -140,6 +142,62 @@ def parse_delimiter(text: str) -> str:
     return "\t" if text in ("tab", r"\t") else text
 
 
+def parse_names(text: str) -> tuple[str, ...]:
+    """Read names with commas between; a name that holds a comma stands in quotation marks, as in CSV."""
+    names = next(csv.reader([text], skipinitialspace=True), [])
+    return tuple(name.strip() for name in names) or (text,)
+
+
+def parse_columns(text: str) -> str | tuple[str, ...]:
+    """Read the name of one column, or the names of several, as `parse_names` does."""
+    names = parse_names(text)
+    return names[0] if len(names) == 1 else names
+
+
+class Task(enum.StrEnum):
+    """What a head is trained for: what its labels are."""
+
+    AUTO = "auto"
+    """What the labels say: lists are several labels; numbers with a fraction, or more than 50 distinct whole numbers,
+    are numbers; all others are classes."""
+    CLASSES = "classes"
+    """Each row has one of several classes."""
+    MULTI_LABEL = "multi-label"
+    """Each row has any number of labels."""
+    REGRESSION = "regression"
+    """Each row has a number."""
+    ORDINAL = "ordinal"
+    """Each row has one of several classes that have an order: as their numbers have, or as is said."""
+
+
+def require_label_settings(
+    task: Task, order: tuple[str, ...] | None, delimiter: str | None, column: str | tuple[str, ...] | None
+) -> None:
+    """Check that what the user says of the labels does not contradict itself.
+
+    Args:
+        task: What they are for.
+        order: The names from the least to the greatest.
+        delimiter: The text between several labels in a cell.
+        column: Their column, or columns.
+
+    Raises:
+        SettingsError: it does.
+    """
+    if order is not None:
+        _require(len(set(order)) == len(order) > 1, "order", order, "distinct names, at least two")
+        if task is not Task.ORDINAL:
+            raise SettingsError("`order` has no effect without `task=ordinal`")
+    several = isinstance(column, tuple)
+    if several and delimiter is not None:
+        raise SettingsError("`label_delimiter` is for one column of labels, and `label_column` names several")
+    if (several or delimiter is not None) and task not in (Task.AUTO, Task.MULTI_LABEL):
+        what = "several columns with `label_column`" if several else "`label_delimiter`"
+        raise SettingsError(f"{what} gives a row several labels, and `task={task}` needs one; leave out one of them")
+    if delimiter is not None and column is None:
+        raise SettingsError("`label_delimiter` has no effect without labels")
+
+
 class Precision(enum.StrEnum):
     """Number format that the encoder computes in. It is part of a cache's identity, because it changes features."""
 
@@ -193,6 +251,13 @@ class ForwardMode(enum.StrEnum):
     """The same over sequences of one length, without padding: where padding would change the features."""
 
 
+_TASK = (
+    "What the labels are. auto: lists are several labels a row; numbers with a fraction, or more than 50 distinct "
+    "whole numbers, are numbers; others are classes."
+)
+_ORDER = "Names of the classes from the least to the greatest, for `task` ordinal."
+_LABEL_COLUMN = "Column of the labels; or several columns of 0 and 1, each a label."
+_LABEL_DELIMITER = "Text between several labels in a cell, such as a semicolon."
 _DEVICE = "Device to compute on: auto, cpu, cuda, cuda:1 or mps."
 _ENCODER = "Hub id of the encoder, or folder of its files."
 _REVISION = "Branch, tag or commit of a hub id."
@@ -241,7 +306,10 @@ class ExtractSettings(TableSettings):
     revision: str | None = setting(None, _REVISION)
     text_column: str = setting("text", "Column of the texts.")
     text_pair_column: str | None = setting(None, "Column of the second texts, if rows are pairs of texts.")
-    label_column: str | None = setting("label", "Column of the labels.")
+    label_column: str | tuple[str, ...] | None = setting("label", _LABEL_COLUMN, parse=parse_columns, shown="label")
+    label_delimiter: str | None = setting(None, _LABEL_DELIMITER, _TEXT, parse=parse_delimiter, shown="none")
+    task: Task = setting(Task.AUTO, _TASK)
+    order: tuple[str, ...] | None = setting(None, _ORDER, parse=parse_names, shown="that of their numbers")
     features: tuple[str, ...] = setting(
         (AUTO,),
         "Features to store: model (the encoder's own vector, as its files say), cls, mean, max, last, pooler, "
@@ -284,6 +352,7 @@ class ExtractSettings(TableSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_label_settings(self.task, self.order, self.label_delimiter, self.label_column)
         if self.prompt is not None and self.prefix is not None:
             raise SettingsError("`prompt` and `prefix` both put a text before every text; choose one of them")
         if self.long is not Long.CHUNKS:
@@ -442,7 +511,15 @@ class Labels(TableSettings):
     table: str | Path = dataclasses.field(metadata={"help": "The table, with texts and labels."})
     text_column: str = setting("text", "Column of the texts in the `labels` table.")
     text_pair_column: str | None = setting(None, "Column of the second texts in the `labels` table.")
-    label_column: str = setting("label", "Column of the labels in the `labels` table.")
+    label_column: str | tuple[str, ...] = setting(
+        "label",
+        "Column of the labels in the `labels` table; or several columns of 0 and 1, each a label.",
+        parse=parse_columns,
+        shown="label",
+    )
+    label_delimiter: str | None = setting(
+        None, "Text between several labels in a cell of the `labels` table.", _TEXT, parse=parse_delimiter, shown="none"
+    )
     skip_bad_rows: bool = setting(False, "Leave out bad rows of the `labels` table, instead of stopping at the first.")
 
 

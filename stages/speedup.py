@@ -29,8 +29,9 @@ from .encoders.files import find_encoder
 from .extract import extract
 from .progress import Action, Note, Outcome, Report, Step, silent
 from .provenance import provenance
-from .settings import Precision, SpeedupSettings
+from .settings import Precision, SpeedupSettings, Task
 from .splits.relabel import copy_numbers
+from .tables.labels import LabelRules
 from .tables.scan import TableScan, read_windows, scan_table
 from .tables.table import Table, open_table
 from .train_head import train_head
@@ -76,6 +77,7 @@ def speedup(
             table,
             text_column=settings.text_column,
             label_column=settings.label_column,
+            label_rules=LabelRules(Task.CLASSES),
             skip_bad_rows=settings.skip_bad_rows,
             settings=settings,
         )

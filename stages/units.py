@@ -1,9 +1,12 @@
-"""Times and texts as they are printed."""
+"""Times, numbers and texts as they are printed, and as they are read."""
 
 from __future__ import annotations
 
+import math
+import re
 import unicodedata
 
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 """Control characters that change the direction of text."""
 
@@ -21,3 +24,14 @@ def duration(seconds: float) -> str:
 def plain(text: str) -> str:
     """Return a text with its control characters escaped: a terminal would obey them, wherever they come from."""
     return "".join(repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cs") or c in _BIDI else c for c in text)
+
+
+def number_of(text: str) -> float | None:
+    """Return the finite number that a text is, in decimal or with an exponent; None if it is none."""
+    number = float(text) if _NUMBER.fullmatch(text) else math.inf
+    return number if math.isfinite(number) else None
+
+
+def number_name(number: float) -> str:
+    """Return a number as the name of a class: 1.0 is 1."""
+    return str(int(number)) if number.is_integer() and abs(number) < 1 << 53 else repr(number)

@@ -111,7 +111,6 @@ def verify(
 def _find_damage(cache: Cache, report: Report) -> list[Finding]:
     """Check the checksums, the features' values, the labels' range and the rows' order, block by block."""
     findings = []
-    classes = len(cache.label_names or ())
     for block in range(cache.layout.blocks):
         rows = cache.layout.block_slice(block)
         where = f"block {block + 1:,}, rows {rows.start + 1:,} to {rows.stop:,}"
@@ -119,8 +118,8 @@ def _find_damage(cache: Cache, report: Report) -> list[Finding]:
             findings.append(Finding(where, damage))
         if damage := cache.block_column_damage(block):
             findings.append(Finding(where, damage))
-        elif cache.labels is not None and not ((labels := cache.labels[rows]) < classes).all() & (labels >= 0).all():
-            findings.append(Finding(where, f"a label is outside 0 to {classes - 1}", damage=False))
+        elif problem := cache.label_problem(rows):
+            findings.append(Finding(where, problem, damage=False))
         elif (
             cache.row_numbers is not None
             and not (np.diff(cache.row_numbers[max(0, rows.start - 1) : rows.stop]) > 0).all()

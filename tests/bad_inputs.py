@@ -503,7 +503,9 @@ def not_a_number(folder: Path) -> None:
 
 
 def many_classes(place: Place) -> Path:
-    return place.csv([(f"{number} {word}", str(number)) for number in range(3_000) for word in ("good", "bad", "fine")])
+    return place.csv(
+        [(f"{number} {word}", f"class {number}") for number in range(3_000) for word in ("good", "bad", "fine")]
+    )
 
 
 TABLES = [
@@ -620,7 +622,30 @@ LABELS = [
         "labels that are 1.0 and 2.0, and a missing one, with --skip-bad-rows",
         table(lambda place: place.write("text,label\ngood film,1.0\nbad film,2.0\nfine,\n"), "--skip-bad-rows"),
     ),
-    Case("a number with a fraction among whole ones", rows(("good film", "1.0"), ("bad film", "2.5"), good=0)),
+    Case("text among numbers with fractions", rows(("good film", "0.5"), ("bad film", "good"), good=0)),
+    Case(
+        "text among numbers, with --task regression",
+        table(lambda place: place.csv([("good film", "1"), ("bad film", "good")]), "--task", "regression"),
+    ),
+    Case(
+        "a label that is not in the --order",
+        table(lambda place: place.csv(GOOD), "--task", "ordinal", "--order", "class0,other"),
+    ),
+    Case("names for --task ordinal, without --order", table(lambda place: place.csv(GOOD), "--task", "ordinal")),
+    Case("--order without --task ordinal", table(lambda place: place.csv(GOOD), "--order", "class0,class1")),
+    Case(
+        "--label-delimiter with --task classes",
+        table(lambda place: place.csv(GOOD), "--label-delimiter", ";", "--task", "classes"),
+    ),
+    Case("single labels for --task multi-label", table(lambda place: place.csv(GOOD), "--task", "multi-label")),
+    Case(
+        "several columns of labels, one of which holds text",
+        table(lambda place: place.write("text,a,b\ngood film,1,0\nbad film,0,no\n"), "--label-column", "a,b"),
+    ),
+    Case(
+        "several columns of labels, one of which is blank",
+        table(lambda place: place.write("text,a,b\ngood film,1,0\nbad film,0,\n"), "--label-column", "a,b"),
+    ),
     Case("white space around a label", rows(("good film", "class0 "))),
     Case("an empty label", rows(("good film", ""))),
     Case("a blank label", rows(("good film", " \t"))),
@@ -628,8 +653,15 @@ LABELS = [
     Case("a label that is missing", raw('{"text": "good film", "label": "pos"}\n{"text": "bad"}\n', "t.jsonl")),
     Case("a label that is NaN", parquet(text=["good film", "bad film"], label=[1.0, float("nan")])),
     Case("the label 'NaN', which is a name", rows(("good film", "NaN"), ("bad film", "NaN"))),
-    Case("labels that are numbers with a fraction", parquet(text=["good film", "bad film"], label=[0.25, 0.75])),
-    Case("lists of labels", parquet(text=["good film", "bad film"], label=[["a", "b"], ["c"]])),
+    Case("a label that is infinite", parquet(text=["good film", "bad film"], label=[0.25, float("inf")])),
+    Case("numbers with fractions", parquet(text=["good film", "bad film"], label=[0.25, 0.75])),
+    Case("lists of labels", parquet(text=["good film", "bad film"], label=[["a", "b"], []])),
+    Case("a list of labels that is null", parquet(text=["good film", "bad film"], label=[["a", "b"], None])),
+    Case("a list with a blank label", parquet(text=["good film", "bad film"], label=[["a", "b"], [" "]])),
+    Case("lists within lists", parquet(text=["good film", "bad film"], label=[[["a"]], [["b"]]])),
+    Case("a list within a list, .jsonl", raw('{"text": "good", "label": ["a", ["b"]]}\n', "t.jsonl")),
+    Case("lists of 0 and 1 without names", parquet(text=["good film", "bad film"], label=[[1, 0, 1], [0, 0, 0]])),
+    Case("lists of numbers with fractions", parquet(text=["good film", "bad film"], label=[[1.0, 0.5], [0.0, 0.5]])),
     Case("labels that are dates", parquet(text=["good"], label=pa.array([0], pa.timestamp("s")))),
     Case("a number of more than 64 bits", raw('{"text": "good", "label": 123456789012345678901}\n', "t.jsonl")),
     Case("a label seen once, in train-head", trained(lambda place: place.csv([*GOOD, ("good film", "rare")]))),
@@ -822,7 +854,10 @@ FILES = [
     Case("a shape of 2^62 rows, sealed again", cache(h5(instead("features/cls", shape=(1 << 62, 32), chunks=(1, 32))))),
     Case("a cache in chunks, sealed again", cache(h5(instead("features/cls", chunks=(8, 32))))),
     Case("an identity with an unknown precision", cache(document("identity", precision="x"), sealed=False)),
-    Case("a cache whose labels are numbers, of a newer version", cache(resealed(label_kind="number"), sealed=False)),
+    Case(
+        "a cache with labels of a kind to come",
+        cache(resealed(label_kind="spans"), sealed=False),
+    ),
     Case("a cache joined from shards, of a newer version", cache(resealed(shards=2), sealed=False)),
     Case("an identity of a newer version", cache(document("identity", quantization="int8"), sealed=False)),
     Case("an identity that contradicts itself", cache(document("identity", overlap=7), sealed=False)),

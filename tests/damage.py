@@ -164,7 +164,7 @@ def reseal(path: Path) -> None:
     """Seal a changed file again, with the extents of its old seal."""
     seal = json.loads(path.read_bytes()[:SEAL_BYTES].split(b"\0")[0])
     extents = map(tuple, seal["datasets"])
-    write_seal(path, block_rows=seal["block_rows"], labelled="label_kind" in seal, extents=extents)
+    write_seal(path, block_rows=seal["block_rows"], label_kind=seal.get("label_kind"), extents=extents)
 
 
 def draw(rng: np.random.Generator, extents: Sequence[tuple[int, int]], count: int) -> list[int]:

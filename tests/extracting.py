@@ -76,7 +76,7 @@ def seal_again(path: Path, **changes: Any) -> None:
     fields = json.loads(path.read_bytes()[:SEAL_BYTES].split(b"\0")[0])
     with h5py.File(path) as file:
         file.visititems(note)
-    write_seal(path, block_rows=fields["block_rows"], labelled="label_kind" in fields, extents=extents)
+    write_seal(path, block_rows=fields["block_rows"], label_kind=fields.get("label_kind"), extents=extents)
     if changes:
         content = path.read_bytes()
         fields = {**json.loads(content[:SEAL_BYTES].split(b"\0")[0]), **changes}

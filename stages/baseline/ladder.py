@@ -86,7 +86,7 @@ class Measurement:
         """Extract a table, or texts with labels, with changes to the default settings; return the cache and seconds."""
         known = [field.name for field in dataclasses.fields(ExtractSettings) if hasattr(self.settings, field.name)]
         given = {setting: getattr(self.settings, setting) for setting in known}
-        as_program = {"features": ("cls",), "prefix": ""}  # the program trains on the first token's states
+        as_program = {"features": ("cls",), "prefix": "", "task": "classes"}  # it trains on the first token's states
         chosen = ExtractSettings(**{**as_program, **given, **changes})
         out, started = self.scratch / name, time.perf_counter()
         self.extract_command(table, out, chosen, labels=labels, overwrite=True, report=self._relay)

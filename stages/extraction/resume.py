@@ -20,16 +20,16 @@ import numpy as np
 from ...cache.errors import DamagedError, FormatError, IdentityError, OutputExistsError, storage_errors
 from ...cache.identity import Identity, differences
 from ...cache.layout import read_layout
-from ...cache.reader import Cache, open_any
-from ...cache.seal import begins_as_cache
+from ...cache.reader import Cache, Labels, open_any
+from ...cache.seal import LabelKind, begins_as_cache
 from ...cache.siblings import followed, partial_path, superseded_path, superseded_paths
 from ...cache.workspace import foreign, keep_access, replace_file, workspace
 from ...cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks
 from ..progress import Note, Report
-from ..settings import ExtractSettings
+from ..settings import ExtractSettings, Task
+from ..tables.labels import TASKS, LabelRules
 from ..tables.scan import TableScan
 from ..tables.table import Table, open_table
-from ..types import Indices
 
 _NEW = "new"  # a file that is being made, in a work folder
 
@@ -56,7 +56,8 @@ class CacheRequest:
 
     def has_labels_of(self, cache: Cache) -> bool:
         """Whether the table's labels are the cache's."""
-        return self.scan.label_names == cache.label_names and _same(self.scan.labels, cache.labels)
+        same_kind = (self.scan.label_kind, self.scan.label_names) == (cache.label_kind, cache.label_names)
+        return same_kind and _same(self.scan.labels, cache.labels)
 
     def has_numbers_of(self, cache: Cache) -> bool:
         """Whether the cache's rows have the numbers that they have in the table."""
@@ -121,8 +122,14 @@ def require_writable(out: Path, table: Table) -> None:
             )
 
 
-def open_source(cache: Cache, table: Any, settings: ExtractSettings, *, label_column: str | None = None) -> Table:
+def open_source(cache: Cache, table: Any, settings: ExtractSettings, *, labelled: bool = False) -> Table:
     """Open the table that a cache was made from; errors as for `open_table`.
+
+    Args:
+        cache: The cache. What its labels are says how they are read.
+        table: As for `open_table`.
+        settings: How to read it.
+        labelled: Whether labels are read.
 
     Raises:
         IdentityError: the settings read single texts, and the cache is of pairs of texts, or the other way round.
@@ -130,11 +137,14 @@ def open_source(cache: Cache, table: Any, settings: ExtractSettings, *, label_co
     if cache.identity.pairs != (settings.text_pair_column is not None):
         advice = "pairs of texts; name the second column with" if cache.identity.pairs else "single texts; leave out"
         raise IdentityError(f"{cache.path} is of {advice} `text_pair_column`")
+    task = TASKS[cache.label_kind or LabelKind.CLASS]
+    order = cache.label_names if task is Task.ORDINAL else None
     return open_table(
         table,
         text_column=settings.text_column,
         pair_column=settings.text_pair_column,
-        label_column=label_column,
+        label_column=settings.label_column if labelled else None,
+        label_rules=LabelRules(task, settings.label_delimiter, order) if labelled else None,
         skip_bad_rows=settings.skip_bad_rows,
         settings=settings,
     )
@@ -246,6 +256,7 @@ def open_unfinished(
                 text_hashes=scan.text_hashes,
                 labels=scan.labels,
                 label_names=scan.label_names,
+                label_kind=scan.label_kind,
                 row_numbers=scan.row_numbers,
             )
             keep_access(request.out, work / _NEW, more=stat.S_IRUSR | stat.S_IWUSR)  # it is written on
@@ -276,8 +287,10 @@ def labelled_copy(cache: Cache, out: Path, scan: TableScan) -> Iterator[tuple[Pa
         The copy's path, and the blocks that it lacks because their checksums do not hold.
     """
     with workspace(out) as work:
-        copy, columns = work / _NEW, {"labels": scan.labels, "row_numbers": scan.row_numbers}
-        yield copy, copy_with_labels(cache, copy, **columns, label_names=scan.label_names)
+        copy = work / _NEW
+        columns = {"labels": scan.labels, "row_numbers": scan.row_numbers}
+        damaged = copy_with_labels(cache, copy, **columns, label_names=scan.label_names, label_kind=scan.label_kind)
+        yield copy, damaged
 
 
 def remove_superseded(path: Path) -> None:
@@ -287,7 +300,7 @@ def remove_superseded(path: Path) -> None:
             superseded.unlink()
 
 
-def _same(ours: Indices | None, theirs: Indices | None) -> bool:
+def _same(ours: Labels | None, theirs: Labels | None) -> bool:
     return ours is theirs if ours is None or theirs is None else np.array_equal(ours, theirs)
 
 

@@ -13,10 +13,11 @@ from ...cache.errors import IdentityError, SettingsError, TableError
 from ...cache.hashing import hash_keys
 from ...cache.identity import differences
 from ...cache.reader import Cache, open_cache
+from ...cache.seal import LabelKind
 from ..heads.dataset import Dataset, Origin, Splits
 from ..heads.dims import Dims
 from ..progress import Note, Report, Step
-from ..settings import Labels, TrainSettings
+from ..settings import Labels, Task, TrainSettings
 from ..types import Indices, Mask
 from .relabel import UNLABELLED, relabel
 from .stratify import assign_folds, group_rows, hold_out, require_trainable
@@ -44,7 +45,7 @@ def open_caches(
     def opened(path: str) -> Cache:
         cache = open_cache(path)
         cache.check(lambda block: report(Step("checking", block + 1, cache.layout.blocks, "blocks")))
-        return cache if labels is None else relabel(cache, labels, report)
+        return cache if labels is None else relabel(cache, labels, report, task=Task.AUTO, order=None)
 
     train_cache, validation_cache = opened(str(train)), None if validation is None else opened(str(validation))
     return train_cache, validation_cache, None if test is None else opened(str(test))
@@ -200,6 +201,8 @@ def _note_rare_labels(
 def _labels(cache: Cache, names: tuple[str, ...] | None = None) -> tuple[Indices, tuple[str, ...]]:
     """A cache's labels, (rows,) int64, as indices into these names or its own, and the names. Each table numbers its
     classes in its own way, so classes are matched by name."""
+    if cache.label_kind not in (None, LabelKind.CLASS):
+        raise TableError(f"{cache.path} has labels of the kind {cache.label_kind}; no head can be trained on them yet")
     if cache.label_names is None or cache.labels is None:
         raise TableError(
             f"{cache.path} has no labels; name a table of them with `labels`; or extract one with a label column"

@@ -19,20 +19,24 @@ class ColumnNames:
     Attributes:
         text: Column of the texts.
         pair: Column of the second texts; None for single texts.
-        label: Column of the labels; None where labels are not read.
+        label: Column of the labels, or several columns of 0 and 1; None where labels are not read.
         keep_others: All other columns are read too, as they are.
         label_optional: The caller can do without labels, so an error offers it.
     """
 
     text: str
     pair: str | None
-    label: str | None
+    label: str | tuple[str, ...] | None
     keep_others: bool = False
     label_optional: bool = False
 
     def names(self) -> list[str]:
         """The names that are not None."""
-        return [name for name in (self.text, self.pair, self.label) if name is not None]
+        return [name for name in (self.text, self.pair, *self.labels()) if name is not None]
+
+    def labels(self) -> tuple[str, ...]:
+        """The columns of labels."""
+        return () if self.label is None else (self.label,) if isinstance(self.label, str) else self.label
 
     def require(self, names: Sequence[str], where: str, advice: str = "") -> None:
         """Check that a table has each of these columns once.
@@ -45,8 +49,8 @@ class ColumnNames:
         Raises:
             TableError: a column is missing, or two columns have its name.
         """
-        settings = ("`text_column`", "`text_pair_column`", "`label_column`")
-        for column, setting in zip((self.text, self.pair, self.label), settings, strict=True):
+        wanted = [(self.text, "`text_column`"), (self.pair, "`text_pair_column`")]
+        for column, setting in [*wanted, *((name, "`label_column`") for name in self.labels())]:
             if column is None or list(names).count(column) == 1:
                 continue
             problem = "has two columns" if column in names else "has no column"
@@ -121,19 +125,15 @@ def skip_advice(skip_bad_rows: bool | None) -> str:
     return "" if skip_bad_rows is None else ", or use `skip_bad_rows=True`"
 
 
-def bad_rows(
-    texts: Mapping[str | None, list[str | None] | None], label_column: str | None, labels: list[str | None] | None
-) -> dict[int, str]:
-    """Return the reason why each bad row is bad, by the row's index.
+def blank_texts(texts: Mapping[str | None, list[str | None] | None]) -> dict[int, str]:
+    """Return the reason why each row with a blank text is bad, by the row's index.
 
     Args:
         texts: The columns of texts, by name; None for a column that is not read.
-        label_column: The name of the column of labels.
-        labels: That column's values; None where labels are not read.
     """
     reasons: dict[int, str] = {}
-    for what, name, values in [("label", label_column, labels), *(("text", n, v) for n, v in texts.items())]:
-        reasons |= {i: f"its {what} ({name!r}) is blank" for i, v in enumerate(values or ()) if not (v and v.strip())}
+    for name, values in texts.items():
+        reasons |= {i: f"its text ({name!r}) is blank" for i, v in enumerate(values or ()) if not (v and v.strip())}
     return reasons
 
 

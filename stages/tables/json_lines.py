@@ -44,7 +44,7 @@ def read_json_lines(reading: Reading, columns: ColumnNames) -> Iterator[pa.Recor
             arrays = [pa.ExtensionArray.from_storage(JSON_CELL, pa.array(c, pa.large_string())) for c in cells]
         else:
             names = dict.fromkeys(columns.names())
-            types = {columns.label: None}
+            types = dict.fromkeys(columns.labels())
             arrays = [pa.array([row.get(name) for row in batch], types.get(name, pa.large_string())) for name in names]
         yield pa.RecordBatch.from_arrays(arrays, list(names))
 
@@ -130,9 +130,12 @@ def _objects(reading: Reading, columns: ColumnNames) -> Iterator[dict[str, Any]]
             problem = f"not JSON ({reason}); it must hold one object a line"
         for column in () if problem else wanted:
             value = row.get(column)
-            kind = "a number" if column == columns.label and type(value) in (int, float) else _KINDS.get(type(value))
+            is_label = column in columns.labels()
+            kind = "a number" if is_label and type(value) in (int, float) else _KINDS.get(type(value))
             if kind is not None and kind != kinds.setdefault(column, kind):
                 problem = f"{column!r} holds {kind}, where {kinds[column]} is expected"
+            if isinstance(value, list) and (mixed := _mixed_items(value)):
+                problem = f"{column!r} holds {mixed}; give a list of names"
             if text.count(f'"{column}"') > 1 and _names(text).count(column) > 1:
                 problem = f"it has {column!r} twice; leave one of them"
         if problem:
@@ -145,6 +148,14 @@ def _objects(reading: Reading, columns: ColumnNames) -> Iterator[dict[str, Any]]
                 reading.leave_out(number, f"line {line_number:,}: {bad[0]!r} {problem}")
                 continue
         yield row
+
+
+def _mixed_items(values: list[Any]) -> str:
+    """Return what is wrong with the items of a list of labels, for which Arrow has no type; else an empty string."""
+    kinds = dict.fromkeys("a number" if type(v) in (int, float) else _KINDS[type(v)] for v in values if v is not None)
+    if not kinds.keys() & {"a list", "an object"}:
+        return "" if len(kinds) < 2 else f"{' and '.join(kinds)} in one list"
+    return "a list within a list" if "a list" in kinds else "an object in a list"
 
 
 def _names(text: str) -> list[str]:

@@ -10,11 +10,12 @@ import pyarrow as pa
 
 from ...cache.errors import TableError
 from ...cache.hashing import Hashes, hash_texts
-from ...cache.reader import Cache
+from ...cache.reader import Cache, Labels
+from ...cache.seal import LabelKind
 from ..progress import Note, Report, Step
 from ..types import Indices
 from .json_lines import JsonKinds
-from .labels import classes_of, lookalike, sorted_classes
+from .labels import LabelScan
 from .table import Table, TableRows, join_rows
 
 KEEP_ROWS, KEEP_CHARACTERS = 1 << 15, 1 << 24
@@ -29,8 +30,9 @@ class TableScan:
 
     Attributes:
         text_hashes: (rows, 16) uint8, one per good row.
-        labels: (rows,) int64, indices into ``label_names``; None without a label column.
-        label_names: The classes, as `labels.sorted_classes` sorts them.
+        labels: In the shape and dtype that ``label_kind`` says; None without a label column.
+        label_names: The classes, as `labels.sorted_classes` sorts them; None without classes.
+        label_kind: None without labels.
         distinct_texts: The number of distinct texts.
         conflicting_texts: The number of distinct texts that have two different labels in the table.
         skipped: Bad rows left out.
@@ -41,8 +43,9 @@ class TableScan:
     """
 
     text_hashes: Hashes
-    labels: Indices | None
+    labels: Labels | None
     label_names: tuple[str, ...] | None
+    label_kind: LabelKind | None
     distinct_texts: int
     conflicting_texts: int
     skipped: int
@@ -87,16 +90,16 @@ def scan_table(
     """
     state = table.state()
     hashes: list[Hashes] = []
-    codes: list[Indices] = []
-    numbers: dict[str, int] = {}  # spelling of a label -> number, in order of appearance
+    columns = table.columns
+    found = None if columns.label is None else LabelScan(columns.label, table.source, table.label_rules)
     skipped = rows = 0
     row_numbers: list[Indices] = []  # from the first bad row on
     top: list[TableRows] = []
     characters = 0
     for batch in table.batches(lambda text: report(Note(text))):
         hashes.append(hash_texts(batch.texts, batch.pairs))
-        if batch.labels is not None:
-            codes.append(np.array([numbers.setdefault(name, len(numbers)) for name in batch.labels], np.int64))
+        if found is not None and batch.labels is not None:
+            found.add(batch.labels, batch.place)
         if batch.skipped and not skipped:
             row_numbers.append(np.arange(1, rows + 1))
         skipped += batch.skipped
@@ -111,24 +114,17 @@ def scan_table(
     _require_rows(table, rows, skipped)
     if skipped:
         report(Note(f"{table.source}: bad rows left out: {skipped:,}"))
-    labels = names = None
-    if table.columns.label is not None:
-        classes = classes_of(list(numbers), table.columns.label, table.source)
-        names = sorted_classes(classes)
-        ranks = {name: rank for rank, name in enumerate(names)}
-        labels = np.concatenate(codes)
-        codes.clear()
-        _report_spellings(dict(zip(numbers, classes, strict=True)), np.bincount(labels), table, report)
-        order = np.array([ranks[name] for name in classes], np.int64)
-        for start in range(0, rows, _CHUNK):  # in place
-            labels[start : start + _CHUNK] = order[labels[start : start + _CHUNK]]
+    labels = None if found is None else found.finish()
+    for note in () if labels is None else labels.notes:
+        report(Note(note))
     text_hashes = np.concatenate(hashes)
     hashes.clear()
-    distinct, conflicting = count_texts(text_hashes, labels)
+    distinct, conflicting = count_texts(text_hashes, None if labels is None else labels.values)
     return TableScan(
         text_hashes=text_hashes,
-        labels=labels,
-        label_names=names,
+        labels=None if labels is None else labels.values,
+        label_names=None if labels is None else labels.names,
+        label_kind=None if labels is None else labels.kind,
         distinct_texts=distinct,
         conflicting_texts=conflicting,
         skipped=skipped,
@@ -139,13 +135,16 @@ def scan_table(
     )
 
 
-def count_texts(text_hashes: Hashes, labels: Indices | None) -> tuple[int, int]:
+def count_texts(text_hashes: Hashes, labels: Labels | None) -> tuple[int, int]:
     """Count the distinct texts, and those of them that have two different labels.
 
     Args:
         text_hashes: (rows, 16) uint8.
-        labels: (rows,) int64, or None.
+        labels: (rows,) or (rows, classes), or None.
     """
+    if labels is not None and labels.ndim == 2:  # a number for each set of labels
+        sets = np.ascontiguousarray(labels).view(f"V{labels.shape[1]}")[:, 0]
+        labels = np.unique(sets, return_inverse=True)[1]
     halves = text_hashes.view("<u8")  # (rows, 2)
     keys = [halves[:, 1], halves[:, 0]]
     order = np.lexsort(keys if labels is None else [labels, *keys])  # (rows,) sorted by text, then by label
@@ -254,27 +253,6 @@ def _unified(schema: pa.Schema | None, other: pa.Schema, table: Table) -> pa.Sch
         return pa.unify_schemas([schema, other], promote_options="permissive")
     except pa.ArrowException as error:
         raise TableError(f"{table.source}: the columns of its files do not fit together: {error}") from None
-
-
-def _report_spellings(classes: dict[str, str], rows: Indices, table: Table, report: Report) -> None:
-    """Say which labels are not taken as they are written, and which classes look alike.
-
-    Args:
-        classes: The class that each spelling names.
-        rows: (spellings,) how many rows have each.
-    """
-    where = f"{table.source}, column {table.columns.label!r}"
-    changed = [number for number, (spelling, name) in enumerate(classes.items()) if spelling != name]
-    if changed:
-        spelling = list(classes)[changed[0]]
-        report(
-            Note(
-                f"{where}: {int(rows[changed].sum()):,} labels are read as other names, such as {spelling!r} as "
-                f"{classes[spelling]!r}: white space around a label does not count, and 1.0 is 1"
-            )
-        )
-    if pair := lookalike(list(classes.values())):
-        report(Note(f"{where}: the labels {pair[0]!a} and {pair[1]!a} look alike, and are two classes"))
 
 
 def _require_state(table: Table, state: tuple[tuple[int, int, int], ...]) -> None:

@@ -15,9 +15,9 @@ import pyarrow as pa
 from ...cache.documents import is_text
 from ...cache.errors import OutputExistsError, SettingsError, StorageError, TableError
 from ..settings import BY_NAME, TableSettings
-from .columns import ColumnNames, bad_rows, read_texts, skip_advice
+from .columns import ColumnNames, blank_texts, read_texts, skip_advice
 from .formats import SUFFIXES, file_format, read_file, readable, require_settings
-from .labels import read_labels
+from .labels import Label, LabelRules, blank_labels, read_label_column, read_label_flags
 from .memory import SOURCE, as_arrow, as_list, texts_as_arrow
 from .text_files import BATCH_ROWS, Reading
 
@@ -29,7 +29,7 @@ class TableRows:
     Attributes:
         texts: The texts.
         pairs: The second texts; None for single texts.
-        labels: The class names; None where labels are not read.
+        labels: The labels as they are spelled; None where they are not read.
         files: The file of each row.
         numbers: Each row's number in its file, from 1; the header is not counted.
         skipped: How many bad rows among them were left out.
@@ -40,7 +40,7 @@ class TableRows:
 
     texts: list[str]
     pairs: list[str] | None
-    labels: list[str] | None
+    labels: list[Label] | None
     files: list[str]
     numbers: list[int]
     skipped: int
@@ -53,8 +53,8 @@ class TableRows:
 
     def __getitem__(self, rows: slice) -> TableRows:
         """Return some of the rows; ``skipped`` and ``earlier`` are 0."""
-        optional = (self.pairs, self.labels, self.problems)
-        pairs, labels, problems = (None if values is None else values[rows] for values in optional)
+        pairs, problems = (None if values is None else values[rows] for values in (self.pairs, self.problems))
+        labels = None if self.labels is None else self.labels[rows]
         cells = None if self.cells is None else self.cells[rows]
         return TableRows(self.texts[rows], pairs, labels, self.files[rows], self.numbers[rows], 0, cells, problems)
 
@@ -98,6 +98,7 @@ class Table:
         files: The files, in reading order; empty for a table in memory.
         memory: The table in memory, or None.
         columns: The columns that are read.
+        label_rules: How the labels are read.
         settings: How the files are read.
         skip_bad_rows: Leave out bad rows, instead of raising; where all columns are read, keep them, each with its
             problem. None: raise, without the advice to skip them.
@@ -107,6 +108,7 @@ class Table:
     files: tuple[Path, ...]
     memory: pa.Table | None
     columns: ColumnNames
+    label_rules: LabelRules
     settings: TableSettings
     skip_bad_rows: bool | None
 
@@ -182,14 +184,14 @@ class Table:
             columns.require(batch.schema.names, where)
             numbers = list(itertools.islice((n for n in itertools.count(last + 1) if n not in left_out), len(batch)))
             texts = read_texts(batch.column(columns.text), columns.text, where, numbers)
-            pairs = labels = cells = None
+            pairs = cells = None
             if columns.pair is not None:
                 pairs = read_texts(batch.column(columns.pair), columns.pair, where, numbers)
-            if columns.label is not None:
-                labels = read_labels(batch.column(columns.label), columns.label, where, numbers)
+            labels = self._labels(batch, where, numbers)
             if columns.keep_others:
                 cells = pa.Table.from_batches([batch])
-            bad = bad_rows({columns.text: texts, columns.pair: pairs}, columns.label, labels)
+            bad = {} if labels is None or columns.label is None else blank_labels(labels, columns.label)
+            bad |= blank_texts({columns.text: texts, columns.pair: pairs})
             if bad and not self.skip_bad_rows:
                 index = min(bad)
                 advice = skip_advice(self.skip_bad_rows)
@@ -204,7 +206,7 @@ class Table:
             yield TableRows(
                 texts=[texts[i] or "" for i in good],
                 pairs=None if pairs is None else [pairs[i] or "" for i in good],
-                labels=None if labels is None else [labels[i] or "" for i in good],
+                labels=None if labels is None else [label for i in good if (label := labels[i]) is not None],
                 files=[where] * len(good),
                 numbers=[numbers[i] for i in good],
                 skipped=len(bad) + last - before - len(numbers),
@@ -215,6 +217,15 @@ class Table:
             yield _with_problems(trailing, where, [], left_out, [], None if columns.pair is None else [], empty)
         elif trailing:
             yield TableRows(texts=[], pairs=None, labels=None, files=[], numbers=[], skipped=len(trailing))
+
+    def _labels(self, batch: pa.RecordBatch, where: str, numbers: Sequence[int]) -> list[Label | None] | None:
+        """Return the labels of some rows; None where labels are not read."""
+        label = self.columns.label
+        if label is None:
+            return None
+        if isinstance(label, str):
+            return read_label_column(batch.column(label), label, where, numbers, self.label_rules.delimiter)
+        return read_label_flags({name: batch.column(name) for name in label}, where, numbers)
 
 
 def _with_problems(
@@ -261,7 +272,8 @@ def open_table(
     labels: Sequence[str | int] | None = None,
     text_column: str,
     pair_column: str | None = None,
-    label_column: str | None,
+    label_column: str | tuple[str, ...] | None,
+    label_rules: LabelRules | None = None,
     skip_bad_rows: bool | None = None,
     keep_others: bool = False,
     label_optional: bool = False,
@@ -275,7 +287,8 @@ def open_table(
         labels: One label per text, where ``table`` is a sequence of texts.
         text_column: Column of the texts.
         pair_column: Column of the second texts, or None.
-        label_column: Column of the labels, or None.
+        label_column: Column of the labels; or several columns of 0 and 1, each a label; or None.
+        label_rules: How labels are read; None: as their values say.
         skip_bad_rows: Leave out rows without text or label, instead of raising. None: raise, without the advice to
             skip them, for callers that offer no such setting.
         keep_others: Read all other columns too, as they are.
@@ -290,6 +303,8 @@ def open_table(
     """
     columns = ColumnNames(text_column, pair_column, label_column, keep_others, label_optional)
     names = columns.names()
+    rules = label_rules or LabelRules()
+    rules.require_fit(label_column)
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise SettingsError(f"the column {twice!r} is named for two things (texts, second texts, labels); name others")
@@ -300,18 +315,31 @@ def open_table(
         files = _files(Path(table))
         require_settings(settings, {file_format(file) for file in files}, str(table))
         return Table(
-            source=str(table), files=files, memory=None, columns=columns, settings=settings, skip_bad_rows=skip_bad_rows
+            source=str(table),
+            files=files,
+            memory=None,
+            columns=columns,
+            label_rules=rules,
+            settings=settings,
+            skip_bad_rows=skip_bad_rows,
         )
     require_settings(settings, set(), SOURCE)
     if isinstance(table, Sequence) and pair_column is not None:
         raise SettingsError("second texts go with a table that has a column of them, not with a sequence of texts")
     if isinstance(table, Sequence):
-        columns = ColumnNames(text_column, None, None if labels is None else label_column or "label", keep_others)
+        name = label_column if isinstance(label_column, str) else "label"
+        columns = ColumnNames(text_column, None, None if labels is None else name, keep_others)
         memory = texts_as_arrow(dict(zip(columns.names(), (table, labels), strict=False)))
     else:
         memory = as_arrow(table, columns)
     return Table(
-        source=SOURCE, files=(), memory=memory, columns=columns, settings=settings, skip_bad_rows=skip_bad_rows
+        source=SOURCE,
+        files=(),
+        memory=memory,
+        columns=columns,
+        label_rules=rules,
+        settings=settings,
+        skip_bad_rows=skip_bad_rows,
     )
 
 

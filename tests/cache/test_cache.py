@@ -17,8 +17,10 @@ from headstart.cache.identity import Identity, differences
 from headstart.cache.layout import read_layout
 from headstart.cache.reader import Cache, open_any, open_cache
 from headstart.cache.record import Record
+from headstart.cache.seal import LabelKind
 from headstart.cache.siblings import partial_path
 from headstart.cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks
+from headstart.stages.verify import verify
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -53,6 +55,13 @@ RECORD = {
     "machine": {"device": "cpu"},
 }
 
+KINDS: dict[LabelKind, tuple[Any, tuple[str, ...] | None]] = {
+    LabelKind.MULTI_LABEL: (np.arange(10 * 3).reshape(10, 3) % 4 == 1, ("a", "b", "c")),
+    LabelKind.ORDINAL: (np.arange(10) % 3, ("low", "mid", "high")),
+    LabelKind.NUMBER: (np.arange(10) / 7 - 1, None),
+}
+"""Labels and their names of ten rows, of each kind but classes."""
+
 
 def make_cache(
     path: Path,
@@ -66,8 +75,9 @@ def make_cache(
     names: tuple[str, ...] = ("no", "yes"),
     finish: bool = True,
     blocks: list[int] | None = None,
+    **labels: Any,
 ) -> dict[str, Any]:
-    """Write a cache with random features; return what was written."""
+    """Write a cache with random features; return what was written. ``labels`` replace its own, with names and kind."""
     rng = np.random.default_rng(rows)
     wrote = {
         "features": rng.normal(size=(rows, width)).astype(np.float32),
@@ -78,6 +88,8 @@ def make_cache(
         "labels": rng.integers(len(names), size=rows) if labelled else None,
         "label_names": names if labelled else None,
         "row_numbers": 1 + np.sort(rng.choice(3 * rows, rows, replace=False)) if numbered else None,
+        "label_kind": LabelKind.CLASS,
+        **labels,
     }
     partial = partial_path(path)
     create_cache(
@@ -90,6 +102,7 @@ def make_cache(
         text_hashes=wrote["text_hashes"],
         labels=wrote["labels"],
         label_names=wrote["label_names"],
+        label_kind=wrote["label_kind"],
         row_numbers=wrote["row_numbers"],
     )
     with CacheWriter(partial) as writer:
@@ -259,7 +272,7 @@ def test_a_newer_version_is_refused(tmp_path: Path) -> None:
         open_cache(tmp_path / "cache.h5")
 
 
-@pytest.mark.parametrize("kind", ["multi-label", "number", "ordinal", 7, None])
+@pytest.mark.parametrize("kind", ["spans", 7, None])
 def test_labels_of_a_kind_to_come_are_no_damage(tmp_path: Path, kind: Any) -> None:
     path = tmp_path / "cache.h5"
     make_cache(path)
@@ -514,3 +527,55 @@ def test_one_feature_s_identity_has_what_decides_that_feature() -> None:
     )
     assert both.narrowed("model") == dataclasses.replace(both, features=("model",))
     assert both.narrowed("cls") == dataclasses.replace(IDENTITY, prefix="a")
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> LabelKind:
+    return LabelKind(request.param)
+
+
+def test_labels_come_back_as_plain_h5py_reads_them(tmp_path: Path, kind: LabelKind) -> None:
+    labels, names = KINDS[kind]
+    path = tmp_path / "c.h5"
+    make_cache(path, labels=labels, label_names=names, label_kind=kind)
+    cache = open_cache(path)
+    cache.check()
+    assert (cache.label_kind, cache.label_names) == (kind, names)
+    assert cache.labels is not None and np.array_equal(cache.labels, labels)
+    with h5py.File(path) as file:
+        assert file.attrs["label_kind"] == kind and np.array_equal(file["labels"][:], labels)
+        assert file["labels"].dtype == {"multi-label": "u1", "ordinal": "<i8", "number": "<f8"}[kind]
+        assert names is None or tuple(json.loads(file["label_names"][()])) == names
+        assert ("label_names" in file) == (names is not None)
+    expected = {"multi-label": {"a": 2, "b": 3, "c": 3}, "ordinal": {"low": 4, "mid": 3, "high": 3}, "number": None}
+    assert cache.label_counts() == expected[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [("multi-label", 2), ("ordinal", 3), ("ordinal", -1), ("number", np.nan), ("number", np.inf)]
+)
+def test_a_value_that_is_no_label_is_found(tmp_path: Path, kind: str, value: float) -> None:
+    labels, names = KINDS[LabelKind(kind)]
+    wrong = np.array(labels, np.float64 if kind == "number" else np.int64)
+    wrong.reshape(-1)[4] = value
+    path = tmp_path / "c.h5"
+    make_cache(path, labels=wrong, label_names=names, label_kind=LabelKind(kind))
+    what = "not a finite number" if kind == "number" else "a label is outside 0 to"
+    with pytest.raises(DamagedError, match=what):
+        open_cache(path).check()
+    (finding,) = verify(path).findings
+    assert what in finding.what and not finding.damage
+
+
+def test_names_must_fit_the_labels(tmp_path: Path) -> None:
+    labels, _ = KINDS[LabelKind.MULTI_LABEL]
+    make_cache(tmp_path / "few.h5", labels=labels, label_names=("a", "b"), label_kind=LabelKind.MULTI_LABEL)
+    with pytest.raises(DamagedError, match="has 2 label names, and labels of 3 columns"):
+        open_cache(tmp_path / "few.h5")
+    make_cache(tmp_path / "c.h5")
+    seal_again(tmp_path / "c.h5", label_kind="number")
+    with pytest.raises(DamagedError, match="'labels' is int64 of shape"):
+        open_cache(tmp_path / "c.h5")
+    make_cache(tmp_path / "n.h5", labels=np.zeros(10), label_names=("a",), label_kind=LabelKind.NUMBER)
+    with pytest.raises(DamagedError, match="label names"):
+        open_cache(tmp_path / "n.h5")

@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from headstart.cache.errors import TableError
 from headstart.cache.hashing import hash_texts
 from headstart.stages.extract import extract
 from headstart.stages.progress import Note
 from headstart.stages.settings import ExtractSettings, Labels, TrainSettings
-from headstart.stages.splits.relabel import match_labels
+from headstart.stages.splits.relabel import match_rows
 from headstart.stages.train_head import train_head
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,8 +24,7 @@ Texts = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=30)
 @given(Texts, Texts)
 def test_copies_are_matched_in_their_order(wanted: list[str], given_texts: list[str]) -> None:
     """The n-th copy of a text gets the table's n-th label of it; further copies get the last."""
-    labels = np.arange(len(given_texts))
-    found = match_labels(hash_texts(wanted), hash_texts(given_texts), labels)
+    found = match_rows(hash_texts(wanted), hash_texts(given_texts))
     for row, text in enumerate(wanted):
         places = [i for i, other in enumerate(given_texts) if other == text]
         copy = wanted[:row].count(text)
