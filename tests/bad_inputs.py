@@ -748,7 +748,17 @@ ENCODERS = [
     Case("a module of sentence-transformers that is not known", encoder(recipe("CNN"))),
     Case("a pooling that is not known", encoder(recipe(pooling_mode="median"))),
     Case("a pooling for another width", encoder(recipe(word_embedding_dimension=7))),
-    Case("a prompt that the pooling leaves out", encoder(recipe(include_prompt=False), "--prefix", "query: ")),
+    Case(
+        "a prompt that the pooling leaves out, of as many tokens as are read",
+        encoder(recipe(include_prompt=False), "--prefix", "very good ", "--max-length", "4"),
+    ),
+    Case(
+        "a prompt that the pooling leaves out, joined to a text's first word",
+        lambda place: [
+            *("extract", place.csv([*GOOD, ("d film", "class0")], "u.csv")),
+            *encoder(recipe(include_prompt=False), "--prefix", "very goo")(place)[2:],
+        ],
+    ),
     Case("vectors that are cut at no number", encoder(truncated_to("8"))),
     Case("vectors of words, without a transformer", encoder(static_embedding)),
     Case("a cache of two features, neither of them the encoder's own", several_features),
@@ -760,6 +770,10 @@ ENCODERS = [
     ),
     Case("no --encoder", lambda place: ["extract", place.csv(GOOD), "--out", place.folder / "out.h5"]),
     Case("--features model without files that say it", encoder(nothing, "--features", "model")),
+    Case(
+        "train-head --dims of more numbers than the vectors have",
+        lambda place: ["train-head", place.copy(place.cache, "c.h5"), "--out", place.folder / "head", "--dims", 99],
+    ),
     Case(
         "sweep --dims of no number",
         lambda place: ["sweep", place.cache, "--out", place.folder / "runs", "--dims", "8,all"],
@@ -895,6 +909,11 @@ FILES = [
     Case("a run.json that is nested 100,000 deep", run(lambda f: (f / "run.json").write_text("[" * 100_000))),
     Case("a run.json without its identity", run(change("run.json", identity=None))),
     Case("a run made before version 1 of the format was released", run(before_release)),
+    Case(
+        "a run.json whose dims are not the head's",
+        run(change("run.json", dims={"dims": 99, "of": 100, "normalized": False})),
+    ),
+    Case("a run.json whose dims are a number", run(change("run.json", dims=8))),
     Case("a run.json of a newer version", run(change("run.json", version=99))),
     Case("a run.json with a class too many", run(change("run.json", label_names=["a", "b", "c"]))),
     Case("a run.json without classes", run(change("run.json", label_names=[]))),

@@ -94,8 +94,9 @@ def states(encoder: Path, texts: list[str], max_length: int = 50) -> list[Array]
         return [model.eval()(**each).last_hidden_state[0].double().numpy() for each in inputs]
 
 
-def weighted(tokens: Array) -> Array:
-    weights = np.arange(1, len(tokens) + 1)
+def weighted(tokens: Array, first: int = 1) -> Array:
+    """Their mean, weighted by their positions from ``first`` on."""
+    weights = np.arange(first, len(tokens) + first)
     vector: Array = (tokens * weights[:, None]).sum(0) / weights.sum()
     return vector
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import reprlib
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -12,6 +13,7 @@ import numpy as np
 import tokenizers
 import torch
 
+from ...cache.errors import EncoderError
 from ...cache.hashing import hash_keys, hash_sequences
 from ..devices import default_batch_tokens
 from ..settings import ForwardMode, Long, Precision
@@ -45,6 +47,7 @@ class EncoderSettings:
     truncation_side: str = "right"  # where a sequence that is too long is cut: right or left
     long_texts: LongTextSettings = dataclasses.field(default_factory=LongTextSettings)
     recipe: Recipe | None = None  # of the feature `model`, where that is among the features
+    left_out: tuple[int, ...] = ()  # tokens that begin each sequence, and that `model` leaves out: `leave_out_prompt`
 
     @property
     def cut_at(self) -> int | None:
@@ -55,7 +58,7 @@ class EncoderSettings:
     def model_parts(self) -> tuple[Feature, ...]:
         """What the feature ``model`` is made of."""
         poolings = () if self.recipe is None else self.recipe.poolings
-        return tuple(Feature(f"{Pooling.MODEL}.{pooling}", None, pooling) for pooling in poolings)
+        return tuple(Feature(f"{Pooling.MODEL}.{pooling}", None, pooling, len(self.left_out)) for pooling in poolings)
 
     @property
     def pooled(self) -> tuple[Feature, ...]:
@@ -65,6 +68,31 @@ class EncoderSettings:
     def chosen_batch_tokens(self, path: ForwardMode) -> int:
         """Tokens in a batch, for an encoder that runs in this way."""
         return self.batch_tokens or default_batch_tokens(self.device, path)
+
+
+def leave_out_prompt(settings: EncoderSettings, tokenizer: tokenizers.Tokenizer, *, name: str) -> EncoderSettings:
+    """Settings that say which tokens the prompt takes, where the recipe leaves it out; ``tokenizer`` is set up.
+
+    The prompt's tokens are those that it has alone, with the special tokens before it, as in sentence-transformers.
+
+    Raises:
+        EncoderError: in a long text, these would not be the prompt's tokens, or no others would be left.
+    """
+    if settings.recipe is None or settings.recipe.includes_prompt or not settings.prefix:
+        return settings
+    ids = Tokenizer(tokenizer).encode([settings.prefix])[0].ids
+    special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    problem = None
+    if settings.truncation_side == "left":
+        problem = "its tokenizer cuts long texts at their beginning, where the prompt stands"
+    elif len(ids) >= settings.max_length:
+        problem = f"the prompt leaves no room for a text in {settings.max_length} tokens"
+    if problem is not None:
+        raise EncoderError(
+            f"encoder {name}: its Pooling leaves out the tokens of a prompt ('include_prompt'), and {problem}; choose "
+            "`features` yourself, such as mean, or another `prefix`"
+        )
+    return dataclasses.replace(settings, left_out=tuple(ids[:-1] if ids[-1] in special else ids))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +139,7 @@ class Encoder:
     ) -> None:
         """Put together the parts that `headstart.stages.encoders.hf` or `headstart.stages.encoders.fast_load` made."""
         self._prefix, self._pairs, self._segments = settings.prefix, settings.pairs, segments
-        self._tokenizer = Tokenizer(tokenizer)
+        self._tokenizer, self._left_out = Tokenizer(tokenizer), np.array(settings.left_out, np.int32)
         self.features = tuple(feature.name for feature in settings.features)
         self.widths = dict.fromkeys(self.features, width)
         if settings.recipe is not None:
@@ -134,10 +162,14 @@ class Encoder:
         Returns:
             The rows: a text's sequence, or its chunks one after the other. And (texts,) bool: which of the texts have
             tokens that the row lacks.
+
+        Raises:
+            EncoderError: the tokenizer fails on a text, or does not tell it from the prompt, which is left out.
         """
         prefixed = [self._prefix + text for text in texts]
         if self.long_texts.reads_all:
             rows = [self.long_texts.row(encoding) for encoding in self._tokenizer.encode_whole(prefixed)]
+            self._check_prompts(texts, [ids for ids, _ in rows])
             return [ids for ids, _ in rows], np.array([cut for _, cut in rows], bool)
         if pairs is None:
             encodings = self._tokenizer.encode(prefixed)
@@ -147,7 +179,20 @@ class Encoder:
             sequences = [np.array([encoding.ids, encoding.type_ids], np.int32).T for encoding in encodings]
         else:
             sequences = [np.array(encoding.ids, np.int32) for encoding in encodings]
+        self._check_prompts(texts, sequences)
         return sequences, np.array([bool(encoding.overflowing) for encoding in encodings], bool)
+
+    def _check_prompts(self, texts: Sequence[str], sequences: Sequence[TokenIds]) -> None:
+        """Refuse a text without tokens of its own after the prompt's, where these are left out."""
+        count = len(self._left_out)
+        for text, sequence in zip(texts, sequences, strict=True) if count else ():
+            ids = sequence if sequence.ndim == 1 else sequence[:, 0]
+            if len(ids) <= count or not np.array_equal(ids[:count], self._left_out):
+                raise EncoderError(
+                    "the encoder's Pooling leaves out the tokens of a prompt ('include_prompt'), and its tokenizer "
+                    f"joins the end of the prompt to the text {reprlib.repr(text)}; choose `features` yourself, such "
+                    "as mean, or another `prefix`"
+                )
 
     def count_unknown(self, sequences: Sequence[TokenIds]) -> UnknownTokens:
         """Count the tokens of some rows, and those that stand for what the vocabulary lacks."""

@@ -16,7 +16,7 @@ import torch
 from ..devices import DTYPES
 from ..settings import ForwardMode
 from .config import EncoderConfig
-from .encoder import Encoder, EncoderSettings
+from .encoder import Encoder, EncoderSettings, leave_out_prompt
 from .files import CONFIG, TOKENIZER, EncoderFiles
 from .modules import with_modules
 from .packed.architecture import Architecture, find_architecture
@@ -40,6 +40,7 @@ def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> 
         direction=settings.truncation_side,
         lower_case=settings.lower_case,
     )
+    settings = leave_out_prompt(settings, tokenizer, name=files.name)
     architecture = find_architecture(json.loads((files.model / CONFIG).read_bytes()))
     if architecture is None or (config := EncoderConfig.from_record(packed, architecture, tokenizer)) is None:
         return None

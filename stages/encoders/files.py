@@ -240,7 +240,7 @@ def _require_encoder(name: str, folder: Path) -> None:
         advice = f'rename its {original.name}, and add "model_type": "bert" (or what it is) to it' if original else None
         kinds = [str(module.get("type")).rpartition(".")[2][:80] for module in _listed(folder)[:1]]
         if kinds and advice is None and "Transformer" not in kinds:  # such as vectors of words, which are in no context
-            advice = f"its vectors are made by {kinds[0]}, which headstart does not compute"
+            advice = f"its vectors are made by {kinds[0]}, which headstart does not compute; choose another encoder"
         raise EncoderError(f"encoder {name}: {folder} holds no {CONFIG}; {advice or _inside(folder)}")
     config = _read_object(name, folder / CONFIG)
     if not isinstance(kind := config.get("model_type"), str) or not kind:

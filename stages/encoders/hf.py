@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import logging
 import re
 import textwrap
@@ -26,7 +27,7 @@ from ..settings import ForwardMode, Precision
 from .backend import Backend
 from .config import EncoderConfig, tokenizer_sha256
 from .cuda import CopyStream, CudaBackend
-from .encoder import Encoder, EncoderSettings
+from .encoder import Encoder, EncoderSettings, leave_out_prompt
 from .files import TOKENIZER_CONFIG, EncoderFiles
 from .modules import with_modules
 from .packed.architecture import Architecture, architecture_class, find_architecture
@@ -67,14 +68,14 @@ def _load(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
         if adapters := files.adapters():
             notes.append(f"encoder {files.name}: its adapters ({', '.join(adapters)}) are not applied")
     model.to(settings.device)
-    exact = dataclasses.replace(settings, precision=Precision.FLOAT32)
-    first_token = dataclasses.replace(exact, features=parse_features([Pooling.CLS], None), recipe=None)
-    forward, trial, fit = (
-        PaddedForward(model, how, name=f"encoder {files.name}", padding=tokenizer.pad_token_id or 0)
-        for how in (settings, exact, first_token)
+    first_token = dataclasses.replace(
+        settings, precision=Precision.FLOAT32, features=parse_features([Pooling.CLS], None), recipe=None
+    )
+    make_padded = functools.partial(
+        PaddedForward, model, name=f"encoder {files.name}", padding=tokenizer.pad_token_id or 0
     )
     own = settings.max_length == read_text_settings(files).max_length  # which sentence-transformers reads too
-    _check_fit(tokenizer, model, settings, fit, own_length=own)
+    _check_fit(tokenizer, model, settings, make_padded(first_token), own_length=own)
     if (side := tokenizer.truncation_side) != settings.truncation_side:
         raise EncoderError(
             f"encoder {files.name}: transformers {transformers.__version__} cuts its texts on the {side}, and by its "
@@ -88,6 +89,8 @@ def _load(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
         direction=settings.truncation_side,
         lower_case=settings.lower_case,
     )
+    settings = leave_out_prompt(settings, fast_tokenizer, name=files.name)
+    forward = make_padded(settings)
     segments = "token_type_ids" in tokenizer.model_input_names and getattr(model.config, "type_vocab_size", 0) > 1
     config = None
     architecture = model_architecture(model) if settings.device.type == "cpu" else None
@@ -99,7 +102,8 @@ def _load(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
             config = EncoderConfig(architecture=architecture, width=width, segments=segments, tokenizer_sha256=digest)
     else:
         tokens = model.get_input_embeddings().num_embeddings
-        forward.mode = _try_padding(trial, tokens, settings.max_length, width)
+        trial = make_padded(dataclasses.replace(settings, precision=Precision.FLOAT32))
+        forward.mode = _try_padding(trial, tokens, settings, width)
         if settings.max_length > _rope_types(model).get("longrope", settings.max_length):
             forward.mode = ForwardMode.SAME_LENGTH  # a longer text turns the positions of all texts beside it
         backend = _padded_backend(forward, files, settings, width=width)
@@ -142,7 +146,7 @@ def _try_packed(
     packed = architecture.build(model.state_dict(), settings.pooled, dtype=dtype, batch_tokens=batch_tokens)
     tokens, positions = model.get_input_embeddings().num_embeddings, _positions(model)
     most = min(positions, settings.max_length)
-    lengths = [min(length, most) for length in architecture.trial_lengths()]
+    lengths = [min(len(settings.left_out) + length, most) for length in architecture.trial_lengths()]
     # RoBERTa's padding, 1, is among them.
     trial = [(1 + np.arange(length) % max(tokens - 1, 1)).astype(np.int32) for length in lengths]
     if segments:
@@ -155,15 +159,18 @@ def _try_packed(
     return packed if all(agree) else None
 
 
-def _try_padding(forward: PaddedForward, tokens: int, longest: int, width: int) -> ForwardMode:
+def _try_padding(forward: PaddedForward, tokens: int, settings: EncoderSettings, width: int) -> ForwardMode:
     """Whether sequences may be padded: by a trial in float32, of sequences alone and beside each other.
 
     Raises:
         EncoderError: a sequence's features depend on its neighbours even without padding, or on chance; or their width
             is not ``width``.
     """
-    long = (tokens // 2 + np.arange(min(longest, _TRIAL_TOKENS)) % (tokens - tokens // 2)).astype(np.int32)
-    for mode, batch in ((ForwardMode.PADDED, [long, long[:3]]), (ForwardMode.SAME_LENGTH, [long, long[::-1]])):
+    skipped = len(settings.left_out)
+    length = min(settings.max_length, skipped + _TRIAL_TOKENS)
+    long = (tokens // 2 + np.arange(length) % (tokens - tokens // 2)).astype(np.int32)
+    beside = [(ForwardMode.PADDED, long[: skipped + 3]), (ForwardMode.SAME_LENGTH, long[::-1])]
+    for mode, batch in ((mode, [long, other]) for mode, other in beside):
         with torch.inference_mode():
             alone, together = [forward([sequence]) for sequence in batch], forward(batch)
         for name, values in together.items():

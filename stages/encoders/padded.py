@@ -16,7 +16,7 @@ from ..settings import ForwardMode, Precision
 from ..types import TokenIds
 from .encoder import EncoderSettings
 from .memory import is_memory_full
-from .pooling import Pooling
+from .pooling import Feature, Pooling
 
 ToDevice = Callable[[npt.NDArray[np.int64]], torch.Tensor]
 
@@ -91,20 +91,23 @@ class PaddedForward:
                 continue
             # (sequences, longest, width); the first of the hidden states is the embeddings'
             hidden = output.last_hidden_state if feature.layer is None else output.hidden_states[feature.layer]
-            pooled[feature.name] = _pool(hidden, inputs["attention_mask"], feature.pooling)
+            pooled[feature.name] = _pool(hidden, inputs["attention_mask"], feature)
         return pooled
 
 
-def _pool(hidden: torch.Tensor, real: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+def _pool(hidden: torch.Tensor, real: torch.Tensor, feature: Feature) -> torch.Tensor:
     """(sequences, tokens, width) to (sequences, width), over the tokens where ``real`` is 1."""
+    pooling, skipped = feature.pooling, feature.skipped
+    if pooling is Pooling.LAST:
+        return hidden[torch.arange(len(hidden), device=hidden.device), real.sum(1) - 1]
+    if pooling is Pooling.CLS:
+        return hidden[:, skipped]
+    positions = real.cumsum(1)[:, skipped:]
+    hidden, real = hidden[:, skipped:], real[:, skipped:]
     if pooling in (Pooling.MEAN, Pooling.MEAN_SQRT_LEN, Pooling.WEIGHTED_MEAN):
         weights = real[..., None].to(torch.float32)
         if pooling is Pooling.WEIGHTED_MEAN:
-            weights = weights * weights.cumsum(1)
+            weights = weights * positions[..., None]
         total = weights.sum(1)
         return (hidden.float() * weights).sum(1) / (total.sqrt() if pooling is Pooling.MEAN_SQRT_LEN else total)
-    if pooling is Pooling.MAX:
-        return hidden.masked_fill(real[..., None] == 0, -torch.inf).amax(1)
-    if pooling is Pooling.LAST:
-        return hidden[torch.arange(len(hidden), device=hidden.device), real.sum(1) - 1]
-    return hidden[:, 0]
+    return hidden.masked_fill(real[..., None] == 0, -torch.inf).amax(1)

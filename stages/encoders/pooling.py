@@ -26,11 +26,15 @@ class Pooling(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Feature:
-    """One feature. ``layer`` counts from 1, and is None for the last layer."""
+    """One feature. ``layer`` counts from 1, and is None for the last layer.
+
+    The first ``skipped`` tokens of each sequence are not pooled; a weighted mean gives the others their own weights.
+    """
 
     name: str
     layer: int | None
     pooling: Pooling
+    skipped: int = 0
 
 
 _NAME = re.compile(r"(?:layer(?P<layer>\*|[1-9][0-9]*)\.)?(?P<pooling>cls|mean|max|last|pooler|model)")

@@ -275,7 +275,7 @@ def read_recipe(files: EncoderFiles) -> Recipe:
     entries = _read_json(files, files.folder / MODULES)
     if not isinstance(entries, list) or len(entries) > _MOST_MODULES:
         raise _refused(files, f"{MODULES} is no list of at most {_MOST_MODULES} modules")
-    modules = [_module(files, entry) for entry in entries]
+    modules = [_module(files, entry, first=not place) for place, entry in enumerate(entries)]
     if [kind for kind, _ in modules[:2]] != ["Transformer", "Pooling"]:
         raise _refused(files, f"{MODULES} does not begin with a Transformer and a Pooling")
     settings = _read(files, PROMPTS)
@@ -345,9 +345,14 @@ def _dense(files: EncoderFiles, path: str, document: Mapping[str, Any]) -> Dense
     return Dense(path=path, inputs=inputs, width=width, bias=fields["bias"], activation=Activation(kind))
 
 
-def _module(files: EncoderFiles, entry: Any) -> tuple[str, str]:
+def _module(files: EncoderFiles, entry: Any, *, first: bool) -> tuple[str, str]:
     """The kind of a module, and the path of its folder."""
     fields = _checked(files, entry, _ModuleEntry, MODULES)
+    if first and not fields["type"].endswith(".Transformer"):  # such as StaticEmbedding: then no feature can be given
+        raise EncoderError(
+            f"encoder {files.name}: {MODULES} begins with the module {fields['type'][:80]!r}, and headstart runs only "
+            "encoders that begin with a Transformer; choose another encoder"
+        )
     package, _, kind = fields["type"].rpartition(".")
     if package.partition(".")[0] != "sentence_transformers" or kind not in _READ:
         raise _refused(files, f"{MODULES} asks for the module {fields['type'][:80]!r}")

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...cache.errors import EncoderError, IdentityError, SettingsError
+from ...cache.errors import IdentityError, SettingsError
 from ...cache.identity import Identity, differences
 from ..progress import Note, Report, Step, silent
 from ..settings import AUTO, OTHER_MAX_LENGTH, ChunkPooling, ExtractSettings, Long, Precision
@@ -153,11 +153,6 @@ class EncoderSession:
             )
         chosen = settings.prefix or "" if prompt is None else texts.prompts[prompt]
         dataclasses.replace(settings, prompt=None, prefix=chosen)  # refused, where it is too long
-        if chosen and recipe is not None and not recipe.includes_prompt:
-            raise EncoderError(
-                f"encoder {self.files.name}: its Pooling leaves out the tokens of a prompt ('include_prompt'), which "
-                "headstart does not compute; choose `features` yourself, such as mean, or give an empty `prefix`"
-            )
         return chosen
 
     @functools.cached_property

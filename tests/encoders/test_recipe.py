@@ -20,7 +20,18 @@ from headstart.stages.encoders.session import EncoderSession
 from headstart.stages.extract import extract
 from headstart.stages.settings import ExtractSettings
 from headstart.stages.train_head import train_head
-from recipes import BY_HAND, PACKAGE, add_dense, add_layer_norm, edit, in_subfolder, states, with_recipe, write
+from recipes import (
+    BY_HAND,
+    PACKAGE,
+    add_dense,
+    add_layer_norm,
+    edit,
+    in_subfolder,
+    states,
+    weighted,
+    with_recipe,
+    write,
+)
 from safetensors.torch import save_file
 from tiny import save_tiny_encoder, tiny_rows
 
@@ -48,6 +59,50 @@ def test_every_pooling_is_the_model_s_own(encoder: Path, tmp_path: Path) -> None
         cache, notes = run(TEXTS, tmp_path / f"{mode}.h5", folder, label_column=None)
         assert cache.identity.features == ("model",) and cache.identity.max_length == 50 and not notes
         np.testing.assert_allclose(cache.features(), [pool(each) for each in tokens], atol=1e-5, rtol=1e-5)
+
+
+def test_a_prompt_that_the_pooling_leaves_out_is_read_and_not_pooled(encoder: Path, tmp_path: Path) -> None:
+    tokens, skipped = states(encoder, [f"the good {text}" for text in TEXTS]), 3  # [CLS], the, good
+    by_hand = {**BY_HAND, "weightedmean": lambda after: weighted(after, 1 + skipped)}
+    for number, (mode, pool) in enumerate(by_hand.items()):
+        document = {"pooling_mode": mode, "include_prompt": False}
+        folder = with_recipe(encoder, tmp_path / mode, pooling=document, default="query")
+        cache, _ = run(TEXTS, tmp_path / f"{mode}.h5", folder, label_column=None, features=("mean", "model"))
+        assert cache.identity.prefix == "the good " and not cache.identity.prefix_pooled
+        expected = [pool(each[skipped:]) for each in tokens]
+        np.testing.assert_allclose(cache.features("model"), expected, atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(cache.features("mean"), [each.mean(0) for each in tokens], atol=1e-5, rtol=1e-5)
+        if not number:
+            pooled, _ = run(TEXTS, tmp_path / "p.h5", folder, label_column=None, prefix="", prompt=None)
+            assert pooled.identity.prefix_pooled and not np.allclose(pooled.features(), expected, atol=0.1)
+
+
+def test_chunks_and_updates_leave_the_prompt_out_too(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = with_recipe(tiny, tmp_path / "m", pooling={"include_prompt": False}, default="query")
+    options = {"label_column": None, "long": "chunks", "max_length": 8, "overlap": 0}
+    cache, _ = run(["a film is bad it works", *TEXTS], tmp_path / "c.h5", folder, **options)
+    first, second = states(tiny, ["the good a film is bad", "the good it works"])
+    expected = first[3:].mean(0) * 4 / 6 + second[3:].mean(0) * 2 / 6
+    np.testing.assert_allclose(cache.features()[0], expected, atol=1e-5)
+    monkeypatch.setattr(hf, "load_encoder", None)
+    grown, _ = run(["a film is bad it works", *TEXTS, "it works"], cache.path, folder, update=True, **options)
+    np.testing.assert_allclose(grown.features()[-1], states(tiny, ["the good it works"])[0][3:].mean(0), atol=1e-5)
+
+
+def test_a_prompt_that_cannot_be_told_from_the_text_is_refused(tiny: Path, tmp_path: Path) -> None:
+    folder = with_recipe(tiny, tmp_path / "m", pooling={"include_prompt": False}, default="query")
+
+    def refused(message: str, **options: Any) -> None:
+        with pytest.raises(EncoderError, match=f"leaves out the tokens of a prompt .*{message}"):
+            run(TEXTS, tmp_path / "c.h5", folder, label_column=None, **options)
+
+    refused("leaves no room for a text in 4 tokens", max_length=4)
+    refused("leaves no room for a text in 3 tokens", max_length=3, long="chunks", overlap=0)
+    refused("joins the end of the prompt to the text 'd", prefix="very goo")  # of which "good" is made
+    edit(folder / "tokenizer_config.json", truncation_side="left")
+    refused("cuts long texts at their beginning")
 
 
 @pytest.mark.parametrize("function", ["activation.Tanh", "linear.Identity"])
@@ -297,7 +352,6 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
     "field": ("1_Pooling/config.json", {"pooling_mode_median": True}, "the setting 'pooling_mode_median'"),
     "kind": ("1_Pooling/config.json", {"include_prompt": "yes"}, "lacks 'include_prompt', or it is of the wrong kind"),
     "width": ("1_Pooling/config.json", {"word_embedding_dimension": 7}, "for states of 7 numbers; its model has 32"),
-    "prompt": ("1_Pooling/config.json", {"include_prompt": False}, "leaves out the tokens of a prompt"),
     "length": ("sentence_bert_config.json", {"max_seq_length": -1}, "its max_seq_length is -1"),
     "half": ("sentence_bert_config.json", {"model_args": {"dtype": "float16"}}, "has the setting 'model_args'"),
     "cut": ("config_sentence_transformers.json", {"truncate_dim": "8"}, "cuts vectors at '8' numbers"),
@@ -310,7 +364,7 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
 @pytest.mark.parametrize("fault", REFUSED)
 def test_what_cannot_be_computed_is_refused_by_name(tiny: Path, tmp_path: Path, fault: str) -> None:
     name, content, message = REFUSED[fault]
-    folder = with_recipe(tiny, tmp_path / "m", default="query" if fault == "prompt" else None)
+    folder = with_recipe(tiny, tmp_path / "m")
     if isinstance(content, list):
         content = [{"path": path, "type": PACKAGE + kind} for path, kind in content]
     elif name != "modules.json":

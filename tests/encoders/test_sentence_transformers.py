@@ -31,6 +31,15 @@ def pooled(mode: Any) -> Callable[[Path, Path], Case]:
     return lambda encoder, folder: Case(with_recipe(encoder, folder, pooling=mode))
 
 
+def prompt_left_out(mode: str, kind: str) -> Callable[[Path, Path], Case]:
+    def made(_: Path, folder: Path) -> Case:
+        encoder = save_tiny_encoder(folder.parent / kind, kind=kind)
+        document = {"pooling_mode": mode, "include_prompt": False}
+        return Case(with_recipe(encoder, folder, pooling=document), {"prompt": "query"}, {"prompt_name": "query"})
+
+    return made
+
+
 def dense(function: str, *, bias: bool = True) -> Callable[[Path, Path], Case]:
     def made(encoder: Path, folder: Path) -> Case:
         with_recipe(encoder, folder, "Dense")
@@ -104,6 +113,8 @@ CASES: dict[str, Callable[[Path, Path], Case]] = {
     **{mode: pooled(mode) for mode in BY_HAND},
     "two joined": pooled(["max", "cls"]),
     "two joined, older": pooled({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}),
+    **{f"{mode}, prompt left out": prompt_left_out(mode, "bert") for mode in BY_HAND},
+    "mean, prompt left out, padded": prompt_left_out("mean", "rembert"),
     **{function: dense(function) for function in FUNCTIONS},
     "dense without bias": dense("activation.Tanh", bias=False),
     "several modules": several,

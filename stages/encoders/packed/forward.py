@@ -57,8 +57,10 @@ class PackedForward:
         self._features = [[f for f in features if (f.layer or layers) == n] for n in range(1, layers + 1)]
         last = max(number for number, taken in enumerate(self._features) if taken)
         self._norm = norm if last == layers - 1 else None
-        poolings = {_TOKENS.get(feature.pooling) for feature in self._features[last]}
-        token = poolings.pop() if len(poolings) == 1 else None
+        tokens = {
+            None if f.pooling is Pooling.CLS and f.skipped else _TOKENS.get(f.pooling) for f in self._features[last]
+        }
+        token = tokens.pop() if len(tokens) == 1 else None
         self.layers = [*(layer(number, None) for number in range(last)), layer(last, token)]
 
     def __call__(self, sequences: Sequence[TokenIds]) -> dict[str, Tensor]:
@@ -78,18 +80,19 @@ class PackedForward:
                 ones = hidden_states[: len(sequences)]
                 pooled |= {f.name: self._pool_one(ones, f.pooling) for f in features}
             else:
-                pooled |= {f.name: self._pool(hidden_states, groups, f.pooling) for f in features}
+                pooled |= {f.name: self._pool(hidden_states, groups, f) for f in features}
         return pooled
 
-    def _pool(self, hidden_states: Tensor, groups: Sequence[Group], pooling: Pooling) -> Tensor:
+    def _pool(self, hidden_states: Tensor, groups: Sequence[Group], feature: Feature) -> Tensor:
         """(tokens, width) to (sequences, width)."""
-        parts = [hidden_states[g.tokens].view(g.count, g.length, -1) for g in groups]
+        pooling, skipped = feature.pooling, feature.skipped
+        parts = [hidden_states[g.tokens].view(g.count, g.length, -1)[:, skipped:] for g in groups]
         if pooling is Pooling.MEAN:
             return torch.cat([part.mean(1) for part in parts])
         if pooling is Pooling.MEAN_SQRT_LEN:
             return torch.cat([part.sum(1) / part.shape[1] ** 0.5 for part in parts])
         if pooling is Pooling.WEIGHTED_MEAN:
-            weights = [torch.arange(1.0, part.shape[1] + 1) for part in parts]
+            weights = [torch.arange(1.0, part.shape[1] + 1) + skipped for part in parts]
             return torch.cat([weight / weight.sum() @ part for weight, part in zip(weights, parts, strict=True)])
         if pooling is Pooling.LAST:
             return torch.cat([part[:, -1] for part in parts])
