@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from extracting import datasets, holding, interrupted_after
 from extracting import run_small_blocks as run
+from headstart.cache.reader import open_cache
 from powercut import after_a_cut, carry_on_after_cuts, recorded
 from processes import (
     Stuttering,
@@ -77,6 +78,21 @@ def test_a_kill_at_any_chosen_point_loses_no_block_and_the_next_run_ends_at_the_
             assert f"{len(kept)} of 8 blocks are done" in said
         assert finished == ("is current" in said)
         assert not [file.name for file in tmp_path.iterdir() if file.name.startswith(f"{number}.h5.")]
+
+
+def test_a_kill_amid_long_texts_in_chunks_ends_at_the_same_bytes(command: list[str | Path], tmp_path: Path) -> None:
+    """A text's chunks may lie in several batches; its vector is there with all of them, or not at all."""
+    log, chunks = tmp_path / "log", ["--long", "chunks", "--max-length", "8", "--overlap", "1"]
+    assert finish([*command, tmp_path / "whole.h5", *chunks], log, EIGHT)[0] == 0
+    whole = open_cache(tmp_path / "whole.h5")
+    assert (whole.lengths > 8).any() and (whole.lengths <= 8).any()
+    for call, blocks in ((38, 1), (60, 4), (87, 7)):
+        out = tmp_path / f"{call}.h5"
+        code, _ = finish([*command, out, *chunks], log, EIGHT, partial(fault_at, "write", call, "inside"))
+        assert code == -signal.SIGKILL and len(kept := holding(out)) >= blocks
+        code, said = finish([*command, out, *chunks], log, EIGHT)
+        assert code == 0 and f"{len(kept)} of 8 blocks are done" in said
+        assert datasets(out) == datasets(whole.path)
 
 
 def test_kills_at_random_one_after_another(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
