@@ -405,7 +405,7 @@ def test_a_script_without_a_guard_may_call_it(made: Path) -> None:
     assert report_of(made)["rungs"][0]["epoch"] is not None
 
 
-@pytest.mark.parametrize(("kind", "workers"), [("forkserver", 0), ("forkserver", 2), ("spawn", 2)])
+@pytest.mark.parametrize(("kind", "workers"), [("forkserver", 0), ("forkserver", 2), ("spawn", 1)])
 def test_in_a_process_of_its_own_the_program_is_the_same(
     tiny: Path, workers: int, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,8 @@ SAME_LENGTH: dict[str, dict[str, Any]] = {
     "Nystromformer": SIZES,
     "Yoso": SIZES,
 }
+TO_THE_END = ("Bert", "BigBird", "ConvBert")
+"""One of each way to run: a head and what it predicts differ by nothing else."""
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "Bros": (SIZES, "fails on 1 sequences .* it says: You have to specify bbox"),
     "Canine": ({**SIZES, **ENDS, "num_hash_buckets": 128}, "of a kind that headstart does not know"),
@@ -134,10 +136,11 @@ def test_a_text_has_the_same_features_alone_and_in_any_batch(name: str, tiny: Pa
         assert_alike(cache.features("cls")[:], expected)
         for feature in features:
             assert_alike(cache.features(feature)[:], caches[0].features(feature)[:])
-    trained = train_head(caches[0].path, tmp_path / "run", TrainSettings(epochs=1, feature="mean"))
-    classifier = load(trained)
-    probabilities = classifier.head.probabilities(np.asarray(caches[0].features("mean")[:]))
-    np.testing.assert_allclose(classifier.predict_proba(TEXTS), probabilities, atol=1e-5)
+    if name in TO_THE_END:
+        trained = train_head(caches[0].path, tmp_path / "run", TrainSettings(epochs=1, feature="mean"))
+        classifier = load(trained)
+        probabilities = classifier.head.probabilities(np.asarray(caches[0].features("mean")[:]))
+        np.testing.assert_allclose(classifier.predict_proba(TEXTS), probabilities, atol=1e-5)
 
 
 def assert_alike(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> None:
