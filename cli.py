@@ -35,6 +35,7 @@ from .stages.settings import (
     SweepSettings,
     TableSettings,
     TrainSettings,
+    parse_delimiter,
     setting,
 )
 from .stages.units import plain
@@ -375,6 +376,9 @@ def predict_command(
     ] = None,
     encoder: Annotated[str | None, typer.Option(help=_MOVED_ENCODER, show_default="where the run says it was")] = None,
     columns: Annotated[Values, Fields(ExtractSettings, only=tuple(_OF_INPUT), help=_OF_INPUT)],
+    label_delimiter: Annotated[
+        str, typer.Option(help="Text between several labels of a row, in a .csv or .tsv of results.")
+    ] = ";",
     dialect: Annotated[TableSettings, Fields(TableSettings)],
     encoding: Annotated[Values, Fields(ExtractSettings, only=("device", "allow_pickled_weights"))],
     output: Annotated[Values, Fields(_Output, only=("overwrite",))],
@@ -384,13 +388,13 @@ def predict_command(
     if bool(texts) == (input_table is not None) or (input_table is None) != (out is None):
         raise SettingsError("give either texts, or a table with --input and a file for the results with --out")
     if input_table is None:
-        refuse_unused(ctx, "without --input", *columns, *_DIALECT, *output)
+        refuse_unused(ctx, "without --input", *columns, "label_delimiter", *_DIALECT, *output)
     encoding["encoder"] = encoder
     with _reporting(ctx, quiet) as listener:
         from .stages.predict import predict, predict_table
 
         if input_table is not None and out is not None:
-            options = columns | encoding | output
+            options = columns | encoding | output | {"label_delimiter": parse_delimiter(label_delimiter)}
             written = predict_table(run, input_table, out, table_settings=dialect, report=listener, **options)
         else:
             found = predict(run, texts or [], report=listener, **encoding)

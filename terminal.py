@@ -304,12 +304,13 @@ def show_confusion(names: list[str], metrics: Mapping[str, Any]) -> None:
     show_rows(rows)
 
 
-def show_predictions(texts: list[str], labels: list[str], names: tuple[str, ...], probabilities: Any) -> None:
-    """Print the label and the probabilities of each text."""
-    for text, label, row in zip(texts, labels, probabilities, strict=True):
+def show_predictions(texts: list[str], labels: list[Any], names: tuple[str, ...], probabilities: Any) -> None:
+    """Print the prediction and the probabilities of each text."""
+    for text, prediction, row in zip(texts, labels, probabilities, strict=True):
         line = " ".join(text.split())
         shown = line if len(line) <= 72 else line[:71] + "…"
         top = sorted(zip(row, names, strict=True), reverse=True)[:MOST_CLASSES_SHOWN]
+        label = ", ".join(prediction) if isinstance(prediction, list) else str(prediction)
         # Tabs can be pasted into a table. rich would turn them into spaces.
         print(*map(plain, (label, "  ".join(f"{name} {p:.3f}" for p, name in top), shown)), sep="\t")
 

@@ -18,18 +18,24 @@ from ..cache.errors import EncoderError, SettingsError, StorageError, TableError
 from .encoders.session import EncoderSession
 from .progress import Note, Report, Step, silent
 from .runs.run import load_head, read_run
-from .settings import ExtractSettings
+from .settings import ExtractSettings, Task
 from .tables.memory import as_list
 from .types import TokenIds
 
 if TYPE_CHECKING:
     from .encoders.encoder import BatchReport, Encoder, UnknownTokens
 
+LEAST_PROBABILITY = 0.5
+"""Of a label that is predicted, where a row may have several."""
 NO_TOKENS = "the encoder's tokenizer makes no tokens of this text"
 Names = npt.NDArray[np.object_]
 """Class names, (n,) of str. Numpy's own strings would lose a NUL at the end of a name."""
+Predicted = npt.NDArray[Any]
+"""Of classes, their names, (n,) of str; of several labels a row, (n,) of lists of names; of numbers, (n,) float64."""
 Probabilities = npt.NDArray[np.float32]
-"""(n, classes) float32; each row sums to 1."""
+"""(n, classes) float32; each row sums to 1, unless a row may have several labels."""
+Outputs = npt.NDArray[np.float32]
+"""`Probabilities`; of numbers, (n, 1) float32, the numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +48,18 @@ class Texts:
 
 
 class TextClassifier:
-    """Classifies texts with a run's head, through the encoder that the head's features came from.
+    """Predicts the labels of texts with a run's head, through the encoder that the head's features came from.
+
+    What `predict` returns is of the kind that the head was trained for, ``head.task``: the most probable class, also
+    where classes have an order; the list of the labels that are as probable as not, or more (maybe none); or a number.
 
     The encoder is loaded once, at the first use. Threads may share a classifier: they encode one after the other, for
     the encoder uses all cores by itself.
 
     Attributes:
         head: The head.
-        classes_: (classes,) the class names, in the order of the columns of `predict_proba`.
+        classes_: (classes,) the class names, in the order of the columns of `predict_proba`; where classes have an
+            order, from the least to the greatest; (0,) where the head predicts numbers.
     """
 
     def __init__(
@@ -82,20 +92,21 @@ class TextClassifier:
         self._loading, self._encoding = threading.Lock(), threading.Lock()
 
     @overload
-    def predict(self, texts: str, pairs: str | None = None) -> str: ...
+    def predict(self, texts: str, pairs: str | None = None) -> Any: ...
 
     @overload
-    def predict(self, texts: Any, pairs: Any = None) -> Names: ...
+    def predict(self, texts: Any, pairs: Any = None) -> Predicted: ...
 
-    def predict(self, texts: Any, pairs: Any = None) -> str | Names:
-        """Return the most probable class of each text.
+    def predict(self, texts: Any, pairs: Any = None) -> Any:
+        """Return the prediction for each text: the most probable class, a list of labels, or a number.
 
         Args:
             texts: One text, or a list, a tuple, a one-dimensional array or a Series of texts.
             pairs: The second text of each, where the head was trained on pairs.
 
         Returns:
-            (n,) the class names; of one str, its class name.
+            (n,) class names (of str), lists of names, or numbers (float64); of one str, its own: a str, a list, or a
+            float.
 
         Raises:
             TableError: ``texts`` or ``pairs`` are not texts, or one of them is blank.
@@ -106,23 +117,36 @@ class TextClassifier:
             StorageError: the memory is full with one text alone.
         """
         checked = self.read(texts, pairs)
-        names = self.names(self.classify(checked))
-        return str(names[0]) if checked.is_one else names
+        predicted = self.predictions(self.classify(checked))
+        return predicted.tolist()[0] if checked.is_one else predicted
 
     def predict_proba(self, texts: Any, pairs: Any = None) -> Probabilities:
         """Return the probability of each class for each text. Arguments and errors as for `predict`.
 
         Returns:
-            (n, classes) float32; of one str, (classes,).
+            (n, classes) float32; of one str, (classes,). Each row sums to 1; where a row may have several labels, each
+            is the probability of its label for itself.
+
+        Raises:
+            SettingsError: the head predicts numbers, which have no probabilities.
         """
+        if self.head.task is Task.REGRESSION:
+            raise SettingsError(f"{self._run} predicts numbers, which have no probabilities; call predict")
         checked = self.read(texts, pairs)
         probabilities = self.classify(checked)
         return probabilities[0] if checked.is_one else probabilities
 
-    def names(self, probabilities: Probabilities) -> Names:
-        """Return the class of the largest probability in each row: (n,)."""
-        names: Names = self.classes_[probabilities.argmax(axis=1)]
-        return names
+    def predictions(self, outputs: Outputs) -> Predicted:
+        """Return the prediction that each row of outputs says: (n,), see `predict`."""
+        if self.head.task is Task.REGRESSION:
+            return outputs[:, 0].astype(np.float64)
+        if self.head.task is not Task.MULTI_LABEL:
+            names: Names = self.classes_[outputs.argmax(axis=1)]
+            return names
+        predicted = np.empty(len(outputs), object)
+        for row, chosen in enumerate(outputs >= LEAST_PROBABILITY):
+            predicted[row] = self.classes_[chosen].tolist()
+        return predicted
 
     def read(self, texts: Any, pairs: Any = None) -> Texts:
         """Check texts without loading the encoder; arguments and errors as for `predict`."""
@@ -149,9 +173,14 @@ class TextClassifier:
             wanted = "single texts" if pairs else "pairs of texts: give a table with `text_pair_column`"
             raise SettingsError(f"{self._run} was trained on {wanted}")
 
-    def classify(self, texts: Texts) -> Probabilities:
-        """Return the probabilities of texts that `read` has checked; errors as for `predict`."""
-        parts: list[Probabilities] = [np.empty((0, len(self.classes_)), np.float32)]
+    @property
+    def no_outputs(self) -> Outputs:
+        """The outputs of no text."""
+        return np.empty((0, max(len(self.classes_), 1)), np.float32)
+
+    def classify(self, texts: Texts) -> Outputs:
+        """Return the outputs of texts that `read` has checked; errors as for `predict`."""
+        parts: list[Outputs] = [self.no_outputs]
         counted: UnknownTokens | None = None
         for start in range(0, len(texts.texts), self.window_rows):
             rows = slice(start, start + self.window_rows)
@@ -161,7 +190,7 @@ class TextClassifier:
 
             pairs = None if texts.pairs is None else texts.pairs[rows]
             sequences = self.tokenize(texts.texts[rows], pairs, place)
-            parts.append(self.probabilities(sequences, place))
+            parts.append(self.outputs(sequences, place))
             unknown = self.load_encoder().count_unknown(sequences)
             counted = unknown if counted is None else counted + unknown
             self._report(Step("encoding", start + len(sequences), len(texts.texts), "texts"))
@@ -183,13 +212,13 @@ class TextClassifier:
                 raise EncoderError(f"{place(index)}: {NO_TOKENS}; change it")
         return sequences
 
-    def probabilities(
+    def outputs(
         self,
         sequences: Sequence[TokenIds],
         place: Callable[[int], str],
         on_batch: Callable[[BatchReport], None] | None = None,
-    ) -> Probabilities:
-        """Return the probabilities of some token sequences, which are encoded together, equal ones once.
+    ) -> Outputs:
+        """Return the outputs of some token sequences, which are encoded together, equal ones once.
 
         ``place`` is as for `tokenize`, ``on_batch`` as for `encode_sequences`.
 
@@ -212,7 +241,7 @@ class TextClassifier:
         finite = np.isfinite(features).all(axis=1)
         if not finite.all():
             raise EncoderError(f"{place(int(np.argmin(finite)))}: the encoder's feature of this text is not finite")
-        return self.head.probabilities(features)
+        return self.head.outputs(features)
 
     def load_encoder(self) -> Encoder:
         """Return the encoder; the first call finds, checks and loads it. Errors as for `predict`."""

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..cache.errors import OutputExistsError, TableError
+from ..cache.errors import OutputExistsError, SettingsError, TableError
 from ..cache.lock import hold
 from ..cache.siblings import followed
-from .model import NO_TOKENS, Probabilities, TextClassifier
+from .model import NO_TOKENS, Outputs, Probabilities, TextClassifier
 from .prefetch import prefetch
 from .progress import Action, Note, Outcome, Report, Step, silent
-from .settings import BY_NAME, ExtractSettings, TableSettings
+from .settings import BY_NAME, ExtractSettings, TableSettings, Task
+from .tables.formats import DIALECTS
 from .tables.scan import ColumnScan, read_column_windows, scan_columns
 from .tables.table import Table, TableRows, open_table
 from .tables.writer import open_writer, output_format
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from .encoders.encoder import BatchReport
 
 PREDICTION, PROBLEM = "prediction", "prediction_problem"
-"""The columns of the most probable class, and of why a bad row has none. The column of a class's probability is
+"""The columns of the prediction, and of why a bad row has none. The column of a class's probability is
 ``probability_`` and its name."""
 
 
@@ -37,14 +38,15 @@ class Predictions:
     Attributes:
         texts: The texts.
         pairs: The second texts; None for single texts.
-        labels: The most probable class of each.
-        probabilities: (texts, classes) float32.
+        labels: The prediction for each, as of `TextClassifier.predict`: the most probable class, a list of labels, or a
+            number.
+        probabilities: (texts, classes) float32; (texts, 0) where the head predicts numbers.
         label_names: The classes, in the order of the columns of ``probabilities``.
     """
 
     texts: list[str]
     pairs: list[str] | None
-    labels: list[str]
+    labels: list[Any]
     probabilities: Probabilities
     label_names: tuple[str, ...]
 
@@ -77,9 +79,9 @@ def predict(
         run, encoder=encoder, device=device, allow_pickled_weights=allow_pickled_weights, report=report
     )
     checked = classifier.read(texts, pairs)
-    probabilities = classifier.classify(checked)
-    labels = classifier.names(probabilities).tolist()
-    return Predictions(checked.texts, checked.pairs, labels, probabilities, classifier.head.label_names)
+    outputs, names = classifier.classify(checked), classifier.head.label_names
+    labels = classifier.predictions(outputs).tolist()
+    return Predictions(checked.texts, checked.pairs, labels, outputs[:, : len(names)], names)
 
 
 def predict_table(
@@ -93,6 +95,7 @@ def predict_table(
     device: str = "auto",
     allow_pickled_weights: bool = False,
     table_settings: TableSettings = BY_NAME,
+    label_delimiter: str = ";",
     skip_bad_rows: bool = False,
     overwrite: bool = False,
     window_rows: int = ExtractSettings.window_rows,
@@ -106,13 +109,14 @@ def predict_table(
         run: The run folder.
         table: A table as for `extract`.
         out: The file to write; its name tells its format. It has all columns of the table, then ``prediction`` (the
-            most probable class) and ``probability_NAME`` for each class.
+            most probable class, a list of labels, or a number) and ``probability_NAME`` for each class.
         text_column: Column of the texts.
         text_pair_column: Column of the second texts, where the head was trained on pairs.
         encoder: As for `predict`.
         device: As for `predict`.
         allow_pickled_weights: As for `predict`.
         table_settings: How the table's files are read.
+        label_delimiter: What stands between several labels of a row in a CSV or TSV file; other formats hold lists.
         skip_bad_rows: Give a bad row (without text, not UTF-8, with too many or too few cells, or with a text of no
             tokens) an empty prediction, instead of raising. One more column, ``prediction_problem``, says why; it is
             empty for the other rows. A row whose cells cannot be read is written with empty cells.
@@ -129,6 +133,7 @@ def predict_table(
             changes while it is read, or has a column that the format of ``out`` cannot hold.
         BusyError: another run is writing ``out``.
         StorageError: the machine cannot read or write.
+        SettingsError: the delimiter occurs in a label.
         HeadstartError: as for `TextClassifier.predict`.
     """
     out = Path(out)
@@ -152,8 +157,11 @@ def predict_table(
         report=report,
     )
     classifier.require_pairs(text_pair_column is not None)
+    delimiter = label_delimiter if classifier.head.task is Task.MULTI_LABEL and output_format(out) in DIALECTS else None
+    if delimiter is not None and (joined := [name for name in classifier.head.label_names if delimiter in name]):
+        raise SettingsError(f"the label {joined[0]!r} holds {delimiter!r}; choose another `label_delimiter`")
     with hold(out, note=lambda text: report(Note(text))):
-        counts = _classify_table(classifier, source, out, overwrite=overwrite, report=report)
+        counts = _classify_table(classifier, source, out, delimiter=delimiter, overwrite=overwrite, report=report)
     report(Outcome(command="predict", output=out, action=Action.MADE, counts=counts))
     return out
 
@@ -168,12 +176,14 @@ def _require_writable(out: Path, overwrite: bool) -> None:
 
 
 def _classify_table(
-    classifier: TextClassifier, source: Table, out: Path, *, overwrite: bool, report: Report
+    classifier: TextClassifier, source: Table, out: Path, *, delimiter: str | None, overwrite: bool, report: Report
 ) -> dict[str, float]:
-    """Do what `predict_table` says; return the outcome's counts."""
+    """Do what `predict_table` says; return the outcome's counts. With a delimiter, lists of labels become text."""
     scan = scan_columns(source, report)
+    lists = pa.list_(pa.string()) if delimiter is None else pa.string()
+    kind = {Task.REGRESSION: pa.float64(), Task.MULTI_LABEL: lists}.get(classifier.head.task, pa.string())
     added = pa.schema(
-        [(PREDICTION, pa.string()), *((f"probability_{name}", pa.float64()) for name in classifier.head.label_names)]
+        [(PREDICTION, kind), *((f"probability_{name}", pa.float64()) for name in classifier.head.label_names)]
     )
     if source.skip_bad_rows:
         added = added.append(pa.field(PROBLEM, pa.string()))
@@ -190,10 +200,10 @@ def _classify_table(
         encoder = classifier.load_encoder()
         unknown = encoder.count_unknown([])
         for window in prefetch(_windows(classifier, source, scan)):
-            probabilities = np.empty((0, len(classifier.classes_)), np.float32)
+            outputs = classifier.no_outputs
             if window.sequences:
-                probabilities = classifier.probabilities(window.sequences, window.place, count)
-            write(_with_predictions(window, added, classifier, probabilities))
+                outputs = classifier.outputs(window.sequences, window.place, count)
+            write(_with_predictions(window, added, classifier, outputs, delimiter))
             unknown += encoder.count_unknown(window.sequences)
             counts["rows"] += len(window.rows)
             counts["skipped_rows"] += len(window.rows) - len(window.good)
@@ -234,16 +244,16 @@ def _windows(classifier: TextClassifier, source: Table, scan: ColumnScan) -> Ite
 
 
 def _with_predictions(
-    window: _Window, added: pa.Schema, classifier: TextClassifier, probabilities: Probabilities
+    window: _Window, added: pa.Schema, classifier: TextClassifier, outputs: Outputs, delimiter: str | None
 ) -> pa.Table:
     """Return the columns of some rows, and those of their predictions."""
-    names: list[str | None] = [None] * len(window.rows)
+    predicted: list[Any] = [None] * len(window.rows)
     values = np.zeros((len(window.rows), len(classifier.classes_)))
-    values[window.good] = probabilities
-    for index, name in zip(window.good, classifier.names(probabilities), strict=True):
-        names[index] = name
+    values[window.good] = outputs[:, : len(classifier.classes_)]
+    for index, prediction in zip(window.good, classifier.predictions(outputs).tolist(), strict=True):
+        predicted[index] = prediction if delimiter is None else delimiter.join(prediction)
     bad = np.array(window.problems, object) != ""
-    columns = [pa.array(names, pa.string()), *(pa.array(column, mask=bad) for column in values.T)]
+    columns = [pa.array(predicted, added[0].type), *(pa.array(column, mask=bad) for column in values.T)]
     if PROBLEM in added.names:
         columns.append(pa.array([problem or None for problem in window.problems], pa.string()))
     cells = window.rows.cells

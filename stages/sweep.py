@@ -24,7 +24,7 @@ from .provenance import provenance
 from .runs.savings import passes_of_cached
 from .runs.sweep_folder import SWEEP, SweepFolder, open_folder
 from .runs.training import train_run
-from .settings import HeadKind, Labels, Solver, SweepSettings, TrainSettings
+from .settings import HeadKind, Labels, Solver, SweepSettings, Task, TrainSettings
 from .splits.divide import divide, find_dims, open_caches, require_unchanged
 from .threads import open_threads
 
@@ -241,7 +241,15 @@ def _solve_group(group: Sequence[Cell], splits: Splits, cache: Cache, progress: 
         for _, settings in group:
             parameters, convergence = solver.solve(settings.l2)
             identity = cache.identity.narrowed(settings.feature)
-            head = Head(**parameters, temperature=1.0, label_names=names, identity=identity, dims=None, normalize=False)
+            head = Head(
+                **parameters,
+                temperature=1.0,
+                label_names=names,
+                identity=identity,
+                dims=None,
+                normalize=False,
+                task=Task.CLASSES,
+            )
             metrics = score(head, splits.validation, splits.validation_groups, resamples=1)
             penalty = settings.l2 / 2 * float((head.weight.astype("float64") ** 2).sum())
             train_loss = (convergence.objective - penalty) / len(splits.train)

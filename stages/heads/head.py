@@ -1,4 +1,4 @@
-"""The fitted head: it turns features into class probabilities. It needs numpy alone."""
+"""The fitted head: it turns features into probabilities of classes, or into numbers. It needs numpy alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ...cache.errors import UserError
 from ...cache.identity import Identity
+from ..settings import Task
 from ..types import Float64Array, Indices, StoredFeatures
 from .dims import Dims, normalized
 
@@ -21,20 +22,23 @@ _BATCH_ROWS = 8192
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Head:
-    """A classifier on one feature of one encoder."""
+    """A classifier or a regression on one feature of one encoder."""
 
     weight: Weights
-    """(classes, width) float32; for an MLP (classes, hidden)."""
+    """(classes, width) float32; for an MLP (classes, hidden). Where classes have an order, and for numbers,
+    (1, width)."""
     bias: Weights
-    """(classes,) float32."""
+    """(classes,) float32; (classes - 1,) where classes have an order, and (1,) for numbers."""
     hidden_weight: Weights | None = None
     """(hidden, width) float32, the weight of an MLP's hidden layer, which ends in a ReLU; None for a linear head."""
     hidden_bias: Weights | None = None
     """(hidden,) float32, or None likewise."""
     temperature: float = 1.0
-    """The logits are divided by it before the softmax; 1 if no temperature was fitted."""
+    """The logits are divided by it before the softmax or the sigmoid; 1 if no temperature was fitted."""
     label_names: tuple[str, ...]
-    """The classes, in the order of the rows of ``weight``."""
+    """The classes, in the order of the rows of ``weight``, or from the least to the greatest; none for numbers."""
+    task: Task = Task.CLASSES
+    """What the outputs are: see `outputs_of`."""
     identity: Identity
     """The encoder and settings that the features must come from."""
     dims: Dims | None = None
@@ -49,8 +53,14 @@ class Head:
             return self.dims.of
         return int((self.weight if self.hidden_weight is None else self.hidden_weight).shape[1])
 
+    def outputs(self, features: StoredFeatures) -> npt.NDArray[np.float32]:
+        """(rows, width) features to what `outputs_of` says of them."""
+        if self.task is Task.CLASSES:
+            return self.probabilities(features)
+        return outputs_of(self.task, self.logits(features).astype(np.float64) / self.temperature).astype(np.float32)
+
     def logits(self, features: StoredFeatures) -> npt.NDArray[np.float32]:
-        """(rows, width) features to (rows, classes) float32, not yet divided by the temperature.
+        """(rows, width) features to (rows, biases) float32, not yet divided by the temperature.
 
         Raises:
             UserError: the features have another width.
@@ -69,7 +79,8 @@ class Head:
         return logits
 
     def log_probabilities(self, features: StoredFeatures) -> Float64Array:
-        """(rows, width) features to (rows, classes) float64, natural logarithms."""
+        """(rows, width) features to (rows, classes) float64, natural logarithms, where each row has one of several
+        classes without an order."""
         scaled = self.logits(features).astype(np.float64) / self.temperature
         scaled -= scaled.max(axis=1, keepdims=True)
         result: Float64Array = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
@@ -83,3 +94,24 @@ class Head:
         """(rows, width) features to (rows,) int64, indices into ``label_names``."""
         predicted: Indices = self.logits(features).argmax(axis=1)
         return predicted
+
+
+def outputs_of(task: Task, logits: Float64Array) -> Float64Array:
+    """Return the outputs of a head whose logits, divided by the temperature, are these (rows, biases).
+
+    Classes: (rows, classes) probabilities that sum to 1. Several labels a row: (rows, classes), the probability of
+    each, for itself. Classes with an order: (rows, classes) probabilities that sum to 1; a logit is that of being above
+    each class but the last. Numbers: (rows, 1), the logits themselves.
+    """
+    if task is Task.REGRESSION:
+        return logits
+    if task is Task.CLASSES:
+        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+        result: Float64Array = shifted / shifted.sum(axis=1, keepdims=True)
+        return result
+    result = 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
+    if task is Task.ORDINAL:
+        edges = np.ones((len(logits), 1))
+        above = np.concatenate([edges, result, 0 * edges], axis=1)
+        result = np.maximum(above[:, :-1] - above[:, 1:], 0)  # rounding may turn equal neighbours round
+    return result

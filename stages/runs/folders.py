@@ -27,7 +27,7 @@ class FolderKind:
         name: Its name in messages, such as ``run``.
         file: The JSON file that identifies such a folder.
         format: The value of ``format`` in that file.
-        version: The value of ``version`` in that file.
+        version: The newest value of ``version`` in that file.
         command: The command that makes such a folder.
         others: A pattern of the other files in it, by their paths from it; a folder ends in a slash.
     """
@@ -39,9 +39,9 @@ class FolderKind:
     command: str
     others: str
 
-    def write(self, folder: Path, fields: dict[str, Any]) -> None:
+    def write(self, folder: Path, fields: dict[str, Any], *, version: int = 1) -> None:
         """Write the JSON file into a folder that is not complete yet."""
-        content = json.dumps({"format": self.format, "version": self.version, **fields}, ensure_ascii=False, indent=1)
+        content = json.dumps({"format": self.format, "version": version, **fields}, ensure_ascii=False, indent=1)
         (folder / self.file).write_text(content + "\n", encoding="utf-8")
 
     def read(self, folder: Path) -> dict[str, Any]:
@@ -63,9 +63,9 @@ class FolderKind:
             raise StorageError(f"cannot read {path}: {error.strerror}") from None
         if not isinstance(fields, dict) or fields.get("format") != self.format:
             raise FormatError(f"{folder} is not a {self.name}: its {self.file} was not written by headstart")
-        if fields.get("version") != self.version:
+        if fields.get("version") not in range(1, self.version + 1):
             raise FormatError(
-                f"{path} is of version {fields.get('version')!r}; this headstart reads {self.version}: upgrade it"
+                f"{path} is of version {fields.get('version')!r}; this headstart reads up to {self.version}: upgrade it"
             )
         return fields
 

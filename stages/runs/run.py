@@ -18,7 +18,7 @@ from ...cache.identity import Identity
 from ...cache.record import EncoderRecord
 from ..heads.dims import Dims
 from ..heads.head import Head
-from ..settings import Scaling
+from ..settings import Scaling, Task
 from .folders import FolderKind
 from .predictions import PartPredictions, write_predictions
 
@@ -29,7 +29,7 @@ RUN = FolderKind(
     name="run",
     file="run.json",
     format="headstart-run",
-    version=1,
+    version=2,
     command="headstart train-head",
     others=r"head\.safetensors|predictions\.parquet",
 )
@@ -80,9 +80,22 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     fields, path = RUN.read(folder), folder / RUN.file
     checked(fields, RunRecord, str(path))
-    if not are_names(fields["label_names"]):
+    task = _task(fields, str(path))
+    if not are_names(fields["label_names"]) and (task is not Task.REGRESSION or fields["label_names"]):
         raise DamagedError(f"{path}: its label_names are not a list of distinct names")
     return fields
+
+
+def _task(fields: dict[str, Any], where: str) -> Task:
+    """Return what a head is for.
+
+    Raises:
+        FormatError: a newer headstart alone knows it.
+    """
+    task = fields.get("task", Task.CLASSES)
+    if task not in list(Task) or task == Task.AUTO:
+        raise FormatError(f"{where}: its task is {str(task)[:80]!r}, which this headstart does not know: upgrade it")
+    return Task(task)
 
 
 def write_run(folder: Path, head: Head, fields: dict[str, Any], predictions: Sequence[PartPredictions]) -> None:
@@ -94,7 +107,8 @@ def write_run(folder: Path, head: Head, fields: dict[str, Any], predictions: Seq
         tensors["temperature"] = np.array([head.temperature], np.float32)
     (folder / HEAD_FILE).write_bytes(safetensors.numpy.save(tensors))
     write_predictions(folder, head.label_names, predictions)
-    RUN.write(folder, fields)
+    plain = head.task is Task.CLASSES and not head.normalize  # as every headstart computes logits
+    RUN.write(folder, {**fields, "task": head.task}, version=1 if plain else 2)
 
 
 def load_head(run: str | Path) -> Head:
@@ -107,7 +121,7 @@ def load_head(run: str | Path) -> Head:
     """
     folder = Path(run)
     fields, path = read_run(folder), folder / HEAD_FILE
-    names = tuple(fields["label_names"])
+    names, task = tuple(fields["label_names"]), _task(fields, str(folder / RUN.file))
     identity = Identity.from_dict(fields["identity"], str(folder))
     try:
         if not path.is_file():
@@ -119,10 +133,15 @@ def load_head(run: str | Path) -> Head:
         raise StorageError(f"cannot read {path}: {error.strerror}") from None
     except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a type of number that numpy does not have
         raise DamagedError(f"{path} cannot be read: {error}") from None
-    if not _is_layer(tensors, "", outputs=len(names)):
-        raise DamagedError(f"{path} does not hold a weight and a bias, finite and in float32, for {len(names)} classes")
+    biases = {Task.REGRESSION: 1, Task.ORDINAL: len(names) - 1}.get(task, len(names))
+    outputs = 1 if task in (Task.REGRESSION, Task.ORDINAL) else biases
+    if not _is_layer(tensors, "", outputs=outputs, biases=biases):
+        raise DamagedError(
+            f"{path} does not hold a weight and a bias, finite and in float32, for "
+            + ("numbers" if task is Task.REGRESSION else f"{len(names)} classes")
+        )
     if tensors.keys() & {"hidden.weight", "hidden.bias"} and not _is_layer(
-        tensors, "hidden.", outputs=tensors["weight"].shape[1]
+        tensors, "hidden.", outputs=tensors["weight"].shape[1], biases=tensors["weight"].shape[1]
     ):
         raise DamagedError(f"{path}: its hidden layer does not fit its weight")
     stored = tensors.get("temperature", np.ones(1))
@@ -137,7 +156,13 @@ def load_head(run: str | Path) -> Head:
         )
     normalize = scaling == Scaling.NORMALIZED
     head = Head(
-        **parameters, temperature=temperature, label_names=names, identity=identity, dims=None, normalize=normalize
+        **parameters,
+        temperature=temperature,
+        label_names=names,
+        task=task,
+        identity=identity,
+        dims=None,
+        normalize=normalize,
     )
     if fields.get("dims") is None:
         return head
@@ -148,12 +173,11 @@ def load_head(run: str | Path) -> Head:
     return dataclasses.replace(head, dims=dims)
 
 
-def _is_layer(tensors: dict[str, Any], layer: str, *, outputs: int) -> bool:
-    """Whether the tensors hold a layer with this many outputs: weight (outputs, any) and bias (outputs,), finite
-    float32."""
+def _is_layer(tensors: dict[str, Any], layer: str, *, outputs: int, biases: int) -> bool:
+    """Whether the tensors hold such a layer: weight (outputs, any) and bias (biases,), finite float32."""
     weight, bias = tensors.get(f"{layer}weight"), tensors.get(f"{layer}bias")
     if weight is None or bias is None:
         return False
-    shapes = weight.ndim == 2 and weight.shape[0] == outputs and bias.shape == (outputs,)
+    shapes = weight.ndim == 2 and weight.shape[0] == outputs and bias.shape == (biases,)
     numbers = weight.dtype == bias.dtype == np.float32
     return shapes and numbers and bool(np.isfinite(weight).all() and np.isfinite(bias).all())

@@ -16,7 +16,7 @@ from ..heads.head import Head
 from ..heads.metrics import evaluate
 from ..progress import Report
 from ..provenance import provenance
-from ..settings import Labels, TrainSettings
+from ..settings import Labels, Task, TrainSettings
 from .predictions import PartPredictions
 from .savings import passes_of_cached
 
@@ -44,7 +44,15 @@ def train_run(
     names, identity = cache.label_names or (), cache.identity.narrowed(settings.feature)
     train, validation, test = splits.train, splits.validation, splits.test
     fit = fit_head(train, validation, classes=len(names), settings=settings, device=device, report=report)
-    head = Head(**fit.parameters, temperature=1.0, label_names=names, identity=identity, dims=None, normalize=False)
+    head = Head(
+        **fit.parameters,
+        temperature=1.0,
+        label_names=names,
+        identity=identity,
+        dims=None,
+        normalize=False,
+        task=Task.CLASSES,
+    )
     if settings.calibrate:
         logits = np.concatenate([head.logits(chunk) for chunk in validation.chunks()])
         temperature = float(np.float32(fit_temperature(logits, validation.targets)))  # as it is stored
