@@ -68,14 +68,14 @@ class RidgeSolver:
         return predictions[:, self._text]
 
     def leave_folds_out(self, penalties: Sequence[float], fold: Indices) -> Float64Array:
-        """For each penalty, each row's prediction by the optimum of the rows in other folds: (penalties, rows).
+        """For each penalty, each row's prediction by the optimum of the rows outside its fold: (penalties, rows).
 
-        ``fold`` is (rows,) int64, equal for rows with the same text.
+        ``fold`` is (rows,) int64, equal for rows with the same text; 0 for rows in no fold, whose predictions are 0.
         """
         fold_of_text = np.empty(len(self._weights), np.int64)
         fold_of_text[self._text] = fold
-        predictions = np.empty((len(penalties), len(fold_of_text)))
-        for number in np.unique(fold):
+        predictions = np.zeros((len(penalties), len(fold_of_text)))
+        for number in np.unique(fold[fold > 0]):
             held = np.flatnonzero(fold_of_text == number)
             predictions[:, held] = self._predict_held(held, np.array(penalties))
         return predictions[:, self._text]

@@ -6,22 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from feature_rows import feature_rows
 from headstart.stages.heads.ridge import RidgeSolver
 from headstart.stages.threads import open_threads
 from sklearn.linear_model import Ridge, RidgeCV
 
 PENALTIES = (1e-3, 0.1, 1.0, 30.0)
-
-
-class Rows:
-    def __init__(self, features: Any) -> None:
-        self.features, self.width = features, features.shape[1]
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def take(self, positions: Any) -> Any:
-        return self.features[positions]
 
 
 def rows_of(kind: str) -> tuple[Any, Any, Any]:
@@ -47,7 +37,7 @@ def test_the_optimum_is_that_of_scikit_learn(kind: str) -> None:
     features, targets, groups = rows_of(kind)
     wide = features.astype(np.float64)
     with open_threads() as threads:
-        solver = RidgeSolver(Rows(features), targets, groups, threads=threads)
+        solver = RidgeSolver(feature_rows(features), targets, groups, threads=threads)
         found = [solver.solve(l2) for l2 in PENALTIES]
     for l2, (weight, bias) in zip(PENALTIES, found, strict=True):
         model = Ridge(alpha=l2, solver="svd").fit(wide, targets)
@@ -61,7 +51,7 @@ def test_a_text_or_a_fold_that_is_left_out_is_predicted_by_all_others(kind: str)
     features, targets, groups = rows_of(kind)
     wide, fold = features.astype(np.float64), groups % 4 + 1
     with open_threads() as threads:
-        solver = RidgeSolver(Rows(features), targets, groups, threads=threads)
+        solver = RidgeSolver(feature_rows(features), targets, groups, threads=threads)
         found = solver.leave_one_out(PENALTIES), solver.leave_folds_out(PENALTIES, fold)
     for predictions, parts in zip(found, (groups, fold), strict=True):
         assert predictions.shape == (len(PENALTIES), len(targets))
@@ -76,7 +66,7 @@ def test_the_penalty_with_the_least_error_is_that_of_ridge_cv() -> None:
     features, targets, groups = rows_of("more columns than rows")
     model = RidgeCV(alphas=PENALTIES, store_cv_results=True).fit(features.astype(np.float64), targets)
     with open_threads() as threads:
-        predictions = RidgeSolver(Rows(features), targets, groups, threads=threads).leave_one_out(PENALTIES)
+        predictions = RidgeSolver(feature_rows(features), targets, groups, threads=threads).leave_one_out(PENALTIES)
     errors = (predictions - targets) ** 2
     np.testing.assert_allclose(errors, model.cv_results_.T, rtol=1e-7)
     assert PENALTIES[errors.mean(axis=1).argmin()] == model.alpha_
@@ -89,5 +79,5 @@ def test_the_result_does_not_depend_on_how_many_threads_there_are(monkeypatch: p
     for workers in (1, 3):
         monkeypatch.setattr("torch.get_num_threads", lambda workers=workers: workers)
         with open_threads() as threads:
-            found.append(RidgeSolver(Rows(features), targets, groups, threads=threads).leave_one_out(PENALTIES))
+            found.append(RidgeSolver(feature_rows(features), targets, groups, threads=threads).leave_one_out(PENALTIES))
     assert np.array_equal(*found)
