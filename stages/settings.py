@@ -42,6 +42,8 @@ _COUNT_OR_ZERO = _Limit("at least 0", lambda value: value >= 0)
 _POSITIVE = _Limit("above 0", lambda value: 0 < value < float("inf"))
 _SEED = _Limit("at least 0 and below 2^63", lambda value: 0 <= value < 2**63)
 _FOLDS = _Limit("0, or at least 2", lambda value: value == 0 or value >= 2)
+_SOME_FOLDS = _Limit("at least 2", lambda value: value >= 2)
+_SIMILARITY = _Limit("above 0 and at most 0.999", lambda value: 0 < value <= 0.999)
 _LEARNING_RATE = _Limit("above 0 and at most 1000", lambda value: 0 < value <= 1000)
 _WEIGHT_DECAY = _Limit("at least 0 and at most 1000", lambda value: 0 <= value <= 1000)
 _MEMORY = _Limit("at least 16 MiB", lambda value: value >= 1 << 24)
@@ -570,6 +572,66 @@ class SweepSettings(_Settings):
             for seed, fold in itertools.product(self.seeds, folds)
             for number, settings in enumerate(self.settings())
         ]
+
+
+class Pruning(enum.StrEnum):
+    """Which rows `audit` finds as label errors: as many as the confident joint says, chosen in one of these ways."""
+
+    NOISE_RATE = "noise-rate"
+    """For each label and each other class, those with the largest margin of the class over the label."""
+    CLASS = "class"
+    """For each label, those with the lowest probability of it."""
+    BOTH = "both"
+    """Those that both ways choose."""
+
+
+class LabelScore(enum.StrEnum):
+    """What ranks label errors; the lowest is the first."""
+
+    SELF_CONFIDENCE = "self-confidence"
+    """Probability of the label."""
+    NORMALIZED_MARGIN = "normalized-margin"
+    """Probability of the label less that of the most probable other class, mapped from -1..1 to 0..1."""
+
+
+@_documented
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AuditSettings(_Settings):
+    """Settings of `audit`."""
+
+    feature: str = setting(
+        "auto", "Feature to read. auto: the only one that the cache holds, or model; of several others, name one."
+    )
+    folds: int = setting(5, "Each fold's labels are judged by a head that is trained on the others.", _SOME_FOLDS)
+    split_seed: int = setting(0, "Seed of the division into folds.", _SEED)
+    l2: float | None = setting(
+        None, "L2 penalty of the head: 1 / C in scikit-learn.", _POSITIVE, shown="the best of the folds' log loss"
+    )
+    prune: Pruning = setting(
+        Pruning.NOISE_RATE,
+        "Which rows are label errors. noise-rate: for each label and other class, those with the largest margin. "
+        "class: those with the lowest probability of their label. both: those that both ways choose.",
+    )
+    score: LabelScore = setting(LabelScore.SELF_CONFIDENCE, "What ranks label errors.")
+    similarity: float = setting(
+        0.95,
+        "Rows of different labels are near-duplicates from this cosine on, of their vectors less the mean vector.",
+        _SIMILARITY,
+    )
+    fence: float = setting(
+        3.0,
+        "A row is an outlier if its distance from the nearest class is this many interquartile ranges above the third "
+        "quartile.",
+        _POSITIVE,
+    )
+    next: int = setting(0, "Number of rows of the `pool` to choose for labelling.", _COUNT_OR_ZERO)
+    memory: int | None = setting(
+        None,
+        "Read features from the file in every pass if they take more memory than this, for example 2GiB.",
+        _MEMORY,
+        parse=parse_memory,
+        shown="no limit",
+    )
 
 
 @_documented

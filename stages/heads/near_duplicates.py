@@ -1,0 +1,164 @@
+"""Rows with nearly the same features and different labels: the nearest row of another label, without all products.
+
+Similarity is the cosine of features less their mean. Without that, all vectors of many encoders point nearly one way
+(Mu and Viswanath 2018, arXiv 1702.01417), and any two texts would be near-duplicates.
+
+Most pairs are ruled out by their leading principal components alone. Cut unit vectors x and y into components a and a
+rest b: the inequality of Cauchy and Schwarz gives x y = x_a y_a + x_b y_b <= x_a y_a + |x_b| |y_b|. This bound is a
+product of vectors, with one more number than there are components. So the search is exact: no pair is missed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from ..threads import ordered_map
+from ..types import Features, Float64Array, Indices
+from .dataset import Dataset
+
+Tensor = torch.Tensor
+_SAMPLE_ROWS = 8192
+"""Rows that the principal components are measured on. Any would do: they decide the time, and not the result."""
+_SHARE, _STEP = 0.5, 64
+"""Share of the variance in the components that pairs are ruled out by, and what their number is a multiple of."""
+_ROWS, _COLUMNS = 256, 4096
+"""Rows of a block of products. It stays in a core's cache."""
+_ROUNDING = 1e-5
+"""Rounding of a product in float32, at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Partners:
+    """For each row of a dataset, the nearest row of another label, if it is near enough."""
+
+    partner: Indices  # (rows,) a position in the dataset; -1 for none
+    similarity: Float64Array  # (rows,) cosine; 0 for none
+    components: int  # by which pairs were ruled out
+    products: float  # share of the pairs that were not ruled out
+
+
+def same_text_partners(labels: Indices, groups: Indices) -> Indices:
+    """For each row the first row of its group that has another label: (rows,) int64, a position; -1 for none."""
+    _, group = np.unique(groups, return_inverse=True)
+    rows = np.arange(len(labels))
+    by_label, by_last = (np.lexsort((rows, key, group)) for key in (labels, -labels))
+    starts = np.flatnonzero(np.diff(group[by_label], prepend=-1))
+    # Of each row's group, the first row of its lowest label, and of its highest.
+    lowest, highest = by_label[starts][group], by_last[starts][group]
+    other = np.where(labels != labels[lowest], lowest, highest)
+    return np.where(labels[lowest] == labels[highest], -1, other)
+
+
+def find_partners(
+    dataset: Dataset, groups: Indices, *, threshold: float, on_rows: Callable[[int], None] = lambda rows: None
+) -> Partners:
+    """Find each row's nearest row of another label, from a cosine of ``threshold`` on.
+
+    Args:
+        dataset: The rows. They are read in parts; about 300 bytes a row are kept.
+        groups: (rows,) int64, equal for rows of the same text: their cosine is 1.
+        threshold: Least cosine, above 0.
+        on_rows: Called with the number of rows that are done, of those that ``groups`` and labels tell apart.
+    """
+    labels = dataset.targets
+    keys = labels * (groups.max() + 1) + groups
+    _, rows, spread = np.unique(keys, return_index=True, return_inverse=True)  # the rows to compare, sorted by label
+    mean = sum((chunk.sum(axis=0, dtype=np.float64) for chunk in dataset.chunks()), np.zeros(dataset.width))
+    space = _Space(dataset, (mean / len(dataset)).astype(np.float32), rows)
+    ends = np.searchsorted(labels[rows], labels[rows], side="right")  # where the next label begins
+    best, partner = np.zeros(len(rows)), np.full(len(rows), -1)
+    starts = [
+        start
+        for begin, end in zip(*_runs(labels[rows]), strict=True)
+        for start in range(begin, end if end < len(rows) else begin, _ROWS)  # the last label is compared already
+    ]
+    products = pairs = 0
+
+    def search(start: int) -> tuple[int, int, list[_Found]]:
+        end = int(ends[start])
+        stop = min(start + _ROWS, end)
+        found = [space.compare(start, stop, column, threshold) for column in range(end, len(rows), _COLUMNS)]
+        return stop - start, (stop - start) * (len(rows) - end), found
+
+    done = 0
+    for number, compared, found in ordered_map(search, starts):
+        done += number
+        pairs += compared
+        for one in found:
+            products += one.products
+            for mine, theirs in ((one.first, one.second), (one.second, one.first)):
+                # Of equal similarities, the one of the first row counts: it is assigned last.
+                order = np.lexsort((-theirs, one.similarity))
+                place, value, other = mine[order], one.similarity[order], theirs[order]
+                nearer = (value > best[place]) | ((value == best[place]) & (other < partner[place]))
+                best[place[nearer]], partner[place[nearer]] = value[nearer], other[nearer]
+        on_rows(done)
+    all_partners = np.where(partner[spread] >= 0, rows[partner[spread]], -1)
+    same = same_text_partners(labels, groups)
+    return Partners(
+        partner=np.where(same >= 0, same, all_partners),
+        similarity=np.where(same >= 0, 1.0, np.minimum(best[spread], 1)),
+        components=space.components,
+        products=products / max(pairs, 1),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """Pairs that are near enough: for each row of a block the nearest one of another block, and the reverse."""
+
+    first: Indices
+    second: Indices
+    similarity: Float64Array
+    products: int  # how many pairs were not ruled out
+
+
+class _Space:
+    """The rows as unit vectors: their components in memory, the whole vectors read when they are needed."""
+
+    def __init__(self, dataset: Dataset, mean: Features, rows: Indices) -> None:
+        self._dataset, self._mean, self._rows = dataset, mean, rows
+        step = -(-len(rows) // _SAMPLE_ROWS)
+        sample = self._unit(np.arange(0, len(rows), step))
+        variances, axes = torch.linalg.eigh(sample.T @ sample)
+        shares = torch.cumsum(variances.flip(0).clamp(min=0), 0)
+        self.components = min(int((shares < _SHARE * shares[-1]).sum()) // _STEP * _STEP + _STEP, dataset.width)
+        axes = axes.flip(1)[:, : self.components]
+        self._short = torch.empty((len(rows), self.components + 1))
+        for start in range(0, len(rows), _COLUMNS):
+            part = self._unit(np.arange(start, min(start + _COLUMNS, len(rows)))) @ axes
+            self._short[start : start + _COLUMNS, :-1] = part
+            # Rounding must not make the rest smaller than it is.
+            self._short[start : start + _COLUMNS, -1] = ((1 - (part**2).sum(1)).clamp(min=0) + _ROUNDING).sqrt()
+
+    def compare(self, start: int, stop: int, column: int, threshold: float) -> _Found:
+        """Compare the rows from start to stop with a block of rows from a column on."""
+        bound = self._short[start:stop] @ self._short[column : column + _COLUMNS].T  # (rows, columns)
+        near_rows = (bound.amax(1) >= threshold - _ROUNDING).nonzero()[:, 0]
+        if not len(near_rows):
+            none = np.empty(0, np.int64)
+            return _Found(none, none, np.empty(0), 0)
+        near_columns = (bound[near_rows].amax(0) >= threshold - _ROUNDING).nonzero()[:, 0]
+        first, second = near_rows.numpy() + start, near_columns.numpy() + column
+        similarity = self._unit(first) @ self._unit(second).T
+        by_row, by_column = similarity.max(1), similarity.max(0)
+        mine = np.concatenate([first, first[by_column.indices.numpy()]])
+        theirs = np.concatenate([second[by_row.indices.numpy()], second])
+        value = torch.cat([by_row.values, by_column.values]).numpy().astype(np.float64)
+        near = value >= threshold
+        return _Found(mine[near], theirs[near], value[near], similarity.numel())
+
+    def _unit(self, places: Indices) -> Tensor:
+        vectors = self._dataset.take(self._rows[places]) - self._mean
+        lengths = np.sqrt((vectors**2).sum(axis=1, keepdims=True))
+        return torch.from_numpy(vectors / np.maximum(lengths, np.finfo(np.float32).tiny))
+
+
+def _runs(labels: Indices) -> tuple[list[int], list[int]]:
+    """Where each label begins and ends among sorted labels."""
+    begins = np.flatnonzero(np.diff(labels, prepend=-1))
+    return begins.tolist(), [*begins[1:].tolist(), len(labels)]
