@@ -36,21 +36,27 @@ class Window:
 
 
 def require_known_words(encoder: Encoder, scan: TableScan, table: str) -> None:
-    """Refuse an encoder whose vocabulary lacks most of a table: nearly all rows would have the same features.
+    """Refuse an encoder whose vocabulary lacks most of a table, where different texts would have the same features.
 
     Raises:
-        EncoderError: in a sample of the table's first rows, more than half of the tokens are the unknown token.
+        EncoderError: in a sample of the table's first rows, more than half of the tokens are the unknown token, and
+            there are fewer than half as many different token sequences as different texts.
     """
     rows = scan.top
     if len(rows) < _FEW_ROWS:
         return
     sample = np.unique(np.linspace(0, len(rows) - 1, _SAMPLE_ROWS).astype(int))
     pairs = None if rows.pairs is None else [rows.pairs[row] for row in sample]
-    unknown = encoder.count_unknown(encoder.tokenize([rows.texts[row] for row in sample], pairs)[0])
-    if unknown.share > 0.5:
+    texts = [rows.texts[row] for row in sample]
+    sequences = encoder.tokenize(texts, pairs)[0]
+    unknown = encoder.count_unknown(sequences).share
+    distinct = len({tuple(sequence) for sequence in sequences})
+    different = len(set(texts if pairs is None else zip(texts, pairs, strict=True)))
+    if unknown > 0.5 and 2 * distinct < different:
         raise EncoderError(
-            f"{table}: the encoder's vocabulary lacks {unknown.share:.0%} of the tokens of {len(sample)} rows, so it "
-            "cannot tell them apart; choose an encoder of their language, or put its own tokenizer's files beside it"
+            f"{table}: the encoder's vocabulary lacks {unknown:.0%} of the tokens of {len(sample)} rows, so "
+            f"{different} different texts become {distinct} sequences of tokens; choose an encoder of their language, "
+            "or put its own tokenizer's files beside it"
         )
 
 

@@ -28,6 +28,9 @@ def test_most_of_a_table_is_refused_and_a_part_of_it_is_said(tiny: Path, tmp_pat
     with pytest.raises(EncoderError, match="vocabulary lacks 75% of the tokens of 120 rows"):
         run(UNKNOWN, tmp_path / "c.h5", tiny)
     assert not partial_path(tmp_path / "c.h5").exists()
+    told_apart = [f"\u2603 \u2604 {text} {number}" for number, text in enumerate(UNKNOWN)]
+    _, notes = run(told_apart, tmp_path / "apart.h5", tiny)
+    assert any("not in the encoder's vocabulary" in note for note in notes)
     for texts, said in ((known, False), ([*known, *UNKNOWN[:60]], True), (UNKNOWN[:20], True)):
         _, notes = run(texts, tmp_path / f"{len(texts)}.h5", tiny)
         assert [("not in the encoder's vocabulary" in note) for note in notes] == [True] * said
