@@ -15,12 +15,10 @@ import os
 import re
 import shutil
 import struct
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import h5py
 import numpy as np
@@ -31,6 +29,7 @@ from extracting import seal_again
 from headstart import cli
 from headstart.cache.reader import open_cache
 from headstart.cache.writer import CacheWriter
+from processes import command_here
 from safetensors.numpy import load_file, save_file
 from tiny import WORDS, save_tiny_encoder, tiny_rows
 
@@ -995,21 +994,14 @@ GROUPS = {
 
 def command(arguments: Sequence[Any], place: Place) -> Answer:
     """Run the command line in this process. An error with a traceback passes through."""
-    stdout, stderr = io.StringIO(), io.StringIO()
-    code = 0
-    typed = patch.object(sys, "argv", ["headstart", *map(str, arguments)])
-    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr), typed:
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-    said = stderr.getvalue().replace(f"{place.folder}/", "").replace(str(place.folder), "FOLDER")
-    if code == 0:
+    ran = command_here(*arguments)
+    said = ran.stderr.replace(f"{place.folder}/", "").replace(str(place.folder), "FOLDER")
+    if ran.returncode == 0:
         return Answer(0, done(place.folder))
     lines = [line for line in said.splitlines() if line.startswith("headstart: ")]
     assert len(lines) == 1 and "Traceback" not in said, said
     require_options(lines[0], ran=str(arguments[0]))
-    return Answer(code, lines[0].removeprefix("headstart: "))
+    return Answer(ran.returncode, lines[0].removeprefix("headstart: "))
 
 
 def require_options(message: str, *, ran: str) -> None:

@@ -7,6 +7,7 @@ a second, and what happens to it is what happens to a run that was started at a 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import io
@@ -24,6 +25,7 @@ from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 SERVER = multiprocessing.get_context("forkserver")
 LOADED = "headstart.__main__ headstart.cli headstart.terminal headstart.stages.extract headstart.stages.inspect"
@@ -50,6 +52,20 @@ def fresh_command(*arguments: Any, **options: Any) -> Command:
     """The same in a Python that has loaded nothing yet, as a shell starts it."""
     started = [sys.executable, "-m", "headstart", *map(str, arguments)]
     return subprocess.run(started, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False, **options)
+
+
+def command_here(*arguments: Any) -> Command:
+    """Run ``headstart ARGUMENTS`` in this process: what it prints and its exit code. A traceback passes through."""
+    from headstart import cli
+
+    stdout, stderr, code = io.StringIO(), io.StringIO(), 0
+    typed = patch.object(sys, "argv", ["headstart", *map(str, arguments)])
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr), typed:
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return Command(["headstart", *map(str, arguments)], code, stdout.getvalue(), stderr.getvalue())
 
 
 def start(arguments: Sequence[Any], log: Path, *preparations: Preparation) -> BaseProcess:
