@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from .cache.errors import HeadstartError, UserError
     from .cache.identity import Identity
     from .cache.reader import Cache, open_cache
+    from .stages.audit import audit
     from .stages.extract import extract, extract_tables
     from .stages.heads.head import Head
     from .stages.model import TextClassifier, load
     from .stages.predict import Predictions, predict
     from .stages.runs.run import load_head
     from .stages.settings import (
+        AuditSettings,
         ExtractSettings,
         Labels,
         Precision,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "AuditSettings": "stages.settings",
     "Cache": "cache.reader",
     "ExtractSettings": "stages.settings",
     "Head": "stages.heads.head",
@@ -56,6 +59,7 @@ _HOMES = {
     "TextClassifier": "stages.model",
     "TrainSettings": "stages.settings",
     "UserError": "cache.errors",
+    "audit": "stages.audit",
     "extract": "stages.extract",
     "extract_tables": "stages.extract",
     "load": "stages.model",
@@ -68,6 +72,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AuditSettings",
     "Cache",
     "ExtractSettings",
     "Head",
@@ -84,6 +89,7 @@ __all__ = [
     "TrainSettings",
     "UserError",
     "__version__",
+    "audit",
     "extract",
     "extract_tables",
     "load",

@@ -26,6 +26,7 @@ from .stages.runs.savings import EncoderPasses, passes_of_extraction
 from .stages.settings import (
     VARIED,
     VERIFY_SAMPLE,
+    AuditSettings,
     ExtractSettings,
     HeadKind,
     Labels,
@@ -55,6 +56,11 @@ _AS_MADE = {"skip_bad_rows": "Leave out bad rows. Give it if the cache was made 
 _IN_A_SWEEP = {
     "feature": "Features to compare.",
     "folds": "Rank by the mean over this many folds. 0: rank on held-out rows.",
+}
+_OF_TEXTS = {
+    "text_column": "Column of the texts in the `texts` table.",
+    "text_pair_column": "Column of the second texts in the `texts` table, if rows are pairs of texts.",
+    "skip_bad_rows": "Leave out bad rows of the `texts` table, instead of stopping at the first.",
 }
 _OF_INPUT = {
     "text_column": "Column of the texts in the `input` table.",
@@ -436,6 +442,37 @@ def speedup_command(
         terminal.show_speedup(inspect_path(out))
 
 
+@command(app, "audit")
+def audit_command(
+    *,
+    ctx: typer.Context,
+    cache: Annotated[Path, typer.Argument(help="Cache whose labels are audited.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    settings: Annotated[AuditSettings, Fields(AuditSettings)],
+    pool: Annotated[Path | None, typer.Option(help="Cache of texts to choose from, for labelling.")] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="Table that holds the texts, to show and write them beside the rows.")
+    ] = None,
+    reading: Annotated[ExtractSettings, Fields(ExtractSettings, only=_READING[:-2], help=_OF_TEXTS)],
+    output: Annotated[Values, Fields(_Output)],
+    quiet: Quiet = False,
+) -> None:
+    """Find labels that are likely wrong, near-duplicates with different labels, outliers, and what to label next."""
+    if texts is None:
+        refuse_unused(ctx, "without --texts", *_READING[:-2])
+    with _reporting(ctx, quiet) as listener:
+        from .stages.audit import audit
+        from .stages.inspect import inspect_path
+
+        audit(cache, out, settings, pool=pool, texts=texts, reading=reading, report=listener, **output)
+    if not quiet:
+        from . import terminal
+
+        found = inspect_path(out)
+        terminal.show_audit(found)
+        terminal.show_passes(EncoderPasses(**found["encoder_passes"]))
+
+
 @command(app, "verify")
 def verify_command(
     *,
@@ -487,10 +524,12 @@ def verify_command(
 
 @command(app, "inspect")
 def inspect_command(
-    path: Annotated[Path, typer.Argument(help="A cache, or the folder of a run, a sweep or a speedup report.")],
+    path: Annotated[
+        Path, typer.Argument(help="A cache, or the folder of a run, a sweep, an audit or a speedup report.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Show what is in a cache, a run, a sweep or a speedup report."""
+    """Show what is in a cache, a run, a sweep, an audit or a speedup report."""
     from . import terminal
     from .stages.inspect import inspect_path
 
@@ -498,7 +537,12 @@ def inspect_command(
     if as_json:
         typer.echo(json.dumps(description, ensure_ascii=False, indent=1))
         return
-    shows = {"cache": terminal.show_cache, "sweep": terminal.show_sweep, "speedup": terminal.show_speedup}
+    shows = {
+        "cache": terminal.show_cache,
+        "sweep": terminal.show_sweep,
+        "audit": terminal.show_audit,
+        "speedup": terminal.show_speedup,
+    }
     try:
         shows.get(description["kind"], terminal.show_run)(description)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:  # headstart did not write it

@@ -27,6 +27,8 @@ PLAIN_SECONDS = 10.0
 """Seconds between two lines of progress where there is no terminal."""
 MOST_CLASSES_SHOWN = 12
 MOST_SETTINGS_SHOWN = 10
+_TEXT_CELLS = 60
+"""Cells of a terminal that a text gets in a table."""
 
 
 @contextmanager
@@ -207,6 +209,47 @@ def show_run(run: Mapping[str, Any]) -> None:
     lines["time"] = f"{duration(run['seconds'])}, {duration(run['fit_seconds'])} of it {work}"
     show_summary(run["path"], lines)
     show_confusion(run["label_names"], test)
+
+
+def show_audit(audit: Mapping[str, Any]) -> None:
+    """Print how many rows of each kind an audit found, and the worst of them."""
+    rows, head, issues, settings = audit["rows"], audit["head"], audit["issues"], audit["settings"]
+    share = issues["label-error"] / max(rows["judged"], 1)
+    confused = [f"{pair['label']} as {pair['suggested']} {pair['rows']:,}" for pair in audit["confusions"][:4]]
+    lines = {
+        "features": settings["feature"],
+        "rows": f"{rows['audited']:,} with {rows['texts']:,} distinct token sequences; {rows['judged']:,} were judged "
+        f"by heads of {settings['folds']} folds",
+        "heads": f"l2 {head['l2']:g}: accuracy {head['accuracy']:.4f}, log loss {head['log_loss']:.4f}",
+        "labels": f"{issues['label-error']:,} likely errors ({share:.1%}), by {settings['prune']}"
+        + (f": {', '.join(confused)}" if confused else ""),
+        "copies": f"{issues['duplicate']:,} rows have a text that has another label elsewhere; "
+        f"{issues['near-duplicate']:,} are near one (cosine of at least {settings['similarity']:g})",
+        "outliers": f"{issues['outlier']:,} rows far from all classes",
+    }
+    if settings["next"]:
+        lines["next"] = f"{audit['next']:,} of {rows['pool']:,} texts of {audit['pool']}, in next.parquet"
+    lines["time"] = duration(audit["seconds"])
+    show_summary(audit["path"], lines)
+    if not audit["worst"]:
+        return
+    texts = [_short(" / ".join(filter(None, (line.get("text"), line.get("text_pair"))))) for line in audit["worst"]]
+    width = max(map(cell_len, texts))
+    table = [
+        ["kind", "row", "label", "suggested", "score", "partner", *([set_cell_size("text", width)] if width else [])]
+    ]
+    for line, text in zip(audit["worst"], texts, strict=True):
+        partner = "" if line["partner_row"] is None else f"{line['partner_row']} {line['partner_label']}"
+        known = "" if line["suggested"] is None else f"{line['suggested']} {line['suggested_probability']:.3f}"
+        cells = [line["kind"], str(line["row"]), line["label"], known, f"{line['score']:.4g}", partner]
+        table.append([*cells, *([set_cell_size(text, width)] if width else [])])
+    show_rows(table)
+
+
+def _short(text: str) -> str:
+    """The beginning of a text, in one line."""
+    text = plain(" ".join(text.split()))
+    return text if cell_len(text) <= _TEXT_CELLS else set_cell_size(text, _TEXT_CELLS - 1) + "…"
 
 
 def show_speedup(report: Mapping[str, Any]) -> None:

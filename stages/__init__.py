@@ -10,6 +10,7 @@ Each command is one file here, and each is built from folders:
     train_head   cache -> splits -> heads -> runs               one head
     sweep        cache -> splits -> heads -> runs               many heads as one product; the best one is tested
     predict      tables -> encoders -> heads (by model)         new texts
+    audit        cache -> splits -> heads -> runs               rows whose labels are likely wrong
     verify       cache, extraction -> findings                  checksums, and rows encoded again
     repair       cache, tables -> extraction -> cache           damaged blocks are encoded again
     inspect      cache or runs -> plain values                  what a file or a folder records

@@ -1,4 +1,4 @@
-"""What a cache, a run, a sweep or a speedup report records, as plain values for a screen or for JSON."""
+"""What a cache, a run, a sweep, an audit or a speedup report records, as plain values for a screen or for JSON."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from ..cache.reader import open_cache
 from .baseline.report import SPEEDUP
+from .runs.audit_folder import AUDIT, ISSUES_FILE, read_audit
 from .runs.predictions import PREDICTIONS_FILE
 from .runs.run import RUN, read_run
 from .runs.sweep_folder import SWEEP, read_sweep
@@ -17,7 +18,7 @@ def inspect_path(path: str | Path) -> dict[str, Any]:
     """Describe a cache file or an output folder.
 
     Returns:
-        ``kind`` (``cache``, ``run``, ``sweep`` or ``speedup``), ``path``, and everything that it records.
+        ``kind`` (``cache``, ``run``, ``sweep``, ``audit`` or ``speedup``), ``path``, and everything that it records.
 
     Raises:
         FormatError: the path is neither a cache nor a folder of headstart's.
@@ -28,6 +29,8 @@ def inspect_path(path: str | Path) -> dict[str, Any]:
         return {"kind": "sweep", "path": str(path), **read_sweep(path)}
     if (path / SPEEDUP.file).is_file():
         return {"kind": "speedup", "path": str(path), **SPEEDUP.read(path)}
+    if (path / AUDIT.file).is_file():
+        return {"kind": "audit", "path": str(path), **read_audit(path), "lines": str(path / ISSUES_FILE)}
     if path.is_dir() or path.name == RUN.file:
         folder = path.parent if path.name == RUN.file else path
         predictions = folder / PREDICTIONS_FILE  # runs made earlier lack it

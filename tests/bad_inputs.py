@@ -173,6 +173,48 @@ def measured(content: str) -> Callable[[Place], list[Any]]:
     ]
 
 
+def audit_of(place: Place) -> list[Any]:
+    return ["audit", place.copy(place.cache, "c.h5"), "--out", place.folder / "audit"]
+
+
+def audited(make: Callable[[Place], Path], *options: Any) -> Callable[[Place], list[Any]]:
+    """Extract the table that is made, and audit its labels."""
+
+    def arguments(place: Place) -> list[Any]:
+        answer = command(table(make, *options)(place), place)
+        assert answer.code == 0, answer
+        return ["audit", place.folder / "out.h5", "--out", place.folder / "audit"]
+
+    return arguments
+
+
+def numbered() -> list[tuple[str, str]]:
+    return [(text, f"{number}.5") for number, (text, _) in enumerate(GOOD)]
+
+
+def pooled(*options: Any) -> Callable[[Place], list[Any]]:
+    """Audit with a pool that was extracted with these options."""
+
+    def arguments(place: Place) -> list[Any]:
+        answer = command(table(lambda place: place.csv(GOOD), *options)(place), place)
+        assert answer.code == 0, answer
+        return [*audit_of(place), "--next", 5, "--pool", place.folder / "out.h5"]
+
+    return arguments
+
+
+def inspected_audit(harm: Callable[[Path], Any]) -> Callable[[Place], list[Any]]:
+    """Inspect an audit that was harmed."""
+
+    def arguments(place: Place) -> list[Any]:
+        answer = command(audit_of(place), place)
+        assert answer.code == 0, answer
+        harm(place.folder / "audit")
+        return ["inspect", place.folder / "audit"]
+
+    return arguments
+
+
 def predicted(
     content: bytes | str, *options: Any, name: str = "t.csv", out: str = "p.csv"
 ) -> Callable[[Place], list[Any]]:
@@ -981,6 +1023,24 @@ OUTPUTS = [
     Case("a run.json of infinite seconds, inspected", run(change("run.json", seconds=1e999), "inspect")),
     Case("a run.json of as many epochs, inspected", run(change("run.json", best_epoch=1e999), "inspect")),
 ]
+AUDITS = [
+    Case("a cache without labels", audited(lambda place: place.csv(GOOD), "--no-labels")),
+    Case("a cache of numbers", audited(lambda place: place.csv(numbered()), "--task", "regression")),
+    Case("a cache of several labels a row", audited(lambda place: place.csv(GOOD), "--label-delimiter", ";")),
+    Case("a cache of one class", audited(lambda place: place.csv([(text, "class0") for text, _ in GOOD]))),
+    Case("fewer texts than folds", audited(lambda place: place.csv(GOOD[:4]))),
+    Case("a label of one text", audited(lambda place: place.csv([*GOOD, ("a good film was fine", "rare")]))),
+    Case("--next without --pool", lambda place: [*audit_of(place), "--next", 5]),
+    Case("--pool without --next", lambda place: [*audit_of(place), "--pool", place.folder / "c.h5"]),
+    Case("a pool of the same texts", lambda place: [*audit_of(place), "--next", 5, "--pool", place.folder / "c.h5"]),
+    Case("a pool of another --max-length", pooled("--max-length", 9)),
+    Case("--texts without any of the texts", lambda place: [*audit_of(place), "--texts", place.csv([("other", "x")])]),
+    Case("--text-column without --texts", lambda place: [*audit_of(place), "--text-column", "body"]),
+    Case("--similarity 1", lambda place: [*audit_of(place), "--similarity", 1]),
+    Case("--out is a run", lambda place: ["audit", place.cache, "--out", place.copy(place.run, "run"), "--overwrite"]),
+    Case("an audit.json without its counts", inspected_audit(change("audit.json", issues=None))),
+    Case("an audit.json whose counts are texts", inspected_audit(change("audit.json", issues={"label-error": "many"}))),
+]
 GROUPS = {
     "Tables": TABLES,
     "Labels": LABELS,
@@ -988,6 +1048,7 @@ GROUPS = {
     "Encoders": ENCODERS,
     "Caches, heads and runs": FILES,
     "Tables to classify": PREDICTIONS,
+    "Audits": AUDITS,
     "What lies beside an output, and in it": OUTPUTS,
 }
 
@@ -1020,6 +1081,9 @@ def done(folder: Path) -> str:
     if (folder / "head").exists():
         classes = len(json.loads((folder / "head" / "run.json").read_text())["label_names"])
         return f"a head of {classes:,} classes"
+    if (folder / "audit").exists():
+        rows = json.loads((folder / "audit" / "audit.json").read_text())["rows"]
+        return f"an audit of {rows['audited']:,} rows, of which {rows['judged']:,} were judged"
     if not (folder / "out.h5").exists():
         return "done"
     found = open_cache(folder / "out.h5")

@@ -153,7 +153,9 @@ class Choice:
     """Rows to label next, the most uncertain first."""
 
     rows: Indices  # (chosen,) positions
-    margins: Float64Array  # (rows of the pool,) the two largest probabilities' difference
+    predictions: Indices  # (rows of the pool,) the most probable class
+    probabilities: Float64Array  # (rows of the pool,) of that class
+    margins: Float64Array  # (rows of the pool,) that probability less the second largest
 
 
 def choose_next(pool: Dataset, parameters: Parameters, count: int) -> Choice:
@@ -169,19 +171,18 @@ def choose_next(pool: Dataset, parameters: Parameters, count: int) -> Choice:
         parameters: ``weight`` and ``bias`` of a linear head.
         count: Number of rows to choose; if the pool has no more rows, all are chosen.
     """
-    largest = np.sort(np.exp(log_softmax(_logits(pool, parameters))), axis=1)[:, -2:]
-    margins: Float64Array = largest[:, 1] - largest[:, 0]
-    order = np.argsort(margins, kind="stable")
-    if count >= len(order):
-        return Choice(order, margins)
-    candidates = order[: CANDIDATES * count]
-    rows = pool.take(candidates)
-    chosen = _nearest_to_centres(rows, 1 - margins[candidates], count)
-    return Choice(candidates[np.sort(chosen)], margins)
+    probabilities = np.exp(log_softmax(_logits(pool, parameters)))
+    predictions = probabilities.argmax(axis=1)
+    second, largest = np.partition(probabilities, (-2, -1), axis=1)[:, -2:].T
+    margins = largest - second
+    candidates = np.argsort(margins, kind="stable")[: CANDIDATES * count]
+    if count < len(candidates):
+        candidates = candidates[_nearest_to_centres(pool.take(candidates), 1 - margins[candidates], count)]
+    return Choice(candidates, predictions, largest, margins)
 
 
 def _nearest_to_centres(rows: Features, weights: Float64Array, count: int) -> Indices:
-    """Weighted k-means; return a row for each centre, each another one: (count,) int64."""
+    """Weighted k-means; return a row for each centre, each another one: (count,) int64, ascending."""
     points = torch.from_numpy(rows - rows.mean(axis=0))
     norms = (points**2).sum(1)
     weight = torch.from_numpy(np.maximum(weights, 1e-6).astype(np.float32))

@@ -1,0 +1,53 @@
+"""The folder of an audit: ``issues.parquet`` has a line for each problem, ``audit.json`` counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from ...cache.documents import checked
+from .folders import FolderKind
+
+ISSUES_FILE, NEXT_FILE = "issues.parquet", "next.parquet"
+AUDIT = FolderKind(
+    name="label audit",
+    file="audit.json",
+    format="headstart-audit",
+    version=1,
+    command="headstart audit",
+    others=r"(issues|next)\.parquet",
+)
+
+
+class _AuditRecord(TypedDict):
+    """Fields that every ``audit.json`` holds; it MAY hold more."""
+
+    label_names: list[str]
+    settings: dict[str, Any]
+    rows: dict[str, int]
+    head: dict[str, Any]
+    issues: dict[str, int]
+    worst: list[Any]
+    seconds: float
+
+
+def read_audit(folder: Path) -> dict[str, Any]:
+    """Read and check ``audit.json``.
+
+    Raises:
+        As `FolderKind.read`; DamagedError also if a field is missing, or has the wrong type.
+    """
+    fields = AUDIT.read(folder)
+    checked(fields, _AuditRecord, str(folder / AUDIT.file))
+    return fields
+
+
+def write_lines(path: Path, lines: Sequence[Mapping[str, Any]], types: Mapping[str, type]) -> None:
+    """Write a table: a line for each mapping, with these columns and types."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    arrow = {int: pa.int64(), float: pa.float64(), str: pa.string()}
+    schema = pa.schema({name: arrow[kind] for name, kind in types.items()})
+    pa.parquet.write_table(pa.Table.from_pylist(list(lines), schema=schema), path)
