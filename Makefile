@@ -7,9 +7,10 @@ OLDEST := .venv-oldest
 DATA := .data
 DEMO := .demo
 BENCH := .bench
-# Two processes run the tests, each with one thread for torch: threads of two processes would wait for each other. A file's
-# tests stay together, because they share what they make. `make test PARALLEL=` runs them one after the other.
-PARALLEL ?= --numprocesses 2 --dist loadfile
+# Two processes run the tests, each with one thread for torch: threads of two processes would wait for each other. Each begins
+# with one half of the files, for tests of a file share what they make; the first to end takes tests that the other has not
+# begun. `make test PARALLEL=` runs them one after the other.
+PARALLEL ?= --numprocesses 2 --dist worksteal
 
 .PHONY: demo test test-oldest soak data bench-encoder bench-heads bench-speedup clean
 
