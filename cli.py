@@ -24,6 +24,7 @@ from .stages.encoders.memory import is_memory_full
 from .stages.progress import Action, Event, Outcome, Report, silent
 from .stages.runs.savings import EncoderPasses, passes_of_extraction
 from .stages.settings import (
+    UNUSED,
     VARIED,
     VERIFY_SAMPLE,
     AuditSettings,
@@ -41,12 +42,9 @@ from .stages.settings import (
 )
 from .stages.units import plain
 
-_ONLY_SGD = (
-    *("epochs", "batch_size", "learning_rate", "schedule", "warmup", "weight_decay", "dropout", "center"),
-    *("label_smoothing", "patience", "seed", "seeds", "device"),
-)
-"""Settings that the exact solver does not use."""
-_VARIED = tuple(dict.fromkeys(VARIED[Solver.SGD] + VARIED[Solver.EXACT]))
+_VARIED = tuple(dict.fromkeys(name for names in VARIED.values() for name in names))
+_OF_SGD = ("seed", "seeds", "device")
+"""Settings besides those of a head that AdamW alone uses."""
 _DIALECT = tuple(field.name for field in dataclasses.fields(TableSettings))
 _READING = ("text_column", "text_pair_column", *_DIALECT, "skip_bad_rows", "device", "allow_pickled_weights")
 """Settings with which the texts of a cache are read and encoded again."""
@@ -54,7 +52,8 @@ _TABLES = "CSV, TSV, text, JSON lines, Parquet or Arrow {}, or {} of one kind."
 _MOVED_ENCODER = "Hub id or folder of the encoder, if it has moved."
 _AS_MADE = {"skip_bad_rows": "Leave out bad rows. Give it if the cache was made with it."}
 _IN_A_SWEEP = {
-    "feature": "Features to compare.",
+    "feature": "Features to compare. auto: the solver auto chooses; others take the only one, or model.",
+    "solver": "Solvers to compare. Each is combined with the values that it uses.",
     "folds": "Rank by the mean over this many folds. 0: rank on held-out rows.",
 }
 _OF_TEXTS = {
@@ -62,6 +61,8 @@ _OF_TEXTS = {
     "text_pair_column": "Column of the second texts in the `texts` table, if rows are pairs of texts.",
     "skip_bad_rows": "Leave out bad rows of the `texts` table, instead of stopping at the first.",
 }
+_SWEPT = {"solver": (Solver.AUTO, Solver.SGD)}
+"""Defaults of `sweep` that `train-head` does not have."""
 _OF_INPUT = {
     "text_column": "Column of the texts in the `input` table.",
     "text_pair_column": "Column of the second texts in the `input` table, if the head was trained on pairs.",
@@ -300,7 +301,9 @@ def train_head_command(
     quiet: Quiet = False,
 ) -> None:
     """Train a classifier head on a cache, and test it."""
-    _refuse_unused_training(ctx, data, settings)
+    _refuse_unused_training(ctx, data, solvers=(settings.solver,), heads=(settings.head,))
+    if settings.solver is Solver.AUTO:
+        refuse_unused(ctx, "without --solver sgd or exact", "fold", "validation_fraction")
     if settings.folds:
         refuse_unused(ctx, "with --folds", "validation_fraction")
     with _reporting(ctx, quiet) as listener:
@@ -324,7 +327,9 @@ def sweep_command(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     data: Annotated[_HeadData, Fields(_HeadData)],
     columns: Annotated[Values, Fields(Labels, without=("table",))],
-    values: Annotated[Values, Fields(TrainSettings, without=("fold", "seed"), lists=_VARIED, help=_IN_A_SWEEP)],
+    values: Annotated[
+        Values, Fields(TrainSettings, without=("fold", "seed"), lists=_VARIED, defaults=_SWEPT, help=_IN_A_SWEEP)
+    ],
     ranking: Annotated[Values, Fields(SweepSettings, only=("seeds", "rank_by"))],
     output: Annotated[Values, Fields(_Output)],
     quiet: Quiet = False,
@@ -333,11 +338,13 @@ def sweep_command(
 
     Some options take several values, separated by commas. All combinations of the values are trained.
     """
-    given = [name for name in _VARIED if name in ("feature", "class_weight") or was_given(ctx, name)]
+    given = [name for name in _VARIED if name in ("solver", "feature", "class_weight") or was_given(ctx, name)]
     varied = {name: values[name] for name in given}
     common = {name: value for name, value in values.items() if name not in _VARIED}
-    base = TrainSettings(feature=varied["feature"][0], **common)
-    _refuse_unused_training(ctx, data, base)
+    solvers = varied["solver"]
+    solver = Solver.SGD if Solver.SGD in solvers else solvers[0]  # which takes the options of them all
+    _refuse_unused_training(ctx, data, solvers=solvers, heads=varied.get("head", (HeadKind.LINEAR,)))
+    base = TrainSettings(solver=solver, feature=varied["feature"][0], **common)
     settings = SweepSettings(base=base, values=varied, **ranking)
     with _reporting(ctx, quiet) as listener:
         from .stages.inspect import inspect_path
@@ -353,21 +360,26 @@ def sweep_command(
         terminal.show_passes(EncoderPasses(**result["encoder_passes"]))
 
 
-def _refuse_unused_training(ctx: typer.Context, data: _HeadData, settings: TrainSettings) -> None:
+def _refuse_unused_training(
+    ctx: typer.Context, data: _HeadData, *, solvers: tuple[Solver, ...], heads: tuple[HeadKind, ...]
+) -> None:
     """Refuse options that have no effect together with other options."""
-    test, validation, exact = data.test is not None, data.validation is not None, settings.solver is Solver.EXACT
+    test, validation = data.test is not None, data.validation is not None
     for applies, reason, names in (
         (test, "with --test", ("test_fraction",)),
         (validation, "with --validation", ("validation_fraction",)),
         (test and validation, "with both --test and --validation", ("split_seed",)),
         (not (test or validation), "without --test or --validation", ("keep_shared",)),
         (data.labels is None, "without --labels", (*_OF_INPUT, "label_column", "label_delimiter", *_DIALECT)),
-        (exact, "with --solver exact", _ONLY_SGD),
-        (not exact, "without --solver exact", ("l2",)),
-        (settings.head is HeadKind.LINEAR, "without --head mlp", ("hidden",)),
+        (HeadKind.MLP not in heads, "without --head mlp", ("hidden",)),
     ):
         if applies:
             refuse_unused(ctx, reason, *names)
+    unused = {solver: (*names, *_OF_SGD * (solver is not Solver.SGD)) for solver, names in UNUSED.items()}
+    for name in sorted({name for names in unused.values() for name in names}):
+        using = [solver for solver in Solver if name not in unused[solver]]
+        if not set(using) & set(solvers):
+            refuse_unused(ctx, f"without --solver {' or '.join(using)}", name)
 
 
 @command(app, "predict")

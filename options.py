@@ -31,6 +31,7 @@ class Fields:
     only: tuple[str, ...] = ()  # the fields to offer; empty for all
     without: tuple[str, ...] = ()  # fields to leave out
     lists: tuple[str, ...] = ()  # fields whose options take several values
+    defaults: dict[str, Any] = dataclasses.field(default_factory=dict)  # that replace the fields' own
     help: dict[str, str] = dataclasses.field(default_factory=dict)  # texts that replace the fields' own
 
 
@@ -92,7 +93,8 @@ def expand(fields: Fields, make: Callable[..., Any]) -> tuple[list[inspect.Param
     hints = _type_hints(fields.of)
     own = inspect.get_annotations(fields.of)
     for field in sorted(dataclasses.fields(fields.of), key=lambda field: field.name not in own):  # inherited ones last
-        name, default, kind, metavar = field.name, field.default, hints[field.name], None
+        name, default = field.name, fields.defaults.get(field.name, field.default)
+        kind, metavar = hints[field.name], None
         if name in fields.without or (fields.only and name not in fields.only):
             continue
         parse, shown = field.metadata["parse"], field.metadata["shown"]

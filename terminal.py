@@ -191,6 +191,8 @@ def show_run(run: Mapping[str, Any]) -> None:
         "features": run["settings"]["feature"],
         "rows": f"{rows['train']:,} for training, {rows['validation']:,} for validation, {rows['test']:,} for testing",
     }
+    if found := run.get("search"):
+        lines |= _search(found, rows)
     if dims := run.get("dims"):
         again = ", divided by their length again" if dims["normalized"] else ""
         lines["dims"] = f"the first {dims['dims']:,} of {dims['of']:,} numbers of each vector{again}"
@@ -282,6 +284,20 @@ def _epochs(run: Mapping[str, Any]) -> dict[str, str]:
         "best": f"epoch {best['epoch']}: validation loss {best['validation_loss']:.4f}, "
         f"accuracy {best['validation_accuracy']:.4f}",
     }
+
+
+def _search(found: Mapping[str, Any], rows: Mapping[str, int]) -> dict[str, str]:
+    """What a search chose among what; and how many rows it chose by, which it trained on as well if they are folds."""
+    by_folds = f"{rows['train']:,} for training"
+    by_folds += f", {found['rows']:,} of them in {found['folds']} folds" if found["folds"] else ""
+    lines = {} if rows["validation"] else {"rows": f"{by_folds}, {rows['test']:,} for testing"}
+    if choice := found["choice"]:
+        among = f"among {len(found['candidates']):,}: feature {choice['feature']}"
+        scaling = "" if choice["scaling"] == "none" else f", {choice['scaling']}"
+        folds = "" if not found["folds"] else f", folds {choice['lowest']:.4f} to {choice['highest']:.4f}"
+        by = f"{found['metric']} {choice['mean']:.4f}{folds}"
+        lines["chosen"] = f"{among}{scaling}, penalty {choice['l2']:.2g} ({by})"
+    return lines
 
 
 def _convergence(certificate: Mapping[str, Any]) -> dict[str, str]:

@@ -69,7 +69,7 @@ def plain_features(texts: list[str]) -> np.ndarray:
 
 
 def head_difference(texts: list[str], labels: np.ndarray, cached: np.ndarray) -> float:
-    settings = TrainSettings(epochs=5, batch_size=64)
+    settings = TrainSettings(solver="sgd", epochs=5, batch_size=64)
     train, validation = np.arange(240), np.arange(240, 300)
     parts = [Dataset(features=cached, labels=labels, index=index) for index in (train, validation)]
     fit = fit_head(*parts, classes=3, settings=settings, device=torch.device("cpu"))

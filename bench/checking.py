@@ -41,7 +41,7 @@ def main() -> None:
         for epochs in (TrainSettings().epochs, 1):
 
             def train(epochs: int = epochs) -> None:
-                train_head(path, out, TrainSettings(epochs=epochs))
+                train_head(path, out, TrainSettings(solver="sgd", epochs=epochs))
                 shutil.rmtree(out)
 
             pairs = [(seconds(train), without_checks(train)) for _ in range(rounds + 1)][1:]

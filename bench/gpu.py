@@ -312,7 +312,7 @@ def measure_sweep(bench: Bench, device: str) -> float:
         "weight_decay": (0.0, 0.01, 0.03, 0.1),
         "dropout": (0.0, 0.3),
     }
-    base = headstart.TrainSettings(device=device, epochs=bench.epochs)
+    base = headstart.TrainSettings(solver="sgd", device=device, epochs=bench.epochs)
     started = time.perf_counter()
     settings = headstart.SweepSettings(base=base, values=values)
     headstart.sweep(bench.cache, bench.scratch / f"sweep-{device}", settings)

@@ -25,7 +25,9 @@ from headstart.stages.splits.stratify import group_rows, hold_out
 DATA = Path(__file__).resolve().parent.parent / ".data"
 SEEDS = (0, 1)
 EPOCHS = (10, 20, 50, 100)
-BASE = TrainSettings(epochs=max(EPOCHS), learning_rate=0.01, weight_decay=0.01, batch_size=4096, dropout=0.3)
+BASE = TrainSettings(
+    solver="sgd", epochs=max(EPOCHS), learning_rate=0.01, weight_decay=0.01, batch_size=4096, dropout=0.3
+)
 VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("lr 0.003", {"learning_rate": 0.003}),
     ("lr 0.01", {}),

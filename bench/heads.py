@@ -56,7 +56,9 @@ def real_cache() -> Cache:
 
 def real_rows(feature: str) -> Dataset:
     """The rows that are not tested on: 18,963 x 384."""
-    splits = divide(real_cache(), validation=None, test=None, settings=TrainSettings(feature=feature), report=silent)
+    splits = divide(
+        real_cache(), validation=None, test=None, settings=TrainSettings(solver="sgd", feature=feature), report=silent
+    )
     index = np.sort(np.concatenate([splits.train.index, splits.validation.index]))
     return Dataset(features=splits.train.features, labels=splits.train.labels, index=index)
 
@@ -75,9 +77,9 @@ def epochs() -> None:
     """One epoch of training, without validation: ours beside nn.Dropout and nn.Linear, at one thread and at two."""
     pairs = list(itertools.product(np.logspace(-4, -1, 8).tolist(), np.logspace(-4, -1, 8).tolist()))
     base = {"batch_size": 4096}
-    many = [TrainSettings(learning_rate=lr, weight_decay=wd, **base) for lr, wd in pairs]
+    many = [TrainSettings(solver="sgd", learning_rate=lr, weight_decay=wd, **base) for lr, wd in pairs]
     rates = [
-        TrainSettings(learning_rate=lr, weight_decay=wd, dropout=p, **base)
+        TrainSettings(solver="sgd", learning_rate=lr, weight_decay=wd, dropout=p, **base)
         for p, (lr, wd) in itertools.product((0.0, 0.1, 0.3, 0.5), pairs[::4])
     ]
     data = {
@@ -90,9 +92,9 @@ def epochs() -> None:
         ways = {
             "naive: nn.Dropout(0.3) and nn.Linear, 2 threads": naive(rows, 2),
             "naive, 1 thread": naive(rows, 1),
-            "ours, one head": ours(rows, [TrainSettings(**base)]),
-            "ours, one head, 1 thread": ours(rows, [TrainSettings(**base)], threads=1),
-            "ours, one head without dropout": ours(rows, [TrainSettings(dropout=0.0, **base)]),
+            "ours, one head": ours(rows, [TrainSettings(solver="sgd", **base)]),
+            "ours, one head, 1 thread": ours(rows, [TrainSettings(solver="sgd", **base)], threads=1),
+            "ours, one head without dropout": ours(rows, [TrainSettings(solver="sgd", dropout=0.0, **base)]),
             "ours, 64 pairs of learning rate and decay": ours(rows, many),
             "ours, 4 dropout rates x 16 pairs": ours(rows, rates),
             "a module for each of 64 heads, as DINOv2 does, one mask, 1 thread": modules(rows, pairs, 1),
@@ -180,14 +182,16 @@ def ours(rows: Dataset, settings: list[TrainSettings], threads: int = 2) -> Call
 
 def order() -> None:
     """A table sorted by class: single rows shuffled, runs of 32, and runs of 4,096. Validation accuracy by epoch."""
-    splits = divide(real_cache(), validation=None, test=None, settings=TrainSettings(feature="cls"), report=silent)
+    splits = divide(
+        real_cache(), validation=None, test=None, settings=TrainSettings(solver="sgd", feature="cls"), report=silent
+    )
     by_class = splits.train.index[np.argsort(splits.train.targets, kind="stable")]
     train = Dataset(features=splits.train.features, labels=splits.train.labels, index=by_class)
     kept = sampling.RUN_ROWS, sampling.RUNS_PER_BATCH
     print("| rows that stay together | accuracy over epochs 20 to 60: mean | lowest | highest |\n|---|---|---|---|")
     for run in (1, 32, 4096):
         sampling.RUN_ROWS, sampling.RUNS_PER_BATCH = run, 1
-        settings = TrainSettings(epochs=60)
+        settings = TrainSettings(solver="sgd", epochs=60)
         fit = fit_head(train, splits.validation, classes=3, settings=settings, device=CPU)
         found = [epoch.validation_accuracy for epoch in fit.history[19:]]
         print(f"| {run:,} | {statistics.mean(found):.4f} | {min(found):.4f} | {max(found):.4f} |", flush=True)
@@ -208,7 +212,7 @@ def exact() -> None:
         for _ in range(3):
             started = time.perf_counter()
             with open_threads() as worker_threads:
-                solver = LogisticSolver(rows, classes=3, settings=TrainSettings(), threads=worker_threads)
+                solver = LogisticSolver(rows, classes=3, settings=TrainSettings(solver="exact"), threads=worker_threads)
                 parameters, convergence = solver.solve(1.0)
             took = time.perf_counter() - started
             lines.append(("ours", took, objective(wide, labels, parameters["weight"], parameters["bias"])))
@@ -284,7 +288,9 @@ def sweeps() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         for feature in ("cls", "mean"):
-            settings = SweepSettings(base=TrainSettings(folds=5, feature=feature, patience=10), values=grid)
+            settings = SweepSettings(
+                base=TrainSettings(solver="sgd", folds=5, feature=feature, patience=10), values=grid
+            )
             run = sweep(cache.path, Path(folder) / feature, settings)
             found = json.loads((run / "sweep.json").read_text())
             test = json.loads((run / "winner" / "run.json").read_text())["metrics"]["test"]
@@ -348,7 +354,7 @@ def memory() -> None:
         print(f"{rows:,} x 768 float32: {path.stat().st_size / (1 << 20):,.0f} MiB, bound 256 MiB\n")
         print("| what | memory | peak, MiB | s | µs a row and epoch | test accuracy |\n|---|---|---|---|---|---|")
         for name, options, epochs in (
-            ("one head, 3 epochs", "epochs=3", 3),
+            ("one head, 3 epochs", "solver='sgd', epochs=3", 3),
             ("exact", "solver='exact'", None),
         ):
             for limit in (None, bound):
@@ -365,7 +371,8 @@ def memory() -> None:
             out = Path(folder) / "sweep"
             values = {"learning_rate": tuple(np.logspace(-4, -1, 16).tolist()), "dropout": (0.0, 0.3)}
             peak = watched(
-                f"sweep({str(path)!r}, {str(out)!r}, SweepSettings(base=TrainSettings(epochs=2, memory={limit}), "
+                f"sweep({str(path)!r}, {str(out)!r}, SweepSettings(base="
+                f"TrainSettings(solver='sgd', epochs=2, memory={limit}), "
                 f"values={values!r}), overwrite=True)"
             )
             found = json.loads((out / "sweep.json").read_text())
@@ -447,19 +454,21 @@ def same() -> None:
     """The same seed gives the same bytes; a sweep's heads are train-head's, at every epoch, on real features."""
     path = real_cache().path
     with tempfile.TemporaryDirectory() as folder:
-        runs = [train_head(path, Path(folder) / name, TrainSettings(feature="cls")) for name in "ab"]
-        runs.append(train_head(path, Path(folder) / "c", TrainSettings(feature="cls", memory=1 << 24)))
+        runs = [train_head(path, Path(folder) / name, TrainSettings(solver="sgd", feature="cls")) for name in "ab"]
+        runs.append(train_head(path, Path(folder) / "c", TrainSettings(solver="sgd", feature="cls", memory=1 << 24)))
         heads = [(run / "head.safetensors").read_bytes() for run in runs]
         print(f"same seed, same bytes: {heads[0] == heads[1]}; streamed under 16 MiB, the same: {heads[0] == heads[2]}")
         settings = SweepSettings(
-            base=TrainSettings(feature="cls"),
+            base=TrainSettings(solver="sgd", feature="cls"),
             values={"learning_rate": (0.003, 0.01, 0.03), "weight_decay": (0.0, 0.01), "dropout": (0.0, 0.1, 0.3)},
         )
         folders = [sweep(path, Path(folder) / f"sweep-{name}", settings) for name in "ab"]
         files = ("sweep.parquet", "winner/head.safetensors")
         equal = all((folders[0] / file).read_bytes() == (folders[1] / file).read_bytes() for file in files)
         print(f"two sweeps, same bytes: {equal}")
-    splits = divide(open_cache(path), validation=None, test=None, settings=TrainSettings(feature="cls"), report=silent)
+    splits = divide(
+        open_cache(path), validation=None, test=None, settings=TrainSettings(solver="sgd", feature="cls"), report=silent
+    )
     cells = [each for _, each in settings.cells()]
     together = trace(splits, cells)
     worst = 0.0

@@ -42,16 +42,17 @@ def commands(encoder: Path) -> Iterator[list[str]]:
     yield ["extract", "some.csv", *extract[2:], "--precision", "float32", "--out", "updated.h5"]
     yield [*extract, "--precision", "float32", "--update", "--out", "updated.h5"]
     for name, options in {
-        "default": "--features cls",
-        "mlp": "--features cls --head mlp --epochs 20",
+        "search": "",
+        "default": "--features cls --solver sgd",
+        "mlp": "--features cls --solver sgd --head mlp --epochs 20",
         "exact": "--features cls --solver exact",
-        "folds": "--features cls --folds 5 --fold 2 --schedule cosine --warmup 0.1",
-        "calibrate": "--features cls --calibrate --standardize --class-weight balanced --label-smoothing 0.1 "
-        "--patience 5",
-        "pooled": "--features layer6.max --dropout 0 --split-seed 3 --seed 3",
+        "folds": "--features cls --solver sgd --folds 5 --fold 2 --schedule cosine --warmup 0.1",
+        "calibrate": "--features cls --solver sgd --calibrate --standardize --class-weight balanced --patience 5 "
+        "--label-smoothing 0.1",
+        "pooled": "--features layer6.max --solver sgd --dropout 0 --split-seed 3 --seed 3",
     }.items():
         yield ["train-head", "float32.h5", *options.split(), "--out", f"run-{name}"]
-    values = "--features cls,mean --lr 1e-3,1e-2 --dropout 0,0.3 --seed 0,1 --folds 2 --epochs 20"
+    values = "--solver sgd --features cls,mean --lr 1e-3,1e-2 --dropout 0,0.3 --seed 0,1 --folds 2 --epochs 20"
     yield ["sweep", "float32.h5", *values.split(), "--out", "sweep-sgd"]
     yield [
         "sweep",

@@ -382,6 +382,9 @@ class HeadKind(enum.StrEnum):
 class Solver(enum.StrEnum):
     """How a head is trained."""
 
+    AUTO = "auto"
+    """The exact solver with the feature, scaling and penalty that folds of the training rows choose; then on all of
+    these rows."""
     SGD = "sgd"
     """AdamW over batches, with dropout. The validation rows choose the epoch."""
     EXACT = "exact"
@@ -438,13 +441,27 @@ class ClassWeight(enum.StrEnum):
     """A row has the weight rows / (classes x rows of its class), as in scikit-learn."""
 
 
+_ONLY_SGD = (
+    *("epochs", "batch_size", "learning_rate", "schedule", "warmup", "weight_decay", "dropout", "center"),
+    *("label_smoothing", "patience"),
+)
+UNUSED = {
+    Solver.AUTO: (*_ONLY_SGD, "hidden", "standardize", "l2"),
+    Solver.SGD: ("metric", "l2"),
+    Solver.EXACT: (*_ONLY_SGD, "hidden", "metric"),
+}
+"""Settings of a head that each solver does not use."""
+
+
 @_documented
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSettings(_Settings):
-    """Settings of `train_head`. Most defaults were chosen on validation rows, dropout was not: see bench/README.md."""
+    """Settings of `train_head`. Those of sgd were chosen on validation rows, but for dropout: see bench/README.md."""
 
     feature: str = setting(
-        "auto", "Feature to train on. auto: the only one that the cache holds, or model; of several others, name one."
+        AUTO,
+        "Feature to train on. auto: the solver auto chooses among all that the cache holds; others take the only one, "
+        "or model, and of several others, name one.",
     )
     dims: int | None = setting(
         None,
@@ -456,13 +473,23 @@ class TrainSettings(_Settings):
     test_fraction: float = setting(0.2, "Fraction of the rows to hold out for testing.", _FRACTION)
     validation_fraction: float = setting(0.1, "Fraction of the remaining rows to hold out for validation.", _FRACTION)
     folds: int = setting(
-        0, "Divide the remaining rows into folds, and hold out one for validation. 0: hold out a fraction.", _FOLDS
+        0,
+        "Divide the remaining rows into folds. The solver auto chooses by all of them; others hold out one for "
+        "validation. 0: auto takes 5, or one for each of few texts; others hold out a fraction.",
+        _FOLDS,
     )
     fold: int = setting(1, "Number of the fold to hold out, from 1.")
     split_seed: int = setting(0, "Seed of the choice of held-out rows.", _SEED)
     head: HeadKind = setting(HeadKind.LINEAR, "Kind of head: linear, or an MLP with one hidden layer.")
     hidden: int = setting(128, "Width of the hidden layer of an MLP.", _COUNT)
-    solver: Solver = setting(Solver.SGD, "sgd: AdamW with dropout. exact: logistic regression, solved to its optimum.")
+    solver: Solver = setting(
+        Solver.AUTO,
+        "auto: exact, with the feature, scaling and penalty that folds choose. sgd: AdamW with dropout. exact: "
+        "logistic regression, solved to its optimum.",
+    )
+    metric: Metric = setting(
+        Metric.LOG_LOSS, "Measure that the solver auto chooses by: a mean over rows that were not trained on."
+    )
     l2: float = setting(1.0, "L2 penalty of the exact solver: 1 / C in scikit-learn.", _POSITIVE)
     epochs: int = setting(100, "Number of passes over the training rows.", _COUNT)
     batch_size: int = setting(4096, "Number of rows in a batch.", _COUNT)
@@ -480,7 +507,9 @@ class TrainSettings(_Settings):
     )
     label_smoothing: float = setting(0.0, "Fraction of each target that is divided among all classes.", _RATE)
     patience: int = setting(0, "Stop after this many epochs without a lower validation loss; 0: never.", _COUNT_OR_ZERO)
-    calibrate: bool = setting(False, "Fit a temperature on the validation rows. The head divides its logits by it.")
+    calibrate: bool = setting(
+        False, "Fit a temperature on the validation rows, or on those of all folds. The head divides its logits by it."
+    )
     seed: int = setting(0, "Seed of the row order, the dropout masks and the first weights of an MLP.", _SEED)
     device: str = setting("auto", _DEVICE)
     memory: int | None = setting(
@@ -495,9 +524,20 @@ class TrainSettings(_Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(1 <= self.fold <= max(self.folds, 1), "fold", self.fold, f"between 1 and {max(self.folds, 1)}")
-        if self.solver is Solver.EXACT:
-            _require(self.head is HeadKind.LINEAR, "head", self.head, "linear for the exact solver")
-            _require(self.label_smoothing == 0, "label_smoothing", self.label_smoothing, "0 for the exact solver")
+        if self.solver is not Solver.SGD:
+            _require(self.head is HeadKind.LINEAR, "head", self.head, f"linear for the {self.solver} solver")
+            smoothing = self.label_smoothing
+            _require(smoothing == 0, "label_smoothing", smoothing, f"0 for the {self.solver} solver")
+        if self.solver is Solver.AUTO:
+            for field in dataclasses.fields(self):
+                if field.name in UNUSED[Solver.AUTO] and getattr(self, field.name) != field.default:
+                    solver = Solver.EXACT if field.name == "l2" else Solver.SGD
+                    raise SettingsError(f"`{field.name}` has no effect without `solver={solver}`")
+
+    @property
+    def chooses_feature(self) -> bool:
+        """Whether a search chooses among all features of a cache."""
+        return self.solver is Solver.AUTO and self.feature == AUTO
 
     @property
     def needs_validation(self) -> bool:
@@ -525,9 +565,15 @@ class Labels(TableSettings):
     skip_bad_rows: bool = setting(False, "Leave out bad rows of the `labels` table, instead of stopping at the first.")
 
 
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainSettings)}
+_VARIED_ALWAYS = ("solver", "feature", "dims", "class_weight")
 VARIED = {
-    Solver.SGD: ("feature", "dims", "learning_rate", "weight_decay", "dropout", "label_smoothing", "class_weight"),
-    Solver.EXACT: ("feature", "dims", "class_weight", "l2"),
+    Solver.AUTO: _VARIED_ALWAYS,
+    Solver.SGD: (
+        *(*_VARIED_ALWAYS, "head", "hidden", "epochs", "batch_size", "learning_rate", "weight_decay", "dropout"),
+        "label_smoothing",
+    ),
+    Solver.EXACT: (*_VARIED_ALWAYS, "l2"),
 }
 """What a sweep may vary with each solver, besides seeds and folds."""
 
@@ -535,7 +581,10 @@ VARIED = {
 @_documented
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SweepSettings(_Settings):
-    """Settings of `sweep`: all combinations of the values, each with all seeds and folds."""
+    """Settings of `sweep`: all combinations of the values, each with all seeds and folds.
+
+    Where solvers are compared, each is combined with the values that it uses, and only SGD has several seeds.
+    """
 
     base: TrainSettings = setting(TrainSettings(), "Settings of all heads. The sweep sets `seed` and `fold` itself.")
     values: Mapping[str, tuple[Any, ...]] = dataclasses.field(
@@ -550,19 +599,38 @@ class SweepSettings(_Settings):
         _require(
             self.rank_by is not Metric.AVERAGE_PRECISION, "rank_by", self.rank_by, "log-loss, accuracy or macro-f1"
         )
-        allowed = VARIED[self.base.solver]
         for name, values in (*self.values.items(), ("seeds", self.seeds)):
             _require(len(set(values)) == len(values) > 0, name, values, "distinct values")
-            if name not in (*allowed, "seeds"):
-                raise SettingsError(f"`{name}` cannot be varied with the {self.base.solver} solver; leave it out")
-        if self.base.solver is Solver.EXACT and len(self.seeds) > 1:
-            raise SettingsError("the exact solver gives the same head for every seed; give one value for `seeds`")
+        allowed = {name for solver in self.solvers for name in VARIED[solver]}
+        if unknown := [name for name in self.values if name not in allowed]:
+            solvers = " and ".join(self.solvers)
+            raise SettingsError(f"`{unknown[0]}` cannot be varied with the {solvers} solver; leave it out")
+        if Solver.SGD not in self.solvers and len(self.seeds) > 1:
+            solver = self.solvers[0]
+            raise SettingsError(f"the {solver} solver gives the same head for every seed; give one value for `seeds`")
         self.settings()
+
+    @property
+    def solvers(self) -> tuple[Solver, ...]:
+        """The solvers that are compared."""
+        return tuple(map(Solver, self.values.get("solver", (self.base.solver,))))
 
     def settings(self) -> list[TrainSettings]:
         """Return the combinations to compare, without seeds and folds."""
-        product = itertools.product(*self.values.values())
-        return [dataclasses.replace(self.base, **dict(zip(self.values, each, strict=True))) for each in product]
+        found: dict[TrainSettings, None] = {}
+        for combination in itertools.product(*self.values.values()):
+            values = dict(zip(self.values, combination, strict=True))
+            solver = Solver(values.get("solver", self.base.solver))
+            head = HeadKind(values.get("head", self.base.head))
+            if len(self.solvers) > 1:
+                if solver is not Solver.SGD and head is HeadKind.MLP:
+                    continue
+                values |= {name: _DEFAULTS[name] for name in UNUSED[solver]}
+            if head is HeadKind.LINEAR and "hidden" in self.values:
+                values["hidden"] = _DEFAULTS["hidden"]
+            found[dataclasses.replace(self.base, **values)] = None
+        _require(bool(found), "head", "mlp", "linear for these solvers")
+        return list(found)
 
     def cells(self) -> list[tuple[int, TrainSettings]]:
         """Return every head to train: the number of its combination, and its settings with seed and fold."""
@@ -571,6 +639,7 @@ class SweepSettings(_Settings):
             (number, dataclasses.replace(settings, seed=seed, fold=fold))
             for seed, fold in itertools.product(self.seeds, folds)
             for number, settings in enumerate(self.settings())
+            if seed == self.seeds[0] or settings.solver is Solver.SGD
         ]
 
 

@@ -17,15 +17,17 @@ from ..cache.reader import Cache
 from .heads.dataset import Splits
 from .heads.fit import PER_HEAD, Epoch, Fit, Trainer, fit_heads, head_device, score
 from .heads.head import Head
-from .heads.logistic import LogisticSolver
+from .heads.logistic import ConvergenceReport, LogisticSolver
 from .heads.ranking import HeadResult, rank, table_columns
+from .heads.search import search
+from .heads.targets import ClassTarget
 from .progress import Action, Note, Outcome, Report, Step, silent, without_repeats
 from .provenance import provenance
 from .runs.savings import passes_of_cached
 from .runs.sweep_folder import SWEEP, SweepFolder, open_folder
-from .runs.training import train_run
-from .settings import HeadKind, Labels, Solver, SweepSettings, Task, TrainSettings
-from .splits.divide import divide, find_dims, open_caches, require_unchanged
+from .runs.training import of_length_one, train_run
+from .settings import AUTO, HeadKind, Labels, Scaling, Solver, SweepSettings, Task, TrainSettings
+from .splits.divide import divide_features, features_of, find_dims, open_caches, require_unchanged
 from .threads import open_threads
 
 _MAX_STACKED_OUTPUTS = 1536
@@ -82,14 +84,18 @@ def sweep(
         settings, train_cache = _with_features(settings, caches[0]), caches[0]
         report_once = without_repeats(report)
 
-        def splits_of(head: TrainSettings, *, ranked: bool = True) -> Splits:
-            validated, notes = ranked or head.needs_validation, report_once if head.fold == 1 else silent
-            return divide(*caches, settings=head, validated=validated, report=notes)
+        def splits_of(head: TrainSettings, *, ranked: bool = True) -> dict[str, Splits]:
+            notes = report_once if head.fold == 1 else silent
+            return divide_features(
+                *caches, settings=head, validated=ranked or head.needs_validation, ranked=ranked, report=notes
+            )
 
         classes = len(train_cache.label_names or ())
+        width = 0
         for setting in settings.settings():
-            find_dims(train_cache, setting)  # refused before any head is trained
-        width = max(train_cache.features(setting.feature).shape[1] for setting in settings.settings())
+            for feature in features_of(train_cache, setting):
+                find_dims(train_cache, dataclasses.replace(setting, feature=feature))  # refused before any is trained
+                width = max(width, train_cache.features(feature).shape[1])
         groups = group_cells(settings.cells(), classes=classes, width=width)
         with open_folder(out, _plan(settings, caches), overwrite=overwrite) as folder:
             results, kept = _train_groups(
@@ -104,10 +110,11 @@ def sweep(
             winner_started, splits = time.perf_counter(), splits_of(winner, ranked=False)
             head, run, predictions = train_run(train_cache, splits, winner, labels=labels, device=device, report=report)
             require_unchanged(caches)
+            rows = next(iter(splits.values()))
             folder.write_winner(head, {**run, "seconds": time.perf_counter() - winner_started}, predictions)
             # In every epoch, a head reads as many rows as the winner trains on and is chosen by.
             epochs = sum(len(result["history"]["epoch"]) for result in results)
-            passes = passes_of_cached(train_cache.record, splits.texts_read(epochs + (len(run["history"]) or 1)))
+            passes = passes_of_cached(train_cache.record, rows.texts_read(epochs + (len(run["history"]) or 1)))
             diverged = sum(result["diverged"] for result in results)
             folder.write_table(table_columns(settings, results))
             fields = {
@@ -115,7 +122,7 @@ def sweep(
                 "heads": len(results),
                 "diverged": diverged,
                 "ranking": ranking,
-                "winner": dataclasses.asdict(winner),
+                "winner": run["settings"],
                 "kept_heads": kept,
                 "seconds": time.perf_counter() - started,
                 "encoder_passes": dataclasses.asdict(passes),
@@ -129,7 +136,12 @@ def sweep(
 def _with_features(settings: SweepSettings, cache: Cache) -> SweepSettings:
     """Return the settings with the names of features that the cache holds."""
     values = dict(settings.values)
-    named = tuple(map(cache.feature_name, values.get("feature") or (settings.base.feature,)))
+    features = values.get("feature") or (settings.base.feature,)
+    if Solver.AUTO in settings.solvers and AUTO in features:  # a search keeps the choice
+        for head in settings.settings():
+            features_of(cache, head)  # but another solver has none
+        return settings
+    named = tuple(map(cache.feature_name, features))
     if "feature" in values:
         values["feature"] = named
     base = dataclasses.replace(settings.base, feature=named[0])
@@ -138,31 +150,36 @@ def _with_features(settings: SweepSettings, cache: Cache) -> SweepSettings:
 
 def group_cells(cells: Sequence[Cell], *, classes: int, width: int) -> list[list[Cell]]:
     """Group heads that can train together: equal in all settings but `PER_HEAD`, or for the exact solver but ``l2``.
+    A search is a group of its own.
 
     Groups are limited in size by the memory bound, and by what a core's cache holds. For the exact solver, the largest
     penalty comes first.
     """
     groups: dict[TrainSettings, list[Cell]] = {}
-    base = cells[0][1]
-    per_head = ("l2",) if base.solver is Solver.EXACT else PER_HEAD
+    defaults = TrainSettings()
     for number, head in cells:
-        common = dataclasses.replace(head, **{name: getattr(base, name) for name in per_head})
+        shared = {Solver.EXACT: ("l2",), Solver.SGD: PER_HEAD, Solver.AUTO: ()}[head.solver]
+        common = dataclasses.replace(head, **{name: getattr(defaults, name) for name in shared})
         groups.setdefault(common, []).append((number, head))
-    if base.solver is Solver.EXACT:
-        return [sorted(group, key=lambda cell: -cell[1].l2) for group in groups.values()]
-    linear = base.head is HeadKind.LINEAR
-    parameters = classes * width if linear else classes * base.hidden + base.hidden * width
-    most = max(1, _MAX_STACKED_OUTPUTS // (classes if linear else base.hidden))
-    if base.memory is not None:
-        most = max(1, min(most, base.memory // 4 // (4 * _COPIES * parameters)))
-    return [group[start : start + most] for group in groups.values() for start in range(0, len(group), most)]
+    result: list[list[Cell]] = []
+    for first, group in groups.items():
+        if first.solver is not Solver.SGD:
+            result.append(sorted(group, key=lambda cell: -cell[1].l2))
+            continue
+        linear = first.head is HeadKind.LINEAR
+        parameters = classes * width if linear else classes * first.hidden + first.hidden * width
+        most = max(1, _MAX_STACKED_OUTPUTS // (classes if linear else first.hidden))
+        if first.memory is not None:
+            most = max(1, min(most, first.memory // 4 // (4 * _COPIES * parameters)))
+        result += [group[start : start + most] for start in range(0, len(group), most)]
+    return result
 
 
 def _train_groups(
     groups: Sequence[Sequence[Cell]],
     folder: SweepFolder,
     *,
-    splits_of: Callable[[TrainSettings], Splits],
+    splits_of: Callable[[TrainSettings], dict[str, Splits]],
     caches: tuple[Cache, Cache | None, Cache | None],
     device: torch.device,
     report: Report,
@@ -180,11 +197,12 @@ def _train_groups(
         # Another release may have grouped the heads in another way.
         if finished is not None and {(head["setting"], head["seed"], head["fold"]) for head in finished} == cells:
             kept += len(finished)
-            progress.finished += len(group)
+            progress.kept(group)
         else:
-            splits = splits_of(group[0][1])
-            if group[0][1].solver is Solver.EXACT:
-                fits: Iterable[Fit] = _solve_group(group, splits, cache, progress)
+            by_feature, head = splits_of(group[0][1]), group[0][1]
+            splits = next(iter(by_feature.values()))
+            if head.solver is not Solver.SGD:
+                fits: Iterable[Fit] = _solve_group(group, by_feature, cache, progress)
             else:
                 fits = fit_heads(
                     splits.train,
@@ -192,7 +210,7 @@ def _train_groups(
                     classes=len(cache.label_names or ()),
                     settings=[head for _, head in group],
                     device=device,
-                    on_epoch=functools.partial(progress.epoch, len(group)),
+                    on_epoch=functools.partial(progress.epoch, group),
                 )
             finished = [_result(cell, fit) for cell, fit in zip(group, fits, strict=True)]
             require_unchanged(caches)
@@ -208,54 +226,80 @@ def _train_groups(
 
 
 class _Progress:
-    """Reports how many heads and epochs are left. A head that stops early counts with all its epochs."""
+    """Reports how many heads and epochs are left. A head that stops early counts with all its epochs, and one that is
+    solved for with one."""
 
     def __init__(self, groups: Sequence[Sequence[Cell]], report: Report) -> None:
-        settings, self._report, self.finished = groups[0][0][1], report, 0
-        self._exact = settings.solver is Solver.EXACT
-        self._epochs, self._heads = 1 if self._exact else settings.epochs, sum(map(len, groups))
+        cells = [head for group in groups for _, head in group]
+        self._report, self._heads, self._total = report, len(cells), sum(map(_epochs, cells))
+        self._solved = all(head.solver is not Solver.SGD for head in cells)
+        self._finished = self._done = 0
 
-    def epoch(self, heads: int, trainer: Trainer) -> None:
-        """Report an epoch of a group of so many heads."""
-        active = 0 if trainer.epoch == self._epochs else len(trainer.active)
-        self._step(self.finished + heads - active, active * trainer.epoch)
+    def kept(self, group: Sequence[Cell]) -> None:
+        """Count a group that an earlier run finished."""
+        self._finished += len(group)
+        self._done += sum(_epochs(head) for _, head in group)
+
+    def epoch(self, group: Sequence[Cell], trainer: Trainer) -> None:
+        """Report an epoch of a group."""
+        epochs = _epochs(group[0][1])
+        active = 0 if trainer.epoch == epochs else len(trainer.active)
+        inactive = len(group) - active
+        self._step(self._finished + inactive, self._done + inactive * epochs + active * trainer.epoch)
         if not active:
-            self.finished += heads
+            self.kept(group)
 
-    def head(self) -> None:
+    def solved(self, cell: Cell) -> None:
         """Report a head that was solved for."""
-        self.finished += 1
-        self._step(self.finished, 0)
+        self.kept([cell])
+        self._step(self._finished, self._done)
 
-    def _step(self, finished: int, epochs_of_others: int) -> None:
-        unit, of = ("heads", "") if self._exact else ("epochs of heads", f" of {self._heads:,} heads")
-        done, detail = finished * self._epochs + epochs_of_others, f"{self._heads - finished:,}{of} left"
-        self._report(Step("sweeping", done, self._heads * self._epochs, unit, detail=detail))
+    def _step(self, finished: int, done: int) -> None:
+        unit, of = ("heads", "") if self._solved else ("epochs of heads", f" of {self._heads:,} heads")
+        self._report(Step("sweeping", done, self._total, unit, detail=f"{self._heads - finished:,}{of} left"))
 
 
-def _solve_group(group: Sequence[Cell], splits: Splits, cache: Cache, progress: _Progress) -> Iterator[Fit]:
-    """Solve for a group's heads, each from the optimum of the one before. The solver runs on the CPU."""
-    names = cache.label_names or ()
+def _epochs(head: TrainSettings) -> int:
+    return head.epochs if head.solver is Solver.SGD else 1
+
+
+def _solve_group(group: Sequence[Cell], splits: dict[str, Splits], cache: Cache, progress: _Progress) -> Iterator[Fit]:
+    """Search for a head; or solve for a group's heads, each from the optimum of the one before. It runs on the CPU."""
+    names, target = cache.label_names or (), ClassTarget(cache.label_names or ())
+    if group[0][1].solver is Solver.AUTO:
+        (cell,) = group
+        found = search(splits, target=target, settings=cell[1], of_length_one=of_length_one(cache, splits))
+        assert found.fit.convergence is not None
+        yield _with_epoch(found.fit, found.fit.convergence, splits[found.feature], found.scaling, cache, found.feature)
+        progress.solved(cell)
+        return
     with open_threads() as threads:
-        solver = LogisticSolver(splits.train, classes=len(names), settings=group[0][1], threads=threads)
-        for _, settings in group:
-            parameters, convergence = solver.solve(settings.l2)
-            identity = cache.identity.narrowed(settings.feature)
-            head = Head(
-                **parameters,
-                temperature=1.0,
-                label_names=names,
-                identity=identity,
-                dims=None,
-                normalize=False,
-                task=Task.CLASSES,
-            )
-            metrics = score(head, splits.validation, splits.validation_groups, resamples=1)
-            penalty = settings.l2 / 2 * float((head.weight.astype("float64") ** 2).sum())
-            train_loss = (convergence.objective - penalty) / len(splits.train)
-            epoch = Epoch(0, train_loss, metrics["log_loss"], metrics["accuracy"], metrics["macro_f1"])
-            progress.head()
-            yield Fit(parameters=parameters, history=(epoch,), convergence=convergence, seconds=convergence.seconds)
+        ((feature, rows),) = splits.items()
+        solver = LogisticSolver(rows.train, classes=len(names), settings=group[0][1], threads=threads)
+        for cell in group:
+            parameters, convergence = solver.solve(cell[1].l2)
+            fit = Fit(parameters=parameters, convergence=convergence, seconds=convergence.seconds)
+            yield _with_epoch(fit, convergence, rows, Scaling.NONE, cache, feature)
+            progress.solved(cell)
+
+
+def _with_epoch(
+    fit: Fit, convergence: ConvergenceReport, rows: Splits, scaling: Scaling, cache: Cache, feature: str
+) -> Fit:
+    """Add the losses of a head that was solved for, as epoch 0."""
+    head = Head(
+        **fit.parameters,
+        temperature=1.0,
+        label_names=cache.label_names or (),
+        identity=cache.identity.narrowed(feature),
+        dims=None,
+        normalize=scaling is Scaling.NORMALIZED,
+        task=Task.CLASSES,
+    )
+    metrics = score(head, rows.validation, rows.validation_groups, resamples=1)
+    train_loss = (convergence.objective - convergence.penalty) / len(rows.train)
+    epoch = Epoch(0, train_loss, metrics["log_loss"], metrics["accuracy"], metrics["macro_f1"])
+    return dataclasses.replace(fit, history=(epoch,))
 
 
 def _result(cell: Cell, fit: Fit) -> HeadResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from .progress import Action, Outcome, Report, silent
 from .runs.run import RUN, write_run
 from .runs.training import train_run
 from .settings import Labels, TrainSettings
-from .splits.divide import divide, open_caches, require_unchanged
+from .splits.divide import divide_features, open_caches, require_unchanged
 
 
 def train_head(
@@ -26,7 +25,7 @@ def train_head(
     wait: bool = False,
     report: Report = silent,
 ) -> Path:
-    """Train a head on a cache's features, choose its epoch on validation rows, and test it once.
+    """Train a head on a cache's features, choose it by folds or on validation rows, and test it once.
 
     The checksums of all rows are verified first, so no head is trained on damaged features.
 
@@ -35,7 +34,8 @@ def train_head(
         out: The run folder to write.
         settings: See `TrainSettings`.
         test: A cache to test on; without it, a share of the rows is held out.
-        validation: A cache to choose the epoch by; without it, a share of the rows is held out.
+        validation: A cache to choose by; without it, folds of the training rows choose, or a share of them is held
+            out for SGD.
         labels: A table whose labels replace the caches' own. Rows whose text it does not hold are left out.
         overwrite: Replace the run at ``out``.
         wait: If another run is writing ``out``, wait until it has ended.
@@ -57,8 +57,7 @@ def train_head(
     with RUN.held(out, overwrite=overwrite, wait=wait, report=report):
         started, device = time.perf_counter(), head_device(settings.device)
         caches = open_caches(cache, validation=validation, test=test, settings=settings, labels=labels, report=report)
-        settings = dataclasses.replace(settings, feature=caches[0].feature_name(settings.feature))
-        splits = divide(*caches, settings=settings, validated=settings.needs_validation, report=report)
+        splits = divide_features(*caches, settings=settings, validated=settings.needs_validation, report=report)
         head, run, predictions = train_run(caches[0], splits, settings, labels=labels, device=device, report=report)
         require_unchanged(caches)
         with RUN.new(out, overwrite=overwrite) as folder:

@@ -112,13 +112,16 @@ def parquet(**columns: Any) -> Callable[[Place], list[Any]]:
     return table(make)
 
 
-def trained(make: Callable[[Place], Path]) -> Callable[[Place], list[Any]]:
+QUICK_SGD = ("--solver", "sgd", "--epochs", 2)
+
+
+def trained(make: Callable[[Place], Path], *options: Any) -> Callable[[Place], list[Any]]:
     """Extract the table that is made, and train a head on it."""
 
     def arguments(place: Place) -> list[Any]:
         answer = command(table(make)(place), place)
         assert answer.code == 0, answer
-        return ["train-head", place.folder / "out.h5", "--out", place.folder / "head", "--epochs", 2]
+        return ["train-head", place.folder / "out.h5", "--out", place.folder / "head", *options]
 
     return arguments
 
@@ -235,7 +238,7 @@ def training_beside(name: str, make: Callable[[Path], Any]) -> Callable[[Place],
         head = place.copy(place.run, "head")
         (place.folder / name).parent.mkdir(exist_ok=True)
         make(place.folder / name)
-        return ["train-head", place.cache, "--out", head, "--epochs", 2, "--overwrite"]
+        return ["train-head", place.cache, "--out", head, "--solver", "sgd", "--epochs", 2, "--overwrite"]
 
     return arguments
 
@@ -444,7 +447,7 @@ def several_features(place: Place) -> list[Any]:
     """Train on a cache of two features without a choice."""
     answer = command([*table(lambda place: place.csv(GOOD))(place), "--features", "cls,mean"], place)
     assert answer.code == 0, answer
-    return ["train-head", place.folder / "out.h5", "--out", place.folder / "head", "--epochs", 2]
+    return ["train-head", place.folder / "out.h5", "--out", place.folder / "head", "--solver", "sgd", "--epochs", 2]
 
 
 def old_sentence_transformer(folder: Path) -> None:
@@ -541,6 +544,10 @@ def not_a_number(folder: Path) -> None:
         return found
 
     tensors("model.safetensors", spoil)(folder)
+
+
+def two_rows_a_class(place: Place) -> Path:
+    return place.csv([(f"{word} {number}", f"class{number}") for number in range(9) for word in ("good", "bad")])
 
 
 def many_classes(place: Place) -> Path:
@@ -706,11 +713,14 @@ LABELS = [
     Case("labels that are dates", parquet(text=["good"], label=pa.array([0], pa.timestamp("s")))),
     Case("a number of more than 64 bits", raw('{"text": "good", "label": 123456789012345678901}\n', "t.jsonl")),
     Case("a label seen once, in train-head", trained(lambda place: place.csv([*GOOD, ("good film", "rare")]))),
-    Case("one class only, in train-head", trained(lambda place: place.csv([(text, "pos") for text, _ in GOOD]))),
     Case(
-        "two rows a class, in train-head",
-        trained(lambda place: place.csv([(f"{word} {i}", f"class{i}") for i in range(9) for word in ("good", "bad")])),
+        "a label seen once, in train-head --solver sgd",
+        trained(lambda place: place.csv([*GOOD, ("good film", "rare")]), *QUICK_SGD),
     ),
+    Case("one class only, in train-head", trained(lambda place: place.csv([(text, "pos") for text, _ in GOOD]))),
+    Case("two rows a class, in train-head", trained(two_rows_a_class)),
+    Case("two rows a class, in train-head --solver sgd", trained(two_rows_a_class, *QUICK_SGD)),
+    Case("one row a class, in train-head", trained(lambda place: place.csv([("good film", "a"), ("bad film", "b")]))),
     Case(
         "a label seen once, in speedup",
         lambda place: [
@@ -718,7 +728,7 @@ LABELS = [
             *("--out", place.folder / "speedup"),
         ],
     ),
-    Case("3,000 classes, in train-head", trained(many_classes)),
+    Case("3,000 classes, in train-head", trained(many_classes, *QUICK_SGD)),
     Case(
         "no labels, in train-head",
         lambda place: (
@@ -811,6 +821,19 @@ ENCODERS = [
     ),
     Case("no --encoder", lambda place: ["extract", place.csv(GOOD), "--out", place.folder / "out.h5"]),
     Case("--features model without files that say it", encoder(nothing, "--features", "model")),
+    Case("--dropout with the default solver", trained(lambda place: place.csv(GOOD), "--dropout", 0)),
+    Case("--head mlp with the default solver", trained(lambda place: place.csv(GOOD), "--head", "mlp")),
+    Case("--fold with the default solver", trained(lambda place: place.csv(GOOD), "--folds", 3, "--fold", 2)),
+    Case("--metric with another solver", trained(lambda place: place.csv(GOOD), *QUICK_SGD, "--metric", "accuracy")),
+    Case("--folds of more than there are texts", trained(lambda place: place.csv(GOOD), "--folds", 300)),
+    Case(
+        "sweep --rank-by average-precision",
+        lambda place: ["sweep", place.cache, "--out", place.folder / "runs", "--rank-by", "average-precision"],
+    ),
+    Case(
+        "sweep --lr with solvers that have none",
+        lambda place: ["sweep", place.cache, "--out", place.folder / "runs", "--solver", "auto,exact", "--lr", 0.1],
+    ),
     Case(
         "train-head --dims of more numbers than the vectors have",
         lambda place: ["train-head", place.copy(place.cache, "c.h5"), "--out", place.folder / "head", "--dims", 99],
@@ -1104,7 +1127,7 @@ def places(folder: Path) -> Iterator[Callable[[int], Place]]:
     table = shared.csv(tiny_rows(60), "shared.csv")
     for arguments in (
         ["extract", table, "--encoder", encoder, "--out", shared.cache, "--quiet"],
-        ["train-head", shared.cache, "--out", shared.run, "--epochs", 2, "--quiet"],
+        ["train-head", shared.cache, "--out", shared.run, "--solver", "sgd", "--epochs", 2, "--quiet"],
     ):
         answer = command(arguments, shared)
         assert answer.code == 0, answer

@@ -212,17 +212,17 @@ def kill_at_batch(number: int) -> None:
 def write_over(cache: Path, content: Path | None) -> None:
     """Let a cache be written over once its rows are checked and divided: by another file's bytes, or cut short."""
     from headstart.stages import sweep, train_head
-    from headstart.stages.splits.divide import divide
+    from headstart.stages.splits.divide import divide_features
 
     def divided(*arguments: Any, **options: Any) -> Any:
-        splits = divide(*arguments, **options)
+        splits = divide_features(*arguments, **options)
         if content is None:
             os.truncate(cache, 20_000)
         else:
             cache.write_bytes(content.read_bytes())
         return splits
 
-    train_head.divide = sweep.divide = divided  # type: ignore[attr-defined]
+    train_head.divide_features = sweep.divide_features = divided  # type: ignore[attr-defined]
 
 
 def lose_an_interrupt(how: str) -> None:

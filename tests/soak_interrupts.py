@@ -33,14 +33,26 @@ def commands(folder: Path) -> dict[str, list[Any]]:
     encoder, table = save_tiny_encoder(folder / "encoder"), write_table(folder / "table.csv", 20_000)
     cache, run = folder / "cache.h5", folder / "run"
     extract = ["extract", table, "--encoder", encoder, "--precision", "float32", "--batch-tokens", 512]
-    train = ["train-head", cache, "--overwrite", "--epochs", 100, "--patience", 0]
+    train = ["train-head", cache, "--overwrite", "--solver", "sgd", "--epochs", 100, "--patience", 0]
     for arguments in ([*extract, "--out", cache], [*train, "--out", run]):
         done = fresh_command(*arguments)
         assert done.returncode == 0, done.stderr
     return {
         "extract": [*extract, "--out", folder / "stopped.h5"],
         "train-head": [*train, "--out", folder / "stopped"],
-        "sweep": ["sweep", cache, "--out", folder / "swept", "--lr", "0.1,0.01", "--folds", 3, "--overwrite"],
+        "sweep": [
+            "sweep",
+            cache,
+            "--out",
+            folder / "swept",
+            "--solver",
+            "sgd",
+            "--lr",
+            "0.1,0.01",
+            "--folds",
+            3,
+            "--overwrite",
+        ],
         "predict": ["predict", run, "--input", table, "--out", folder / "predicted.csv", "--overwrite"],
         "verify": ["verify", cache, "--encoder", encoder, "--sample", 1_000],
     }

@@ -33,7 +33,7 @@ def made(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
     table.write_text("".join(json.dumps({"text": t, "label": label}) + "\n" for t, label in tiny_rows(200)))
     cache, run = folder / "cache.h5", folder / "run"
     extracted = fresh_command("extract", table, "--encoder", tiny, "--out", cache, "--precision", "float32")
-    trained = fresh_command("train-head", cache, "--out", run, "--epochs", 5)
+    trained = fresh_command("train-head", cache, "--out", run, "--solver", "sgd", "--epochs", 5)
     assert (extracted.returncode, trained.returncode) == (0, 0), extracted.stderr + trained.stderr
     return {"table": table, "cache": cache, "run": run, "extracted": extracted.stdout, "trained": trained.stdout}
 
@@ -65,7 +65,9 @@ def test_a_second_extract_says_that_the_cache_is_current(made: dict[str, Any], t
 
 def test_quiet_says_nothing(made: dict[str, Any], tiny: Path, tmp_path: Path) -> None:
     first = command("extract", made["table"], "--encoder", tiny, "--out", tmp_path / "c.h5", "--quiet")
-    second = command("train-head", tmp_path / "c.h5", "--out", tmp_path / "run", "--epochs", 2, "--quiet")
+    second = command(
+        "train-head", tmp_path / "c.h5", "--out", tmp_path / "run", "--solver", "sgd", "--epochs", 2, "--quiet"
+    )
     assert [(c.returncode, c.stdout, c.stderr) for c in (first, second)] == [(0, "", "")] * 2
 
 
@@ -104,8 +106,8 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(made: dict[str, Any], tiny:
         (("train-head", tmp_path / "none.h5", *out), "none.h5 does not exist"),
         (("train-head", tmp_path / "not.h5", *out), "not.h5 is not a headstart cache"),
         (("train-head", made["cache"], "--out", made["run"]), "run exists already"),
-        (("train-head", made["cache"], *out, "--dropout", 1), "--dropout is 1.0; it must be"),
-        (("train-head", made["cache"], *out, "--lr", -1), "--lr is -1.0; it must be"),
+        (("train-head", made["cache"], *out, "--solver", "sgd", "--dropout", 1), "--dropout is 1.0; it must be"),
+        (("train-head", made["cache"], *out, "--solver", "sgd", "--lr", -1), "--lr is -1.0; it must be"),
         (("train-head", made["cache"], *out, "--label-column", "x"), "--label-column has no effect without --labels"),
         (
             ("train-head", made["cache"], *out, "--test", made["cache"], "--test-fraction", 0.5),
@@ -139,7 +141,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(made: dict[str, Any], tiny:
         assert_one_line((command_here if number else command)(*arguments), 2, message)
     assert not (tmp_path / "c.h5").exists()
     command("extract", tmp_path / "rare.csv", *out, *encoder, "--quiet")
-    rare = command("train-head", tmp_path / "c.h5", "--out", tmp_path / "run")
+    rare = command("train-head", tmp_path / "c.h5", "--out", tmp_path / "run", "--solver", "sgd")
     assert_one_line(rare, 2, "the label 'y' has one distinct text only")
     assert not (tmp_path / "run").exists()
 
@@ -195,6 +197,7 @@ def test_help_shows_the_defaults_of_the_stages() -> None:
     train = TrainSettings()
     for option, value in [("--lr", train.learning_rate), ("--epochs", train.epochs), ("--dropout", train.dropout)]:
         assert re.search(rf"{option} .*?\[default: {value}\]", shown), option
+    assert re.search(r"--solver \S+ .*?\[default: auto\]", shown)
 
 
 def test_names_of_classes_are_shown_as_they_are(tiny: Path, tmp_path: Path) -> None:
@@ -202,7 +205,7 @@ def test_names_of_classes_are_shown_as_they_are(tiny: Path, tmp_path: Path) -> N
     table = tmp_path / "t.jsonl"
     table.write_text("".join(json.dumps({"text": t, "label": label}) + "\n" for t, label in rows))
     command("extract", table, "--encoder", tiny, "--out", tmp_path / "c.h5", "--quiet")
-    shown = command("train-head", tmp_path / "c.h5", "--out", tmp_path / "run", "--epochs", 2)
+    shown = command("train-head", tmp_path / "c.h5", "--out", tmp_path / "run", "--solver", "sgd", "--epochs", 2)
     assert shown.returncode == 0, shown.stderr
     assert "[/bold] :smile:" in shown.stdout and "[red]" in shown.stdout
     ascii_only = fresh_command("inspect", tmp_path / "c.h5", env={**os.environ, "PYTHONIOENCODING": "ascii"})
@@ -272,7 +275,20 @@ def test_absurd_values_in_a_run_are_one_line(made: dict[str, Any], tmp_path: Pat
 
 def test_a_sweep_prints_its_ranking_and_its_winner_predicts(made: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "runs"
-    options = ["--lr", "0.1,0.01", "--dropout", "0,0.3", "--seed", "0,1", "--folds", 2, "--epochs", 3]
+    options = [
+        "--solver",
+        "sgd",
+        "--lr",
+        "0.1,0.01",
+        "--dropout",
+        "0,0.3",
+        "--seed",
+        "0,1",
+        "--folds",
+        2,
+        "--epochs",
+        3,
+    ]
     done = command("sweep", made["cache"], "--out", out, *options)
     assert done.returncode == 0, done.stderr
     assert re.search(r"heads +16: 4 settings x 2 seeds x 2 folds", done.stdout)
@@ -293,12 +309,15 @@ def test_a_sweep_prints_its_ranking_and_its_winner_predicts(made: dict[str, Any]
 def test_every_kind_of_head_is_trained_shown_and_loaded(made: dict[str, Any], tmp_path: Path) -> None:
     cases: list[tuple[tuple[Any, ...], str]] = [
         (
-            ("--head", "mlp", "--hidden", 8, "--standardize", "--schedule", "cosine", "--warmup", 0.1, "--epochs", 5),
+            ("--solver", "sgd", "--head", "mlp", "--hidden", 8, "--standardize", "--schedule", "cosine", "--epochs", 5),
             "last +epoch 5",
         ),
         (("--solver", "exact", "--l2", 0.5, "--calibrate"), r"solver +converged in \d+ iterations"),
-        (("--class-weight", "balanced", "--label-smoothing", 0.1, "--patience", 2, "--epochs", 5), "best +epoch"),
-        (("--labels", made["table"], "--memory", "64MiB", "--folds", 3, "--fold", 2), "calibration +expected error"),
+        (
+            ("--solver", "sgd", "--class-weight", "balanced", "--label-smoothing", 0.1, "--patience", 2, "--epochs", 5),
+            "best +epoch",
+        ),
+        (("--labels", made["table"], "--memory", "64MiB", "--folds", 3), "calibration +expected error"),
     ]
     for number, (options, fact) in enumerate(cases):
         out = tmp_path / str(number)
@@ -316,30 +335,33 @@ def test_mistakes_of_stage_two_are_one_line(made: dict[str, Any], tmp_path: Path
         (("train-head", made["cache"], *out, "--memory", "1KB"), "--memory is 1000; it must be at least 16 MiB"),
         (("train-head", made["cache"], *out, "--solver", "exact", "--head", "mlp"), "linear for the exact solver"),
         (("train-head", made["cache"], *out, "--l2", 2), "--l2 has no effect without --solver exact"),
-        (("train-head", made["cache"], *out, "--hidden", 64), "--hidden has no effect without --head mlp"),
+        (("train-head", made["cache"], *out, "--hidden", 64), "--hidden has no effect without --solver sgd"),
         (
             ("train-head", made["cache"], *out, "--solver", "exact", "--epochs", 9),
-            "--epochs has no effect with --solver exact",
+            "--epochs has no effect without --solver sgd",
         ),
         (
             ("sweep", made["cache"], *out, "--solver", "exact", "--no-center"),
-            "--center/--no-center has no effect with --solver exact",
+            "--center/--no-center has no effect without --solver sgd",
         ),
         (
-            ("train-head", made["cache"], *out, "--folds", 3, "--validation-fraction", 0.5),
+            ("train-head", made["cache"], *out, "--solver", "sgd", "--folds", 3, "--validation-fraction", 0.5),
             "--validation-fraction has no effect with --folds",
         ),
         (
             ("train-head", made["cache"], *out, "--keep-shared"),
             "--keep-shared has no effect without --test or --validation",
         ),
-        (("train-head", made["cache"], *out, "--folds", 2, "--fold", 3), "--fold is 3; it must be between 1 and 2"),
+        (
+            ("train-head", made["cache"], *out, "--solver", "sgd", "--folds", 2, "--fold", 3),
+            "--fold is 3; it must be between 1 and 2",
+        ),
         (("train-head", made["cache"], *out, "--labels", tmp_path / "no.csv"), "no.csv does not exist"),
         (("sweep", made["cache"], *out, "--lr", "0.1,x"), "--lr is '0.1,x'; write values with commas"),
         (("sweep", made["cache"], *out, "--class-weight", "heavy"), "'heavy'; .* such as none, balanced"),
         (("sweep", made["cache"], *out, "--seed", "1.5"), "--seed is '1.5'; .* such as 0,1,2"),
         (("train-head", made["cache"], *out, "--folds", 2, "--validation", made["cache"]), "choose one of them"),
-        (("sweep", made["cache"], *out, "--solver", "exact", "--lr", "0.1"), "--lr has no effect with --solver exact"),
+        (("sweep", made["cache"], *out, "--solver", "exact", "--lr", "0.1"), "--lr has no effect without --solver sgd"),
         (("sweep", made["cache"], *out, "--features", "cls,mean"), "holds no feature 'mean'"),
         (("sweep", made["cache"], *out, "--folds", 300), "cannot be divided into 300 folds"),
     ]
@@ -351,7 +373,7 @@ def test_mistakes_of_stage_two_are_one_line(made: dict[str, Any], tmp_path: Path
 def test_ctrl_c_ends_a_sweep_with_130_and_it_is_carried_on(made: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "runs"
     seeds = ",".join(map(str, range(40)))
-    arguments = ["sweep", made["cache"], "--out", out, "--seed", seeds, "--epochs", "200"]
+    arguments = ["sweep", made["cache"], "--out", out, "--solver", "sgd", "--seed", seeds, "--epochs", "200"]
     process = subprocess.Popen(
         [sys.executable, "-m", "headstart", *map(str, arguments)], stderr=subprocess.PIPE, text=True
     )

@@ -27,7 +27,7 @@ OURS = ["{}.headstart-" + word for word in ("partial", "work", "lock", "earlier1
 OLD = ["{}." + word for word in ("partial", "new", "lock", "earlier1", "relabelled", "repaired", "partial.new", "old")]
 LIKE = [".{}.old", "{}.headstart-new", "{}.headstart-partial.headstart-work", "{}~", ".{}.swp", ".{}.headstart-work"]
 INSIDE = ["notes.txt", "run.json.bak", "new", "old", "groups", "plan.json", "made-by-headstart", "winner", "events.out"]
-EPOCHS = TrainSettings(epochs=2, test_fraction=0.2)
+EPOCHS = TrainSettings(solver="sgd", epochs=2, test_fraction=0.2)
 Command = Callable[[Path], Any]
 
 

@@ -29,15 +29,24 @@ def commands(folder: Path, encoder: Path) -> dict[str, Replacing]:
     run_small_blocks(table, cache, encoder)
     shutil.copy(cache, folder / "damaged.h5")
     flip_a_byte(folder / "damaged.h5", "features/cls", 9)
-    train_head(cache, run, TrainSettings(epochs=2))
-    sweep(cache, folder / "swept", SweepSettings(base=TrainSettings(epochs=2), values={"dropout": (0.1, 0.3)}))
+    train_head(cache, run, TrainSettings(solver="sgd", epochs=2))
+    sweep(
+        cache,
+        folder / "swept",
+        SweepSettings(base=TrainSettings(solver="sgd", epochs=2), values={"dropout": (0.1, 0.3)}),
+    )
     predict_table(run, table, folder / "p.csv")
     written = ("--quiet", "--out", OUT)
     predicted = ("predict", run, "--input", folder / "longer.csv", "--overwrite", *written)
     updated = ("extract", folder / "longer.csv", "--encoder", encoder, "--precision", "float32", "--batch-tokens", 64)
     made = (
-        ("train-head", "poetry", run, ("train-head", cache, "--epochs", 3, "--overwrite", *written)),
-        ("sweep", "runs", folder / "swept", ("sweep", cache, "--epochs", 3, "--overwrite", *written)),
+        ("train-head", "poetry", run, ("train-head", cache, "--solver", "sgd", "--epochs", 3, "--overwrite", *written)),
+        (
+            "sweep",
+            "runs",
+            folder / "swept",
+            ("sweep", cache, "--solver", "sgd", "--epochs", 3, "--overwrite", *written),
+        ),
         ("predict", "p.csv", folder / "p.csv", predicted),
         ("update", "c.h5", cache, (*updated, "--update", *written)),
         ("repair", "c.h5", folder / "damaged.h5", ("repair", OUT, table, "--quiet")),

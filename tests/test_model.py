@@ -36,7 +36,7 @@ def runs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     both = {"text": texts, "second": texts[::-1], "label": labels}
     run(both, folder / "pairs.h5", tiny, text_pair_column="second")
     for name in ("single", "pairs"):
-        train_head(folder / f"{name}.h5", folder / name, TrainSettings(epochs=3))
+        train_head(folder / f"{name}.h5", folder / name, TrainSettings(solver="sgd", epochs=3))
     return folder
 
 

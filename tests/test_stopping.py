@@ -48,7 +48,7 @@ def test_the_command_line_heeds_it_from_its_first_import_to_after_its_last_word(
 ) -> None:
     run(write_csv(tiny_rows(60)), tmp_path / "c.h5", tiny)
     command = [sys.executable, "-c", INTERRUPTED, "train-head", str(tmp_path / "c.h5"), "--quiet"]
-    command += ["--out", str(tmp_path / "run"), "--epochs", "2"]
+    command += ["--out", str(tmp_path / "run"), "--solver", "sgd", "--epochs", "2"]
     done = subprocess.run(command, env={**os.environ, "WHEN": when}, capture_output=True, text=True, check=False)
     said = "" if when == "the end" else "headstart: interrupted\n"
     assert (done.returncode, done.stdout, done.stderr) == (130, "", said)

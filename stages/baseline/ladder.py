@@ -20,7 +20,7 @@ from ..encoders.files import EncoderFiles
 from ..encoders.memory import is_memory_full
 from ..progress import Event, Step
 from ..runs.run import read_run
-from ..settings import ExtractSettings, Precision, SpeedupSettings, TrainSettings
+from ..settings import ExtractSettings, Precision, Solver, SpeedupSettings, TrainSettings
 from ..units import duration
 from .process import ProcessKilledError
 from .program import Padding, Program, ProgramEpoch, ProgramSettings
@@ -298,7 +298,7 @@ def measure_stages(measurement: Measurement, sample: Sample, share: float) -> St
 
     def train(cache: Path) -> tuple[float, float]:
         """Return the seconds of an epoch over the whole table, and of everything else in a training run."""
-        run, seconds = measurement.train(cache, epochs=settings.epochs)
+        run, seconds = measurement.train(cache, solver=Solver.SGD, epochs=settings.epochs)
         return run["epoch_seconds"] * sample.table_rows / run["rows"]["train"], seconds - run["fit_seconds"]
 
     for _ in range(2):  # the first time includes the import of libraries, which is not timed for the program either

@@ -22,7 +22,7 @@ from ..heads.sampling import training_batches
 from ..heads.stacked import ADAM_EPSILON
 from ..progress import silent
 from ..runs.run import load_head
-from ..settings import TrainSettings
+from ..settings import Solver, TrainSettings
 from ..splits.divide import divide
 from ..types import Features
 from ..units import duration
@@ -50,7 +50,7 @@ class Trained:
 
     training: Training
     seed: int  # of the order of the rows and of the dropout masks
-    epochs: int  # after which the head was taken; headstart trains on
+    epochs: int  # after which the head was taken; headstart trains on. 0 for its default head, which has none
     accuracy: float  # on the test rows
     low: float  # of the 95% interval of the accuracy
     high: float
@@ -128,14 +128,16 @@ class _Comparison:
                 )
                 self._caches[kind].append(cache)
         exact, exact_test = map(open_cache, self._caches["exact"])
-        self._splits = divide(exact, validation=None, test=exact_test, settings=TrainSettings(), report=silent)
+        self._splits = divide(
+            exact, validation=None, test=exact_test, settings=TrainSettings(solver=Solver.SGD), report=silent
+        )
         measurement.on_step("the program's test")
         self._test_features = program.encode(np.arange(train, train + test))  # in eval(), so the same for every head
 
     def train_all(self, seed: int) -> list[Trained]:
         """Train in every way with one seed: in the loop for as many epochs as chosen for the head from the cache."""
         same: dict[str, Any] = {"learning_rate": HEAD_LEARNING_RATE, "dropout": DROPOUT, "center": False, "seed": seed}
-        same |= {"epochs": self._measurement.settings.epochs, "batch_size": _BATCH_ROWS}
+        same |= {"solver": Solver.SGD, "epochs": self._measurement.settings.epochs, "batch_size": _BATCH_ROWS}
         cached, head = self._from_cache(Training.CACHED, "exact", **same)
         settings = TrainSettings(**{**same, "epochs": cached.epochs})
         looped = [self._in_loop(training, settings, head) for training in (Training.AS_WRITTEN, Training.CLEAN)]
@@ -145,7 +147,7 @@ class _Comparison:
         self._measurement.on_step(f"{training}, seed {seed}")
         train, test = self._caches[kind]
         run, seconds = self._measurement.train(train, test=test, seed=seed, **changes)
-        metrics, epochs = run["metrics"]["test"], run["best_epoch"]
+        metrics, epochs = run["metrics"]["test"], run["best_epoch"] or 0
         trained = _trained(metrics, training=training, seed=seed, epochs=epochs, seconds=seconds)
         return trained, load_head(self._measurement.scratch / RUN_NAME)
 

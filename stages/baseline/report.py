@@ -127,7 +127,7 @@ def _quality(report: Mapping[str, Any]) -> Section:
         return Section("Quality beside speed", [], notes)
     rows = [["training", "seed", "taken after epoch", "accuracy", "95% interval", "trained in", "weights differ by"]]
     for head in quality["trained"]:
-        cells = [head["training"], str(head["seed"]), str(head["epochs"]), f"{head['accuracy']:.4f}"]
+        cells = [head["training"], str(head["seed"]), str(head["epochs"] or ""), f"{head['accuracy']:.4f}"]
         cells += [f"{head['low']:.4f} to {head['high']:.4f}", duration(head["seconds"])]
         rows.append([*cells, "" if head["difference"] is None else f"{head['difference']:.1e}"])
     verdict = "the same head: their weights agree to 1e-4" if quality["agree"] else "NOT the same head, as they must be"
@@ -139,9 +139,10 @@ def _quality(report: Mapping[str, Any]) -> Section:
         f"The program with its encoder in eval(), encoding in its loop, and headstart from its cache give {verdict}.",
         "The program as written may differ: its train() turns on dropout in the frozen encoder too, so the head trains "
         "on noisy features and is tested on clean ones.",
-        "headstart's heads are taken from the epoch that the validation rows chose; the program's heads after as many "
-        "epochs as headstart's same training. The program itself chooses by the test rows, which makes the accuracy "
-        "that it reports optimistic. The times include the encoder where it runs in the loop, and not extracting.",
+        "headstart's head of the same training is taken from the epoch that the validation rows chose; its default "
+        "head has no epochs: folds chose its penalty. The program's heads are taken after as many epochs as the "
+        "former. The program itself chooses by the test rows, which makes the accuracy that it reports "
+        "optimistic. The times include the encoder where it runs in the loop, and not extracting.",
     ]
     return Section("Quality beside speed", rows, notes)
 

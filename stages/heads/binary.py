@@ -131,6 +131,7 @@ class BinaryProblems:
             ConvergenceReport(
                 l2=l2,
                 objective=float(state.values.sum()),
+                penalty=l2 / 2 * float((state.points[:, :width] ** 2).sum()),
                 gradient_norm=float(np.linalg.norm(state.gradients)),
                 gap=float(gaps.sum()),
                 iterations=iteration,

@@ -85,8 +85,12 @@ class Splits:
     train: Dataset
     validation: Dataset
     test: Dataset
-    validation_groups: Indices  # (rows of the split,) int64, equal for rows with the same token sequence
+    train_groups: Indices  # (rows of the split,) int64, equal for rows with the same token sequence
+    validation_groups: Indices
     test_groups: Indices
+    fold: Indices | None = None
+    """(rows of ``train``,) int64: each one's fold, from 1, to choose a head by; 0 for rows that are always trained on.
+    None if a head is not chosen by folds."""
     shared_rows: int
     """Number of training rows whose text the validation or test cache holds as well. They are left out of training,
     unless ``keep_shared`` is set."""

@@ -47,6 +47,7 @@ class ConvergenceReport:
 
     l2: float  # the penalty, 1 / C in scikit-learn's terms
     objective: float  # the sum over the rows of class weight x cross-entropy, plus l2 / 2 x the sum of squared weights
+    penalty: float  # the second part of it
     gradient_norm: float  # Euclidean norm of the objective's gradient
     gap: float
     """Estimate of the objective minus its minimum: half the squared Newton decrement, with the preconditioner in place
@@ -145,6 +146,7 @@ class LogisticSolver:
         convergence = ConvergenceReport(
             l2=l2,
             objective=value,
+            penalty=l2 / 2 * float((point.weight**2).sum()),
             gradient_norm=math.sqrt(gradient.dot(gradient)),
             gap=decrement / 2,
             iterations=iteration,

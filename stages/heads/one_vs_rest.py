@@ -110,6 +110,7 @@ def _together(reports: list[ConvergenceReport]) -> ConvergenceReport:
     return dataclasses.replace(
         last,
         objective=sum(report.objective for report in reports),
+        penalty=sum(report.penalty for report in reports),
         gradient_norm=float(np.linalg.norm([report.gradient_norm for report in reports])),
         gap=sum(report.gap for report in reports),
         iterations=max(report.iterations for report in reports),

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..settings import Metric, Scaling, TrainSettings
+from ..settings import Solver as SolverName
 from ..threads import WorkerThreads
 from ..types import Float64Array, Indices
 from .dataset import Dataset, scaled
@@ -116,7 +117,8 @@ class ClassTarget:
         )
 
     def solver(self, train: Dataset, *, scaling: Scaling, settings: TrainSettings, threads: WorkerThreads) -> Solver:
-        settings = dataclasses.replace(settings, standardize=scaling is Scaling.STANDARDIZED)
+        exact: dict[str, Any] = {"solver": SolverName.EXACT, "standardize": scaling is Scaling.STANDARDIZED}
+        settings = dataclasses.replace(settings, **exact)
         return LogisticSolver(scaled(train, scaling), classes=self.outputs, settings=settings, threads=threads)
 
     def predict(self, scores: Scores) -> TargetValues:

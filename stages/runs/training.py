@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,18 @@ from ..heads.dataset import Splits
 from ..heads.fit import fit_head, log_probabilities
 from ..heads.head import Head
 from ..heads.metrics import evaluate
+from ..heads.search import Found, Validated, search
+from ..heads.targets import ClassTarget, log_softmax
 from ..progress import Report
 from ..provenance import provenance
-from ..settings import Labels, Task, TrainSettings
+from ..settings import Labels, Scaling, Solver, Task, TrainSettings
 from .predictions import PartPredictions
 from .savings import passes_of_cached
 
 
 def train_run(
     cache: Cache,
-    splits: Splits,
+    splits: Mapping[str, Splits],
     settings: TrainSettings,
     *,
     labels: Labels | None,
@@ -32,7 +35,9 @@ def train_run(
 ) -> tuple[Head, dict[str, Any], list[PartPredictions]]:
     """Train a head on a cache's rows, calibrate it if asked to, and score it on validation and test rows.
 
-    ``labels`` says where the labels come from, if they are not the cache's own; it is recorded.
+    ``splits`` are the rows with each feature that there is to choose from (see `divide_features`). The validation rows
+    of a search by folds are those of all folds, each scored by a head that was not trained on it. ``labels`` says where
+    the labels come from, if they are not the cache's own; it is recorded.
 
     Returns:
         The head, the fields of its ``run.json`` apart from ``seconds``, and what it says of the validation and test
@@ -41,56 +46,83 @@ def train_run(
     Raises:
         SettingsError: training diverged.
     """
-    names, identity = cache.label_names or (), cache.identity.narrowed(settings.feature)
-    train, validation, test = splits.train, splits.validation, splits.test
-    fit = fit_head(train, validation, classes=len(names), settings=settings, device=device, report=report)
+    target, names = ClassTarget(cache.label_names or ()), cache.label_names or ()
+    feature, scaling = next(iter(splits)), Scaling.STANDARDIZED if settings.standardize else Scaling.NONE
+    found: Found | None = None
+    if settings.solver is Solver.AUTO:
+        lengths = of_length_one(cache, splits)
+        found = search(splits, target=target, settings=settings, of_length_one=lengths, report=report)
+        feature, scaling, fit = found.feature, found.scaling, found.fit
+    settings, rows_of = dataclasses.replace(settings, feature=feature), splits[feature]
+    train, validation, test = rows_of.train, rows_of.validation, rows_of.test
+    if found is None:
+        fit = fit_head(train, validation, classes=len(names), settings=settings, device=device, report=report)
     head = Head(
         **fit.parameters,
         temperature=1.0,
         label_names=names,
-        identity=identity,
+        identity=cache.identity.narrowed(feature),
         dims=None,
-        normalize=False,
+        normalize=scaling is Scaling.NORMALIZED,
         task=Task.CLASSES,
     )
-    if settings.calibrate:
-        logits = np.concatenate([head.logits(chunk) for chunk in validation.chunks()])
-        temperature = float(np.float32(fit_temperature(logits, validation.targets)))  # as it is stored
+    validated = _validate(head, rows_of, settings, found)
+    if settings.calibrate and len(validated.dataset):
+        temperature = float(np.float32(fit_temperature(validated.scores, validated.dataset.targets)))  # as it is stored
         head = dataclasses.replace(head, temperature=temperature)
     whole = dataclasses.replace(head, dims=train.dims)  # the splits' vectors are cut already
-    rows = {"train": len(train), "validation": len(validation), "test": len(test), "shared": splits.shared_rows}
-    passes = passes_of_cached(cache.record, splits.texts_read(len(fit.history) or 1))  # a solver would encode once
+    rows = {"train": len(train), "validation": len(validation), "test": len(test), "shared": rows_of.shared_rows}
+    passes = rows_of.texts_read(len(fit.history) or 1)  # a solver would encode once
     fields = {
         "settings": dataclasses.asdict(settings),
         "seed": settings.seed,
         "dims": None if train.dims is None else dataclasses.asdict(train.dims),
+        "scaling": scaling,
         "label_names": list(names),
-        "identity": dataclasses.asdict(identity),
+        "identity": dataclasses.asdict(head.identity),
         "encoder": cache.record["encoder"],
         "cache": str(cache.path.resolve()),
         "rows": rows,
+        "search": None if found is None else dataclasses.asdict(found.search),
         "temperature": head.temperature,
         "best_epoch": fit.best_epoch,
         "history": [dataclasses.asdict(epoch) for epoch in fit.history],
         "certificate": None if fit.convergence is None else dataclasses.asdict(fit.convergence),
         "epoch_seconds": fit.seconds / len(fit.history) if fit.history else None,
         "fit_seconds": fit.seconds,
-        "encoder_passes": dataclasses.asdict(passes),
+        "encoder_passes": dataclasses.asdict(passes_of_cached(cache.record, passes)),
     }
     predictions: list[PartPredictions] = []
     metrics: dict[str, Any] = {"validation": None}
-    for part, dataset, groups in (
-        ("validation", validation, splits.validation_groups),
-        ("test", test, splits.test_groups),
+    validated_log_probabilities = log_softmax(validated.scores, head.temperature)
+    for part, dataset, fold, groups, said in (
+        ("validation", validated.dataset, validated.fold, validated.groups, validated_log_probabilities),
+        ("test", test, None, rows_of.test_groups, log_probabilities(head, test)),
     ):
         if len(dataset):
-            found = log_probabilities(head, dataset)
-            fold = np.full(len(dataset), settings.fold) if settings.folds and part == "validation" else None
-            predictions.append(PartPredictions(part=part, dataset=dataset, fold=fold, log_probabilities=found))
-            metrics[part] = evaluate(dataset.targets, found, groups, names=names)
+            predictions.append(PartPredictions(part=part, dataset=dataset, fold=fold, log_probabilities=said))
+            metrics[part] = evaluate(dataset.targets, said, groups, names=names)
     record = {
         **provenance(device, fields),
         "labels": None if labels is None else {**dataclasses.asdict(labels), "table": str(labels.table)},
         "metrics": metrics,
     }
     return whole, record, predictions
+
+
+def of_length_one(cache: Cache, features: Iterable[str]) -> set[str]:
+    """The features of a cache whose vectors have the length 1."""
+    return {name for name in features if cache.identity.narrowed(name).normalized}
+
+
+def _validate(head: Head, splits: Splits, settings: TrainSettings, found: Found | None) -> Validated:
+    """The rows that chose a head, with the scores of heads that were not trained on them."""
+    if found is not None:
+        return found.validated
+    scores = [head.logits(chunk) for chunk in splits.validation.chunks()]
+    return Validated(
+        dataset=splits.validation,
+        groups=splits.validation_groups,
+        fold=np.full(len(splits.validation), settings.fold) if settings.folds else None,
+        scores=np.concatenate(scores or [np.zeros((0, len(head.bias)), np.float32)]),
+    )

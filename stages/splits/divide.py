@@ -6,21 +6,22 @@ import dataclasses
 import functools
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ...cache.errors import IdentityError, SettingsError, TableError
 from ...cache.hashing import hash_keys
-from ...cache.identity import differences
+from ...cache.identity import MODEL, differences
 from ...cache.reader import Cache, open_cache
 from ...cache.seal import LabelKind
 from ..heads.dataset import Dataset, Origin, Splits
 from ..heads.dims import Dims
 from ..progress import Note, Report, Step
-from ..settings import Labels, Task, TrainSettings
+from ..settings import Labels, Solver, Task, TrainSettings
 from ..types import Indices, Mask
 from .relabel import UNLABELLED, relabel
-from .stratify import assign_folds, group_rows, hold_out, require_trainable
+from .stratify import assign_folds, choosing_folds, group_rows, hold_out, require_trainable
 
 
 def open_caches(
@@ -62,6 +63,58 @@ def require_unchanged(caches: Iterable[Cache | None]) -> None:
             cache.require_unchanged()
 
 
+def divide_features(
+    cache: Cache,
+    validation: Cache | None,
+    test: Cache | None,
+    *,
+    settings: TrainSettings,
+    validated: bool = True,
+    ranked: bool = False,
+    report: Report,
+) -> dict[str, Splits]:
+    """Divide the rows as `divide` does, with each feature that a head may be trained on: those that a search chooses
+    from, else one. On ties, the first is to be chosen.
+
+    Raises:
+        As `divide`.
+    """
+    caches = [cache, *(other for other in (validation, test) if other is not None)]
+    names = features_of(cache, settings)
+    held = [name for name in names if all(name in other.identity.features for other in caches)] or names
+    if len(held) < len(names):
+        report(Note(f"only {', '.join(held)} can be chosen: the other caches hold no other features of {cache.path}"))
+    first, *others = held
+    options: dict[str, Any] = {"validated": validated, "ranked": ranked}
+    splits = divide(
+        *(cache, validation, test), settings=dataclasses.replace(settings, feature=first), report=report, **options
+    )
+    by_feature = {first: splits}
+    for name in others:
+        dims = find_dims(cache, dataclasses.replace(settings, feature=name))
+        parts = {}
+        for part, origin in (("train", cache), ("validation", validation or cache), ("test", test or cache)):
+            _require_fit(origin, cache, name)
+            parts[part] = dataclasses.replace(getattr(splits, part), features=origin.features(name), dims=dims)
+        by_feature[name] = dataclasses.replace(splits, **parts)
+    return by_feature
+
+
+def features_of(cache: Cache, settings: TrainSettings) -> list[str]:
+    """The features of a cache that a head may be trained on: one, unless a search chooses."""
+    if not settings.chooses_feature:
+        return [cache.feature_name(settings.feature)]
+    return sorted(cache.identity.features, key=lambda name: (name != MODEL, name))
+
+
+def _require_fit(other: Cache, cache: Cache, feature: str) -> None:
+    """Refuse another cache whose vectors of a feature mean something else."""
+    ours, theirs = (one.identity.narrowed(feature) for one in (cache, other))  # it may hold more features
+    if clauses := differences(ours, theirs, our_name=str(cache.path), their_name=str(other.path)):
+        why = f"they differ in {'; '.join(clauses)}; extract one of them again"
+        raise IdentityError(f"{other.path} does not fit {cache.path}: {why}")
+
+
 def divide(
     cache: Cache,
     validation: Cache | None,
@@ -69,6 +122,7 @@ def divide(
     *,
     settings: TrainSettings,
     validated: bool = True,
+    ranked: bool = False,
     report: Report,
 ) -> Splits:
     """Divide a cache's rows into training, validation and test rows, or take the latter two from other caches.
@@ -76,6 +130,9 @@ def divide(
     Rows with one token sequence stay together. The division is stratified by class, and fixed by ``split_seed``. If a
     class has too few texts for all folds, it is trained on in each, and a note says in how many it is validated. If
     ``validated`` is False, there may be no validation rows.
+
+    A search chooses by folds of the training rows, so no validation rows are held out for it; unless ``ranked`` is
+    True: heads of all solvers are to be compared on the same rows.
 
     Raises:
         IdentityError: another cache comes from another encoder or other settings.
@@ -86,7 +143,10 @@ def divide(
     (labels, names), feature = _labels(cache), cache.feature_name(settings.feature)
     groups = group_rows(cache.token_hashes)
     rows = np.flatnonzero(labels != UNLABELLED)
-    require_trainable(labels[rows], groups[rows], names, str(cache.path), divided=validation is None or test is None)
+    searches = settings.solver is Solver.AUTO
+    validated = ranked or (validated if not searches else validation is not None)
+    divided = not searches and (validation is None or test is None)
+    require_trainable(labels[rows], groups[rows], names, str(cache.path), divided=divided)
     shared = _shared_with(cache, [other for other in (validation, test) if other is not None])
     if shared.any():
         consequence = "kept, as told" if settings.keep_shared else "left out of training"
@@ -95,15 +155,16 @@ def divide(
     if not settings.keep_shared:
         rows = rows[~shared[rows]]
     rng = np.random.default_rng(settings.split_seed)
-    test_rows = validation_rows = rows[:0]
-    if test is None:
-        rows, test_rows = hold_out(rows, labels, groups, fraction=settings.test_fraction, rng=rng)
-    if validation is None and settings.folds:
-        fold = assign_folds(rows, labels, groups, folds=settings.folds, rng=rng, where=str(cache.path))
-        _note_rare_labels(labels[rows], fold, names, settings.folds, str(cache.path), report)
-        rows, validation_rows = rows[fold != settings.fold], rows[fold == settings.fold]
-    elif validation is None:
-        rows, validation_rows = hold_out(rows, labels, groups, fraction=settings.validation_fraction, rng=rng)
+    options: dict[str, Any] = {"rng": rng, "names": names, "where": str(cache.path), "report": report}
+    rows, validation_rows, test_rows = _hold_out_rows(
+        rows,
+        labels,
+        groups,
+        tested=test is None,
+        validated=validation is None and (ranked or not searches),
+        settings=settings,
+        **options,
+    )
     own = Dataset(
         features=cache.features(feature),
         labels=labels,
@@ -116,10 +177,7 @@ def divide(
         """Return the rows of a split, and the text of each row of its cache as a number."""
         if other is None:
             return dataclasses.replace(own, index=own_rows), groups
-        ours, theirs = (one.identity.narrowed(feature) for one in (cache, other))  # it may hold more features
-        if clauses := differences(ours, theirs, our_name=str(cache.path), their_name=str(other.path)):
-            why = f"they differ in {'; '.join(clauses)}; extract one of them again"
-            raise IdentityError(f"{other.path} does not fit {cache.path}: {why}")
+        _require_fit(other, cache, feature)
         other_labels, _ = _labels(other, names)
         index = np.flatnonzero(other_labels != UNLABELLED)
         dataset = Dataset(
@@ -142,31 +200,109 @@ def divide(
             report(Note(f"{int(tested.sum()):,} validation rows have texts that are also tested on: {consequence}"))
         if not settings.keep_shared:
             validation_split = dataclasses.replace(validation_split, index=validation_split.index[~tested])
-    absent = np.flatnonzero(np.bincount(labels[rows], minlength=len(names)) == 0)
-    if len(absent):
-        label = f" of the label {names[int(absent[0])]!r}" if len(rows) else ""
-        why = "the others are tested or validated on; `keep_shared=True` keeps them" if shared.any() else "add more"
-        raise TableError(f"{cache.path}: no rows{label} are left to train on: {why}")
-    for split, setting in ((validation_split, "`validation`"), (test_split, "`test`")):
-        if not len(split) and (validated or setting == "`test`"):
-            raise TableError(
-                f"{cache.path} leaves no rows for {setting}: a label needs three distinct texts to be trained on, "
-                f"validated and tested; add texts, or give a cache of other rows with {setting}"
-            )
-    if not len(validation_split):
+    _require_rows(cache, own, validation_split, test_split, names=names, validated=validated, shared=bool(shared.any()))
+    fold = None
+    if searches and validation is None:
+        given = 0 if ranked else settings.folds  # in a sweep, ``folds`` are those that rank
+        fold = _fold_to_choose_by(rows, labels, groups, folds=given, **options)
+    elif not len(validation_split):
         report(Note(f"{cache.path} leaves no rows for `validation`; the head is trained without, and not validated"))
     return Splits(
         train=own,
         validation=validation_split,
         test=test_split,
+        train_groups=groups[rows],
         validation_groups=validation_groups[validation_split.index],
         test_groups=test_groups[test_split.index],
         shared_rows=int(shared.sum()),
+        fold=fold,
     )
 
 
 def _origin(cache: Cache) -> Origin:
     return Origin(text_hashes=cache.text_hashes, row_numbers=cache.row_numbers)
+
+
+def _hold_out_rows(
+    rows: Indices,
+    labels: Indices,
+    groups: Indices,
+    *,
+    tested: bool,
+    validated: bool,
+    settings: TrainSettings,
+    rng: np.random.Generator,
+    names: tuple[str, ...],
+    where: str,
+    report: Report,
+) -> tuple[Indices, Indices, Indices]:
+    """Hold out rows to test on and rows to validate on, if told; returns training, validation and test rows."""
+    test_rows = validation_rows = rows[:0]
+    if tested:
+        rows, test_rows = hold_out(rows, labels, groups, fraction=settings.test_fraction, rng=rng)
+    if validated and settings.folds:
+        fold = assign_folds(rows, labels, groups, folds=settings.folds, rng=rng, where=where)
+        _note_rare_labels(labels[rows], fold, names, settings.folds, where, report)
+        rows, validation_rows = rows[fold != settings.fold], rows[fold == settings.fold]
+    elif validated:
+        rows, validation_rows = hold_out(rows, labels, groups, fraction=settings.validation_fraction, rng=rng)
+    return rows, validation_rows, test_rows
+
+
+def _require_rows(
+    cache: Cache,
+    train: Dataset,
+    validation: Dataset,
+    test: Dataset,
+    *,
+    names: tuple[str, ...],
+    validated: bool,
+    shared: bool,
+) -> None:
+    """Refuse parts that lack rows.
+
+    Raises:
+        TableError: a label has no training rows; there are no test rows; or there are no validation rows, and
+            ``validated`` is True.
+    """
+    absent = np.flatnonzero(np.bincount(train.targets, minlength=len(names)) == 0)
+    if len(absent):
+        label = f" of the label {names[int(absent[0])]!r}" if len(train) else ""
+        why = "the others are tested or validated on; `keep_shared=True` keeps them" if shared else "add more"
+        raise TableError(f"{cache.path}: no rows{label} are left to train on: {why}")
+    for split, setting in ((validation, "`validation`"), (test, "`test`")):
+        if not len(split) and (validated or setting == "`test`"):
+            needed = "three distinct texts to be trained on, validated and tested"
+            needed = needed if validated else "two distinct texts to be trained on and tested"
+            raise TableError(
+                f"{cache.path} leaves no rows for {setting}: a label needs {needed}; add texts, or give a cache of "
+                f"other rows with {setting}"
+            )
+
+
+def _fold_to_choose_by(
+    rows: Indices,
+    labels: Indices,
+    groups: Indices,
+    *,
+    folds: int,
+    rng: np.random.Generator,
+    names: tuple[str, ...],
+    where: str,
+    report: Report,
+) -> Indices:
+    """The folds of the training rows by which a search chooses: as many as given, or as `choosing_folds` says."""
+    if folds:
+        fold = assign_folds(rows, labels, groups, folds=folds, rng=rng, where=where)
+        _note_rare_labels(labels[rows], fold, names, folds, where, report)
+        return fold
+    fold = choosing_folds(rows, labels, groups, rng=rng)
+    chosen_by = np.bincount(labels[rows[fold > 0]], minlength=len(names))
+    if len(single := np.flatnonzero((chosen_by == 0) & (np.bincount(labels[rows], minlength=len(names)) > 0))):
+        shown = ", ".join(repr(names[label]) for label in single[:5].tolist())
+        more = f" and {len(single) - 5:,} others" if len(single) > 5 else ""
+        report(Note(f"{where}: labels with one text to train on have none to choose a head by: {shown}{more}"))
+    return fold
 
 
 def find_dims(cache: Cache, settings: TrainSettings) -> Dims | None:

@@ -8,6 +8,11 @@ from ...cache.errors import TableError
 from ...cache.hashing import Hashes, hash_keys
 from ..types import Indices
 
+CHOOSING_FOLDS = 5
+"""Folds to choose a head by."""
+_FEW_TEXTS = 20
+"""Up to so many distinct texts, each is a fold of its own."""
+
 
 def group_rows(token_hashes: Hashes) -> Indices:
     """Number the distinct token sequences: (rows,) int64, equal for rows that the encoder cannot tell apart."""
@@ -82,6 +87,21 @@ def assign_folds(
             fold_rows[chosen] += sizes[member]
     result: Indices = fold[row_group] + 1
     return result
+
+
+def choosing_folds(rows: Indices, labels: Indices, groups: Indices, *, rng: np.random.Generator) -> Indices:
+    """Assign rows to folds as `assign_folds` does, in as many folds as serve to choose a head by: `CHOOSING_FOLDS`; one
+    for each text if there are few; none, so that all rows have the fold 0, if no class has two texts.
+
+    A class with a single text is trained on in each fold, so few rows are no error.
+    """
+    _, _, group_class = _group_classes(rows, labels, groups)
+    counts = np.bincount(group_class)
+    dividable = int(counts[counts > 1].sum())
+    if not dividable:
+        return np.zeros(len(rows), np.int64)
+    folds = dividable if dividable <= _FEW_TEXTS else CHOOSING_FOLDS
+    return assign_folds(rows, labels, groups, folds=folds, rng=rng)
 
 
 def _group_classes(rows: Indices, labels: Indices, groups: Indices) -> tuple[Indices, Indices, Indices]:

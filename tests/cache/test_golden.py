@@ -72,12 +72,12 @@ def test_an_update_encodes_the_new_row_alone(v1: Path) -> None:
 
 
 def test_heads_are_trained_on_it(v1: Path) -> None:
-    chosen = headstart.TrainSettings(feature="model", epochs=2)
+    chosen = headstart.TrainSettings(solver="sgd", feature="model", epochs=2)
     out = headstart.train_head("features.h5", v1 / "new", chosen)
     assert inspect_path(out)["identity"] == inspect_path("run")["identity"]
     assert inspect_path(out)["rows"] == inspect_path("run")["rows"]
     for name in ("float16", "chunks", "left_out"):
-        headstart.train_head(f"{name}.h5", v1 / f"{name}-run", headstart.TrainSettings(epochs=2))
+        headstart.train_head(f"{name}.h5", v1 / f"{name}-run", headstart.TrainSettings(solver="sgd", epochs=2))
 
 
 @pytest.mark.parametrize("run", EXPECTED["predictions"])

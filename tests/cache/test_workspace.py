@@ -24,7 +24,7 @@ from headstart.stages.train_head import train_head
 from tiny import tiny_rows
 
 Call = Callable[[Path], Any]
-QUICK = TrainSettings(epochs=1)
+QUICK = TrainSettings(solver="sgd", epochs=1)
 
 
 @pytest.fixture(scope="module")

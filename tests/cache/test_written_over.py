@@ -52,7 +52,7 @@ def caches(made: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
 @pytest.mark.parametrize("how", ["cut short", "written over"])
 def test_training_on_it_ends_with_one_line(caches: tuple[Path, Path], tmp_path: Path, command: str, how: str) -> None:
     cache, other = caches
-    arguments = [command, cache, "--epochs", "2", "--quiet", "--out", tmp_path / "run"]
+    arguments = [command, cache, "--solver", "sgd", "--epochs", "2", "--quiet", "--out", tmp_path / "run"]
     changed = partial(write_over, cache, other if how == "written over" else None)
     code, said = finish(arguments, tmp_path / "log", changed)
     assert (code, said.count("\n")) == (1, 1), said

@@ -30,7 +30,7 @@ from recipes import with_recipe
 from tiny import tiny_rows
 
 ROWS = tiny_rows(120)
-QUICK = TrainSettings(feature="model", epochs=3)
+QUICK = TrainSettings(solver="sgd", feature="model", epochs=3)
 
 
 @pytest.fixture(scope="module")

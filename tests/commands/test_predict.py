@@ -49,7 +49,7 @@ def made(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("pairs", pairs(60), {"text_pair_column": "hypothesis"}),
     ]:
         run(table, folder / f"{name}.h5", tiny, **options)
-        train_head(folder / f"{name}.h5", folder / name, TrainSettings(epochs=5))
+        train_head(folder / f"{name}.h5", folder / name, TrainSettings(solver="sgd", epochs=5))
     return folder
 
 
@@ -231,7 +231,7 @@ def test_a_text_of_no_tokens_is_named(tiny: Path, tmp_path: Path, write_csv: Cal
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").write_text(json.dumps({**tokenizer, "post_processor": None}))
     run(tiny_rows_table(40), tmp_path / "c.h5", folder)
-    head = train_head(tmp_path / "c.h5", tmp_path / "run", TrainSettings(epochs=1))
+    head = train_head(tmp_path / "c.h5", tmp_path / "run", TrainSettings(solver="sgd", epochs=1))
     with pytest.raises(EncoderError, match="text 2: the encoder's tokenizer makes no tokens of this text"):
         predict(head, ["good film", "\u200b"])
     given = write_csv([("good film", "x")] * 3 + [("\u200b", "x")])

@@ -28,7 +28,7 @@ from headstart.stages.sweep import group_cells, sweep
 from headstart.stages.train_head import train_head
 from tiny import tiny_rows
 
-BASE = TrainSettings(feature="cls", epochs=4, batch_size=64, patience=2)
+BASE = TrainSettings(solver="sgd", feature="cls", epochs=4, batch_size=64, patience=2)
 SETTINGS = SweepSettings(
     base=BASE,
     values={
@@ -290,7 +290,8 @@ def test_progress_counts_heads_and_epochs(cache: Path, tmp_path: Path) -> None:
 
 def test_settings_that_diverge_come_last(cache: Path, tmp_path: Path) -> None:
     wild = SweepSettings(
-        base=TrainSettings(feature="cls", epochs=12, weight_decay=1000), values={"learning_rate": (1000.0, 1e-4)}
+        base=TrainSettings(solver="sgd", feature="cls", epochs=12, weight_decay=1000),
+        values={"learning_rate": (1000.0, 1e-4)},
     )
     found = inspect_path(sweep(cache, tmp_path / "runs", wild))
     assert [line["values"]["learning_rate"] for line in found["ranking"]] == [0.0001, 1000.0]
@@ -359,7 +360,9 @@ def test_test_rows_do_not_choose_the_winner(cache: Path, tiny: Path, tmp_path: P
 @pytest.mark.parametrize("memory", [None, 1 << 24])
 def test_groups_hold_every_head_once_and_only_heads_that_may_train_together(memory: int | None) -> None:
     values = {"learning_rate": tuple(10.0**-i for i in range(6)), "dropout": tuple(i / 100 for i in range(60))}
-    settings = SweepSettings(base=TrainSettings(memory=memory), values={"feature": ("a", "b"), **values}, seeds=(0, 1))
+    settings = SweepSettings(
+        base=TrainSettings(solver="sgd", memory=memory), values={"feature": ("a", "b"), **values}, seeds=(0, 1)
+    )
     groups = group_cells(settings.cells(), classes=5, width=1000)
     assert Counter(cell for group in groups for cell in group) == Counter(settings.cells())
     for group in groups:
@@ -375,9 +378,9 @@ def test_contradictions_are_refused(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="the same head for every seed"):
         SweepSettings(base=TrainSettings(solver="exact"), seeds=(0, 1))
     with pytest.raises(SettingsError, match="distinct values"):
-        SweepSettings(values={"dropout": (0.1, 0.1)})
+        SweepSettings(base=BASE, values={"dropout": (0.1, 0.1)})
     with pytest.raises(SettingsError, match=r"`dropout` is 1\.5"):
-        SweepSettings(values={"dropout": (0.1, 1.5)})
+        SweepSettings(base=BASE, values={"dropout": (0.1, 1.5)})
     folds = SweepSettings(base=TrainSettings(folds=2))
     with pytest.raises(SettingsError, match="`folds` and `validation`"):
         sweep(cache, tmp_path / "runs", folds, validation=cache)

@@ -59,7 +59,7 @@ def datasets(rows: int = 300, **options: Any) -> tuple[Dataset, Dataset]:
 def test_float16_features_train_the_same_head_as_their_values_in_float32() -> None:
     train, validation = datasets()
     half = train.features.astype(np.float16)
-    settings = TrainSettings(epochs=3)
+    settings = TrainSettings(solver="sgd", epochs=3)
     fits = [
         fit_head(
             Dataset(features=features, labels=train.labels, index=train.index),
@@ -84,7 +84,7 @@ def make_cache(encoder: Path, out: Path, rows: list[tuple[str, str]], **options:
     return extract(table, out, ExtractSettings(**{"encoder": str(encoder), "precision": "float32", **options}))
 
 
-QUICK = TrainSettings(epochs=4)
+QUICK = TrainSettings(solver="sgd", epochs=4)
 
 
 def run_of(folder: Path) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def test_the_last_event_says_what_was_made(cache: Path, tmp_path: Path) -> None:
 def test_a_seed_fixes_every_byte_of_the_head(cache: Path, tmp_path: Path) -> None:
     first, second = (train_head(cache, tmp_path / name, QUICK) for name in "ab")
     assert (first / "head.safetensors").read_bytes() == (second / "head.safetensors").read_bytes()
-    other = train_head(cache, tmp_path / "c", TrainSettings(epochs=4, seed=1))
+    other = train_head(cache, tmp_path / "c", TrainSettings(solver="sgd", epochs=4, seed=1))
     assert (other / "head.safetensors").read_bytes() != (first / "head.safetensors").read_bytes()
 
 
@@ -138,7 +138,7 @@ def test_a_saved_head_predicts_as_torch_does(cache: Path, tmp_path: Path) -> Non
 
 
 def test_a_saved_mlp_predicts_as_torch_does(cache: Path, tmp_path: Path) -> None:
-    settings = TrainSettings(epochs=4, head="mlp", hidden=9, standardize=True)
+    settings = TrainSettings(solver="sgd", epochs=4, head="mlp", hidden=9, standardize=True)
     head = load_head(train_head(cache, tmp_path / "run", settings))
     assert head.hidden_weight is not None and head.hidden_bias is not None
     assert (head.weight.shape, head.hidden_weight.shape) == ((3, 9), (9, 32))
@@ -150,7 +150,7 @@ def test_a_saved_mlp_predicts_as_torch_does(cache: Path, tmp_path: Path) -> None
 
 def test_a_temperature_is_saved_and_divides_the_logits(cache: Path, tmp_path: Path) -> None:
     """The temperature is fitted to the validation rows, so their log loss falls."""
-    settings = TrainSettings(epochs=100, learning_rate=0.3, dropout=0.0)
+    settings = TrainSettings(solver="sgd", epochs=100, learning_rate=0.3, dropout=0.0)
     plain, scaled = (
         train_head(cache, tmp_path / str(calibrate), dataclasses.replace(settings, calibrate=calibrate))
         for calibrate in (False, True)
@@ -193,7 +193,10 @@ def test_test_and_validation_come_from_other_caches(tiny: Path, tmp_path: Path) 
     assert fields["rows"] == {"train": 200 - shared, "validation": 50, "test": 110, "shared": shared}
     assert f"{shared} training rows" in notes[0] and "left out" in notes[0]
     kept = train_head(
-        train, tmp_path / "kept", TrainSettings(epochs=4, keep_shared=True, validation_fraction=0.2), test=test
+        train,
+        tmp_path / "kept",
+        TrainSettings(solver="sgd", epochs=4, keep_shared=True, validation_fraction=0.2),
+        test=test,
     )
     assert run_of(kept)["rows"]["train"] + run_of(kept)["rows"]["validation"] == 200
 
@@ -292,7 +295,7 @@ def test_an_existing_run_is_replaced_only_with_overwrite(cache: Path, tmp_path: 
     with pytest.raises(OutputExistsError, match="exists already"):
         train_head(cache, run, QUICK)
     assert (run / "run.json").read_bytes() == before
-    train_head(cache, run, TrainSettings(epochs=5), overwrite=True)
+    train_head(cache, run, TrainSettings(solver="sgd", epochs=5), overwrite=True)
     assert len(run_of(run)["history"]) == 5
     precious = tmp_path / "precious"
     precious.mkdir()
@@ -319,7 +322,7 @@ def test_ctrl_c_between_the_old_run_and_the_new_leaves_the_old(
     monkeypatch.setattr(Path, "rename", stopped)
     monkeypatch.setattr(workspace, "exchange", lambda *_: False)  # as where two names cannot be exchanged
     with pytest.raises(KeyboardInterrupt):
-        train_head(cache, run, TrainSettings(epochs=5), overwrite=True)
+        train_head(cache, run, TrainSettings(solver="sgd", epochs=5), overwrite=True)
     assert (run / "run.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -328,7 +331,7 @@ def test_a_head_trains_on_the_feature_that_is_named(tiny: Path, tmp_path: Path) 
     rows = tiny_rows(60)
     both = make_cache(tiny, tmp_path / "both.h5", rows, features=("cls", "mean"))
     alone = make_cache(tiny, tmp_path / "mean.h5", rows, features=("mean",))
-    settings = TrainSettings(epochs=4, feature="mean")
+    settings = TrainSettings(solver="sgd", epochs=4, feature="mean")
     runs = [train_head(cache, tmp_path / cache.stem, settings) for cache in (both, alone)]
     heads = [load_head(run) for run in runs]
     assert heads[0].identity == heads[1].identity and heads[0].identity.features == ("mean",)
@@ -428,12 +431,12 @@ def test_rows_that_choose_the_epoch_do_not_test_it(tiny: Path, tmp_path: Path) -
 
 
 def test_training_that_diverges_leaves_no_run(cache: Path, tmp_path: Path) -> None:
-    wild = TrainSettings(learning_rate=1000, weight_decay=1000)
+    wild = TrainSettings(solver="sgd", learning_rate=1000, weight_decay=1000)
     with pytest.raises(SettingsError, match=r"training diverged in epoch .* lower the learning rate"):
         train_head(cache, tmp_path / "run", wild)
     assert not (tmp_path / "run").exists()
     with pytest.raises(SettingsError, match="learning_rate"):
-        TrainSettings(learning_rate=1e20)
+        TrainSettings(solver="sgd", learning_rate=1e20)
 
 
 def test_one_class_is_refused_with_other_caches_too(tiny: Path, cache: Path, tmp_path: Path) -> None:
@@ -450,7 +453,7 @@ def test_a_run_touches_nothing_beside_it(cache: Path, tmp_path: Path) -> None:
     run = train_head(cache, tmp_path / "run", QUICK)
     link = tmp_path / "link"
     link.symlink_to(run)
-    train_head(cache, link, TrainSettings(epochs=5), overwrite=True)
+    train_head(cache, link, TrainSettings(solver="sgd", epochs=5), overwrite=True)
     assert link.is_symlink() and len(run_of(run)["history"]) == 5
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "run", "run.lock", "run.partial", "run.replaced"]
     assert (tmp_path / "run.replaced" / "thesis.txt").exists()

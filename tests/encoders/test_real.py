@@ -168,7 +168,7 @@ def test_a_head_from_the_cache_is_the_head_from_the_encoder_in_the_loop(
     mixed = sorted(mixed, key=lambda row: len(row["text"]))[:150]
     mixed = [mixed[i] for i in np.random.default_rng(1).permutation(150)]
     cache = extracted(mixed, tmp_path / "c.h5", minilm, "float32")
-    settings = TrainSettings(epochs=4, batch_size=64, seed=1)
+    settings = TrainSettings(solver="sgd", epochs=4, batch_size=64, seed=1)
     texts, labels = [row["text"] for row in mixed], cache.labels
     train, validation = np.arange(120), np.arange(120, 150)
     fit = fit_head(
@@ -204,7 +204,7 @@ def test_a_head_learns_real_sentiment(minilm: Path, vader: list[dict[str, str]],
     short = [row for row in vader if len(row["text"]) < 80]
     rows = [short[i] for i in np.random.default_rng(0).permutation(len(short))[:2000]]
     cache = extracted(rows, tmp_path / "c.h5", minilm, "auto", **BY_DEFAULT)
-    head = train_head(cache.path, tmp_path / "run", TrainSettings())
+    head = train_head(cache.path, tmp_path / "run", TrainSettings(solver="sgd"))
     test = json.loads((head / "run.json").read_text())["metrics"]["test"]
     commonest = max(scores["rows"] for scores in test["per_class"].values()) / test["rows"]
     assert test["accuracy_interval"][0] > commonest + 0.05

@@ -66,7 +66,7 @@ def test_a_tokenizer_file_that_its_class_does_not_follow_is_said(kind: str, part
 def test_predictions_from_unknown_words_are_said(tiny: Path, tmp_path: Path) -> None:
     texts, labels = zip(*tiny_rows(60), strict=True)
     run({"text": texts, "label": labels}, tmp_path / "c.h5", tiny)
-    trained = train_head(tmp_path / "c.h5", tmp_path / "run", TrainSettings(epochs=1))
+    trained = train_head(tmp_path / "c.h5", tmp_path / "run", TrainSettings(solver="sgd", epochs=1))
     notes: list[str] = []
     classifier = load(trained, report=noting(notes))
     classifier.predict(texts)

@@ -89,9 +89,9 @@ def make(folder: Path) -> None:
     for name in CACHES:
         headstart.extract(f"{name}.csv", f"{name}.h5", settings(name))
         without_paths(name)
-    headstart.train_head("features.h5", "run", headstart.TrainSettings(feature="model", epochs=3))
+    headstart.train_head("features.h5", "run", headstart.TrainSettings(solver="sgd", feature="model", epochs=3))
     values = {"learning_rate": (0.01, 0.1)}
-    base = headstart.TrainSettings(feature="mean", head="mlp", hidden=4, epochs=2)
+    base = headstart.TrainSettings(solver="sgd", feature="mean", head="mlp", hidden=4, epochs=2)
     headstart.sweep("features.h5", "sweep", headstart.SweepSettings(base=base, values=values))
     for document in (Path("run/run.json"), Path("sweep/sweep.json"), Path("sweep/winner/run.json")):
         document.write_text(document.read_text(encoding="utf-8").replace(f"{folder}/", ""), encoding="utf-8")

@@ -28,7 +28,7 @@ def solve(features: Any, labels: Any, *l2s: float, **settings: Any) -> list[tupl
     rows = Dataset(features=features, labels=labels, index=np.arange(len(labels)))
     with open_threads() as threads:
         solver = LogisticSolver(
-            rows, classes=int(labels.max()) + 1, settings=TrainSettings(**settings), threads=threads
+            rows, classes=int(labels.max()) + 1, settings=TrainSettings(solver="exact", **settings), threads=threads
         )
         return [solver.solve(l2) for l2 in l2s]
 

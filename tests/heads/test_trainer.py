@@ -113,8 +113,9 @@ CASES: list[dict[str, Any]] = [
 def test_the_head_is_the_one_that_plain_torch_trains(changes: dict[str, Any]) -> None:
     train, validation = problem()
     settings = TrainSettings(
+        solver="sgd",
         **{"epochs": 6, "batch_size": 64, "learning_rate": 0.02, "weight_decay": 0.1, "dropout": 0.4, "seed": 3}
-        | changes
+        | changes,
     )
     if settings.standardize:  # plain_torch always centers the columns that it standardizes
         settings = dataclasses.replace(settings, center=True)
@@ -130,7 +131,9 @@ def test_the_head_is_the_one_that_plain_torch_trains(changes: dict[str, Any]) ->
 def test_the_gradient_equals_autograds() -> None:
     torch.manual_seed(0)
     settings = [
-        TrainSettings(label_smoothing=s, class_weight=w) for s in (0, 0.3) for w in (ClassWeight.NONE, "balanced")
+        TrainSettings(solver="sgd", label_smoothing=s, class_weight=w)
+        for s in (0, 0.3)
+        for w in (ClassWeight.NONE, "balanced")
     ]
     loss = Loss(settings, np.array([10, 30, 60]), CPU)
     logits = (torch.randn(4, 3, 50) * 3).requires_grad_()
@@ -156,6 +159,7 @@ def test_balanced_class_weights_equal_scikit_learns() -> None:
 
 MANY = [
     TrainSettings(
+        solver="sgd",
         epochs=8,
         batch_size=64,
         learning_rate=lr,
@@ -218,7 +222,7 @@ def test_many_heads_end_as_they_would_alone() -> None:
 
 def test_a_head_that_diverges_harms_no_other() -> None:
     train, validation = problem()
-    calm = TrainSettings(epochs=12)
+    calm = TrainSettings(solver="sgd", epochs=12)
     wild = dataclasses.replace(calm, learning_rate=1000, weight_decay=1000)
     fits = fit_heads(train, validation, classes=3, settings=[wild, calm], device=CPU)
     assert fits[0].diverged and not fits[1].diverged
@@ -229,10 +233,12 @@ def test_a_head_that_diverges_harms_no_other() -> None:
 def test_of_equal_epochs_the_earlier_is_kept() -> None:
     """With a learning rate of 1e-9 the loss changes by less than 1e-6 in all, so the first epoch is the best."""
     train, validation = problem()
-    fit = fit_head(train, validation, classes=3, settings=TrainSettings(epochs=5, learning_rate=1e-9), device=CPU)
+    fit = fit_head(
+        train, validation, classes=3, settings=TrainSettings(solver="sgd", epochs=5, learning_rate=1e-9), device=CPU
+    )
     losses = [epoch.validation_loss for epoch in fit.history]
     assert np.argmin(losses) > 0 and fit.best_epoch == 1
-    patient = TrainSettings(epochs=50, learning_rate=1e-9, patience=4)
+    patient = TrainSettings(solver="sgd", epochs=50, learning_rate=1e-9, patience=4)
     assert len(fit_head(train, validation, classes=3, settings=patient, device=CPU).history) == 5
 
 
@@ -243,7 +249,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
-            fit = fit_head(train, validation, classes=3, settings=TrainSettings(epochs=3), device=CPU)
+            fit = fit_head(train, validation, classes=3, settings=TrainSettings(solver="sgd", epochs=3), device=CPU)
         finally:
             torch.set_num_threads(before)
         weights.append(fit.parameters["weight"])
@@ -259,7 +265,7 @@ def test_streamed_rows_train_the_same_head(kind: str) -> None:
     index = np.sort(rng.permutation(6000)[:5000])
     train = Dataset(features=features, labels=labels, index=index)
     validation = Dataset(features=features, labels=labels, index=np.setdiff1d(np.arange(6000), index))
-    settings = TrainSettings(epochs=2, batch_size=1024, standardize=True)
+    settings = TrainSettings(solver="sgd", epochs=2, batch_size=1024, standardize=True)
     assert 4 * features.size > 1 << 23
     fits = [
         fit_head(
@@ -289,7 +295,7 @@ def test_streaming_keeps_to_its_bound(solver: str, tmp_path: Path) -> None:
     )
 
     def peak(memory: int | None) -> int:
-        settings = TrainSettings(epochs=1, memory=memory)
+        settings = TrainSettings(solver="sgd", epochs=1, memory=memory)
         many = [dataclasses.replace(settings, learning_rate=1 / n) for n in range(1, 21)]
         tracemalloc.start()
         try:
@@ -353,7 +359,7 @@ def test_a_table_sorted_by_class_trains_like_a_shuffled_one() -> None:
     features = (rng.normal(size=(3, 16))[labels] + 2 * rng.normal(size=(8000, 16))).astype(np.float32)
     train, held = np.arange(6000), np.arange(6000, 8000)
     by_class = train[np.argsort(labels[train], kind="stable")]
-    settings = TrainSettings(epochs=30, batch_size=512)
+    settings = TrainSettings(solver="sgd", epochs=30, batch_size=512)
     curves = []
     for index in (train, by_class):
         datasets = [Dataset(features=features, labels=labels, index=each) for each in (index, held)]

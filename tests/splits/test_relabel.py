@@ -37,7 +37,10 @@ def test_classes_without_a_cached_row_are_left_out(tiny: Path, tmp_path: Path) -
     cache = extract(write(tmp_path / "t.jsonl", rows), tmp_path / "c.h5", settings)
     more = [("a text of another table", "another"), *((text, label.upper()) for text, label in rows)]
     run = train_head(
-        cache, tmp_path / "run", TrainSettings(epochs=1), labels=Labels(write(tmp_path / "labels.jsonl", more))
+        cache,
+        tmp_path / "run",
+        TrainSettings(solver="sgd", epochs=1),
+        labels=Labels(write(tmp_path / "labels.jsonl", more)),
     )
     assert run_of(run)["label_names"] == ["CLASS0", "CLASS1"]
 
@@ -62,7 +65,7 @@ def test_relabelled_rows_train_the_same_head_as_a_cache_with_these_labels(tiny: 
     given_labels = Labels(
         table=write(tmp_path / "labels.jsonl", changed[::-1], "body", "kind"), text_column="body", label_column="kind"
     )
-    quick = TrainSettings(epochs=3)
+    quick = TrainSettings(solver="sgd", epochs=3)
     runs = [
         train_head(caches[0], tmp_path / "a", quick, labels=given_labels),
         train_head(caches[1], tmp_path / "b", quick),
@@ -83,7 +86,7 @@ def test_rows_without_a_label_are_left_out_of_every_split(tiny: Path, tmp_path: 
     run = train_head(
         cache,
         tmp_path / "run",
-        TrainSettings(epochs=2),
+        TrainSettings(solver="sgd", epochs=2),
         test=test,
         labels=Labels(table=table),
         report=lambda e: notes.append(e.text) if isinstance(e, Note) else None,
@@ -99,7 +102,7 @@ def test_a_table_of_other_texts_is_refused(tiny: Path, tmp_path: Path) -> None:
     cache = extract(write(tmp_path / "t.jsonl", tiny_rows(40)), tmp_path / "t.h5", ExtractSettings(encoder=str(tiny)))
     table = write(tmp_path / "l.jsonl", [("nothing alike", "x"), ("nor this", "y")])
     with pytest.raises(TableError, match="has none of the texts"):
-        train_head(cache, tmp_path / "run", TrainSettings(epochs=2), labels=Labels(table=table))
+        train_head(cache, tmp_path / "run", TrainSettings(solver="sgd", epochs=2), labels=Labels(table=table))
 
 
 def test_labels_of_a_table_follow_the_rule_of_all_tables(tiny: Path, tmp_path: Path) -> None:
@@ -109,7 +112,7 @@ def test_labels_of_a_table_follow_the_rule_of_all_tables(tiny: Path, tmp_path: P
     spelt = [(text, label + " " * (number % 2)) for number, (text, label) in enumerate(rows)]
     notes: list[Any] = []
     labels = Labels(write(tmp_path / "labels.jsonl", spelt))
-    run = train_head(cache, tmp_path / "run", TrainSettings(epochs=1), labels=labels, report=notes.append)
+    run = train_head(cache, tmp_path / "run", TrainSettings(solver="sgd", epochs=1), labels=labels, report=notes.append)
     assert run_of(run)["label_names"] == ["class0", "class1"]
     assert any(isinstance(note, Note) and "labels are read as other names" in note.text for note in notes)
 
@@ -119,10 +122,10 @@ def test_bad_rows_of_a_table_of_labels_are_left_out_where_told(tiny: Path, tmp_p
     cache = extract(write(tmp_path / "t.jsonl", rows), tmp_path / "c.h5", ExtractSettings(encoder=str(tiny)))
     table = write(tmp_path / "labels.jsonl", [*rows[:50], *((text, " ") for text, _ in rows[50:])])
     with pytest.raises(TableError, match=r"row 51: its label \('label'\) is blank; .* `skip_bad_rows=True`"):
-        train_head(cache, tmp_path / "run", TrainSettings(epochs=1), labels=Labels(table))
+        train_head(cache, tmp_path / "run", TrainSettings(solver="sgd", epochs=1), labels=Labels(table))
     notes: list[Any] = []
     labels = Labels(table, skip_bad_rows=True)
-    run = train_head(cache, tmp_path / "run", TrainSettings(epochs=1), labels=labels, report=notes.append)
+    run = train_head(cache, tmp_path / "run", TrainSettings(solver="sgd", epochs=1), labels=labels, report=notes.append)
     said = [note.text for note in notes if isinstance(note, Note)]
     assert any("bad rows left out: 10" in text for text in said)
     assert any("of 60 rows of" in text and "lacks their texts" in text for text in said)
