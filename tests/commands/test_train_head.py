@@ -380,7 +380,7 @@ def test_a_run_that_was_tampered_with_is_refused(cache: Path, tmp_path: Path) ->
         ({"label_names": ["a"]}, DamagedError),
         ({"label_names": "abc"}, DamagedError),
         ({"identity": {"max_length": 5}}, DamagedError),
-        ({"version": 2}, FormatError),
+        ({"version": 3}, FormatError),
         ({"format": "zip"}, FormatError),
     ]:
         (run / "run.json").write_text(json.dumps({**good, **harm}))
