@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from ..cache.documents import is_text
 from ..cache.errors import SettingsError
+from ..cache.seal import LabelKind
 
 AUTO = "auto"
 OTHER_MAX_LENGTH = 128
@@ -170,6 +171,15 @@ class Task(enum.StrEnum):
     """Each row has a number."""
     ORDINAL = "ordinal"
     """Each row has one of several classes that have an order: as their numbers have, or as is said."""
+
+
+TASKS = {
+    LabelKind.CLASS: Task.CLASSES,
+    LabelKind.MULTI_LABEL: Task.MULTI_LABEL,
+    LabelKind.ORDINAL: Task.ORDINAL,
+    LabelKind.NUMBER: Task.REGRESSION,
+}
+"""The task that each kind of labels is for."""
 
 
 def require_label_settings(
@@ -463,6 +473,8 @@ class TrainSettings(_Settings):
         "Feature to train on. auto: the solver auto chooses among all that the cache holds; others take the only one, "
         "or model, and of several others, name one.",
     )
+    task: Task = setting(Task.AUTO, "What to train for, if not for what the labels are; see extract.")
+    order: tuple[str, ...] | None = setting(None, _ORDER, parse=parse_names, shown="that of their numbers")
     dims: int | None = setting(
         None,
         "Numbers of each vector to train on, its first ones, for an encoder that was trained for it (Matryoshka). "
@@ -523,6 +535,7 @@ class TrainSettings(_Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_label_settings(self.task, self.order, None, None)
         _require(1 <= self.fold <= max(self.folds, 1), "fold", self.fold, f"between 1 and {max(self.folds, 1)}")
         if self.solver is not Solver.SGD:
             _require(self.head is HeadKind.LINEAR, "head", self.head, f"linear for the {self.solver} solver")

@@ -26,8 +26,8 @@ from ...cache.siblings import followed, partial_path, superseded_path, supersede
 from ...cache.workspace import foreign, keep_access, replace_file, workspace
 from ...cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks
 from ..progress import Note, Report
-from ..settings import ExtractSettings, Task
-from ..tables.labels import TASKS, LabelRules
+from ..settings import TASKS, ExtractSettings, Task
+from ..tables.labels import LabelRules
 from ..tables.scan import TableScan
 from ..tables.table import Table, open_table
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from types import NoneType
-from typing import Any, TypedDict, get_args, get_type_hints
+from typing import Any, TypedDict, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -112,6 +112,7 @@ def table_columns(settings: SweepSettings, results: Sequence[HeadResult]) -> dic
         history: Mapping[str, Any] = head["history"]
         certificate = head["certificate"] or {}
         constants: dict[str, Any] = dataclasses.asdict(compared[head["setting"]])
+        constants = {name: ",".join(v) if isinstance(v, tuple) else v for name, v in constants.items()}
         constants |= {**head, **{name: certificate.get(name) for name in convergence_names}}
         rows = {**history, "best": [epoch == head["best_epoch"] for epoch in history["epoch"]]}
         for name, column in columns.items():
@@ -120,6 +121,8 @@ def table_columns(settings: SweepSettings, results: Sequence[HeadResult]) -> dic
 
 
 def _kind(hint: Any) -> type:
-    """The plain type of a field, of its values where it may be None, or of the items of its list."""
+    """The plain type of a field, of its values where it may be None, or of the items of its list; several names are one
+    text."""
     kinds = [kind for kind in get_args(hint) or (hint,) if kind is not NoneType]
-    return next(plain for plain in (bool, int, float, str) if issubclass(kinds[0], plain))
+    kind = str if get_origin(kinds[0]) is tuple else kinds[0]
+    return next(plain for plain in (bool, int, float, str) if issubclass(kind, plain))

@@ -14,14 +14,24 @@ from ...cache.errors import IdentityError, SettingsError, TableError
 from ...cache.hashing import hash_keys
 from ...cache.identity import MODEL, differences
 from ...cache.reader import Cache, open_cache
+from ...cache.reader import Labels as CachedLabels
 from ...cache.seal import LabelKind
 from ..heads.dataset import Dataset, Origin, Splits
 from ..heads.dims import Dims
 from ..progress import Note, Report, Step
-from ..settings import Labels, Solver, Task, TrainSettings
+from ..settings import TASKS, Labels, Solver, Task, TrainSettings
 from ..types import Indices, Mask
-from .relabel import UNLABELLED, relabel
-from .stratify import assign_folds, choosing_folds, group_rows, hold_out, require_trainable
+from .relabel import UNLABELLED, is_labelled, relabel
+from .stratify import (
+    assign_folds,
+    choosing_folds,
+    group_rows,
+    hold_out,
+    require_trainable,
+    require_variety,
+    strata_of,
+)
+from .tasks import for_task
 
 
 def open_caches(
@@ -46,10 +56,16 @@ def open_caches(
     def opened(path: str) -> Cache:
         cache = open_cache(path)
         cache.check(lambda block: report(Step("checking", block + 1, cache.layout.blocks, "blocks")))
-        return cache if labels is None else relabel(cache, labels, report, task=Task.AUTO, order=None)
+        relabelled = (
+            cache if labels is None else relabel(cache, labels, report, task=settings.task, order=settings.order)
+        )
+        return for_task(relabelled, settings.task, settings.order)
 
-    train_cache, validation_cache = opened(str(train)), None if validation is None else opened(str(validation))
-    return train_cache, validation_cache, None if test is None else opened(str(test))
+    train_cache = opened(str(train))
+    task = TASKS[train_cache.label_kind or LabelKind.CLASS]
+    order = train_cache.label_names if task is Task.ORDINAL else None
+    others = [None if path is None else for_task(opened(str(path)), task, order) for path in (validation, test)]
+    return train_cache, others[0], others[1]
 
 
 def require_unchanged(caches: Iterable[Cache | None]) -> None:
@@ -127,9 +143,9 @@ def divide(
 ) -> Splits:
     """Divide a cache's rows into training, validation and test rows, or take the latter two from other caches.
 
-    Rows with one token sequence stay together. The division is stratified by class, and fixed by ``split_seed``. If a
-    class has too few texts for all folds, it is trained on in each, and a note says in how many it is validated. If
-    ``validated`` is False, there may be no validation rows.
+    Rows with one token sequence stay together. The division is stratified as `strata_of` says, and fixed by
+    ``split_seed``. If a class has too few texts for all folds, it is trained on in each, and a note says in how many it
+    is validated. If ``validated`` is False, there may be no validation rows.
 
     A search chooses by folds of the training rows, so no validation rows are held out for it; unless ``ranked`` is
     True: heads of all solvers are to be compared on the same rows.
@@ -140,13 +156,15 @@ def divide(
             cache.
         UserError: a cache does not hold the feature.
     """
-    (labels, names), feature = _labels(cache), cache.feature_name(settings.feature)
+    (values, names), feature = _labels(cache), cache.feature_name(settings.feature)
     groups = group_rows(cache.token_hashes)
-    rows = np.flatnonzero(labels != UNLABELLED)
+    rows = np.flatnonzero(is_labelled(values))
     searches = settings.solver is Solver.AUTO
     validated = ranked or (validated if not searches else validation is not None)
     divided = not searches and (validation is None or test is None)
-    require_trainable(labels[rows], groups[rows], names, str(cache.path), divided=divided)
+    labels, classes = strata_of(values), names if _are_classes(values) else ()
+    if classes:
+        require_trainable(labels[rows], groups[rows], names, str(cache.path), divided=divided)
     shared = _shared_with(cache, [other for other in (validation, test) if other is not None])
     if shared.any():
         consequence = "kept, as told" if settings.keep_shared else "left out of training"
@@ -155,7 +173,7 @@ def divide(
     if not settings.keep_shared:
         rows = rows[~shared[rows]]
     rng = np.random.default_rng(settings.split_seed)
-    options: dict[str, Any] = {"rng": rng, "names": names, "where": str(cache.path), "report": report}
+    options: dict[str, Any] = {"rng": rng, "names": classes, "where": str(cache.path), "report": report}
     rows, validation_rows, test_rows = _hold_out_rows(
         rows,
         labels,
@@ -167,7 +185,7 @@ def divide(
     )
     own = Dataset(
         features=cache.features(feature),
-        labels=labels,
+        labels=values,
         index=rows,
         dims=find_dims(cache, settings),
         origin=_origin(cache),
@@ -179,7 +197,7 @@ def divide(
             return dataclasses.replace(own, index=own_rows), groups
         _require_fit(other, cache, feature)
         other_labels, _ = _labels(other, names)
-        index = np.flatnonzero(other_labels != UNLABELLED)
+        index = np.flatnonzero(is_labelled(other_labels))
         dataset = Dataset(
             features=other.features(feature),
             labels=other_labels,
@@ -217,6 +235,11 @@ def divide(
         shared_rows=int(shared.sum()),
         fold=fold,
     )
+
+
+def _are_classes(values: CachedLabels) -> bool:
+    """Whether each row has one of several classes, so that the strata are these classes."""
+    return values.dtype == np.int64
 
 
 def _origin(cache: Cache) -> Origin:
@@ -265,7 +288,11 @@ def _require_rows(
         TableError: a label has no training rows; there are no test rows; or there are no validation rows, and
             ``validated`` is True.
     """
-    absent = np.flatnonzero(np.bincount(train.targets, minlength=len(names)) == 0)
+    if not _are_classes(train.targets):
+        require_variety(train.targets, names, str(cache.path))
+        absent = train.index[:0]
+    else:
+        absent = np.flatnonzero(np.bincount(train.targets, minlength=len(names)) == 0)
     if len(absent):
         label = f" of the label {names[int(absent[0])]!r}" if len(train) else ""
         why = "the others are tested or validated on; `keep_shared=True` keeps them" if shared else "add more"
@@ -297,6 +324,8 @@ def _fold_to_choose_by(
         _note_rare_labels(labels[rows], fold, names, folds, where, report)
         return fold
     fold = choosing_folds(rows, labels, groups, rng=rng)
+    if not names:
+        return fold
     chosen_by = np.bincount(labels[rows[fold > 0]], minlength=len(names))
     if len(single := np.flatnonzero((chosen_by == 0) & (np.bincount(labels[rows], minlength=len(names)) > 0))):
         shown = ", ".join(repr(names[label]) for label in single[:5].tolist())
@@ -323,7 +352,10 @@ def find_dims(cache: Cache, settings: TrainSettings) -> Dims | None:
 def _note_rare_labels(
     labels: Indices, fold: Indices, names: tuple[str, ...], folds: int, where: str, report: Report
 ) -> None:
-    """Report the labels that are absent from the validation rows of some folds."""
+    """Report the classes that are absent from the validation rows of some folds; ``names`` are none where strata are no
+    classes."""
+    if not names:
+        return
     pairs = np.unique(np.stack([labels, fold])[:, fold > 0], axis=1)
     counts = np.bincount(pairs[0], minlength=len(names))
     rare = np.flatnonzero((counts < folds) & (np.bincount(labels, minlength=len(names)) > 0))
@@ -334,15 +366,13 @@ def _note_rare_labels(
         report(Note(f"{where}: {what}: {shown}{more}; add texts, or use fewer `folds`"))
 
 
-def _labels(cache: Cache, names: tuple[str, ...] | None = None) -> tuple[Indices, tuple[str, ...]]:
-    """A cache's labels, (rows,) int64, as indices into these names or its own, and the names. Each table numbers its
-    classes in its own way, so classes are matched by name."""
-    if cache.label_kind not in (None, LabelKind.CLASS):
-        raise TableError(f"{cache.path} has labels of the kind {cache.label_kind}; no head can be trained on them yet")
-    if cache.label_names is None or cache.labels is None:
-        raise TableError(
-            f"{cache.path} has no labels; name a table of them with `labels`; or extract one with a label column"
-        )
+def _labels(cache: Cache, names: tuple[str, ...] | None = None) -> tuple[CachedLabels, tuple[str, ...]]:
+    """A cache's labels, with classes as indices into these names or its own, and the names; numbers have none. Each
+    table numbers its classes in its own way, so classes are matched by name."""
+    labels = cache.labels
+    assert labels is not None  # `for_task` has refused a cache without
+    if cache.label_names is None:
+        return np.asarray(labels, np.float64), ()
     names = names or cache.label_names
     numbers = {name: number for number, name in enumerate(names)}
     if unknown := [name for name in cache.label_names if name not in numbers]:
@@ -350,8 +380,12 @@ def _labels(cache: Cache, names: tuple[str, ...] | None = None) -> tuple[Indices
             f"{cache.path} has the label {unknown[0]!r}, which the training rows have not ({', '.join(names[:5])}); "
             "correct the label, or train on rows that have it"
         )
-    labels = np.array([numbers[name] for name in cache.label_names], np.int64)[cache.labels]
-    return np.where(cache.labels == UNLABELLED, UNLABELLED, labels), names
+    order = [numbers[name] for name in cache.label_names]
+    if labels.ndim == 2:
+        matched = np.where(is_labelled(labels)[:, None], np.zeros((len(labels), len(names)), np.uint8), labels[:, :1])
+        matched[:, order] = labels
+        return matched, names
+    return np.append(np.array(order, np.int64), UNLABELLED)[labels], names
 
 
 def _shared_with(cache: Cache, others: list[Cache]) -> Mask:

@@ -6,7 +6,12 @@ import numpy as np
 
 from ...cache.errors import TableError
 from ...cache.hashing import Hashes, hash_keys
+from ...cache.reader import Labels
 from ..types import Indices
+from .relabel import UNLABELLED, is_labelled
+
+_MOST_BINS, _BIN_ROWS = 10, 20
+"""How numbers are divided into strata."""
 
 CHOOSING_FOLDS = 5
 """Folds to choose a head by."""
@@ -18,6 +23,52 @@ def group_rows(token_hashes: Hashes) -> Indices:
     """Number the distinct token sequences: (rows,) int64, equal for rows that the encoder cannot tell apart."""
     _, groups = np.unique(hash_keys(token_hashes), return_inverse=True)
     return groups.astype(np.int64)
+
+
+def strata_of(labels: Labels) -> Indices:
+    """The stratum of each row, by which rows are divided: (rows,) int64 from 0; -1 of rows without a label.
+
+    Args:
+        labels: Of classes, (rows,) int64: the class. Numbers, (rows,) float64: up to ten bins between quantiles, of at
+            least 20 rows. Several labels a row, (rows, classes) uint8: the row's rarest label, as in a greedy form of
+            the iterative stratification of Sechidis et al. (2011); rows with none are a stratum of their own.
+    """
+    labelled = is_labelled(labels)
+    strata = np.full(len(labels), UNLABELLED, np.int64)
+    if labels.ndim == 2:
+        sets = labels[labelled]
+        counts = sets.sum(axis=0, dtype=np.int64)
+        rarest = np.argsort(counts, kind="stable")  # the columns, the rarest label first
+        strata[labelled] = np.where(sets.any(axis=1), rarest[sets[:, rarest].argmax(axis=1)], labels.shape[1])
+    elif labels.dtype.kind == "f":
+        numbers = labels[labelled]
+        bins = min(max(len(numbers) // _BIN_ROWS, 1), _MOST_BINS)
+        edges = np.quantile(numbers, np.arange(1, bins) / bins)
+        strata[labelled] = np.searchsorted(edges, numbers, side="left")
+    else:
+        strata[:] = labels
+    return strata
+
+
+def require_variety(labels: Labels, names: tuple[str, ...], where: str) -> None:
+    """Refuse training rows with which there is nothing to learn: whose numbers are all equal, or that all have a label,
+    or none of which has it.
+
+    Args:
+        labels: (rows,) float64, or (rows, classes) uint8.
+        names: The classes.
+        where: The rows' name in a message.
+    """
+    if not len(labels):
+        raise TableError(f"{where}: no rows are left to train on; add more")
+    if labels.ndim == 1 and labels.min() == labels.max():
+        raise TableError(f"{where}: all labels that are left to train on are {labels[0]:g}; there is nothing to learn")
+    for what, wrong in (("no rows", ~labels.any(axis=0)), ("all rows", labels.all(axis=0))):
+        if labels.ndim == 2 and wrong.any():
+            name = names[int(np.argmax(wrong))]
+            raise TableError(
+                f"{where}: {what} that are left to train on have the label {name!r}; remove it, or add other rows"
+            )
 
 
 def hold_out(

@@ -7,16 +7,11 @@ import numpy as np
 from ...cache.errors import TableError
 from ...cache.reader import Cache, Labels
 from ...cache.seal import LabelKind
-from ..settings import Task
+from ..settings import TASKS, Task
 from ..units import number_name, number_of
 from .relabel import UNLABELLED, is_labelled
 
-KINDS = {
-    Task.CLASSES: LabelKind.CLASS,
-    Task.MULTI_LABEL: LabelKind.MULTI_LABEL,
-    Task.REGRESSION: LabelKind.NUMBER,
-    Task.ORDINAL: LabelKind.ORDINAL,
-}
+KINDS = {task: kind for kind, task in TASKS.items()}
 """The kind of labels that each task needs."""
 
 

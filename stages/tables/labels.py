@@ -25,13 +25,6 @@ from ..types import Indices
 from ..units import number_name, number_of
 from .columns import decode_dictionary, read_texts
 
-TASKS = {
-    LabelKind.CLASS: Task.CLASSES,
-    LabelKind.MULTI_LABEL: Task.MULTI_LABEL,
-    LabelKind.ORDINAL: Task.ORDINAL,
-    LabelKind.NUMBER: Task.REGRESSION,
-}
-"""The task that each kind of labels is for."""
 MOST_WHOLE_NUMBERS = 50
 """Distinct whole numbers that are still classes. More of them are numbers, as are those with a fraction."""
 Label = str | tuple[str, ...]

@@ -12,27 +12,36 @@ import h5py
 import headstart
 import numpy as np
 import pytest
-from golden.make import CACHES, TEXTS, make, read_plainly, settings
+from golden.make import CACHES, KINDS, TEXTS, make, make_kinds, read_plainly, settings
 from headstart.cache.reader import open_cache
 from headstart.stages.inspect import inspect_path
 from headstart.stages.progress import Action, Event, Outcome
 from headstart.stages.verify import verify
 
 VERSION_1 = Path(__file__).parents[1] / "golden" / "v1"
+OF_KINDS = VERSION_1.with_name("v1-kinds")
 EXPECTED: dict[str, Any] = json.loads((VERSION_1 / "expected.json").read_text(encoding="utf-8"))
+
+EXPECTED["caches"] |= json.loads((OF_KINDS / "expected.json").read_text(encoding="utf-8"))["caches"]
+ALL = (*CACHES, *KINDS)
+
+
+def folder_of(name: str) -> Path:
+    return OF_KINDS if name in KINDS else VERSION_1
 
 
 @pytest.fixture
 def v1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the folder, and the current folder: what the files record is relative to it."""
+    """A copy of the folders, and the current folder: what the files record is relative to it."""
     folder = Path(shutil.copytree(VERSION_1, tmp_path / "v1"))
+    shutil.copytree(OF_KINDS, folder, dirs_exist_ok=True)
     monkeypatch.chdir(folder)
     return folder
 
 
-@pytest.mark.parametrize("name", CACHES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_cache_holds_the_recorded_values(name: str) -> None:
-    path = VERSION_1 / f"{name}.h5"
+    path = folder_of(name) / f"{name}.h5"
     expected = EXPECTED["caches"][name]
     assert read_plainly(path) == expected
     cache = open_cache(path)
@@ -51,7 +60,7 @@ def test_a_cache_holds_the_recorded_values(name: str) -> None:
             assert array is None or np.array_equal(array, file[dataset][:])
 
 
-@pytest.mark.parametrize("name", CACHES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_cache_is_that_of_its_table_and_encoder(v1: Path, name: str) -> None:
     verified = verify(f"{name}.h5", encoder="encoder", settings=settings(name))
     assert not verified.findings and verified.encoded == verified.rows
@@ -89,17 +98,24 @@ def test_a_run_predicts_as_it_did(v1: Path, run: str) -> None:
 def test_each_is_inspected() -> None:
     kinds = {"run": "run", "sweep": "sweep", "sweep/winner": "run", **{f"{name}.h5": "cache" for name in CACHES}}
     assert {path: inspect_path(VERSION_1 / path)["kind"] for path in kinds} == kinds
+    assert {name: inspect_path(OF_KINDS / f"{name}.h5")["label_kind"] for name in KINDS} == {
+        "number": "number",
+        "multi_label": "multi-label",
+        "ordinal": "ordinal",
+    }
 
 
 def test_what_is_written_today_is_of_the_same_structure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change of the structure needs another version, or FORMAT.md allows it: then it gets golden files of its own."""
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "made")
+    make_kinds(tmp_path / "made-kinds")
 
     def structure(folder: Path, name: str) -> Any:
         found = read_plainly(folder / f"{name}.h5")
         shapes = {dataset: described[:2] for dataset, described in found["datasets"].items()}
         return shapes, found["attributes"], found["rows"], sorted(found["documents"]["identity"])
 
-    for name in CACHES:
-        assert structure(tmp_path / "made", name) == structure(VERSION_1, name)
+    for name in ALL:
+        made = tmp_path / ("made-kinds" if name in KINDS else "made")
+        assert structure(made, name) == structure(folder_of(name), name)

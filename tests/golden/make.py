@@ -1,8 +1,10 @@
 """Make the golden files: caches, a run and a sweep that every later headstart must read.
 
     python tests/golden/make.py FOLDER
+    python tests/golden/make.py FOLDER kinds
 
-writes them into a new folder. Those of a released version of the format are never made again. They hold what
+writes them into a new folder: ``v1``; or, with the encoder of ``v1``, ``v1-kinds``, caches with labels of other kinds
+than classes. Those of a released version of the format are never made again. They hold what
 `tests/cache/test_golden.py` needs: a tiny random encoder with modules of its own, the tables, and ``expected.json``:
 what plain h5py reads from each cache, and what the runs predict.
 """
@@ -31,6 +33,12 @@ CACHES: dict[str, dict[str, Any]] = {
     "left_out": {"features": ("cls",), "skip_bad_rows": True, "prefix": "the "},
 }
 """Of each cache: the settings of `extract`; its table has the same name."""
+KINDS: dict[str, dict[str, Any]] = {
+    "number": {},
+    "multi_label": {"label_delimiter": ";"},
+    "ordinal": {"task": "ordinal", "order": ("low", "mid", "high")},
+}
+"""Those of ``v1-kinds``."""
 TEXTS = ("a good film", "very bad", "the plot")
 """Texts whose predictions are expected."""
 
@@ -39,7 +47,7 @@ def settings(cache: str) -> headstart.ExtractSettings:
     """Settings of a cache, for a process in the golden folder: paths are relative."""
     return headstart.ExtractSettings(
         **{"encoder": "encoder", "precision": "float32", "device": "cpu", "block_rows": 16, "window_rows": 32},
-        **CACHES[cache],
+        **({**CACHES, **KINDS}[cache]),
     )
 
 
@@ -100,6 +108,27 @@ def make(folder: Path) -> None:
     Path("expected.json").write_text(json.dumps(expected, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
+def make_kinds(folder: Path) -> None:
+    """Write the golden files with labels of other kinds into a new folder, and stay in it."""
+    from tiny import tiny_rows
+
+    shutil.copytree(Path(__file__).parent / "v1" / "encoder", folder.resolve() / "encoder")
+    os.chdir(folder)
+    texts = [text for text, _ in tiny_rows(40)]
+    labels = {
+        "number": [f"{number / 8 - 2}" for number in range(40)],
+        "multi_label": [";".join(["red", "green"][: number % 3]) for number in range(40)],
+        "ordinal": [("low", "mid", "high")[number % 3] for number in range(40)],
+    }
+    for name in KINDS:
+        write_table(name, ["text", "label"], list(zip(texts, labels[name], strict=True)))
+        headstart.extract(f"{name}.csv", f"{name}.h5", settings(name))
+        without_paths(name)
+    expected = {"caches": {name: read_plainly(Path(f"{name}.h5")) for name in KINDS}}
+    Path("expected.json").write_text(json.dumps(expected, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree("encoder")
+
+
 def write_table(name: str, header: list[str], rows: list[tuple[str, str]]) -> None:
     with Path(f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
@@ -118,4 +147,4 @@ def without_paths(name: str) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    make(Path(sys.argv[1]))
+    (make_kinds if sys.argv[2:] == ["kinds"] else make)(Path(sys.argv[1]))

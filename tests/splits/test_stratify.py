@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from headstart.cache.errors import TableError
 from headstart.cache.hashing import hash_texts
-from headstart.stages.splits.stratify import assign_folds, group_rows, hold_out, require_trainable
+from headstart.stages.splits.stratify import (
+    assign_folds,
+    group_rows,
+    hold_out,
+    require_trainable,
+    require_variety,
+    strata_of,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -95,3 +102,42 @@ def test_a_class_with_a_single_text_is_in_no_fold() -> None:
     labels, groups = np.array([0] * 8 + [1, 1, 1]), np.array([*range(8), 8, 8, 8])
     fold = assign_folds(np.arange(11), labels, groups, folds=2, rng=np.random.default_rng(0))
     assert set(fold[:8]) == {1, 2} and set(fold[8:]) == {0}
+
+
+def test_numbers_are_divided_by_quantiles() -> None:
+    rng = np.random.default_rng(0)
+    numbers = rng.permutation(np.exp(rng.normal(size=1000)))
+    strata = strata_of(numbers)
+    assert np.bincount(strata).tolist() == [100] * 10
+    assert all(numbers[strata == low].max() < numbers[strata == low + 1].min() for low in range(9))
+    groups = np.repeat(np.arange(500), 2)
+    kept, held = hold_out(np.arange(1000), strata, groups, fraction=0.2, rng=rng)
+    assert abs(len(held) - 200) <= 10 and not set(groups[kept]) & set(groups[held])
+    assert abs(np.median(numbers[kept]) - np.median(numbers[held])) < 0.15
+    assert strata_of(np.arange(30) / 7).max() == 0  # few rows are one stratum
+    assert strata_of(np.array([1.0, np.nan, 2.0])).tolist() == [0, -1, 0]
+    assert strata_of(np.repeat([0.0, 5.5], [500, 10])).max() < 10  # many equal numbers
+
+
+def test_sets_are_divided_by_their_rarest_label() -> None:
+    sets = np.array([[1, 0, 0], [1, 1, 0], [1, 1, 0], [1, 1, 1], [0, 0, 0], [255, 255, 255]], np.uint8)
+    assert strata_of(sets).tolist() == [0, 1, 1, 2, 3, -1]
+    rng = np.random.default_rng(0)
+    many = (rng.random((2000, 4)) < [0.5, 0.2, 0.05, 0.01]).astype(np.uint8)
+    fold = assign_folds(np.arange(2000), strata_of(many), np.arange(2000), folds=5, rng=rng)
+    share = np.stack([many[fold == number].mean(axis=0) for number in range(1, 6)])
+    assert (share[:, 3] > 0).all() and np.ptp(share, axis=0).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.full(5, 2.5), "all labels that are left to train on are 2.5"),
+        (np.array([[1, 0], [1, 0]], np.uint8), "no rows that are left to train on have the label 'b'"),
+        (np.array([[1, 1], [1, 0]], np.uint8), "all rows that are left to train on have the label 'a'"),
+        (np.empty(0), "no rows are left"),
+    ],
+)
+def test_rows_with_nothing_to_learn_are_refused(labels: np.ndarray, message: str) -> None:
+    with pytest.raises(TableError, match=message):
+        require_variety(labels, ("a", "b"), "c.h5")
