@@ -51,7 +51,8 @@ class TextClassifier:
     """Predicts the labels of texts with a run's head, through the encoder that the head's features came from.
 
     What `predict` returns is of the kind that the head was trained for, ``head.task``: the most probable class, also
-    where classes have an order; the list of the labels that are as probable as not, or more (maybe none); or a number.
+    where classes have an order; the list of the labels whose probability reaches ``head.thresholds`` (maybe none); or a
+    number.
 
     The encoder is loaded once, at the first use. Threads may share a classifier: they encode one after the other, for
     the encoder uses all cores by itself.
@@ -144,7 +145,8 @@ class TextClassifier:
             names: Names = self.classes_[outputs.argmax(axis=1)]
             return names
         predicted = np.empty(len(outputs), object)
-        for row, chosen in enumerate(outputs >= LEAST_PROBABILITY):
+        least = LEAST_PROBABILITY if self.head.thresholds is None else np.array(self.head.thresholds)
+        for row, chosen in enumerate(outputs >= least):
             predicted[row] = self.classes_[chosen].tolist()
         return predicted
 

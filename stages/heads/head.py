@@ -39,6 +39,8 @@ class Head:
     """The classes, in the order of the rows of ``weight``, or from the least to the greatest; none for numbers."""
     task: Task = Task.CLASSES
     """What the outputs are: see `outputs_of`."""
+    thresholds: tuple[float, ...] | None = None
+    """The least probability of each label that is predicted, where a row may have several; None for one half."""
     identity: Identity
     """The encoder and settings that the features must come from."""
     dims: Dims | None = None

@@ -108,7 +108,8 @@ def write_run(folder: Path, head: Head, fields: dict[str, Any], predictions: Seq
     (folder / HEAD_FILE).write_bytes(safetensors.numpy.save(tensors))
     write_predictions(folder, head.label_names, predictions)
     plain = head.task is Task.CLASSES and not head.normalize  # as every headstart computes logits
-    RUN.write(folder, {**fields, "task": head.task}, version=1 if plain else 2)
+    thresholds = None if head.thresholds is None else list(head.thresholds)
+    RUN.write(folder, {**fields, "task": head.task, "thresholds": thresholds}, version=1 if plain else 2)
 
 
 def load_head(run: str | Path) -> Head:
@@ -160,6 +161,7 @@ def load_head(run: str | Path) -> Head:
         temperature=temperature,
         label_names=names,
         task=task,
+        thresholds=_thresholds(fields, names, str(folder / RUN.file)),
         identity=identity,
         dims=None,
         normalize=normalize,
@@ -171,6 +173,15 @@ def load_head(run: str | Path) -> Head:
         raise DamagedError(f"{folder / RUN.file}: its 'dims' do not fit {HEAD_FILE}")
     dims = Dims(dims=said["dims"], of=said["of"], normalized=said["normalized"])
     return dataclasses.replace(head, dims=dims)
+
+
+def _thresholds(fields: dict[str, Any], names: tuple[str, ...], where: str) -> tuple[float, ...] | None:
+    found = fields.get("thresholds")
+    if found is None:
+        return None
+    if not isinstance(found, list) or len(found) != len(names) or not all(type(t) in (int, float) for t in found):
+        raise DamagedError(f"{where}: its 'thresholds' are not a number for each of {len(names)} labels")
+    return tuple(map(float, found))
 
 
 def _is_layer(tensors: dict[str, Any], layer: str, *, outputs: int, biases: int) -> bool:

@@ -104,6 +104,19 @@ def test_a_head_predicts_what_its_task_says(made: Path, task: Task) -> None:
     assert model.predict([]).tolist() == [] and model.predict_proba([]).shape == (0, 3)
 
 
+def test_thresholds_decide_which_labels_are_predicted(made: Path, tmp_path: Path) -> None:
+    head, expected = outputs(made, Task.MULTI_LABEL)
+    fields = {k: v for k, v in read_run(made / Task.MULTI_LABEL).items() if k not in ("format", "version")}
+    least = (0.0, float(expected[0, 1]) - 1e-3, 2.0)
+    write_run(tmp_path, dataclasses.replace(head, thresholds=least), fields, [])
+    model = headstart.load(tmp_path)
+    names = np.array(head.label_names)
+    assert model.predict(TEXTS).tolist() == [names[row >= least].tolist() for row in expected]
+    (tmp_path / RUN.file).write_text(json.dumps({**read_run(tmp_path), "thresholds": [0.5]}))
+    with pytest.raises(DamagedError, match="its 'thresholds' are not a number for each of 3 labels"):
+        load_head(tmp_path)
+
+
 def test_outputs_of_far_logits_are_finite() -> None:
     far = np.array([[1e6, -1e6], [-1e6, -1e6]])
     for task in (Task.CLASSES, Task.MULTI_LABEL, Task.ORDINAL):
