@@ -25,8 +25,6 @@ from .types import TokenIds
 if TYPE_CHECKING:
     from .encoders.encoder import BatchReport, Encoder, UnknownTokens
 
-LEAST_PROBABILITY = 0.5
-"""Of a label that is predicted, where a row may have several."""
 NO_TOKENS = "the encoder's tokenizer makes no tokens of this text"
 Names = npt.NDArray[np.object_]
 """Class names, (n,) of str. Numpy's own strings would lose a NUL at the end of a name."""
@@ -139,16 +137,16 @@ class TextClassifier:
 
     def predictions(self, outputs: Outputs) -> Predicted:
         """Return the prediction that each row of outputs says: (n,), see `predict`."""
+        predicted = self.head.predictions(outputs)
         if self.head.task is Task.REGRESSION:
-            return outputs[:, 0].astype(np.float64)
+            return predicted
         if self.head.task is not Task.MULTI_LABEL:
-            names: Names = self.classes_[outputs.argmax(axis=1)]
+            names: Names = self.classes_[predicted]
             return names
-        predicted = np.empty(len(outputs), object)
-        least = LEAST_PROBABILITY if self.head.thresholds is None else np.array(self.head.thresholds)
-        for row, chosen in enumerate(outputs >= least):
-            predicted[row] = self.classes_[chosen].tolist()
-        return predicted
+        lists = np.empty(len(outputs), object)
+        for row, chosen in enumerate(predicted):
+            lists[row] = self.classes_[chosen].tolist()
+        return lists
 
     def read(self, texts: Any, pairs: Any = None) -> Texts:
         """Check texts without loading the encoder; arguments and errors as for `predict`."""

@@ -14,6 +14,7 @@ import torch
 from ..cache.errors import SettingsError
 from ..cache.hashing import digest
 from ..cache.reader import Cache
+from ..cache.seal import LabelKind
 from .heads.dataset import Splits
 from .heads.fit import PER_HEAD, Epoch, Fit, Trainer, fit_heads, head_device, score
 from .heads.head import Head
@@ -81,6 +82,12 @@ def sweep(
         caches = open_caches(
             cache, validation=validation, test=test, settings=settings.base, labels=labels, report=report
         )
+        if caches[0].label_kind is not LabelKind.CLASS:
+            raise SettingsError(
+                f"a sweep compares heads of classes, and {caches[0].path} has labels of the kind "
+                f"{caches[0].label_kind}: "
+                "train-head chooses feature, scaling and penalty by itself"
+            )
         settings, train_cache = _with_features(settings, caches[0]), caches[0]
         report_once = without_repeats(report)
 
@@ -295,6 +302,7 @@ def _with_epoch(
         dims=None,
         normalize=scaling is Scaling.NORMALIZED,
         task=Task.CLASSES,
+        thresholds=None,
     )
     metrics = score(head, rows.validation, rows.validation_groups, resamples=1)
     train_loss = (convergence.objective - convergence.penalty) / len(rows.train)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ Weights = npt.NDArray[np.float32]
 """Weights or biases of one layer, float32."""
 Parameters = dict[str, Weights]
 """A head's arrays, by the names and in the shapes of `Head`; ``hidden_weight`` and ``hidden_bias`` of MLPs only."""
+LEAST_PROBABILITY = 0.5
+"""Of a label that is predicted, where a row may have several."""
 _BATCH_ROWS = 8192
 
 
@@ -60,6 +63,18 @@ class Head:
         if self.task is Task.CLASSES:
             return self.probabilities(features)
         return outputs_of(self.task, self.logits(features).astype(np.float64) / self.temperature).astype(np.float32)
+
+    def predictions(self, outputs: npt.NDArray[np.floating[Any]]) -> npt.NDArray[Any]:
+        """Return the predictions that rows of `outputs` say: classes (rows,) int64, indices into ``label_names``; which
+        labels (rows, labels) bool; or numbers (rows,) float64."""
+        if self.task is Task.REGRESSION:
+            return outputs[:, 0].astype(np.float64)
+        if self.task is Task.MULTI_LABEL:
+            least = LEAST_PROBABILITY if self.thresholds is None else np.array(self.thresholds)
+            said: npt.NDArray[np.bool_] = outputs >= least
+            return said
+        predicted: Indices = outputs.argmax(axis=1)
+        return predicted
 
     def logits(self, features: StoredFeatures) -> npt.NDArray[np.float32]:
         """(rows, width) features to (rows, biases) float32, not yet divided by the temperature.

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..settings import Metric, Scaling, TrainSettings
+from ...cache.errors import SettingsError
+from ..settings import Metric, Scaling, Task, TrainSettings
 from ..settings import Solver as SolverName
 from ..threads import WorkerThreads
 from ..types import Float64Array, Indices
@@ -145,3 +146,14 @@ def log_softmax(logits: Scores, temperature: float = 1.0) -> Float64Array:
     shifted -= shifted.max(axis=1, keepdims=True)
     result: Float64Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return result
+
+
+def target_of(task: Task, names: tuple[str, ...]) -> Target:
+    """Return the kind of target that a task has.
+
+    Raises:
+        SettingsError: no head can be trained for the task.
+    """
+    if task is Task.CLASSES:
+        return ClassTarget(names)
+    raise SettingsError(f"no head is trained for `task={task}` yet")

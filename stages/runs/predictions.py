@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..heads.dataset import Dataset
+from ..heads.head import Head
 from ..heads.metrics import MAX_MATRIX_CLASSES
+from ..settings import Task
 from ..types import Float64Array, Indices
 
 PREDICTIONS_FILE = "predictions.parquet"
@@ -23,52 +25,64 @@ class PartPredictions:
 
     part: str  # validation or test
     dataset: Dataset  # it knows where its rows come from
-    log_probabilities: Float64Array  # (rows, classes); the largest of a row is the predicted class
+    outputs: Float64Array  # what `outputs_of` says of them
     fold: Indices | None = None
     """(rows,) int64, from 1: the fold that a row was in, so that the head that says this was trained without it. None
     without folds."""
 
 
-def write_predictions(folder: Path, names: tuple[str, ...], parts: Sequence[PartPredictions]) -> None:
+def write_predictions(folder: Path, head: Head, parts: Sequence[PartPredictions]) -> None:
     """Write ``predictions.parquet``, a row for each row of the parts, in their order.
 
     Columns: ``part``; ``fold``, null without folds; ``row``, its number in the table that the part comes from, from 1;
     ``text_hash``, 32 hexadecimal digits; ``label``; ``prediction``; ``label_probability`` and
     ``prediction_probability``, those of these two classes; and ``probability_NAME`` for each class, but not of more
-    than 256 classes: the file would grow with their number.
+    than 256 classes: the file would grow with their number. Where a row may have several labels, ``label`` and
+    ``prediction`` are lists; of numbers, they are numbers. Neither has the two probabilities, and numbers have none.
     """
     import pyarrow as pa  # training does not need it otherwise
     from pyarrow.parquet import ParquetWriter
 
+    names, numbers = head.label_names, pa.float64()
     shown = names if len(names) <= MAX_MATRIX_CLASSES else ()
-    texts, numbers = dict.fromkeys(("text_hash", "label", "prediction"), pa.string()), pa.float64()
+    kind = {Task.REGRESSION: numbers, Task.MULTI_LABEL: pa.list_(pa.string())}.get(head.task, pa.string())
+    of_two = {"label_probability": numbers, "prediction_probability": numbers} if kind == pa.string() else {}
     schema = pa.schema(
-        {"part": pa.string(), "fold": pa.int64(), "row": pa.int64(), **texts}
-        | {"label_probability": numbers, "prediction_probability": numbers}
+        {"part": pa.string(), "fold": pa.int64(), "row": pa.int64(), "text_hash": pa.string()}
+        | {"label": kind, "prediction": kind, **of_two}
         | {f"probability_{name}": numbers for name in shown}
     )
     with ParquetWriter(folder / PREDICTIONS_FILE, schema) as file:
         for part in parts:
-            for columns in _columns(part, np.array(names, object), len(shown)):
+            for columns in _columns(part, head, len(shown)):
                 arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
                 file.write_table(pa.table(arrays, schema=schema))
 
 
-def _columns(part: PartPredictions, names: Any, shown: int) -> Iterator[list[Any]]:
+def _columns(part: PartPredictions, head: Head, shown: int) -> Iterator[list[Any]]:
     """The columns of some rows after the others."""
     for start in range(0, len(part.dataset), _GROUP_ROWS):
         rows = slice(start, start + _GROUP_ROWS)
-        labels, predicted = part.dataset.targets[rows], part.log_probabilities[rows].argmax(axis=1)
-        probabilities, count = np.exp(part.log_probabilities[rows]), range(len(labels))
+        labels, outputs = part.dataset.targets[rows], part.outputs[rows]
+        count = range(len(labels))
         digits = part.dataset.text_hashes[rows].tobytes().hex()
         yield [
             [part.part] * len(labels),
             [None] * len(labels) if part.fold is None else part.fold[rows],
             part.dataset.row_numbers[rows],
             [digits[32 * row : 32 * row + 32] for row in count],
-            names[labels],
-            names[predicted],
-            probabilities[count, labels],
-            probabilities[count, predicted],
-            *probabilities.T[:shown],
+            *_said(head, labels, outputs),
+            *outputs.T[:shown],
         ]
+
+
+def _said(head: Head, labels: Any, outputs: Float64Array) -> list[Any]:
+    """The columns of the labels and predictions, and of their probabilities where each row has one class."""
+    names = np.array(head.label_names, object)
+    predicted = head.predictions(outputs)
+    if head.task is Task.REGRESSION:
+        return [labels, predicted]
+    if head.task is Task.MULTI_LABEL:
+        return [[names[row == 1].tolist() for row in sets] for sets in (labels, predicted)]
+    count = range(len(labels))
+    return [names[labels], names[predicted], outputs[count, labels], outputs[count, predicted]]

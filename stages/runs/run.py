@@ -106,7 +106,7 @@ def write_run(folder: Path, head: Head, fields: dict[str, Any], predictions: Seq
     if head.temperature != 1:
         tensors["temperature"] = np.array([head.temperature], np.float32)
     (folder / HEAD_FILE).write_bytes(safetensors.numpy.save(tensors))
-    write_predictions(folder, head.label_names, predictions)
+    write_predictions(folder, head, predictions)
     plain = head.task is Task.CLASSES and not head.normalize  # as every headstart computes logits
     thresholds = None if head.thresholds is None else list(head.thresholds)
     RUN.write(folder, {**fields, "task": head.task, "thresholds": thresholds}, version=1 if plain else 2)

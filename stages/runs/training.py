@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...cache.errors import SettingsError
 from ...cache.reader import Cache
+from ...cache.seal import LabelKind
 from ..heads.calibration import fit_temperature
-from ..heads.dataset import Splits
-from ..heads.fit import fit_head, log_probabilities
-from ..heads.head import Head
-from ..heads.metrics import evaluate
+from ..heads.dataset import Dataset, Splits
+from ..heads.fit import Fit, fit_head
+from ..heads.head import Head, outputs_of
 from ..heads.search import Found, Validated, search
-from ..heads.targets import ClassTarget, log_softmax
-from ..progress import Report
+from ..heads.targets import Scores, Target, target_of
+from ..progress import Note, Report, Step
 from ..provenance import provenance
-from ..settings import Labels, Scaling, Solver, Task, TrainSettings
+from ..settings import TASKS, Labels, Scaling, Solver, Task, TrainSettings
+from ..threads import open_threads
 from .predictions import PartPredictions
 from .savings import passes_of_cached
 
@@ -46,7 +48,9 @@ def train_run(
     Raises:
         SettingsError: training diverged.
     """
-    target, names = ClassTarget(cache.label_names or ()), cache.label_names or ()
+    task, names = TASKS[cache.label_kind or LabelKind.CLASS], cache.label_names or ()
+    target = target_of(task, names)
+    _require_fit(settings, task, target)
     feature, scaling = next(iter(splits)), Scaling.STANDARDIZED if settings.standardize else Scaling.NONE
     found: Found | None = None
     if settings.solver is Solver.AUTO:
@@ -55,8 +59,10 @@ def train_run(
         feature, scaling, fit = found.feature, found.scaling, found.fit
     settings, rows_of = dataclasses.replace(settings, feature=feature), splits[feature]
     train, validation, test = rows_of.train, rows_of.validation, rows_of.test
-    if found is None:
+    if found is None and task is Task.CLASSES:
         fit = fit_head(train, validation, classes=len(names), settings=settings, device=device, report=report)
+    elif found is None:
+        fit = _solve(target, train, scaling, settings, report)
     head = Head(
         **fit.parameters,
         temperature=1.0,
@@ -64,7 +70,8 @@ def train_run(
         identity=cache.identity.narrowed(feature),
         dims=None,
         normalize=scaling is Scaling.NORMALIZED,
-        task=Task.CLASSES,
+        task=task,
+        thresholds=None,
     )
     validated = _validate(head, rows_of, settings, found)
     if settings.calibrate and len(validated.dataset):
@@ -78,6 +85,7 @@ def train_run(
         "seed": settings.seed,
         "dims": None if train.dims is None else dataclasses.asdict(train.dims),
         "scaling": scaling,
+        "task": task,
         "label_names": list(names),
         "identity": dataclasses.asdict(head.identity),
         "encoder": cache.record["encoder"],
@@ -94,14 +102,14 @@ def train_run(
     }
     predictions: list[PartPredictions] = []
     metrics: dict[str, Any] = {"validation": None}
-    validated_log_probabilities = log_softmax(validated.scores, head.temperature)
-    for part, dataset, fold, groups, said in (
-        ("validation", validated.dataset, validated.fold, validated.groups, validated_log_probabilities),
-        ("test", test, None, rows_of.test_groups, log_probabilities(head, test)),
+    for part, dataset, fold, groups, scores in (
+        ("validation", validated.dataset, validated.fold, validated.groups, validated.scores),
+        ("test", test, None, rows_of.test_groups, _scores(head, test)),
     ):
         if len(dataset):
-            predictions.append(PartPredictions(part=part, dataset=dataset, fold=fold, log_probabilities=said))
-            metrics[part] = evaluate(dataset.targets, said, groups, names=names)
+            said = outputs_of(task, scores.astype(np.float64) / head.temperature)
+            predictions.append(PartPredictions(part=part, dataset=dataset, fold=fold, outputs=said))
+            metrics[part] = target.evaluate(dataset.targets, scores, groups, temperature=head.temperature)
     record = {
         **provenance(device, fields),
         "labels": None if labels is None else {**dataclasses.asdict(labels), "table": str(labels.table)},
@@ -119,10 +127,40 @@ def _validate(head: Head, splits: Splits, settings: TrainSettings, found: Found 
     """The rows that chose a head, with the scores of heads that were not trained on them."""
     if found is not None:
         return found.validated
-    scores = [head.logits(chunk) for chunk in splits.validation.chunks()]
     return Validated(
         dataset=splits.validation,
         groups=splits.validation_groups,
         fold=np.full(len(splits.validation), settings.fold) if settings.folds else None,
-        scores=np.concatenate(scores or [np.zeros((0, len(head.bias)), np.float32)]),
+        scores=_scores(head, splits.validation),
     )
+
+
+def _scores(head: Head, dataset: Dataset) -> Scores:
+    """A head's outputs before they become probabilities."""
+    parts = [head.logits(chunk) for chunk in dataset.chunks()]
+    return np.concatenate(parts or [np.zeros((0, len(head.bias)), np.float32)])
+
+
+def _require_fit(settings: TrainSettings, task: Task, target: Target) -> None:
+    """Refuse settings that have no meaning for a task.
+
+    Raises:
+        SettingsError: one has none.
+    """
+    if settings.metric not in target.metrics:
+        known = ", ".join(target.metrics)
+        raise SettingsError(f"`metric={settings.metric}` does not go with `task={task}`; choose one of {known}")
+    if task is not Task.CLASSES and settings.solver is Solver.SGD:
+        raise SettingsError(f"`solver=sgd` trains heads of classes, and the task is {task}; leave it out")
+    if task is not Task.CLASSES and settings.calibrate:
+        raise SettingsError(f"`calibrate` fits probabilities of classes, and the task is {task}; leave it out")
+
+
+def _solve(target: Target, train: Dataset, scaling: Scaling, settings: TrainSettings, report: Report) -> Fit:
+    """Solve for one penalty."""
+    with open_threads() as threads:
+        solver = target.solver(train, scaling=scaling, settings=settings, threads=threads)
+        parameters, convergence = solver.solve(settings.l2, lambda done: report(Step("solving", done, 0, "iterations")))
+    if not convergence.converged:
+        report(Note(f"the exact solver did not converge: {convergence.reason}"))
+    return Fit(parameters=parameters, convergence=convergence, seconds=convergence.seconds)

@@ -15,6 +15,7 @@ from extracting import run
 from headstart.cache.errors import OutputExistsError
 from headstart.cache.reader import open_cache
 from headstart.stages.heads.dataset import Dataset, Origin
+from headstart.stages.heads.head import Head
 from headstart.stages.inspect import inspect_path
 from headstart.stages.progress import silent
 from headstart.stages.runs.predictions import PartPredictions, write_predictions
@@ -99,13 +100,14 @@ def test_the_winner_of_a_sweep_has_it_and_both_are_overwritten(cache: Path, tmp_
 def test_of_very_many_classes_two_probabilities_are_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     scores, labels = rng.normal(size=(20, 257)), rng.integers(257, size=30)
-    log_probabilities = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     origin = Origin(text_hashes=rng.integers(256, size=(30, 16)).astype(np.uint8), row_numbers=None)
     dataset = Dataset(features=np.zeros((30, 1)), labels=labels, index=np.arange(5, 25), origin=origin)
-    part = PartPredictions(part="test", dataset=dataset, log_probabilities=log_probabilities)
-    write_predictions(tmp_path, tuple(map(str, range(257))), [part])
+    part = PartPredictions(part="test", dataset=dataset, outputs=probabilities)
+    fields: Any = {"weight": np.zeros((257, 1)), "bias": np.zeros(257), "identity": None}
+    write_predictions(tmp_path, Head(label_names=tuple(map(str, range(257))), **fields), [part])
     table = read(tmp_path)
     assert [name for name in table if "probability" in name] == ["label_probability", "prediction_probability"]
     assert table["row"].tolist() == list(range(6, 26)) and table["label"].tolist() == list(map(str, labels[5:25]))
-    np.testing.assert_allclose(table["label_probability"], np.exp(log_probabilities[np.arange(20), labels[5:25]]))
-    np.testing.assert_allclose(table["prediction_probability"], np.exp(log_probabilities.max(axis=1)))
+    np.testing.assert_allclose(table["label_probability"], probabilities[np.arange(20), labels[5:25]])
+    np.testing.assert_allclose(table["prediction_probability"], probabilities.max(axis=1))
