@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from .errors import DamagedError, FormatError, StorageError, one_line, storage_errors
 from .hashing import HASH_BYTES
-from .seal import Extent, LabelKind, Seal, read_seal
+from .label_kind import LabelKind
+from .seal import Extent, Seal, read_seal
 
 RECORD_BYTES = 16384
 """Bytes reserved for the record, which is written last."""

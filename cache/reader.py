@@ -17,9 +17,9 @@ from .documents import are_names, checked, parse_json
 from .errors import DamagedError, FormatError, HeadstartError, UserError, storage_errors
 from .hashing import Hashes, digest
 from .identity import Identity
+from .label_kind import LabelKind
 from .layout import COLUMNS, ROW_METADATA, Layout, Span, read_layout
 from .record import Plan, Record, checked_record
-from .seal import LabelKind
 
 _TESTING_THREADS = 4
 """Number of threads that test checksums; each holds a block in memory. It was measured on 2 cores only."""

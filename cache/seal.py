@@ -9,7 +9,6 @@ damage, not malice: anyone can change a file and seal it again. So the structure
 from __future__ import annotations
 
 import dataclasses
-import enum
 import json
 import os
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from typing import IO
 
 from .errors import DamagedError, FormatError
 from .hashing import HASH_BYTES, digest
+from .label_kind import LabelKind
 
 FORMAT = "headstart-cache"
 VERSION = 1
@@ -28,19 +28,6 @@ _MOST_STRUCTURE = 1 << 24
 """A structure has some ten thousand bytes. If a seal says that it has more than this, it is not read."""
 Extent = tuple[int, int]
 """A range of bytes: its start, and its end (exclusive)."""
-
-
-class LabelKind(enum.StrEnum):
-    """What the labels of a cache are. Every row has one."""
-
-    CLASS = "class"
-    """(rows,) int64: an index into the names."""
-    MULTI_LABEL = "multi-label"
-    """(rows, classes) uint8: 1 if the row has the class, else 0. A row may have none."""
-    ORDINAL = "ordinal"
-    """(rows,) int64: an index into the names, which go from the least to the greatest."""
-    NUMBER = "number"
-    """(rows,) float64, finite. There are no names."""
 
 
 @dataclasses.dataclass(frozen=True)

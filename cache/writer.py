@@ -17,9 +17,10 @@ from .create import create_file
 from .errors import HeadstartError, StorageError, storage_errors
 from .hashing import Hashes, digest
 from .identity import Identity
+from .label_kind import LabelKind
 from .layout import COLUMNS, RECORD_BYTES, ROW_METADATA, Layout, read_layout
 from .reader import Cache, Labels, RowNumbers, block_checksum
-from .seal import LabelKind, begins_as_cache
+from .seal import begins_as_cache
 from .siblings import followed
 from .workspace import foreign, open_own, replace_file
 

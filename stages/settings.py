@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from ..cache.documents import is_text
 from ..cache.errors import SettingsError
-from ..cache.seal import LabelKind
+from ..cache.label_kind import LabelKind
 
 AUTO = "auto"
 OTHER_MAX_LENGTH = 128

@@ -13,8 +13,8 @@ import torch
 
 from ..cache.errors import SettingsError
 from ..cache.hashing import digest
+from ..cache.label_kind import LabelKind
 from ..cache.reader import Cache
-from ..cache.seal import LabelKind
 from .heads.dataset import Splits
 from .heads.fit import PER_HEAD, Epoch, Fit, Trainer, fit_heads, head_device, score
 from .heads.head import Head

@@ -19,9 +19,10 @@ import numpy as np
 
 from ...cache.errors import DamagedError, FormatError, IdentityError, OutputExistsError, storage_errors
 from ...cache.identity import Identity, differences
+from ...cache.label_kind import LabelKind
 from ...cache.layout import read_layout
 from ...cache.reader import Cache, Labels, open_any
-from ...cache.seal import LabelKind, begins_as_cache
+from ...cache.seal import begins_as_cache
 from ...cache.siblings import followed, partial_path, superseded_path, superseded_paths
 from ...cache.workspace import foreign, keep_access, replace_file, workspace
 from ...cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from ...cache.errors import SettingsError
+from ...cache.label_kind import LabelKind
 from ...cache.reader import Cache
-from ...cache.seal import LabelKind
 from ..heads.calibration import fit_temperature
 from ..heads.dataset import Dataset, Splits
 from ..heads.fit import Fit, fit_head

@@ -13,9 +13,9 @@ import numpy as np
 from ...cache.errors import IdentityError, SettingsError, TableError
 from ...cache.hashing import hash_keys
 from ...cache.identity import MODEL, differences
+from ...cache.label_kind import LabelKind
 from ...cache.reader import Cache, open_cache
 from ...cache.reader import Labels as CachedLabels
-from ...cache.seal import LabelKind
 from ..heads.dataset import Dataset, Origin, Splits
 from ..heads.dims import Dims
 from ..progress import Note, Report, Step

@@ -6,9 +6,9 @@ import numpy as np
 
 from ...cache.errors import SettingsError, TableError
 from ...cache.hashing import Hashes, hash_keys
+from ...cache.label_kind import LabelKind
 from ...cache.reader import Cache
 from ...cache.reader import Labels as CachedLabels
-from ...cache.seal import LabelKind
 from ..progress import Note, Report
 from ..settings import Labels, Task
 from ..types import Indices, Mask

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ...cache.errors import TableError
+from ...cache.label_kind import LabelKind
 from ...cache.reader import Cache, Labels
-from ...cache.seal import LabelKind
 from ..settings import TASKS, Task
 from ..units import number_name, number_of
 from .relabel import UNLABELLED, is_labelled

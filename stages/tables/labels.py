@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ...cache.errors import TableError
-from ...cache.seal import LabelKind
+from ...cache.label_kind import LabelKind
 from ..settings import Task, require_label_settings
 from ..types import Indices
 from ..units import number_name, number_of

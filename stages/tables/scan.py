@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from ...cache.errors import TableError
 from ...cache.hashing import Hashes, hash_texts
+from ...cache.label_kind import LabelKind
 from ...cache.reader import Cache, Labels
-from ...cache.seal import LabelKind
 from ..progress import Note, Report, Step
 from ..types import Indices
 from .json_lines import JsonKinds

@@ -14,10 +14,10 @@ from extracting import seal_again
 from headstart.cache.errors import DamagedError, FormatError
 from headstart.cache.hashing import digest, hash_texts
 from headstart.cache.identity import Identity, differences
+from headstart.cache.label_kind import LabelKind
 from headstart.cache.layout import read_layout
 from headstart.cache.reader import Cache, open_any, open_cache
 from headstart.cache.record import Record
-from headstart.cache.seal import LabelKind
 from headstart.cache.siblings import partial_path
 from headstart.cache.writer import CacheWriter, copy_with_labels, create_cache, kept_blocks
 from headstart.stages.verify import verify

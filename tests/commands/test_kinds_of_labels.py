@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from extracting import settings
+from headstart.cache.label_kind import LabelKind
 from headstart.cache.reader import Cache, open_cache
-from headstart.cache.seal import LabelKind
 from headstart.cache.writer import CacheWriter
 from headstart.stages.extract import extract
 from headstart.stages.inspect import inspect_path

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from extracting import run
 from headstart.cache.errors import TableError
+from headstart.cache.label_kind import LabelKind
 from headstart.cache.reader import Cache
-from headstart.cache.seal import LabelKind
 from headstart.stages.settings import Task
 from headstart.stages.splits.tasks import for_task
 

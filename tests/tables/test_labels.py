@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from headstart.cache.errors import SettingsError, TableError
-from headstart.cache.seal import LabelKind
+from headstart.cache.label_kind import LabelKind
 from headstart.stages.progress import Event, Note
 from headstart.stages.settings import ExtractSettings, Task
 from headstart.stages.tables.labels import LabelRules
