@@ -14,8 +14,8 @@ import torch
 from ..cache.errors import IdentityError, SettingsError, TableError
 from ..cache.hashing import hash_keys, hash_texts
 from ..cache.identity import differences
+from ..cache.label_kind import LabelKind
 from ..cache.reader import Cache, open_cache
-from ..cache.seal import LabelKind
 from .heads.audit import OutOfFold, above_fence, choose_next, class_distances, out_of_fold
 from .heads.confident_learning import LabelErrors, find_label_errors, label_scores
 from .heads.dataset import Dataset, Origin
