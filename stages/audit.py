@@ -32,8 +32,8 @@ from .threads import open_threads
 from .types import Float64Array, Indices
 
 LABEL_ERROR, DUPLICATE, NEAR_DUPLICATE, OUTLIER = KINDS = ("label-error", "duplicate", "near-duplicate", "outlier")
-PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
-"""L2 penalties to choose from, each times the number of rows: the columns are standardized."""
+PENALTIES = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+"""L2 penalties to choose from, each times the number of columns, which are standardized."""
 _WORST = 5
 """Lines of each kind that ``audit.json`` repeats."""
 _PAIRS = 20
@@ -215,7 +215,7 @@ def _judge(
         rng=np.random.default_rng(settings.split_seed),
         where=where,
     )
-    penalties = [len(labels) * share for share in PENALTIES] if settings.l2 is None else [settings.l2]
+    penalties = [dataset.width * share for share in PENALTIES] if settings.l2 is None else [settings.l2]
     with open_threads() as threads:
         judged = out_of_fold(
             dataset,

@@ -103,11 +103,12 @@ def class_distances(dataset: Dataset, classes: int) -> Float64Array:
     """
     labels, width = dataset.targets, dataset.width
     counts = np.bincount(labels, minlength=classes)
-    sums, start = np.zeros((classes, width)), 0
+    sums, start = torch.zeros((classes, width), dtype=torch.float64), 0
     for chunk in dataset.chunks():
-        np.add.at(sums, labels[start : start + len(chunk)], chunk)
+        of_rows = torch.from_numpy(labels[start : start + len(chunk)])
+        sums.index_add_(0, of_rows, torch.from_numpy(chunk).to(torch.float64))
         start += len(chunk)
-    means = sums / np.maximum(counts, 1)[:, None]
+    means = sums.numpy() / np.maximum(counts, 1)[:, None]
     scatter, start = np.zeros((width, width)), 0
     for chunk in dataset.chunks():
         within = torch.from_numpy(chunk - means[labels[start : start + len(chunk)]].astype(np.float32))
@@ -200,7 +201,7 @@ def _nearest_to_centres(rows: Features, weights: Float64Array, count: int) -> In
         centres = torch.where(total[:, None] > 0, sums / total.clamp(min=1e-30)[:, None], centres)
     taken = np.zeros(len(points), bool)
     for centre in centres:
-        far = ((points - centre) ** 2).sum(1).numpy()
+        far = (norms - 2 * points @ centre).numpy()
         taken[np.where(taken, np.inf, far).argmin()] = True
     return np.flatnonzero(taken)
 

@@ -25,7 +25,7 @@ _SAMPLE_ROWS = 8192
 """Rows that the principal components are measured on. Any would do: they decide the time, and not the result."""
 _SHARE, _STEP = 0.5, 64
 """Share of the variance in the components that pairs are ruled out by, and what their number is a multiple of."""
-_ROWS, _COLUMNS = 256, 4096
+_ROWS, _COLUMNS = 256, 1024
 """Rows of a block of products. It stays in a core's cache."""
 _ROUNDING = 1e-5
 """Rounding of a product in float32, at most."""

@@ -1,0 +1,275 @@
+"""What `headstart audit` finds, beside cleanlab; and its time and memory on many rows.
+
+    .venv/bin/python bench/audit.py noise [--seeds 3]
+    .venv/bin/python bench/audit.py large [--rows 350000] [--width 768]
+
+`noise` needs cleanlab 2.9.0 and scikit-learn beside headstart, and what `demo/fetch.py --news` fetches. It changes
+labels of the VADER texts and of the news articles: 5, 10 and 20% of the rows get another label at random, or the label
+that the clean heads most often mistake theirs for. A row is found rightly if it is one of these. But the tables have
+wrong labels of their own, which count as found wrongly: so precision says less than the comparison. cleanlab is given
+headstart's probabilities, and in another line makes its own (`CleanLearning` with `LogisticRegression(max_iter=1000)`
+and five folds, which divide copies of a text, where ours do not). "First" is the precision of as many rows as were
+changed, those with the lowest score. What was encoded stays in `.bench/audit`.
+
+`large` makes rows of 20 classes with a spectrum like that of texts, one in a hundred nearly a copy of another, one in
+ten with another label. Each part of the audit runs in a process of its own; its memory is the peak of `RssAnon`, beside
+what the libraries alone take; the features are a map of a file. The nearest rows of another label are compared with all
+products for 1,000 rows and as many of those found, whose time tells that of all products for all rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+from facts import cpu_name
+from headstart.cache.reader import open_cache
+from headstart.stages.audit import PENALTIES
+from headstart.stages.extract import extract
+from headstart.stages.heads.audit import choose_next, class_distances, out_of_fold
+from headstart.stages.heads.confident_learning import find_label_errors, label_scores
+from headstart.stages.heads.dataset import Dataset
+from headstart.stages.heads.near_duplicates import find_partners
+from headstart.stages.settings import ExtractSettings, LabelScore
+from headstart.stages.splits.stratify import assign_folds, group_rows
+from headstart.stages.threads import open_threads
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA, KEPT = ROOT / ".data", ROOT / ".bench" / "audit"
+RATES = (0.05, 0.1, 0.2)
+SAMPLE = 1000
+"""Rows that are compared with all others."""
+MEMORY = 512 << 20
+Found = tuple[Any, Any]
+"""Which rows are found, (rows,) bool, and the score of each, (rows,); the lowest is the worst."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("part", choices=["noise", "large", *PARTS])
+    parser.add_argument("--corpora", nargs="*", default=["vader", "news"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=350_000)
+    parser.add_argument("--width", type=int, default=768)
+    arguments = parser.parse_args()
+    KEPT.mkdir(parents=True, exist_ok=True)
+    if arguments.part == "noise":
+        noise(arguments.corpora, arguments.seeds)
+    elif arguments.part == "large":
+        large(arguments.rows, arguments.width)
+    else:
+        measure(arguments.part, arguments.rows, arguments.width)
+
+
+def noise(corpora: list[str], seeds: int) -> None:
+    print(f"{cpu_name()}; means of {seeds} seeds")
+    for name in corpora:
+        path = KEPT / f"{name}.h5"
+        if not path.exists():
+            extract(DATA / f"{name}.csv", path, ExtractSettings(encoder=str(DATA / "minilm"), precision="float32"))
+        cache = open_cache(path)
+        features, groups = np.array(cache.features(), np.float32), group_rows(cache.token_hashes)
+        labels = np.array(cache.labels)
+        classes = len(cache.label_names or ())
+        clean = judge(features, labels, groups, classes)
+        confusion = np.zeros((classes, classes))
+        np.add.at(confusion, (labels, clean.probabilities.argmax(axis=1)), 1)
+        np.fill_diagonal(confusion, -1)
+        found = find_label_errors(clean.probabilities, labels).found
+        print(
+            f"\n{name}: {len(labels):,} rows, {classes} classes; {found.mean():.1%} found with the labels as they are\n"
+        )
+        print("| labels changed | way | found | precision | recall | first |\n|---|---|---|---|---|---|")
+        for kind in ("at random", "to the class they are mistaken for"):
+            for rate in RATES:
+                runs = [trial(features, labels, groups, confusion, kind, rate, seed) for seed in range(seeds)]
+                for way in runs[0]:
+                    count, *shares = np.mean([run[way] for run in runs], axis=0)
+                    cells = (f"{rate:.0%} {kind}", way, f"{count:,.0f}", *(f"{share:.3f}" for share in shares))
+                    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def trial(
+    features: Any, labels: Any, groups: Any, confusion: Any, kind: str, rate: float, seed: int
+) -> dict[str, list[float]]:
+    """Change labels, find them in each way, and return rows found, precision, recall, and precision of the first."""
+    rng = np.random.default_rng(seed)
+    rows, classes = len(labels), len(confusion)
+    changed = np.zeros(rows, bool)
+    changed[rng.permutation(rows)[: round(rate * rows)]] = True
+    other = (labels + rng.integers(1, classes, size=rows)) % classes
+    if kind != "at random":
+        other = confusion.argmax(axis=1)[labels]
+    given = np.where(changed, other, labels)
+    judged = judge(features, given, groups, classes)
+    ours = find_label_errors(judged.probabilities, given).found
+    ways: dict[str, Found] = {
+        "headstart": (ours, label_scores(judged.probabilities, given, LabelScore.SELF_CONFIDENCE))
+    }
+    try:
+        from cleanlab.classification import CleanLearning
+        from cleanlab.filter import find_label_issues
+        from sklearn.linear_model import LogisticRegression
+    except ImportError:
+        print("cleanlab is not installed: pip install cleanlab==2.9.0", file=sys.stderr)
+    else:
+        theirs = find_label_issues(given, judged.probabilities, n_jobs=1)
+        ways["cleanlab, headstart's probabilities"] = (theirs, ways["headstart"][1])
+        learner = CleanLearning(LogisticRegression(max_iter=1000), seed=0, find_label_issues_kwargs={"n_jobs": 1})
+        issues = learner.find_label_issues(features, given)
+        ways["cleanlab, its own"] = (issues["is_label_issue"].to_numpy(), issues["label_quality"].to_numpy())
+    result = {}
+    for way, (found, scores) in ways.items():
+        first = np.argsort(scores, kind="stable")[: changed.sum()]
+        hits = (found & changed).sum()
+        result[way] = [found.sum(), hits / max(found.sum(), 1), hits / changed.sum(), changed[first].mean()]
+    return result
+
+
+def judge(features: Any, labels: Any, groups: Any, classes: int, memory: int | None = None) -> Any:
+    """Probabilities as `audit` finds them."""
+    rows = np.arange(len(labels))
+    fold = assign_folds(rows, labels, groups, folds=5, rng=np.random.default_rng(0))
+    dataset = Dataset(features=features, labels=labels, index=rows)
+    penalties = [share * features.shape[1] for share in PENALTIES]
+    with open_threads() as threads:
+        return out_of_fold(dataset, fold, classes=classes, penalties=penalties, memory=memory, threads=threads)
+
+
+def large(rows: int, width: int) -> None:
+    make(rows, width)
+    print(f"{cpu_name()}; {rows:,} x {width}, {rows * width * 4 / 1e6:,.0f} MB as float32\n")
+    print("| part | seconds | CPU seconds | MB | of it libraries | |\n|---|---|---|---|---|---|")
+    for part in PARTS:
+        command = [sys.executable, __file__, part, "--rows", str(rows), "--width", str(width)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        said = json.loads(done.stdout.splitlines()[-1])
+        columns = (("seconds", 1), ("cpu", 1), ("peak", 0), ("before", 0))
+        cells = " | ".join(f"{said[name]:,.{digits}f}" for name, digits in columns)
+        print(f"| {part} | {cells} | {said['note']} |", flush=True)
+
+
+def make(rows: int, width: int) -> None:
+    """Write features and labels, unless they are there."""
+    if (KEPT / f"{rows}x{width}.labels.npy").exists():
+        return
+    rng = np.random.default_rng(0)
+    spectrum = (1 / np.sqrt(np.arange(1, width + 1))).astype(np.float32)  # variances fall as 1 / rank
+    turn = np.linalg.qr(rng.normal(size=(width, width)))[0].astype(np.float32)
+    centres = rng.normal(size=(20, width)).astype(np.float32) * spectrum * 0.5
+    labels = rng.integers(20, size=rows)
+    features = np.lib.format.open_memmap(KEPT / f"{rows}x{width}.npy", mode="w+", dtype=np.float32, shape=(rows, width))
+    for start in range(0, rows, 8192):
+        part = labels[start : start + 8192]
+        drawn = rng.normal(size=(len(part), width)).astype(np.float32) * spectrum
+        features[start : start + 8192] = (drawn + centres[part]) @ turn
+    copies = rng.permutation(rows)[: rows // 100]
+    sources = rng.integers(rows, size=len(copies))
+    scale = float(np.sqrt((spectrum**2).sum() / width)) * 0.25
+    features[copies] = features[sources] + rng.normal(size=(len(copies), width)).astype(np.float32) * scale
+    labels[copies] = labels[sources]
+    features.flush()
+    changed = rng.random(rows) < 0.1
+    np.save(KEPT / f"{rows}x{width}.labels.npy", np.where(changed, rng.integers(20, size=rows), labels))
+
+
+def partners(dataset: Dataset) -> str:
+    found = find_partners(dataset, np.arange(len(dataset)), threshold=0.9)
+    rows = np.random.default_rng(1).permutation(len(dataset))[:SAMPLE]
+    chosen = np.concatenate([rows, np.flatnonzero(found.partner >= 0)[:SAMPLE]])
+    mean = sum(chunk.sum(axis=0, dtype=np.float64) for chunk in dataset.chunks()) / len(dataset)
+
+    def unit(vectors: Any) -> Any:
+        vectors = vectors - mean.astype(np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    mine, labels, best = unit(dataset.take(chosen)), dataset.targets, np.zeros(len(chosen), np.float32)
+    seconds = 0.0
+    for start in range(0, len(dataset), 2048):
+        part = slice(start, start + 2048)
+        others = unit(dataset.take(part))
+        started = time.perf_counter()
+        cosines = mine @ others.T
+        cosines[labels[chosen][:, None] == labels[part]] = 0
+        best = np.maximum(best, cosines.max(axis=1))
+        seconds += time.perf_counter() - started
+    missed = int(((best >= 0.9 + 1e-5) & (found.partner[chosen] < 0)).sum())
+    false = int(((best < 0.9 - 1e-5) & (found.partner[chosen] >= 0)).sum())
+    whole = seconds / len(chosen) * len(dataset)
+    return (
+        f"{(found.partner >= 0).sum():,} rows have a partner; of {len(chosen):,} rows {missed} missed, {false} wrong; "
+        f"{found.products:.1e} of the pairs compared in full; all products: about {whole:,.0f} s"
+    )
+
+
+def heads(dataset: Dataset) -> str:
+    groups = np.arange(len(dataset))
+    judged = judge(dataset.features, dataset.targets, groups, 20, MEMORY)
+    errors = find_label_errors(judged.probabilities, dataset.targets)
+    return f"{len(judged.losses)} penalties x 5 folds, streamed above 512 MiB; {errors.found.sum():,} label errors"
+
+
+def distances(dataset: Dataset) -> str:
+    return f"median distance {np.median(class_distances(dataset, 20)):.1f}"
+
+
+def following(dataset: Dataset) -> str:
+    weight = np.random.default_rng(0).normal(size=(20, dataset.width)).astype(np.float32)
+    choice = choose_next(dataset, {"weight": weight, "bias": np.zeros(20, np.float32)}, 500)
+    return f"{len(choice.rows):,} rows chosen, without the head's training"
+
+
+PARTS: dict[str, Callable[[Dataset], str]] = {
+    "near-duplicates": partners,
+    "outliers": distances,
+    "label-errors": heads,
+    "next": following,
+}
+
+
+def measure(part: str, rows: int, width: int) -> None:
+    """Run a part, and print its seconds, its memory and what it found as JSON. Its check is not in the seconds."""
+    features = np.load(KEPT / f"{rows}x{width}.npy", mmap_mode="r")
+    labels = np.load(KEPT / f"{rows}x{width}.labels.npy")
+    dataset = Dataset(features=features, labels=labels, index=np.arange(rows))
+    peak, stop = Peak(), threading.Event()
+    before, started, cpu = anonymous(), time.perf_counter(), time.process_time()
+    watch = threading.Thread(target=peak.watch, args=(stop,))
+    watch.start()
+    checked = part == "near-duplicates"
+    if checked:  # the check afterwards takes memory and time of its own
+        find_partners(dataset, np.arange(rows), threshold=0.9)
+    note = "" if checked else PARTS[part](dataset)
+    said = {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu, "before": before}
+    stop.set()
+    watch.join()
+    print(json.dumps({**said, "peak": peak.megabytes, "note": note or PARTS[part](dataset)}))
+
+
+class Peak:
+    megabytes = 0.0
+
+    def watch(self, stop: threading.Event) -> None:
+        while not stop.wait(0.05):
+            self.megabytes = max(self.megabytes, anonymous())
+
+
+def anonymous() -> float:
+    """Megabytes of memory that this process asked for."""
+    with Path("/proc/self/status").open() as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) / 1e3
+
+
+if __name__ == "__main__":
+    main()
