@@ -228,6 +228,8 @@ def _judge(
         )
     if missing := int((~judged.judged).sum()):
         report(Note(f"{missing:,} rows of {where} are not judged: no other text has their label"))
+    if not judged.converged:
+        report(Note(f"{where}: a fold's head did not converge with l2 {judged.l2:g}; a larger `l2` converges sooner"))
     if settings.l2 is None and judged.l2 in (max(penalties), min(penalties)):
         report(
             Note(f"the best `l2` is {judged.l2:g}, at the end of those that were tried; name another one to compare")
@@ -250,12 +252,11 @@ def _issues(
     own, best = judged.probabilities[rows, labels], judged.probabilities.max(axis=1)
     scores = label_scores(judged.probabilities, labels, settings.score)
     errors = np.flatnonzero(judged.judged)[found.found]
-    texts = len(np.unique(groups))
     partners = find_partners(
         dataset,
         groups,
         threshold=settings.similarity,
-        on_rows=lambda done: report(Step("comparing", done, texts, "texts")),
+        on_rows=lambda done, total: report(Step("comparing", done, total, "texts")),
     )
     paired = np.flatnonzero(partners.partner >= 0)
     copies = groups[paired] == groups[partners.partner[paired]]

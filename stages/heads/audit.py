@@ -35,6 +35,7 @@ class OutOfFold:
     losses: dict[float, float]
     """Mean cross-entropy of the judged rows, for each penalty that was tried."""
     accuracy: float  # of the judged rows
+    converged: bool  # every fold's head is near enough to its optimum
 
 
 def out_of_fold(
@@ -85,7 +86,12 @@ def out_of_fold(
     probabilities: Float64Array = np.exp(log_softmax(best.logits))
     right = probabilities[judged].argmax(axis=1) == labels[judged]
     return OutOfFold(
-        probabilities=probabilities, judged=judged, l2=best.l2, losses=losses, accuracy=float(right.mean())
+        probabilities=probabilities,
+        judged=judged,
+        l2=best.l2,
+        losses=losses,
+        accuracy=float(right.mean()),
+        converged=best.converged,
     )
 
 

@@ -54,7 +54,11 @@ def same_text_partners(labels: Indices, groups: Indices) -> Indices:
 
 
 def find_partners(
-    dataset: Dataset, groups: Indices, *, threshold: float, on_rows: Callable[[int], None] = lambda rows: None
+    dataset: Dataset,
+    groups: Indices,
+    *,
+    threshold: float,
+    on_rows: Callable[[int, int], None] = lambda done, total: None,
 ) -> Partners:
     """Find each row's nearest row of another label, from a cosine of ``threshold`` on.
 
@@ -62,7 +66,7 @@ def find_partners(
         dataset: The rows. They are read in parts; about 300 bytes a row are kept.
         groups: (rows,) int64, equal for rows of the same text: their cosine is 1.
         threshold: Least cosine, above 0.
-        on_rows: Called with the number of rows that are done, of those that ``groups`` and labels tell apart.
+        on_rows: Called with the numbers of rows that were compared with all later labels, and that will be.
     """
     labels = dataset.targets
     keys = labels * (groups.max() + 1) + groups
@@ -96,7 +100,7 @@ def find_partners(
                 place, value, other = mine[order], one.similarity[order], theirs[order]
                 nearer = (value > best[place]) | ((value == best[place]) & (other < partner[place]))
                 best[place[nearer]], partner[place[nearer]] = value[nearer], other[nearer]
-        on_rows(done)
+        on_rows(done, int(np.searchsorted(labels[rows], labels.max())))
     all_partners = np.where(partner[spread] >= 0, rows[partner[spread]], -1)
     same = same_text_partners(labels, groups)
     return Partners(

@@ -69,7 +69,12 @@ def test_rows_are_judged_by_heads_that_saw_their_label_and_not_their_fold() -> N
         )
     assert np.flatnonzero(~judged.judged).tolist() == [0, 1, 2, 3, 4, 10, 13]
     np.testing.assert_allclose(judged.probabilities.sum(axis=1), 1)
-    assert judged.l2 == 1 and judged.losses[1.0] == min(judged.losses.values()) and judged.accuracy > 0.9
+    assert (
+        judged.converged
+        and judged.l2 == 1
+        and judged.losses[1.0] == min(judged.losses.values())
+        and judged.accuracy > 0.9
+    )
     own = judged.probabilities[judged.judged, labels[judged.judged]]
     assert judged.losses[1.0] == pytest.approx(-np.log(own).mean())
 
@@ -91,7 +96,9 @@ def test_no_near_duplicate_of_another_label_is_missed(
     groups = np.arange(400)
     groups[200:220], features[200:220] = groups[300:320], features[300:320]
     dataset = Dataset(features=features.astype(kind), labels=labels, index=np.arange(400))
-    found = find_partners(dataset, groups, threshold=threshold)
+    steps: list[tuple[int, int]] = []
+    found = find_partners(dataset, groups, threshold=threshold, on_rows=lambda *step: steps.append(step))
+    assert steps[-1][0] == steps[-1][1] > 300 and steps == sorted(steps)
     vectors = dataset.take(slice(None)).astype(np.float64)
     vectors -= vectors.mean(axis=0)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
