@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+
 import numpy as np
 
 from ...cache.errors import TableError
@@ -125,17 +127,18 @@ def assign_folds(
             f"{where}: {len(sizes)} distinct texts cannot be divided into {folds} folds; use fewer `folds`"
         )
     fold = np.full(len(sizes), -1)
-    fold_rows = np.zeros(folds, np.int64)
+    fold_rows = [0] * folds
     for label in np.unique(group_class):
         members = rng.permutation(np.flatnonzero(group_class == label))
         if len(members) == 1:
             continue
-        class_rows = np.zeros(folds, np.int64)
-        for member in members:
-            chosen = int(np.lexsort((fold_rows, class_rows))[0])  # fewest rows of the class, then of all classes
+        emptiest = [(0, rows_of, number) for number, rows_of in enumerate(fold_rows)]
+        heapq.heapify(emptiest)  # fewest rows of the class first, then of all classes
+        for member, size in zip(members.tolist(), sizes[members].tolist(), strict=True):
+            class_rows, of_all, chosen = emptiest[0]
             fold[member] = chosen
-            class_rows[chosen] += sizes[member]
-            fold_rows[chosen] += sizes[member]
+            fold_rows[chosen] = of_all + size
+            heapq.heapreplace(emptiest, (class_rows + size, of_all + size, chosen))
     result: Indices = fold[row_group] + 1
     return result
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet
 import pytest
-from headstart.cache.errors import OutputExistsError, SettingsError, StorageError
+from headstart.cache.errors import OutputExistsError, SettingsError, StorageError, UserError
 from headstart.cache.reader import open_cache
 from headstart.stages import sweep as sweeping
 from headstart.stages.extract import extract
@@ -315,6 +315,44 @@ def test_penalties_of_the_exact_solver_are_swept(cache: Path, tmp_path: Path) ->
         assert run["metrics"]["validation"]["log_loss"] == pytest.approx(row["validation_loss"], abs=1e-5)
         assert run["certificate"]["objective"] == pytest.approx(row["objective"], rel=1e-7)
     assert json.loads((folder / "winner" / "run.json").read_text())["certificate"]["converged"]
+
+
+def test_each_solver_is_combined_with_the_values_that_it_uses() -> None:
+    values = {"solver": ("auto", "sgd", "exact"), "head": ("linear", "mlp"), "hidden": (8, 16), "epochs": (2, 3)}
+    settings = SweepSettings(base=BASE, values={**values, "l2": (1.0, 2.0)}, seeds=(0, 1))
+    compared = Counter((each.solver, each.head, each.hidden, each.epochs, each.l2) for each in settings.settings())
+    default = TrainSettings()
+    solved = [("auto", "linear", 128, 100, 1.0), *(("exact", "linear", 128, 100, l2) for l2 in (1.0, 2.0))]
+    sgd = [("sgd", "linear", default.hidden, epochs, 1.0) for epochs in (2, 3)]
+    sgd += [("sgd", "mlp", hidden, epochs, 1.0) for hidden in (8, 16) for epochs in (2, 3)]
+    assert compared == Counter([*solved, *sgd])
+    assert Counter(each.solver for _, each in settings.cells()) == {"auto": 1, "exact": 2, "sgd": 12}
+
+
+def test_a_search_is_compared_with_sgd_and_is_the_head_of_train_head(cache: Path, tiny: Path, tmp_path: Path) -> None:
+    rows = tiny_rows(90, seed=9, classes=3)
+    table = {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
+    options = ExtractSettings(encoder=str(tiny), precision="float32", features=("cls", "mean"))
+    other = extract(table, tmp_path / "v.h5", options)
+    base = TrainSettings(solver="sgd", feature="cls")
+    values = {"solver": ("auto", "sgd"), "epochs": (1, 2), "head": ("linear", "mlp"), "batch_size": (32, 64)}
+    folder = sweep(cache, tmp_path / "runs", SweepSettings(base=base, values=values), validation=other)
+    found = table_of(folder)
+    assert Counter(row["solver"] for row in found) == {"auto": 1, "sgd": 2 * 2 * (1 + 2)}
+    alone = json.loads(
+        (train_head(cache, tmp_path / "a", TrainSettings(feature="cls"), validation=other) / "run.json").read_text()
+    )
+    (searched,) = (row for row in found if row["solver"] == "auto")
+    assert searched["validation_loss"] == pytest.approx(alone["metrics"]["validation"]["log_loss"], abs=1e-5)
+    folds = SweepSettings(
+        base=TrainSettings(folds=2), values={"solver": ("auto", "exact"), "feature": ("auto", "mean")}
+    )
+    with pytest.raises(UserError, match="several features"):
+        sweep(cache, tmp_path / "refused", folds)
+    features = dataclasses.replace(folds, values={"solver": ("auto",), "feature": ("auto", "mean")})
+    searches = inspect_path(sweep(cache, tmp_path / "searches", features))
+    assert searches["heads"] == 2 * 2 and searches["winner"]["feature"] in ("cls", "mean")
+    assert inspect_path(tmp_path / "searches" / "winner")["search"]["folds"] == 5
 
 
 def test_the_tables_of_several_sweeps_combine(swept: Path, cache: Path, tmp_path: Path) -> None:

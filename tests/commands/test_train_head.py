@@ -365,6 +365,58 @@ def test_of_several_features_one_must_be_named(tiny: Path, tmp_path: Path) -> No
     assert len(json.loads((tmp_path / "sweep" / "sweep.json").read_text())["settings"]["values"]["feature"]) == 2
 
 
+def test_without_options_folds_choose_and_all_other_rows_train(tiny: Path, tmp_path: Path) -> None:
+    """Among all features that the caches hold. The validation scores are those of the folds, and predict reads the run
+    as it says."""
+    rows = tiny_rows(200, classes=3)
+    both = make_cache(tiny, tmp_path / "both.h5", rows, features=("cls", "mean"))
+    fields = run_of(run := train_head(both, tmp_path / "run"))
+    found, choice = fields["search"], fields["search"]["choice"]
+    assert {candidate["feature"] for candidate in found["candidates"]} == {"cls", "mean"}
+    assert choice in found["candidates"] and choice["feature"] == fields["settings"]["feature"]
+    assert choice["scaling"] == fields["scaling"] and choice["l2"] == fields["certificate"]["l2"]
+    assert fields["rows"]["validation"] == 0 and fields["rows"]["train"] + fields["rows"]["test"] == 200
+    assert fields["metrics"]["validation"]["rows"] == found["rows"] <= fields["rows"]["train"]
+    assert fields["metrics"]["validation"]["log_loss"] == pytest.approx(choice["mean"])
+    sgd = run_of(train_head(both, tmp_path / "sgd", TrainSettings(solver="sgd", feature="cls", epochs=1)))
+    assert sgd["rows"]["test"] == fields["rows"]["test"]
+    head, cache = load_head(run), open_cache(both)
+    features = np.asarray(cache.features(choice["feature"]))
+    assert head.normalize == (choice["scaling"] == "normalized")
+    scaled = features / np.linalg.norm(features, axis=1, keepdims=True) if head.normalize else features
+    np.testing.assert_allclose(head.logits(features), scaled @ head.weight.T + head.bias, atol=1e-5)
+    notes: list[Event] = []
+    mean = make_cache(tiny, tmp_path / "mean.h5", tiny_rows(60, seed=5, classes=3), features=("mean",))
+    tested = run_of(train_head(both, tmp_path / "tested", test=mean, report=notes.append))
+    assert {candidate["feature"] for candidate in tested["search"]["candidates"]} == {"mean"}
+    assert any("only mean can be chosen" in note.text for note in notes if isinstance(note, Note))
+
+
+def test_two_rows_of_each_class_are_enough(tiny: Path, tmp_path: Path) -> None:
+    notes: list[Event] = []
+    rows = [(f"{word} {number}", f"class{number}") for number in range(5) for word in ("good", "bad")]
+    fields = run_of(train_head(make_cache(tiny, tmp_path / "c.h5", rows), tmp_path / "run", report=notes.append))
+    assert (fields["rows"]["train"], fields["rows"]["test"], fields["metrics"]["validation"]) == (5, 5, None)
+    low, high = fields["metrics"]["test"]["accuracy_interval"]
+    assert high - low > 0.4
+    rows = [*((f"{word} film", "a") for word in ("good", "bad", "fine")), ("it broke", "b"), ("the phone is bad", "b")]
+    cache = make_cache(tiny, tmp_path / "few.h5", [*rows, ("a plot", "rare")])
+    fields = run_of(train_head(cache, tmp_path / "few", report=notes.append))
+    assert fields["search"]["folds"] == 2 and fields["label_names"] == [
+        "a",
+        "b",
+        "rare",
+    ]  # two of a, each left out once
+    assert any("none to choose a head by: 'b', 'rare'" in note.text for note in notes if isinstance(note, Note))
+
+
+def test_a_run_of_another_scaling_is_refused(cache: Path, tmp_path: Path) -> None:
+    run = train_head(cache, tmp_path / "run", QUICK)
+    (run / "run.json").write_text(json.dumps({**run_of(run), "scaling": "whitened"}))
+    with pytest.raises(FormatError, match="its scaling is 'whitened', which this headstart does not know"):
+        load_head(run)
+
+
 def test_a_missing_feature_and_bad_settings_are_refused(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no feature 'mean'; it holds: cls"):
         train_head(cache, tmp_path / "run", TrainSettings(feature="mean"))

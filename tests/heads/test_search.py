@@ -44,7 +44,7 @@ def test_folds_choose_feature_scaling_and_penalty_as_scikit_learn_does() -> None
     splits = {name: made(features, labels, fold=fold) for name, features in (("noise", noise), ("told", told))}
     found = search(splits, target=TARGET, settings=TrainSettings())
     assert (found.feature, found.scaling, found.search.folds, found.search.rows) == ("told", "normalized", 3, 200)
-    rows = told / np.linalg.norm(told, axis=1, keepdims=True)
+    rows = told.astype(np.float64) / np.linalg.norm(told.astype(np.float64), axis=1, keepdims=True)
     tried = [c for c in found.search.candidates if (c.feature, c.scaling) == ("told", "normalized")]
     assert len(tried) >= 3 and found.search.choice == min(found.search.candidates, key=lambda c: c.mean)
     for candidate in tried:
