@@ -25,6 +25,9 @@ TargetValues = npt.NDArray[Any]
 Scores = npt.NDArray[np.float32]
 """A head's outputs, (rows, outputs) float32: of classes logits."""
 
+_MAX_NUMBERS = 1 << 22
+"""Most numbers in double precision at a time."""
+
 
 class Path(Protocol):
     """The problems of some folds, to be solved for many penalties: `LogisticPath`."""
@@ -130,7 +133,11 @@ class ClassTarget:
         if metric is Metric.AVERAGE_PRECISION:
             return mean_average_precision(values, log_softmax(scores))
         if metric is Metric.LOG_LOSS:
-            return float(-log_softmax(scores)[np.arange(len(values)), values].mean())
+            step = max(_MAX_NUMBERS // self.outputs, 1)
+            spans = [slice(start, start + step) for start in range(0, len(values), step)]
+            return -sum(
+                float(np.take_along_axis(log_softmax(scores[span]), values[span, None], 1).sum()) for span in spans
+            ) / len(values)
         return plain_scores(values, self.predict(scores), self.outputs)[metric]
 
     def evaluate(
