@@ -29,9 +29,9 @@ _PATIENCE = 2
 """A path ends after so many penalties in a row that are worse than its best."""
 _WEIGHED_OUT = 1.0
 """The penalty where there is no row to choose by, for vectors of length 1: scikit-learn's default."""
-_LARGEST, _SMALLEST = 3, -8
+LARGEST, _SMALLEST = 3, -8
 """The penalties to try, in half decades from the mean squared length of the centered vectors, to which a penalty is
-relative: bench/head_defaults.py prints where the best ones are."""
+relative. `bench/head_defaults.py` prints where the best ones are."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -248,4 +248,4 @@ def _penalties(train: Dataset, scaling: Scaling) -> list[float]:
             squares += float((chunk.astype(np.float64) ** 2).sum())
         length = squares / len(rows) - float(((total / len(rows)) ** 2).sum())
     middle = round(2 * math.log10(max(length, 1e-12)))
-    return [10 ** ((middle + step) / 2) for step in range(_LARGEST, _SMALLEST - 1, -1)]
+    return [10 ** ((middle + step) / 2) for step in range(LARGEST, _SMALLEST - 1, -1)]
