@@ -28,6 +28,7 @@ from .stages.settings import (
     VARIED,
     VERIFY_SAMPLE,
     AuditSettings,
+    Calibration,
     ExtractSettings,
     HeadKind,
     Labels,
@@ -76,8 +77,11 @@ Values = dict[str, Any]
 class OneLineErrors(TyperGroup):
     """Prints an error as one line, and sets the exit code: 2 for the user's mistake, 130 for Ctrl-C, 1 for the rest."""
 
-    def make_context(self, *arguments: Any, **options: Any) -> Any:
-        return self._in_one_line(lambda: super(OneLineErrors, self).make_context(*arguments, **options), None)
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        words = _with_calibration(args)
+        return self._in_one_line(
+            lambda: super(OneLineErrors, self).make_context(info_name, words, parent, **extra), None
+        )
 
     def invoke(self, ctx: Any) -> Any:
         stopping.exit_on_bus_error()
@@ -101,6 +105,16 @@ class OneLineErrors(TyperGroup):
             message, code = spell_settings(explanation[0], _spelling(self, command)), explanation[1]
         print(f"headstart: {plain(message)}", file=sys.stderr)
         sys.exit(code)
+
+
+def _with_calibration(words: list[str]) -> list[str]:
+    """Give ``--calibrate`` its value where it stands alone, as it did when it had none."""
+    option = "--calibrate"
+    if words[:1] not in (["train-head"], ["sweep"]) or option not in words:
+        return words
+    place = words.index(option) + 1
+    given = words[place : place + 1] and words[place] in list(Calibration)
+    return words if given else [*words[:place], Calibration.TEMPERATURE, *words[place:]]
 
 
 def _explain(error: BaseException, command: str | None) -> tuple[str, int] | None:

@@ -203,10 +203,23 @@ def show_run(run: Mapping[str, Any]) -> None:
     for name, key in (("accuracy", "accuracy"), ("macro F1", "macro_f1"), ("weighted F1", "weighted_f1")):
         on = " on the test rows" if key == "accuracy" else ""
         lines[name] = f"{test[key]:.4f}{on} (95%: {_interval(test[f'{key}_interval'])})"
+    if "average_precision" in test:  # runs made earlier lack it
+        bounds = test["average_precision_interval"]
+        within = f" (95%: {_interval(bounds)})" if bounds else ""
+        lines["precision"] = f"average {test['average_precision']:.4f}{within}"
     lines["log loss"] = f"{test['log_loss']:.4f} (95%: {_interval(test['log_loss_interval'])})"
     temperature = "" if run["temperature"] == 1 else f", at temperature {run['temperature']:.3f}"
+    if calibration := run.get("calibration"):
+        temperature = f", calibrated: {calibration['method']}{temperature}"
     error = _interval(test["calibration_error_interval"])
     lines["calibration"] = f"expected error {test['calibration_error']:.4f} (95%: {error}){temperature}"
+    if prior := run.get("prior"):
+        shares = ", ".join(f"{plain(name)} {share:.3g}" for name, share in list(prior["expected"].items())[:5])
+        lines["prior"] = f"{shares}; the test rows have the shares of the table"
+    if decision := run.get("decision"):
+        held = f"precision {decision['validation_precision']:.4f}, recall {decision['validation_recall']:.4f}"
+        label, threshold = plain(decision["label"]), decision["threshold"]
+        lines["threshold"] = f"{label} from probability {threshold:.4f} on; on the validation rows {held}"
     work = f"for {len(run['history'])} epochs" if run["history"] else "in the solver"
     lines["time"] = f"{duration(run['seconds'])}, {duration(run['fit_seconds'])} of it {work}"
     show_summary(run["path"], lines)

@@ -21,7 +21,7 @@ from headstart.stages.heads.metrics import evaluate
 
 SIZES, SHARES = (20, 50, 500), (0.5, 0.9, 0.99)
 PRIORS = np.array([0.5, 0.3, 0.15, 0.05])
-SCORES = ("accuracy", "macro_f1", "weighted_f1", "log_loss", "calibration_error")
+SCORES = ("accuracy", "macro_f1", "weighted_f1", "average_precision", "log_loss", "calibration_error")
 NAMES = tuple("abcd")
 Array = npt.NDArray[Any]
 

@@ -151,6 +151,32 @@ def parse_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in names) or (text,)
 
 
+def parse_shares(text: str) -> dict[str, float]:
+    """Read the shares of classes: ``spam=0.01,ham=0.99``; a SettingsError where the text is none, or they do not sum to
+    1."""
+    parts = [part.rpartition("=") for part in parse_names(text)]
+    try:
+        shares = {name: float(share) for name, _, share in parts}
+    except ValueError:
+        shares = {}
+    whole = abs(sum(shares.values()) - 1) < 1e-3 and all(share > 0 for share in shares.values())
+    if len(shares) < len(parts) or not whole:
+        raise SettingsError(f"`prior` is {text!r}; write a share of each class, such as a=0.9,b=0.1; they sum to 1")
+    return shares
+
+
+def parse_floor(text: str) -> tuple[str, float]:
+    """Read a class and its least precision: ``spam=0.9``; a SettingsError where the text is none."""
+    name, _, floor = text.rpartition("=")
+    try:
+        value = float(floor)
+    except ValueError:
+        value = 0.0
+    if not name or not 0 < value <= 1:
+        raise SettingsError(f"`precision_floor` is {text!r}; write a class and a precision, such as spam=0.9")
+    return name, value
+
+
 def parse_columns(text: str) -> str | tuple[str, ...]:
     """Read the name of one column, or the names of several, as `parse_names` does."""
     names = parse_names(text)
@@ -433,6 +459,35 @@ class Metric(enum.StrEnum):
         return self is Metric.LOG_LOSS
 
 
+class Calibration(enum.StrEnum):
+    """How logits are mapped so that probabilities match how often a head is right."""
+
+    NONE = "none"
+    """Not at all."""
+    TEMPERATURE = "temperature"
+    """All are divided by one number."""
+    PER_CLASS = "per-class"
+    """Each class's are multiplied by a number, and another is added. Predictions may change."""
+    AUTO = "auto"
+    """The one with the lowest log loss on rows that it was not fitted to."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Calibration | None:
+        """`True` and `False` have been its values."""
+        return {True: cls.TEMPERATURE, False: cls.NONE}[value] if isinstance(value, bool) else None
+
+
+class Decision(enum.StrEnum):
+    """What chooses the probability from which one of two classes is predicted."""
+
+    NONE = "none"
+    """Nothing: the more probable class is predicted."""
+    ACCURACY = "accuracy"
+    """The accuracy on rows that were not trained on."""
+    MACRO_F1 = "macro-f1"
+    """The mean of both classes' F1 scores on them."""
+
+
 class Schedule(enum.StrEnum):
     """Course of the learning rate after the warm-up."""
 
@@ -519,8 +574,27 @@ class TrainSettings(_Settings):
     )
     label_smoothing: float = setting(0.0, "Fraction of each target that is divided among all classes.", _RATE)
     patience: int = setting(0, "Stop after this many epochs without a lower validation loss; 0: never.", _COUNT_OR_ZERO)
-    calibrate: bool = setting(
-        False, "Fit a temperature on the validation rows, or on those of all folds. The head divides its logits by it."
+    calibrate: Calibration = setting(
+        Calibration.NONE,
+        "Fit a temperature, or two numbers for each class, on the validation rows or those of all folds. auto: what "
+        "has the lowest log loss on rows that it was not fitted to.",
+    )
+    prior: str | None = setting(
+        None,
+        "Share of each class where the head is used, such as spam=0.01,ham=0.99: each logit is moved by the logarithm "
+        "of its ratio to the share among the training rows.",
+        shown="as among the training rows",
+    )
+    decide_by: Decision = setting(
+        Decision.NONE,
+        "Of two classes, choose on the validation rows from which probability on one is predicted: by accuracy or "
+        "macro-f1. none: from one half on.",
+    )
+    precision_floor: str | None = setting(
+        None,
+        "Of two classes, predict one only from the lowest probability on that has this precision on the validation "
+        "rows, such as spam=0.9.",
+        shown="none",
     )
     seed: int = setting(0, "Seed of the row order, the dropout masks and the first weights of an MLP.", _SEED)
     device: str = setting("auto", _DEVICE)
@@ -537,6 +611,14 @@ class TrainSettings(_Settings):
         super().__post_init__()
         require_label_settings(self.task, self.order, None, None)
         _require(1 <= self.fold <= max(self.folds, 1), "fold", self.fold, f"between 1 and {max(self.folds, 1)}")
+        if isinstance(self.prior, Mapping):
+            quoted = ((name.replace('"', '""'), share) for name, share in self.prior.items())
+            object.__setattr__(self, "prior", ",".join(f'"{name}={share!r}"' for name, share in quoted))
+        if self.prior is not None:
+            parse_shares(self.prior)
+        if self.precision_floor is not None:
+            parse_floor(self.precision_floor)
+            _require(self.decide_by is Decision.NONE, "decide_by", self.decide_by, "none with `precision_floor`")
         if self.solver is not Solver.SGD:
             _require(self.head is HeadKind.LINEAR, "head", self.head, f"linear for the {self.solver} solver")
             smoothing = self.label_smoothing
@@ -554,8 +636,13 @@ class TrainSettings(_Settings):
 
     @property
     def needs_validation(self) -> bool:
-        """Whether training reads validation rows: to choose the epoch, or to fit a temperature."""
-        return self.solver is Solver.SGD or self.calibrate
+        """Whether training reads validation rows: to choose the epoch, to calibrate, or for a threshold."""
+        return self.solver is Solver.SGD or self.calibrate is not Calibration.NONE or self.decides
+
+    @property
+    def decides(self) -> bool:
+        """Whether a threshold is chosen by validation rows."""
+        return self.decide_by is not Decision.NONE or self.precision_floor is not None
 
 
 @_documented

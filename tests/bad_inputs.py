@@ -550,6 +550,11 @@ def two_rows_a_class(place: Place) -> Path:
     return place.csv([(f"{word} {number}", f"class{number}") for number in range(9) for word in ("good", "bad")])
 
 
+def adjusted(*options: Any) -> Callable[[Place], list[Any]]:
+    """Train a head on the shared cache with these options."""
+    return lambda place: ["train-head", place.cache, "--out", place.folder / "head", *options]
+
+
 def many_classes(place: Place) -> Path:
     return place.csv(
         [(f"{number} {word}", f"class {number}") for number in range(3_000) for word in ("good", "bad", "fine")]
@@ -833,6 +838,14 @@ ENCODERS = [
     Case(
         "sweep --lr with solvers that have none",
         lambda place: ["sweep", place.cache, "--out", place.folder / "runs", "--solver", "auto,exact", "--lr", 0.1],
+    ),
+    Case("train-head --prior of other classes", adjusted("--prior", "class0=0.5,class2=0.5")),
+    Case("train-head --prior that does not sum to 1", adjusted("--prior", "class0=0.5,class1=0.6")),
+    Case("train-head --precision-floor without a class", adjusted("--precision-floor", "0.9")),
+    Case("train-head --precision-floor of an unknown class", adjusted("--precision-floor", "class2=0.9")),
+    Case(
+        "train-head --decide-by beside --precision-floor",
+        adjusted("--decide-by", "accuracy", "--precision-floor", "class1=0.9"),
     ),
     Case(
         "train-head --dims of more numbers than the vectors have",

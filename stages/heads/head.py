@@ -43,7 +43,8 @@ class Head:
     task: Task = Task.CLASSES
     """What the outputs are: see `outputs_of`."""
     thresholds: tuple[float, ...] | None = None
-    """The least probability of each label that is predicted, where a row may have several; None for one half."""
+    """Where a row may have several labels: the least probability of each that is predicted; None for one half. Of
+    classes: see `decide`; None where the most probable one is predicted."""
     identity: Identity
     """The encoder and settings that the features must come from."""
     dims: Dims | None = None
@@ -73,8 +74,7 @@ class Head:
             least = LEAST_PROBABILITY if self.thresholds is None else np.array(self.thresholds)
             said: npt.NDArray[np.bool_] = outputs >= least
             return said
-        predicted: Indices = outputs.argmax(axis=1)
-        return predicted
+        return decide(outputs, self.thresholds)
 
     def logits(self, features: StoredFeatures) -> npt.NDArray[np.float32]:
         """(rows, width) features to (rows, biases) float32, not yet divided by the temperature.
@@ -109,8 +109,21 @@ class Head:
 
     def predict(self, features: StoredFeatures) -> Indices:
         """(rows, width) features to (rows,) int64, indices into ``label_names``."""
-        predicted: Indices = self.logits(features).argmax(axis=1)
-        return predicted
+        return decide(self.log_probabilities(features), self.thresholds, logarithms=True)
+
+
+def decide(
+    probabilities: npt.NDArray[np.floating[Any]], thresholds: tuple[float, ...] | None, *, logarithms: bool = False
+) -> Indices:
+    """Return the class that is predicted from these (rows, classes) probabilities, or their logarithms: (rows,) int64.
+
+    It is the most probable one; with thresholds, the one whose probability is largest in proportion to its threshold.
+    Of two classes whose thresholds sum to 1, each is predicted where its probability is at least its threshold.
+    """
+    if thresholds is not None:
+        probabilities = probabilities - np.log(thresholds) if logarithms else probabilities / thresholds
+    predicted: Indices = probabilities.argmax(axis=1)
+    return predicted
 
 
 def outputs_of(task: Task, logits: Float64Array) -> Float64Array:

@@ -28,6 +28,7 @@ _MAX_STEPS = 100_000
 _MAX_NUMBERS = 4_000_000
 """Most numbers of resamples in memory at a time."""
 _MAX_DRAWS = 200_000_000
+_MAX_RANKED = 50_000
 _Array = npt.NDArray[Any]
 """float64; the type stubs of a weighted `np.bincount` say otherwise."""
 _log_gamma = np.vectorize(math.lgamma, otypes=[np.float64])
@@ -150,6 +151,72 @@ def f1_intervals(
     bad, good = (np.concatenate(scores[side::2], axis=1) for side in (0, 1))
     bounds = np.stack([np.quantile(bad, _TAIL, axis=1), np.quantile(good, 1 - _TAIL, axis=1)], axis=1)
     return dict(zip(("macro_f1", "weighted_f1"), bounds, strict=True))
+
+
+def average_precision_interval(
+    labels: Indices, scores: Float64Array, groups: Indices, *, seed: int, resamples: int
+) -> Float64Array | None:
+    """The interval [low, high] of the macro average precision, with one text more of a random class in each resample.
+
+    On the bad side, the text that is added has the lowest score of its own class and the highest of the others; on the
+    good side it is the other way round. With many rows and classes there are fewer than 1,000 resamples, but at least
+    200; None where rows times classes are more than 50,000, because these would take long.
+
+    Args:
+        labels: (rows,) int64.
+        scores: (rows, classes) float64; in each column the rows of its class should have the highest.
+        groups: (rows,) int64, equal for copies of one text.
+        seed: Seed of the resampling.
+        resamples: Number of resamples.
+    """
+    used, (rows, classes) = np.unique(labels), scores.shape
+    if rows * classes > _MAX_RANKED:
+        return None
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    resamples = max(min(resamples, 200), min(resamples, _MAX_DRAWS // (50 * rows * classes)))
+    rng = np.random.default_rng(seed)
+    rankings = [_Ranking(labels == label, scores[:, label], group) for label in used]
+    sizes = np.bincount(group)
+    bounds = []
+    chunk = max(1, _MAX_NUMBERS // (10 * rows))
+    for start in range(0, resamples, chunk):
+        n = min(chunk, resamples - start)
+        weights = rng.standard_exponential((n, len(first)))
+        more = rng.standard_exponential(n) * sizes[rng.choice(len(first), n, p=sizes / rows)]
+        label = rng.choice(used, n)
+        of_classes = [ranking.bounds(weights, more, label == own) for own, ranking in zip(used, rankings, strict=True)]
+        bounds.append(np.mean(of_classes, axis=0))
+    bad, good = np.concatenate(bounds, axis=1)
+    return np.array([np.quantile(bad, _TAIL), np.quantile(good, 1 - _TAIL)])
+
+
+class _Ranking:
+    """The rows in the order of a class's scores, from the highest."""
+
+    def __init__(self, of_class: Mask, scores: Float64Array, group: Indices) -> None:
+        order = np.argsort(-scores, kind="stable")
+        ranked, hits = scores[order], np.flatnonzero(of_class[order])
+        # Rows with equal scores share the rank of the last of them.
+        self._ends = np.searchsorted(-ranked, -ranked[hits], side="right") - 1
+        self._hit_ends = np.searchsorted(-ranked[hits], -ranked[hits], side="right") - 1
+        self._hits, self._text = hits, group[order]
+
+    def bounds(self, weights: Float64Array, more: Float64Array, is_own: Mask) -> Float64Array:
+        """The average precision with one text more on the bad side, and on the good side: (2, n) float64.
+
+        Args:
+            weights: (n, texts) float64.
+            more: (n,) float64, the weight of the text that is added.
+            is_own: (n,) bool, whether that text is of this class.
+        """
+        of_rows = np.take(weights, self._text, axis=1)
+        hits, sums = np.take(of_rows, self._hits, axis=1), np.cumsum(of_rows, axis=1)
+        above, correct = np.take(sums, self._ends, axis=1), np.cumsum(hits, axis=1)
+        total, own, other = correct[:, -1], np.where(is_own, more, 0), np.where(is_own, 0, more)
+        correct = np.take(correct, self._hit_ends, axis=1)
+        bad = (hits * correct / (above + other[:, None])).sum(axis=1) + own * (total + own) / (sums[:, -1] + more)
+        good = (hits * (correct + own[:, None]) / (above + own[:, None])).sum(axis=1) + own
+        return np.stack([bad, good]) / (total + own)
 
 
 def loss_intervals(

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from ..settings import Metric
 from ..types import Float64Array, Indices
-from .calibration import calibration_gaps
-from .intervals import f1_intervals, loss_intervals, share_intervals
+from .calibration import calibration_gaps, reliability
+from .head import decide
+from .intervals import average_precision_interval, f1_intervals, loss_intervals, share_intervals
 
 RESAMPLES = 1000
 MAX_MATRIX_CLASSES = 256
@@ -28,33 +29,38 @@ def evaluate(
     names: tuple[str, ...],
     seed: int = 0,
     resamples: int = RESAMPLES,
+    thresholds: tuple[float, ...] | None = None,
 ) -> dict[str, Any]:
     """Score predictions.
 
     Args:
         labels: (rows,) int64, the true classes.
-        log_probabilities: (rows, classes) float64; the largest of a row is the predicted class.
+        log_probabilities: (rows, classes) float64.
         groups: (rows,) int64, equal for copies of one text. Intervals count texts and not rows, because copies of a
             text are not independent.
         names: The classes' names.
         seed: Seed of the resampling.
         resamples: Number of resamples for the intervals.
+        thresholds: Of each class, or None; see `decide`. Calibration is always that of the most probable class.
 
     Returns:
-        ``rows``; ``accuracy``, ``macro_f1``, ``weighted_f1`` (weighted by support), ``log_loss`` (in nats) and
-        ``calibration_error`` (see `calibration_gaps`), each with its ``_interval``, [low, high] at 95%, which holds
-        the score itself; ``per_class``: precision and recall with their intervals, f1 and rows, by name;
+        ``rows``; ``accuracy``, ``macro_f1``, ``weighted_f1`` (weighted by support), ``average_precision`` (see
+        `mean_average_precision`), ``log_loss`` (in nats) and ``calibration_error`` (see `calibration_gaps`), each with
+        its ``_interval``, [low, high] at 95%, which holds the score itself; of ``average_precision`` it may be None
+        (see `average_precision_interval`); ``reliability`` (see `reliability`); ``per_class``: precision and recall
+        with their intervals, f1 and rows, by name;
         ``confusion_matrix`` [true][predicted], or None for more than 256 classes.
 
         As in scikit-learn, precision without a prediction and recall without a row are 0. Macro F1 is the mean over
         the classes that have a row or a prediction.
     """
     classes = len(names)
-    predicted: Indices = log_probabilities.argmax(axis=1)
+    predicted = decide(log_probabilities, thresholds, logarithms=True)
     scores, correct = _scores(labels, predicted, classes), labels == predicted
     by_class = {"precision": scores.precision, "recall": scores.recall}
     losses = -log_probabilities[np.arange(len(labels)), labels]
-    gaps = calibration_gaps(correct, log_probabilities)
+    probable = correct if thresholds is None else labels == log_probabilities.argmax(axis=1)
+    gaps = calibration_gaps(probable, log_probabilities)
     matrix = None
     if classes <= MAX_MATRIX_CLASSES:
         matrix = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes).tolist()
@@ -62,6 +68,7 @@ def evaluate(
         "accuracy": scores.accuracy,
         "macro_f1": scores.macro_f1,
         "weighted_f1": scores.weighted_f1,
+        "average_precision": mean_average_precision(labels, log_probabilities),
         "log_loss": float(losses.mean()),
         "calibration_error": float(np.abs(gaps.sum(axis=0)).sum() / len(labels)),
     }
@@ -72,18 +79,24 @@ def evaluate(
         "precision": shares[1 : 1 + classes].tolist(),
         "recall": shares[1 + classes :].tolist(),
     }
-    bounds = {
+    bounds: dict[str, Float64Array | None] = {
         "accuracy": shares[0],
         **f1_intervals(labels, predicted, groups, classes=classes, seed=seed, resamples=resamples),
+        "average_precision": average_precision_interval(
+            labels, log_probabilities, groups, seed=seed, resamples=resamples
+        ),
         **loss_intervals(log_probabilities, gaps, losses, groups, seed=seed, resamples=resamples),
     }
     return {
         "rows": len(labels),
         **overall,
         **{
-            f"{name}_interval": [float(min(low, overall[name])), float(max(high, overall[name]))]
-            for name, (low, high) in bounds.items()
+            f"{name}_interval": None
+            if bound is None
+            else [float(min(bound[0], overall[name])), float(max(bound[1], overall[name]))]
+            for name, bound in bounds.items()
         },
+        "reliability": reliability(probable, np.exp(log_probabilities.max(axis=1))),
         "per_class": {
             name: {
                 **{score: float(values[i]) for score, values in by_class.items()},

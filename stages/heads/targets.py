@@ -77,7 +77,13 @@ class Target(Protocol):
         """One of the metrics of these rows."""
 
     def evaluate(
-        self, values: TargetValues, scores: Scores, groups: Indices, *, temperature: float = 1.0
+        self,
+        values: TargetValues,
+        scores: Scores,
+        groups: Indices,
+        *,
+        temperature: float = 1.0,
+        thresholds: tuple[float, ...] | None = None,
     ) -> dict[str, Any]:
         """All metrics of these rows, with intervals; ``groups`` (rows,) int64 are equal for copies of a text."""
 
@@ -141,10 +147,16 @@ class ClassTarget:
         return plain_scores(values, self.predict(scores), self.outputs)[metric]
 
     def evaluate(
-        self, values: TargetValues, scores: Scores, groups: Indices, *, temperature: float = 1.0
+        self,
+        values: TargetValues,
+        scores: Scores,
+        groups: Indices,
+        *,
+        temperature: float = 1.0,
+        thresholds: tuple[float, ...] | None = None,
     ) -> dict[str, Any]:
         log_probabilities = log_softmax(scores, temperature)
-        return evaluate(values, log_probabilities, groups, names=self.names, resamples=RESAMPLES)
+        return evaluate(values, log_probabilities, groups, names=self.names, resamples=RESAMPLES, thresholds=thresholds)
 
 
 def log_softmax(logits: Scores, temperature: float = 1.0) -> Float64Array:

@@ -107,7 +107,8 @@ def write_run(folder: Path, head: Head, fields: dict[str, Any], predictions: Seq
         tensors["temperature"] = np.array([head.temperature], np.float32)
     (folder / HEAD_FILE).write_bytes(safetensors.numpy.save(tensors))
     write_predictions(folder, head, predictions)
-    plain = head.task is Task.CLASSES and not head.normalize  # as every headstart computes logits
+    # As every headstart predicts.
+    plain = head.task is Task.CLASSES and not head.normalize and head.thresholds is None
     thresholds = None if head.thresholds is None else list(head.thresholds)
     RUN.write(folder, {**fields, "task": head.task, "thresholds": thresholds}, version=1 if plain else 2)
 
@@ -179,7 +180,8 @@ def _thresholds(fields: dict[str, Any], names: tuple[str, ...], where: str) -> t
     found = fields.get("thresholds")
     if found is None:
         return None
-    if not isinstance(found, list) or len(found) != len(names) or not all(type(t) in (int, float) for t in found):
+    numbers = isinstance(found, list) and all(type(t) in (int, float) and 0 <= t < np.inf for t in found)
+    if not numbers or len(found) != len(names):
         raise DamagedError(f"{where}: its 'thresholds' are not a number for each of {len(names)} labels")
     return tuple(map(float, found))
 

@@ -12,7 +12,7 @@ import torch
 from ...cache.errors import SettingsError
 from ...cache.label_kind import LabelKind
 from ...cache.reader import Cache
-from ..heads.calibration import fit_temperature
+from ..heads.adjustment import Adjusted, adjust, require_adjustable
 from ..heads.dataset import Dataset, Splits
 from ..heads.fit import Fit, fit_head
 from ..heads.head import Head, outputs_of
@@ -50,7 +50,7 @@ def train_run(
     """
     task, names = TASKS[cache.label_kind or LabelKind.CLASS], cache.label_names or ()
     target = target_of(task, names)
-    _require_fit(settings, task, target)
+    _require_fit(settings, task, target, names)
     feature, scaling = next(iter(splits)), Scaling.STANDARDIZED if settings.standardize else Scaling.NONE
     found: Found | None = None
     if settings.solver is Solver.AUTO:
@@ -74,9 +74,8 @@ def train_run(
         thresholds=None,
     )
     validated = _validate(head, rows_of, settings, found)
-    if settings.calibrate and len(validated.dataset):
-        temperature = float(np.float32(fit_temperature(validated.scores, validated.dataset.targets)))  # as it is stored
-        head = dataclasses.replace(head, temperature=temperature)
+    adjusted = _adjust(head, settings, validated, train, own=found is None or validated.fold is None)
+    head = adjusted.head
     whole = dataclasses.replace(head, dims=train.dims)  # the splits' vectors are cut already
     rows = {"train": len(train), "validation": len(validation), "test": len(test), "shared": rows_of.shared_rows}
     passes = rows_of.texts_read(len(fit.history) or 1)  # a solver would encode once
@@ -93,6 +92,7 @@ def train_run(
         "rows": rows,
         "search": None if found is None else dataclasses.asdict(found.search),
         "temperature": head.temperature,
+        **adjusted.record,
         "best_epoch": fit.best_epoch,
         "history": [dataclasses.asdict(epoch) for epoch in fit.history],
         "certificate": None if fit.convergence is None else dataclasses.asdict(fit.convergence),
@@ -102,14 +102,16 @@ def train_run(
     }
     predictions: list[PartPredictions] = []
     metrics: dict[str, Any] = {"validation": None}
-    for part, dataset, fold, groups, scores in (
-        ("validation", validated.dataset, validated.fold, validated.groups, validated.scores),
-        ("test", test, None, rows_of.test_groups, _scores(head, test)),
+    for part, dataset, fold, groups, scores, temperature in (
+        ("validation", validated.dataset, validated.fold, validated.groups, adjusted.logits, 1.0),
+        ("test", test, None, rows_of.test_groups, _scores(head, test), head.temperature),
     ):
         if len(dataset):
-            said = outputs_of(task, scores.astype(np.float64) / head.temperature)
+            said = outputs_of(task, scores.astype(np.float64) / temperature)
             predictions.append(PartPredictions(part=part, dataset=dataset, fold=fold, outputs=said))
-            metrics[part] = target.evaluate(dataset.targets, scores, groups, temperature=head.temperature)
+            metrics[part] = target.evaluate(
+                dataset.targets, scores, groups, temperature=temperature, thresholds=head.thresholds
+            )
     record = {
         **provenance(device, fields),
         "labels": None if labels is None else {**dataclasses.asdict(labels), "table": str(labels.table)},
@@ -135,13 +137,28 @@ def _validate(head: Head, splits: Splits, settings: TrainSettings, found: Found 
     )
 
 
+def _adjust(head: Head, settings: TrainSettings, validated: Validated, train: Dataset, *, own: bool) -> Adjusted:
+    """Adjust a head of classes as the settings say; see `adjust`."""
+    if head.task is not Task.CLASSES:
+        return Adjusted(head, validated.scores, {})
+    return adjust(
+        head,
+        settings,
+        scores=validated.scores,
+        labels=validated.dataset.targets,
+        fold=validated.groups if validated.fold is None or own else validated.fold,
+        support=np.bincount(train.targets, minlength=len(head.label_names)),
+        own=own,
+    )
+
+
 def _scores(head: Head, dataset: Dataset) -> Scores:
     """A head's outputs before they become probabilities."""
     parts = [head.logits(chunk) for chunk in dataset.chunks()]
     return np.concatenate(parts or [np.zeros((0, len(head.bias)), np.float32)])
 
 
-def _require_fit(settings: TrainSettings, task: Task, target: Target) -> None:
+def _require_fit(settings: TrainSettings, task: Task, target: Target, names: tuple[str, ...]) -> None:
     """Refuse settings that have no meaning for a task.
 
     Raises:
@@ -152,8 +169,11 @@ def _require_fit(settings: TrainSettings, task: Task, target: Target) -> None:
         raise SettingsError(f"`metric={settings.metric}` does not go with `task={task}`; choose one of {known}")
     if task is not Task.CLASSES and settings.solver is Solver.SGD:
         raise SettingsError(f"`solver=sgd` trains heads of classes, and the task is {task}; leave it out")
-    if task is not Task.CLASSES and settings.calibrate:
-        raise SettingsError(f"`calibrate` fits probabilities of classes, and the task is {task}; leave it out")
+    if task is Task.CLASSES:
+        require_adjustable(settings, names)
+    for name in ("calibrate", "prior", "decide_by", "precision_floor"):
+        if task is not Task.CLASSES and getattr(settings, name) != getattr(TrainSettings, name):
+            raise SettingsError(f"`{name}` is for probabilities of classes, and the task is {task}; leave it out")
 
 
 def _solve(target: Target, train: Dataset, scaling: Scaling, settings: TrainSettings, report: Report) -> Fit:

@@ -365,8 +365,8 @@ def test_the_tables_of_several_sweeps_combine(swept: Path, cache: Path, tmp_path
     types = {field.name: str(field.type) for field in tables[0].schema}
     assert {types[name] for name in ("dims", "memory", "hidden", "seed", "epoch", "iterations")} == {"int64"}
     assert {types[name] for name in ("l2", "dropout", "validation_loss", "gap")} == {"double"}
-    assert {types[name] for name in ("head", "solver", "class_weight", "reason")} == {"string"}
-    assert {types[name] for name in ("calibrate", "converged", "best")} == {"bool"}
+    assert {types[name] for name in ("head", "solver", "calibrate", "prior", "reason")} == {"string"}
+    assert {types[name] for name in ("keep_shared", "converged", "best")} == {"bool"}
     rows = pyarrow.concat_tables(tables).to_pylist()
     assert rows == table_of(swept) + table_of(tmp_path / "runs")
     assert {(row["dims"], row["l2"]) for row in rows if row["solver"] == "exact"} == {

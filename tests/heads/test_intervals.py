@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
-from headstart.stages.heads.intervals import exact_interval, f1_intervals, share_intervals
+from headstart.stages.heads.intervals import _Ranking, exact_interval, f1_intervals, share_intervals
 from headstart.stages.heads.metrics import evaluate
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from interval_coverage import coverage, exact_coverage
+from interval_coverage import SCORES, coverage, exact_coverage
+from sklearn.metrics import average_precision_score
 
 
 @given(st.integers(1, 100_000), st.data())
@@ -71,7 +72,7 @@ def test_a_score_lies_in_its_interval_which_copies_of_texts_do_not_narrow(seed: 
     names = tuple("abcd"[:classes])
     alone = evaluate(*rows, names=names, resamples=30)
     copied = evaluate(*(np.repeat(array, 3, axis=0) for array in rows), names=names, resamples=30)
-    for score in ("accuracy", "macro_f1", "weighted_f1", "log_loss", "calibration_error"):
+    for score in SCORES:
         low, high = alone[f"{score}_interval"]
         assert 0 <= low <= alone[score] <= high
         np.testing.assert_allclose(copied[f"{score}_interval"], [low, high], atol=1e-9)
@@ -109,3 +110,20 @@ def test_the_bootstrap_over_kinds_of_texts_equals_the_bootstrap_over_texts() -> 
 def test_a_calibration_error_is_at_most_one() -> None:
     sure = np.array([[0, -1e4], [-1e4, 0]] * 10)
     assert evaluate(np.array([1, 0] * 10), sure, np.arange(20), names=("a", "b"))["calibration_error_interval"][1] == 1
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_resample_of_average_precision_is_scikit_learns_with_weights_and_a_row_more(own: bool) -> None:
+    rng = np.random.default_rng(2)
+    of_class, scores, group = rng.random(60) < 0.3, rng.integers(7, size=60).astype(float), np.arange(60) // 2
+    weights, more = rng.exponential(size=(3, 30)), rng.exponential(size=3)
+    found = _Ranking(of_class, scores, group).bounds(weights, more, np.full(3, own))
+    # The row more is of the class, at the lowest or highest rank; or of another class, at the highest or lowest.
+    for side, score in ((0, -1.0 if own else 9.0), (1, 9.0 if own else -1.0)):
+        for resample in range(3):
+            expected = average_precision_score(
+                np.append(of_class, own),
+                np.append(scores, score),
+                sample_weight=np.append(weights[resample][group], more[resample]),
+            )
+            assert found[side][resample] == pytest.approx(expected)

@@ -35,7 +35,10 @@ def test_scores_equal_scikit_learns(rows: int, classes: int, seed: int) -> None:
     assert np.isclose(found["accuracy"], sk.accuracy_score(labels, predicted))
     assert np.isclose(found["weighted_f1"], sk.f1_score(labels, predicted, average="weighted", zero_division=0))
     assert np.isclose(found["log_loss"], sk.log_loss(labels, probabilities, labels=numbers))
-    for score in ("accuracy", "macro_f1", "weighted_f1", "log_loss", "calibration_error"):
+    present = np.unique(labels)
+    precisions = [sk.average_precision_score(labels == label, probabilities[:, label]) for label in present]
+    assert np.isclose(found["average_precision"], np.mean(precisions))
+    for score in ("accuracy", "macro_f1", "weighted_f1", "average_precision", "log_loss", "calibration_error"):
         low, high = found[f"{score}_interval"]
         assert 0 <= low <= found[score] <= high
     assert np.isclose(found["macro_f1"], sk.f1_score(labels, predicted, average="macro"))
