@@ -27,7 +27,7 @@ def noisy(seed: int) -> tuple[Any, Any]:
         labels[labels == classes - 1] = 0
     if seed % 4 == 1:
         labels[0] = classes - 1
-    logits = rng.normal(size=(rows, classes)) + 2.0 * np.eye(classes)[true]
+    logits = rng.normal(size=(rows, classes)) + (0.5 + seed % 3) * np.eye(classes)[true]
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     return probabilities.round(6), labels
 
