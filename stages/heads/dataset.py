@@ -12,7 +12,7 @@ import numpy as np
 
 from ...cache.hashing import Hashes
 from ..settings import Scaling
-from ..types import Features, Indices, StoredFeatures
+from ..types import Features, Float64Array, Indices, StoredFeatures
 from .dims import Dims, normalized
 from .head import Parameters, Weights
 
@@ -141,10 +141,16 @@ def fit_scaler(train: Dataset, *, center: bool, standardize: bool) -> Scaler:
         means = sum((chunk.sum(axis=0, dtype=np.float64) for chunk in train.chunks()), zeros) / len(train)
     if standardize:
         variances = sum((((chunk - means) ** 2).sum(axis=0) for chunk in train.chunks()), zeros) / len(train)
-        deviations = np.sqrt(variances)
-        least = np.maximum(_CONSTANT * np.sqrt(means**2 + variances), _CONSTANT / 10 * deviations.max())
-        scale = 1 / np.where(deviations <= least, 1.0, deviations)
+        scale = column_scales(means, variances)
     return Scaler((means if center else zeros).astype(np.float32), scale.astype(np.float32))
+
+
+def column_scales(means: Float64Array, variances: Float64Array) -> Float64Array:
+    """What columns with these means and variances are multiplied with to be standardized; 1 for constant columns."""
+    deviations = np.sqrt(variances)
+    least = np.maximum(_CONSTANT * np.sqrt(means**2 + variances), _CONSTANT / 10 * deviations.max())
+    scales: Float64Array = 1 / np.where(deviations <= least, 1.0, deviations)
+    return scales
 
 
 class ScaledDataset:

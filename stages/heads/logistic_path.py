@@ -1,4 +1,9 @@
-"""Logistic regression for many penalties and all folds: arrays in, out-of-fold logits out."""
+"""Logistic regression for many penalties and all folds: arrays in, out-of-fold logits out.
+
+All rows are read once a pass, for a batch of problems: the folds of some neighbouring penalties. A row that a problem
+leaves out has the weight 0 there, and its logits are the out-of-fold logits. A penalty's problems start where those of
+the last penalty ended, with what L-BFGS has learned there of the Hessian.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +12,23 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from ..settings import ClassWeight, Scaling, Solver, TrainSettings
+from ..settings import ClassWeight, Scaling
 from ..threads import WorkerThreads
-from ..types import Indices
-from .dataset import Dataset, scaled
-from .logistic import LogisticSolver
+from ..types import Float64Array, Indices
+from .dataset import Dataset, ScaledDataset, column_scales, fits_in_memory, scaled
+from .logistic import choose_scaler, history_within
+from .logistic_batch import Curvature, HeldOut, Limits, LogisticBatch, Problem
+from .spectrum import sum_over_rows
+from .stacked import class_weights
+
+_LIMITS = Limits(tolerance=1e-6, rounding=1e-7, loose_tolerance=1e-4, passes=200, history=10)
+_LEAST_LOSS = 1e-4
+"""A mean loss below this is as good as none. Float32 has no digits for a gap that is small beside it."""
+_BLOCK_RATIO = 4.0
+"""Penalties that are solved together differ at most by this factor, so that the last ones' optimum is a good start."""
+_BLOCK_COLUMNS = 512  # columns of a matrix product, at most, unless a single penalty has more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +41,7 @@ class PathPoint:
 
 
 class LogisticPath:
-    """Solves for each of some folds, and any penalties."""
+    """Solves for each of some folds, and any penalties, to about 1e-6 of the objective."""
 
     def __init__(
         self,
@@ -47,35 +63,115 @@ class LogisticPath:
                 a fold is trained on all rows that are not in it.
             memory: Most bytes to hold features in; the rest is read in every pass. None for no limit.
         """
-        settings = TrainSettings(
-            solver=Solver.EXACT,
-            class_weight=class_weight,
-            standardize=scaling is Scaling.STANDARDIZED,
-            memory=None if memory is None else max(memory // folds, 1 << 24),
+        train = scaled(train, scaling)
+        scaler = choose_scaler(train, standardize=scaling is Scaling.STANDARDIZED)
+        rows = ScaledDataset(train, scaler, in_memory=fits_in_memory((train,), memory))
+        self._rows, self._classes, self._memory = len(rows), classes, memory
+        self._fold, self._folds = torch.from_numpy(fold), folds
+        in_fold = np.bincount(fold * classes + rows.targets, minlength=(folds + 1) * classes).reshape(-1, classes)
+        counts = in_fold.sum(0) - in_fold  # (folds + 1, classes), of the rows that each fold's problem has
+        counts[0] = in_fold.sum(0)
+        weights = np.stack([class_weights(class_weight, each) for each in counts])
+        # A class that a problem does not have starts with next to no probability.
+        self._biases = np.log(np.maximum(counts * weights, 1e-3) / (counts * weights).sum(1, keepdims=True))
+        vector = 4 * classes * (train.width + 1)  # bytes
+        history = history_within(memory, 4 * folds * vector, _LIMITS.history)
+        self._limits = dataclasses.replace(_LIMITS, history=history, floor=_LEAST_LOSS * len(rows))
+        bytes_each = (2 * self._limits.history + 20) * vector
+        self._group = folds * _BLOCK_COLUMNS if memory is None else max(memory // 4 // bytes_each, 1)
+        self._batch = LogisticBatch(
+            rows,
+            rows.targets,
+            class_weights=weights,
+            fold=fold,
+            curvature=Curvature(rows, weights[0][rows.targets], threads, torch.float32),
+            column_scales=_scales_of_folds(rows, fold, folds, scaler.center, scaler.scale, threads)
+            if scaling is Scaling.STANDARDIZED
+            else None,
+            threads=threads,
+            dtype=torch.float32,
         )
-        self._rows, self._fold, self._classes = scaled(train, scaling), fold, classes
-        kept = [np.flatnonzero(fold != number) for number in range(1, folds + 1)]
-        self._solvers = [
-            LogisticSolver(
-                dataclasses.replace(self._rows, index=train.index[rows]),
-                classes=classes,
-                settings=settings,
-                threads=threads,
-            )
-            for rows in kept
-        ]
 
     def solve(self, penalties: Sequence[float], on_step: Callable[[], None] = lambda: None) -> Iterator[PathPoint]:
         """Solve for each penalty, from the largest to the smallest. ``on_step`` is called now and then."""
-        for l2 in sorted(penalties, reverse=True):
-            logits = np.zeros((len(self._rows), self._classes), np.float32)
-            converged = True
-            for number, solver in enumerate(self._solvers, 1):
-                parameters, report = solver.solve(l2)
-                held_out = np.flatnonzero(self._fold == number)
-                for start in range(0, len(held_out), 2048):
-                    rows = held_out[start : start + 2048]
-                    logits[rows] = self._rows.take(rows) @ parameters["weight"].T + parameters["bias"]
-                converged &= report.converged
-                on_step()
-            yield PathPoint(l2, logits, converged)
+        last: list[Problem] = []
+        for block in self._blocks(sorted(penalties, reverse=True)):
+            if not last:
+                last = [self._batch.begin(fold, block[0], self._biases[fold]) for fold in range(1, self._folds + 1)]
+                for group in self._groups(last):
+                    self._batch.evaluate(group)
+            logits = torch.zeros(len(block), self._rows, self._classes)
+            problems = [problem.with_penalty(l2) for l2 in block for problem in last]
+            for first, group in zip(range(0, len(problems), self._group), self._groups(problems), strict=True):
+                places = {id(problem): (first + place) // self._folds for place, problem in enumerate(group)}
+                self._batch.solve(group, self._limits, held_out=self._keeper(logits, places), on_pass=on_step)
+            for place, l2 in enumerate(block):
+                last = problems[place * self._folds : (place + 1) * self._folds]
+                yield PathPoint(l2, logits[place].numpy(), all(problem.converged for problem in last))
+
+    def _groups(self, problems: Sequence[Problem]) -> list[Sequence[Problem]]:
+        """Problems that fit into memory together."""
+        return [problems[first : first + self._group] for first in range(0, len(problems), self._group)]
+
+    def _blocks(self, penalties: Sequence[float]) -> Iterator[list[float]]:
+        """Neighbouring penalties that are solved together."""
+        most = max(_BLOCK_COLUMNS // (self._folds * self._classes), 1)
+        if self._memory is not None:
+            most = max(min(most, self._memory // 8 // (4 * self._rows * self._classes)), 1)
+        block: list[float] = []
+        for l2 in penalties:
+            if block and (len(block) == most or l2 * _BLOCK_RATIO < block[0]):
+                yield block
+                block = []
+            block.append(l2)
+        if block:
+            yield block
+
+    def _keeper(self, logits: torch.Tensor, places: dict[int, int]) -> Callable[[Sequence[Problem]], HeldOut]:
+        """Writes the rows that problems leave out to (penalties, rows, classes) logits, at each problem's place."""
+
+        def keeper(problems: Sequence[Problem]) -> HeldOut:
+            by_fold: dict[int, tuple[list[int], list[int]]] = {}
+            for number, problem in enumerate(problems):
+                numbers, rows_of = by_fold.setdefault(problem.fold, ([], []))
+                numbers.append(number)
+                rows_of.append(places[id(problem)])
+
+            def keep(span: slice, found: torch.Tensor) -> None:
+                folds = self._fold[span]
+                for fold, (numbers, penalties) in by_fold.items():
+                    rows = (folds == fold).nonzero()[:, 0]
+                    if len(rows):
+                        target = torch.tensor(penalties)[:, None], span.start + rows
+                        logits[target] = found[numbers][:, :, rows].transpose(1, 2)
+
+            return keep
+
+        return keeper
+
+
+def _scales_of_folds(
+    rows: ScaledDataset,
+    fold: Indices,
+    folds: int,
+    center: npt.NDArray[np.float32],
+    scale: npt.NDArray[np.float32],
+    threads: WorkerThreads,
+) -> Float64Array:
+    """What standardized columns are multiplied with to be standardized by the rows of each fold's problem alone:
+    (folds + 1, width)."""
+    outside = torch.from_numpy((fold != np.arange(folds + 1)[:, None]) | (np.arange(folds + 1) == 0)[:, None])
+
+    def work(span: slice, features: torch.Tensor) -> list[torch.Tensor]:
+        mask = outside[:, span].to(torch.float32)
+        return [torch.mm(mask, features), torch.mm(mask, features.square())]
+
+    sums, squares = sum_over_rows(rows, work, threads)
+    number = outside.sum(1).numpy()[:, None]
+    means = sums / number
+    variances = np.maximum(squares / number - means**2, 0)
+    raw = [
+        column_scales(center + mean / scale, variance / scale**2.0)
+        for mean, variance in zip(means, variances, strict=True)
+    ]
+    return np.stack(raw) / scale

@@ -1,0 +1,397 @@
+"""Many logistic regressions on the same rows at once, each to its optimum.
+
+The method is L-BFGS (Nocedal and Wright, Numerical Optimization, 2006, algorithm 7.4): a pass over the rows gives every
+problem's objective and gradient, in two matrix products for all problems. The features of real encoders are
+ill-conditioned, and L-BFGS alone would crawl along their narrow directions. It starts from an approximate inverse of
+the Hessian: that of the Kronecker product of A and G plus the penalty, where A is the problem's class covariance,
+averaged over the rows, and G the covariance of the features, as in KFAC (Martens and Grosse, 2015). G is shared by all
+problems. Products with the features are in float32, sums in float64.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from ..threads import WorkerThreads
+from ..types import Float64Array, Indices
+from .spectrum import Rows, sum_over_rows
+
+Tensor = torch.Tensor
+HeldOut = Callable[[slice, Tensor], None]
+"""Is given a span of rows and the logits of all problems there, (problems, classes, rows)."""
+
+_SPAN_NUMBERS = 1 << 19
+"""About so many features, and so many logits, are worked on at a time: they stay in the processor's cache."""
+_LEAST_SPAN, _MOST_SPAN = 64, 1024
+_FULL_CLASSES = 256
+"""With more classes, only the diagonal of the class covariance counts."""
+_SAMPLE = 512
+_SPREAD = 0.1
+"""Features count as uncorrelated if the eigenvalues of their correlations have no larger variance. All are 1 then."""
+_ROWS_PER_COLUMN = 32
+"""So many rows for each column give the covariance: its eigenvalues are right within a third."""
+_FULL_WIDTH, _RANK = 1536, 768
+"""Of wider features, only so many directions are found; the variance in all others is taken to be the same."""
+
+
+class Curvature:
+    """The mean of weight x features x features^T over the rows: directions x diag(variances) x directions^T, and the
+    variance in all other directions.
+
+    Uncorrelated features have no directions but the columns themselves. Which of the forms it is depends on the
+    features alone.
+    """
+
+    def __init__(self, rows: Rows, weights: Float64Array, threads: WorkerThreads, dtype: torch.dtype) -> None:
+        """Find the curvature of centered rows with these weights, (rows,)."""
+        self.directions: Tensor | None = None  # (width, rank), orthonormal columns
+        self.rest: Tensor | None = None  # of the directions that are left out
+        mean_weight = float(weights.mean())
+
+        def sample(number: int) -> Tensor:
+            positions = np.linspace(0, len(rows) - 1, min(number, len(rows))).astype(np.int64)
+            root = np.sqrt(weights[positions] / mean_weight).astype(np.float32)
+            return torch.from_numpy(rows.take(positions) * root[:, None])
+
+        some = sample(_SAMPLE)
+        variances = some.square().mean(0, dtype=torch.float64)
+        if _spread_of_eigenvalues(some, variances) < _SPREAD:
+            self.variances = (variances * mean_weight).to(dtype)
+            return
+        count = min(_ROWS_PER_COLUMN * rows.width, len(rows))
+        every = _Every(rows, weights / mean_weight, count)
+        if rows.width <= _FULL_WIDTH:
+            (covariance,) = sum_over_rows(every, lambda span, x: [torch.mm(x.T, x)], threads)
+            variances, directions = torch.linalg.eigh(torch.from_numpy(covariance / len(every)))
+        else:
+            some = sample(4 * _RANK)
+            directions = torch.linalg.qr(some[:: max(1, len(some) // _RANK)].T)[0]
+            directions = torch.linalg.qr(torch.mm(some.T, torch.mm(some, directions)))[0]
+            inner = torch.mm(some, directions)
+            variances, rotation = torch.linalg.eigh(torch.mm(inner.T, inner).to(torch.float64) / len(some))
+            directions = torch.mm(directions.to(torch.float64), rotation)
+            others = rows.width - len(variances)
+            total = float(some.square().sum(dtype=torch.float64)) / len(some)
+            self.rest = torch.tensor(max(total - float(variances.sum()), 0.0) / others * mean_weight, dtype=dtype)
+        self.directions = directions.to(dtype)
+        self.variances = (variances.clamp(min=0) * mean_weight).to(dtype)
+
+    def invert(self, gradient: Tensor, values: Tensor, l2: Tensor) -> Tensor:
+        """Multiply by the inverse of values x curvature + l2.
+
+        Shapes are (problems, classes, width) for the gradient, (problems, classes) for the values, (problems,) for l2.
+        """
+        values, l2 = values[:, :, None], l2[:, None, None]
+        if self.directions is None:
+            return gradient / (values * self.variances + l2)
+        shape = (*gradient.shape[:2], -1)
+        along = torch.mm(gradient.flatten(0, 1), self.directions).view(shape)
+        inverse = 1 / (values * self.variances + l2)
+        if self.rest is None:
+            return torch.mm((along * inverse).flatten(0, 1), self.directions.T).view(gradient.shape)
+        rest = 1 / (values * self.rest + l2)
+        return gradient * rest + torch.mm((along * (inverse - rest)).flatten(0, 1), self.directions.T).view(shape)
+
+
+class _Every:
+    """Some of the rows, spread evenly over all, times the roots of their weights."""
+
+    def __init__(self, rows: Rows, weights: Float64Array, count: int) -> None:
+        self._rows, self.width = rows, rows.width
+        self._positions = np.linspace(0, len(rows) - 1, count).astype(np.int64)
+        self._roots = np.sqrt(weights).astype(np.float32)
+        self._plain = bool((weights == 1).all())
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def take(self, positions: Indices | slice) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+        chosen = self._positions[positions]
+        if len(self) == len(self._rows) and isinstance(positions, slice):
+            features = self._rows.take(positions)
+        else:
+            features = self._rows.take(chosen)
+        return features if self._plain else features * self._roots[chosen, None]
+
+
+def _spread_of_eigenvalues(sample: Tensor, variances: Tensor) -> float:
+    """The variance of the eigenvalues of the columns' correlations, from some rows, without the sample's own share.
+
+    The sum of the squares of a covariance's eigenvalues is the mean of (x . y)^2 over pairs of different rows.
+    """
+    rows, width = sample.shape
+    if rows < 2:
+        return 0.0
+    scaled = sample / variances.sqrt().clamp(min=1e-12 * float(variances.max().sqrt()) + 1e-300).to(torch.float32)
+    products = torch.mm(scaled, scaled.T).to(torch.float64).square_()
+    squares = float(products.sum() - products.diagonal().sum()) / (rows * (rows - 1))
+    return squares / width - 1
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Problem:
+    """One logistic regression on the way to its optimum. Tensors are (classes, width + 1): weights, then the bias."""
+
+    fold: int  # the rows of this fold are left out; 0 for none
+    l2: float
+    point: Tensor
+    value: float = math.inf
+    gradient: Tensor
+    covariance: Tensor | None = None  # the sum of the class covariances: (classes, classes), or the diagonal
+    pairs: list[tuple[Tensor, Tensor, float]] = dataclasses.field(default_factory=list)
+    """Steps, how the gradient changed along each, and the inverse of their product; the oldest first."""
+    step: Tensor | None = None  # the step to be tried
+    slope: float = 0.0
+    length: float = 1.0
+    gap: float = math.inf
+    """Estimate of the objective minus its minimum: half the squared Newton decrement, with L-BFGS's matrix in place of
+    the inverse Hessian."""
+    steps: int = 0
+    passes: int = 0
+    converged: bool = False
+    reason: str = ""  # why it stopped, in words
+
+    def with_penalty(self, l2: float) -> Problem:
+        """The same problem with another penalty, at the same point. What is known of it stays known."""
+        more = l2 - self.l2
+        weight = self.point.clone()
+        weight[:, -1] = 0
+        pairs = []
+        for step, old_change, _ in self.pairs:
+            change = old_change.add(step, alpha=more)
+            change[:, -1] = old_change[:, -1]
+            if (product := _dot(step, change)) > 0:
+                pairs.append((step, change, 1 / product))
+        return Problem(
+            fold=self.fold,
+            l2=l2,
+            point=self.point,
+            value=self.value + more / 2 * _dot(weight, weight),
+            gradient=self.gradient + more * weight,
+            covariance=self.covariance,
+            pairs=pairs,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """When a problem is solved."""
+
+    tolerance: float  # the gap to the optimum is below this share of the objective
+    rounding: float  # rounding of the products may change the objective by this share
+    loose_tolerance: float  # the gap at which a problem is still solved if rounding allows no better step
+    passes: int  # most of them for a problem
+    history: int  # most pairs that L-BFGS keeps
+    floor: float = 0.0  # an objective below this is taken as this, where a gap is compared with it
+
+
+class LogisticBatch:
+    """Rows, with labels and weights, on which problems are solved."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        targets: Indices,
+        *,
+        class_weights: Float64Array,
+        fold: Indices | None,
+        curvature: Curvature,
+        column_scales: Float64Array | None,
+        threads: WorkerThreads,
+        dtype: torch.dtype,
+    ) -> None:
+        """Take the rows of all problems.
+
+        Args:
+            targets: (rows,) int64, the classes.
+            class_weights: (folds + 1, classes), those of a problem by the fold that it leaves out.
+            fold: (rows,) int64, the fold of each row; None if no problem leaves one out.
+            column_scales: (folds + 1, width), what a problem's columns are multiplied with; None for nothing.
+            dtype: Of all but the products with features, and of sums over rows, which are in float64.
+        """
+        self._rows, self._targets, self._threads, self._dtype = rows, torch.from_numpy(targets), threads, dtype
+        self._class_weights = torch.from_numpy(class_weights).to(dtype)
+        self._fold = None if fold is None else torch.from_numpy(fold)
+        self._curvature, self._classes = curvature, class_weights.shape[1]
+        self._scales = None if column_scales is None else torch.from_numpy(column_scales).to(dtype)
+
+    def begin(self, fold: int, l2: float, bias: Float64Array) -> Problem:
+        """A problem at weights of 0 and these biases."""
+        point = torch.zeros(self._classes, self._rows.width + 1, dtype=self._dtype)
+        point[:, -1] = torch.from_numpy(bias)
+        return Problem(fold=fold, l2=l2, point=point, gradient=torch.zeros_like(point))
+
+    def evaluate(self, problems: Sequence[Problem], held_out: HeldOut | None = None) -> None:
+        """Find value, gradient and class covariance of problems where they stand."""
+        results = self._pass(problems, [problem.point for problem in problems], held_out)
+        for problem, (value, gradient, covariance) in zip(problems, results, strict=True):
+            problem.value, problem.gradient, problem.covariance = value, gradient, covariance
+            problem.passes += 1
+
+    def solve(
+        self,
+        problems: Sequence[Problem],
+        limits: Limits,
+        *,
+        held_out: Callable[[Sequence[Problem]], HeldOut] | None = None,
+        on_pass: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Move problems that were evaluated to their optima, together. A problem that is solved leaves the batch. The
+        logits that ``held_out`` got last of a problem are those where it stands in the end."""
+        active = list(problems)
+        self._choose_steps(active)
+        while active:
+            points = [problem.point.add(_some(problem.step), alpha=problem.length) for problem in active]
+            results = self._pass(active, points, None if held_out is None else held_out(active))
+            on_pass()
+            moved = []
+            for problem, point, (value, gradient, covariance) in zip(active, points, results, strict=True):
+                problem.passes += 1
+                # Near the optimum, rounding hides the gain, but not the slope (Hager and Zhang, 2005, equation 4.2).
+                slope = _dot(gradient, _some(problem.step))
+                level = value <= problem.value * (1 + limits.rounding) and slope <= -0.9998 * problem.slope
+                if level or value <= problem.value + 1e-4 * problem.length * problem.slope:
+                    _move(problem, point, value, gradient, covariance, limits.history)
+                    moved.append(problem)
+                    continue
+                # The minimum of the parabola through what is known, within limits.
+                bend = 2 * (value - problem.value - problem.slope * problem.length)
+                best = -problem.slope * problem.length**2 / bend if math.isfinite(bend) else 0.0
+                problem.length = min(max(best, 0.1 * problem.length), 0.5 * problem.length)
+                if -problem.slope * problem.length < limits.rounding * max(problem.value, limits.floor):
+                    if problem.pairs:  # they may describe another region of the objective: begin anew without them
+                        problem.pairs = []
+                        moved.append(problem)
+                        continue
+                    problem.converged = problem.gap <= limits.loose_tolerance * max(problem.value, limits.floor)
+                    problem.reason = "no step lowers the objective any more, for rounding"
+                    problem.reason += "" if problem.converged else "; a larger l2 is better conditioned"
+            self._choose_steps(moved)
+            for problem in active:
+                if problem.reason:
+                    continue
+                solved = problem.gap <= limits.tolerance * max(problem.value, limits.floor)
+                if solved and problem.length == 1:
+                    problem.reason = f"the gain to be had is below {limits.tolerance:g} of the objective"
+                    problem.converged = True
+                elif problem.passes >= limits.passes:
+                    problem.reason = f"{problem.passes} passes are over; a larger l2 converges sooner"
+            active = [problem for problem in active if not problem.reason]
+        refused = [problem for problem in problems if problem.length < 1]
+        if held_out is not None and refused:  # the last logits are those of a step that was not taken
+            self._pass(refused, [problem.point for problem in refused], held_out(refused))
+
+    def _choose_steps(self, problems: Sequence[Problem]) -> None:
+        """Choose each problem's next step: minus L-BFGS's inverse Hessian times the gradient."""
+        if not problems:
+            return
+        directions, factors = [], []
+        for problem in problems:
+            direction, each = problem.gradient.clone(), []
+            for step, change, inverse in reversed(problem.pairs):
+                each.append(inverse * _dot(step, direction))
+                direction.sub_(change, alpha=each[-1])
+            directions.append(direction)
+            factors.append(each[::-1])
+        for problem, direction, each in zip(problems, self._invert(problems, directions), factors, strict=True):
+            for (step, change, inverse), factor in zip(problem.pairs, each, strict=True):
+                direction.add_(step, alpha=factor - inverse * _dot(change, direction))
+            problem.step, problem.length = direction.neg_(), 1.0
+            problem.slope = _dot(problem.gradient, direction)
+            problem.gap = abs(problem.slope) / 2
+
+    def _invert(self, problems: Sequence[Problem], gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Multiply by an approximate inverse of each Hessian, from class covariance and curvature."""
+        # To add the same vector to all classes changes no probability. Rounding must not push points that way.
+        gradient = torch.stack(list(gradients))
+        gradient -= gradient.mean(1, keepdim=True)
+        covariance = torch.stack([_some(problem.covariance) for problem in problems])
+        l2 = torch.tensor([problem.l2 for problem in problems], dtype=self._dtype)
+        vectors = None
+        if covariance.dim() == 3:
+            covariance, vectors = torch.linalg.eigh(covariance)
+            vectors = vectors.to(self._dtype)
+            gradient = torch.bmm(vectors.mT, gradient)
+        values = covariance.clamp(min=0)
+        # No bias is moved in a direction without curvature.
+        most = values.amax(1, keepdim=True).clamp(min=1e-300)
+        biases = torch.where(values > 100 * torch.finfo(self._dtype).eps * most, values, torch.inf).to(self._dtype)
+        weights = self._curvature.invert(gradient[:, :, :-1], values.to(self._dtype), l2)
+        result = torch.cat([weights, (gradient[:, :, -1] / biases)[:, :, None]], 2)
+        if vectors is not None:
+            result = torch.bmm(vectors, result)
+        return list((result - result.mean(1, keepdim=True)).unbind(0))
+
+    def _pass(
+        self, problems: Sequence[Problem], points: Sequence[Tensor], held_out: HeldOut | None
+    ) -> list[tuple[float, Tensor, Tensor]]:
+        """Each problem's value, gradient, and sum of class covariances."""
+        count, classes, width = len(problems), self._classes, self._rows.width
+        point = torch.stack(list(points))  # (problems, classes, width + 1)
+        folds = torch.tensor([problem.fold for problem in problems])
+        scales = None if self._scales is None else self._scales[folds][:, None, :]
+        weight = point[:, :, :-1] if scales is None else point[:, :, :-1] * scales
+        weight, bias = weight.to(torch.float32).reshape(count * classes, width), point[:, :, -1:]
+        class_weights = self._class_weights[folds]  # (problems, classes)
+
+        def work(span: slice, features: Tensor) -> list[Tensor]:
+            labels, rows = self._targets[span], len(features)
+            row_weights = class_weights[:, labels]  # (problems, rows)
+            if self._fold is not None:
+                row_weights = row_weights * (self._fold[span] != folds[:, None])
+            logits = torch.mm(weight, features.T).view(count, classes, rows).to(self._dtype).add_(bias)
+            if held_out is not None:
+                held_out(span, logits)
+            logits -= logits.amax(1, keepdim=True)
+            label_logits = logits.gather(1, labels.expand(count, 1, rows))[:, 0]
+            total = logits.exp_().sum(1)
+            values = ((total.log() - label_logits) * row_weights).sum(1, dtype=torch.float64)
+            probabilities = logits.div_(total[:, None])
+            if classes <= _FULL_CLASSES:
+                weighted = probabilities * row_weights[:, None]
+                covariance = torch.diag_embed(weighted.sum(2)) - torch.bmm(weighted, probabilities.mT)
+                residuals = weighted
+            else:
+                residuals = probabilities * row_weights[:, None]
+                covariance = (residuals - residuals * probabilities).sum(2)
+            residuals.scatter_add_(1, labels.expand(count, 1, rows), -row_weights[:, None])
+            gradient = torch.mm(residuals.view(count * classes, rows).to(torch.float32), features)
+            return [values, gradient, residuals.sum(2), covariance]
+
+        most = _SPAN_NUMBERS // max(width, count * classes)
+        span_rows = min(max(most, _LEAST_SPAN), _MOST_SPAN)
+        sums = sum_over_rows(self._rows, work, self._threads, span_rows=span_rows)
+        values, gradients, biases, covariances = (torch.from_numpy(each) for each in sums)
+        gradients = gradients.view(count, classes, width)
+        if scales is not None:
+            gradients *= scales
+        penalties = torch.tensor([problem.l2 for problem in problems], dtype=torch.float64)
+        weights = point[:, :, :-1].to(torch.float64)
+        values = values + penalties / 2 * weights.square().sum((1, 2))
+        gradients += penalties[:, None, None] * weights
+        whole = torch.cat([gradients, biases[:, :, None]], 2).to(self._dtype)
+        return list(zip(values.tolist(), whole.unbind(0), covariances.unbind(0), strict=True))
+
+
+def _move(problem: Problem, point: Tensor, value: float, gradient: Tensor, covariance: Tensor, history: int) -> None:
+    """Take a step, and keep it as a pair if the objective bends along it."""
+    step, change = point - problem.point, gradient - problem.gradient
+    product = _dot(step, change)
+    if product > 1e-10 * math.sqrt(_dot(step, step) * _dot(change, change)):
+        problem.pairs = [*problem.pairs, (step, change, 1 / product)][-history:]
+    problem.point, problem.value, problem.gradient, problem.covariance = point, value, gradient, covariance
+    problem.steps += 1
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    return float(torch.dot(a.reshape(-1), b.reshape(-1)))
+
+
+def _some(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor
