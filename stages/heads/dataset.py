@@ -18,6 +18,7 @@ from .head import Parameters, Weights
 
 READ_ROWS = 2048
 """Rows that are read from a file at a time."""
+_COPY_ROWS = 256  # rows that are scaled at a time: they stay in the processor's cache
 _CONSTANT = 1e-5
 """A column counts as constant if its standard deviation is below this share of its root mean square, or below a tenth
 of this share of the largest standard deviation: what varies in it is rounding."""
@@ -159,12 +160,12 @@ class ScaledDataset:
 
     def __init__(self, dataset: Dataset, scaler: Scaler, *, in_memory: bool) -> None:
         self.targets, self.width = dataset.targets, dataset.width
-        self._dataset, self._scaler = dataset, scaler
+        self._dataset, self._scaler, self._has_scale = dataset, scaler, bool((scaler.scale != 1).any())
         self._kept: Features | None = None
         if in_memory:
             self._kept = np.empty((len(dataset), dataset.width), np.float32)
-            for start in range(0, len(dataset), READ_ROWS):
-                rows = slice(start, start + READ_ROWS)
+            for start in range(0, len(dataset), _COPY_ROWS):
+                rows = slice(start, start + _COPY_ROWS)
                 self._kept[rows] = self._read(rows)
 
     def __len__(self) -> int:
@@ -179,7 +180,8 @@ class ScaledDataset:
     def _read(self, positions: Indices | slice) -> Features:
         rows = self._dataset.take(positions)
         rows -= self._scaler.center
-        rows *= self._scaler.scale
+        if self._has_scale:
+            rows *= self._scaler.scale
         return rows
 
 

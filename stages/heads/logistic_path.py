@@ -75,7 +75,7 @@ class LogisticPath:
         # A class that a problem does not have starts with next to no probability.
         self._biases = np.log(np.maximum(counts * weights, 1e-3) / (counts * weights).sum(1, keepdims=True))
         vector = 4 * classes * (train.width + 1)  # bytes
-        history = history_within(memory, 4 * folds * vector, _LIMITS.history)
+        history = history_within(memory, vector, _LIMITS.history)
         self._limits = dataclasses.replace(_LIMITS, history=history, floor=_LEAST_LOSS * len(rows))
         bytes_each = (2 * self._limits.history + 20) * vector
         self._group = folds * _BLOCK_COLUMNS if memory is None else max(memory // 4 // bytes_each, 1)
@@ -105,6 +105,10 @@ class LogisticPath:
             for first, group in zip(range(0, len(problems), self._group), self._groups(problems), strict=True):
                 places = {id(problem): (first + place) // self._folds for place, problem in enumerate(group)}
                 self._batch.solve(group, self._limits, held_out=self._keeper(logits, places), on_pass=on_step)
+                for problem in group:
+                    problem.step = None
+                    if self._limits.history < _LIMITS.history:  # memory does not hold the pairs of all folds
+                        problem.pairs = []
             for place, l2 in enumerate(block):
                 last = problems[place * self._folds : (place + 1) * self._folds]
                 yield PathPoint(l2, logits[place].numpy(), all(problem.converged for problem in last))
