@@ -774,7 +774,10 @@ class AuditSettings(_Settings):
     folds: int = setting(5, "Each fold's labels are judged by a head that is trained on the others.", _SOME_FOLDS)
     split_seed: int = setting(0, "Seed of the division into folds.", _SEED)
     l2: float | None = setting(
-        None, "L2 penalty of the head: 1 / C in scikit-learn.", _POSITIVE, shown="the best of the folds' log loss"
+        None,
+        "L2 penalty of the heads, on standardized columns: 1 / C in scikit-learn.",
+        _POSITIVE,
+        shown="the one with the best log loss over the folds",
     )
     prune: Pruning = setting(
         Pruning.NOISE_RATE,
