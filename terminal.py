@@ -29,6 +29,22 @@ MOST_CLASSES_SHOWN = 12
 MOST_SETTINGS_SHOWN = 10
 _TEXT_CELLS = 60
 """Cells of a terminal that a text gets in a table."""
+_SCORES = {
+    "accuracy": "accuracy",
+    "R2": "r2",
+    "mean error": "mean_absolute_error",
+    "root mean squared error": "root_mean_squared_error",
+    "Spearman": "spearman",
+    "quadratic kappa": "quadratic_kappa",
+    "micro F1": "micro_f1",
+    "macro F1": "macro_f1",
+    "weighted F1": "weighted_f1",
+    "F1 of rows": "samples_f1",
+    "average precision": "average_precision",
+    "all labels right": "subset_accuracy",
+    "log loss": "log_loss",
+}
+"""What is shown of the test rows' metrics, in this order, where a head's task has it."""
 
 
 @contextmanager
@@ -200,19 +216,18 @@ def show_run(run: Mapping[str, Any]) -> None:
         lines |= _epochs(run)
     if certificate := run.get("certificate"):
         lines |= _convergence(certificate)
-    for name, key in (("accuracy", "accuracy"), ("macro F1", "macro_f1"), ("weighted F1", "weighted_f1")):
-        on = " on the test rows" if key == "accuracy" else ""
-        lines[name] = f"{test[key]:.4f}{on} (95%: {_interval(test[f'{key}_interval'])})"
-    if "average_precision" in test:  # runs made earlier lack it
-        bounds = test["average_precision_interval"]
-        within = f" (95%: {_interval(bounds)})" if bounds else ""
-        lines["precision"] = f"average {test['average_precision']:.4f}{within}"
-    lines["log loss"] = f"{test['log_loss']:.4f} (95%: {_interval(test['log_loss_interval'])})"
-    temperature = "" if run["temperature"] == 1 else f", at temperature {run['temperature']:.3f}"
-    if calibration := run.get("calibration"):
-        temperature = f", calibrated: {calibration['method']}{temperature}"
-    error = _interval(test["calibration_error_interval"])
-    lines["calibration"] = f"expected error {test['calibration_error']:.4f} (95%: {error}){temperature}"
+    on = " on the test rows"
+    for name, key in _SCORES.items():
+        if test.get(key) is not None:
+            bounds = test.get(f"{key}_interval")
+            lines[name] = f"{test[key]:.4f}{on}" + (f" (95%: {_interval(bounds)})" if bounds else "")
+            on = ""
+    if "calibration_error" in test:
+        temperature = "" if run["temperature"] == 1 else f", at temperature {run['temperature']:.3f}"
+        if calibration := run.get("calibration"):
+            temperature = f", calibrated: {calibration['method']}{temperature}"
+        error = _interval(test["calibration_error_interval"])
+        lines["calibration"] = f"expected error {test['calibration_error']:.4f} (95%: {error}){temperature}"
     if prior := run.get("prior"):
         shares = ", ".join(f"{plain(name)} {share:.3g}" for name, share in list(prior["expected"].items())[:5])
         lines["prior"] = f"{shares}; the test rows have the shares of the table"
@@ -364,10 +379,19 @@ def show_rows(rows: list[list[str]]) -> None:
 
 
 def show_confusion(names: list[str], metrics: Mapping[str, Any]) -> None:
-    """Print a confusion matrix, and the precision and recall of each class, unless there are too many classes."""
-    matrix = metrics["confusion_matrix"]
-    if matrix is None or len(names) > MOST_CLASSES_SHOWN:
+    """Print a confusion matrix where there is one, and the precision and recall of each class, unless these are too
+    many."""
+    if "per_class" not in metrics:
+        return
+    matrix = metrics.get("confusion_matrix")  # rows with several labels have none
+    if len(names) > MOST_CLASSES_SHOWN or (matrix is None and "micro_f1" not in metrics):
         console.print(f"{len(names)} classes: run.json holds the precision and recall of each")
+        return
+    if matrix is None:
+        scores = metrics["per_class"]
+        columns = ("precision", "recall", "f1")
+        body = [[name, f"{scores[name]['rows']:,}", *(f"{scores[name][key]:.3f}" for key in columns)] for name in names]
+        show_rows([["label", "rows", *columns], *body])
         return
     rows = [["true \\ predicted", *names, "precision", "recall"]]
     for name, counts in zip(names, matrix, strict=True):

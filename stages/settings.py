@@ -488,6 +488,15 @@ class Decision(enum.StrEnum):
     """The mean of both classes' F1 scores on them."""
 
 
+class Thresholds(enum.StrEnum):
+    """How the probability is chosen from which on a label is predicted, where a row may have several."""
+
+    F1 = "f1"
+    """Each label's own, with the highest F1 on rows that were not trained on."""
+    HALF = "half"
+    """One half."""
+
+
 class Schedule(enum.StrEnum):
     """Course of the learning rate after the warm-up."""
 
@@ -556,6 +565,16 @@ class TrainSettings(_Settings):
     )
     metric: Metric = setting(
         Metric.LOG_LOSS, "Measure that the solver auto chooses by: a mean over rows that were not trained on."
+    )
+    thresholds: Thresholds = setting(
+        Thresholds.F1,
+        "Probability from which on a label is predicted, where a row may have several. f1: each label's own, with the "
+        "highest F1 on rows that were not trained on. half: one half.",
+    )
+    least_precision: float | None = setting(
+        None,
+        "Choose `thresholds` that find the most rows with at least this precision, on rows that were not trained on.",
+        _FRACTION,
     )
     l2: float = setting(1.0, "L2 penalty of the exact solver: 1 / C in scikit-learn.", _POSITIVE)
     epochs: int = setting(100, "Number of passes over the training rows.", _COUNT)

@@ -722,6 +722,13 @@ LABELS = [
         "a label seen once, in train-head --solver sgd",
         trained(lambda place: place.csv([*GOOD, ("good film", "rare")]), *QUICK_SGD),
     ),
+    Case(
+        "--least-precision where each row has one class",
+        lambda place: [
+            *("train-head", place.copy(place.cache, "c.h5"), "--out", place.folder / "head"),
+            *("--least-precision", 0.9),
+        ],
+    ),
     Case("one class only, in train-head", trained(lambda place: place.csv([(text, "pos") for text, _ in GOOD]))),
     Case("two rows a class, in train-head", trained(two_rows_a_class)),
     Case("two rows a class, in train-head --solver sgd", trained(two_rows_a_class, *QUICK_SGD)),

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ...cache.hashing import Hashes
 from ..settings import Scaling
@@ -16,6 +18,8 @@ from ..types import Features, Float64Array, Indices, StoredFeatures
 from .dims import Dims, normalized
 from .head import Parameters, Weights
 
+Values = npt.NDArray[Any]
+"""Labels of rows: classes, (rows,) int64; which labels each has, (rows, labels) uint8; or numbers, (rows,) float64."""
 READ_ROWS = 2048
 """Rows that are read from a file at a time."""
 _COPY_ROWS = 256  # rows that are scaled at a time: they stay in the processor's cache
@@ -37,7 +41,7 @@ class Dataset:
     """Some rows of a feature matrix, with their labels."""
 
     features: StoredFeatures  # (all rows, width) float32 or float16; a map of a file is read in parts
-    labels: Indices  # (all rows,) int64
+    labels: Values  # of all rows
     index: Indices  # (rows,) int64, the numbers of the rows that belong to this dataset
     dims: Dims | None = None  # the part of each vector that counts; None for all of it
     normalize: bool = False  # whether each vector, or that part of it, is divided by its length
@@ -51,9 +55,10 @@ class Dataset:
         return int(self.features.shape[1]) if self.dims is None else self.dims.dims
 
     @property
-    def targets(self) -> Indices:
-        """(rows,) int64: the labels of this dataset's rows."""
-        return self.labels[self.index]
+    def targets(self) -> Values:
+        """The labels of this dataset's rows."""
+        targets: Values = self.labels[self.index]
+        return targets
 
     @property
     def row_numbers(self) -> Indices:

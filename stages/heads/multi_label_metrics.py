@@ -35,7 +35,8 @@ def evaluate_labels(
         logits: (rows, labels) float64.
         groups: (rows,) int64, equal for copies of one text: intervals count texts and not rows.
         names: The labels' names.
-        thresholds: (labels,) float64, the least probability of a label that is predicted; None for one half.
+        thresholds: (labels,) or (rows, labels) float64, the least probability of a label that is predicted; None for
+            one half.
         seed: Seed of the resampling.
         resamples: Number of resamples for the intervals.
 
@@ -52,7 +53,7 @@ def evaluate_labels(
     true = targets.astype(bool)
     right, rows, labels = true & said, len(targets), len(names)
     counts = [array.sum(axis=0, dtype=np.float64) for array in (right, true, said)]
-    f1 = ratio(2 * counts[0], counts[1] + counts[2])
+    f1 = f1_of_labels(true, said)
     precisions = [average_precision(true[:, label], logits[:, label]) for label in range(labels)]
     of_rows = [array.sum(axis=1, dtype=np.float64) for array in (right, true, said)]
     losses = label_losses(targets, logits).mean(axis=1)
@@ -128,6 +129,12 @@ def label_losses(targets: LabelMatrix, logits: npt.NDArray[np.floating[Any]]) ->
     return losses
 
 
+def f1_of_labels(true: Mask, said: Mask) -> Float64Array:
+    """The F1 score of each label, (labels,) float64; 0 of a label without a row and a prediction."""
+    hits, rows, predicted = (array.sum(axis=0, dtype=np.float64) for array in (true & said, true, said))
+    return ratio(2 * hits, rows + predicted)
+
+
 def average_precision(true: Mask, scores: npt.NDArray[np.floating[Any]]) -> float | None:
     """The mean of the precisions at the ranks of the rows with a label, as in scikit-learn: rows with equal scores
     share the rank of the last of them. None without such a row. Both arguments are (rows,)."""
@@ -176,7 +183,4 @@ def _macro_interval(true: Mask, said: Mask, groups: Indices, *, seed: int, resam
         wrong[np.arange(n), rng.integers(labels, size=n)] += own.sum(axis=1) == 0
         for side, (more_hits, more) in zip(resampled, ((0 * own, own + wrong), (own, 2 * own)), strict=True):
             side.append(ratio(2 * (hits + weight * more_hits), whole + weight * more).mean(axis=1))
-    score = ratio(
-        2 * (true & said).sum(axis=0).astype(np.float64), true.sum(axis=0) + said.sum(axis=0).astype(np.float64)
-    )
-    return hold(float(score.mean()), *map(np.concatenate, resampled))
+    return hold(float(f1_of_labels(true, said).mean()), *map(np.concatenate, resampled))

@@ -13,6 +13,7 @@ where a row counts at the two biases next to its class; and a term of the biases
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -75,13 +76,12 @@ class OrdinalSolver:
         return weights[:, None], biases, report
 
 
-def class_probabilities(logits: npt.NDArray[np.floating]) -> Float64Array:
-    """Probabilities of classes (rows, classes) float64, from the logits of being above each but the last.
-
-    A difference of neighbours that rounding has made negative becomes 0.
-    """
-    above = 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -700, 700)))
-    edges = np.ones((len(above), 1))
-    whole = np.concatenate([edges, above, 0 * edges], axis=1)
-    probabilities: Float64Array = np.maximum(whole[:, :-1] - whole[:, 1:], 0)
-    return probabilities
+def class_log_probabilities(logits: npt.NDArray[np.floating[Any]]) -> Float64Array:
+    """Logarithms of the probabilities of classes (rows, classes) float64, from the logits of being above each but the
+    last. Logits that rounding has made equal count as 1e-7 apart."""
+    edge = np.full((len(logits), 1), np.inf)
+    bounds = np.concatenate([edge, logits.astype(np.float64), -edge], axis=1)
+    above, beyond = bounds[:, :-1], bounds[:, 1:]
+    gaps = np.maximum(above - beyond, 1e-7)
+    result: Float64Array = np.log(-np.expm1(-gaps)) - np.logaddexp(0, -above) - np.logaddexp(0, beyond)
+    return result

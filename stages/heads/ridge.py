@@ -11,6 +11,7 @@ Cross-Validation, 1979).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 
 from ..threads import WorkerThreads
 from ..types import Features, Float64Array, Indices
+from .logistic import ConvergenceReport
 from .spectrum import Rows, find_spectrum, sum_over_rows
 
 
@@ -40,13 +42,36 @@ class RidgeSolver:
         self._weights = copies[order].astype(np.float64)  # (texts,), as the targets, which are centered
         self._mean = float(targets.mean())
         self._targets: Float64Array = np.bincount(self._text, targets - self._mean) / self._weights
+        self._squares = float(((targets - self._mean) ** 2).sum())
         self._spectrum = find_spectrum(self._rows, self._weights, threads)
         (self._moments,) = self._sum(self._rows, lambda span, z: [z.T @ (self._weights * self._targets)[span]])
 
-    def solve(self, l2: float) -> tuple[Float64Array, float]:
-        """The weights (width,) and the bias of the optimum."""
-        weight = self._spectrum.directions @ (self._moments / (self._spectrum.variances + l2))
-        return weight, self._mean - float(weight @ self._spectrum.mean)
+    def solve(
+        self, l2: float, *, on_iteration: Callable[[int], None] = lambda iteration: None
+    ) -> tuple[Float64Array, Float64Array, ConvergenceReport]:
+        """Find the optimum for one penalty.
+
+        Returns:
+            The weights (1, 1, width) and the bias (1, 1): the shapes of other solvers, whose folds and outputs are
+            several. And a report; no step is taken.
+        """
+        started, variances = time.perf_counter(), self._spectrum.variances
+        coefficients = self._moments / (variances + l2)
+        weight = self._spectrum.directions @ coefficients
+        penalty = l2 * float((coefficients**2).sum())
+        report = ConvergenceReport(
+            l2=l2,
+            objective=self._squares - float((self._moments * coefficients).sum()),
+            penalty=penalty,
+            gradient_norm=2 * float(np.linalg.norm((variances + l2) * coefficients - self._moments)),
+            gap=0.0,
+            iterations=0,
+            passes=0,
+            converged=True,
+            reason="the optimum is a formula",
+            seconds=time.perf_counter() - started,
+        )
+        return weight[None, None], np.array([[self._mean - float(weight @ self._spectrum.mean)]]), report
 
     def leave_one_out(self, penalties: Sequence[float]) -> Float64Array:
         """For each penalty, each row's prediction by the optimum of all rows with other texts: (penalties, rows)."""

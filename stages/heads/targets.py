@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ...cache.errors import SettingsError
-from ..settings import Metric, Scaling, Task, TrainSettings
+from ..settings import Metric, Scaling, Task, Thresholds, TrainSettings
 from ..settings import Solver as SolverName
 from ..threads import WorkerThreads
 from ..types import Float64Array, Indices
-from .dataset import Dataset, scaled
+from .dataset import Dataset, ScaledDataset, Scaler, fit_scaler, fits_in_memory, scaled
 from .head import Parameters
 from .logistic import ConvergenceReport, LogisticSolver
 from .logistic_path import LogisticPath, PathPoint
 from .metrics import RESAMPLES, evaluate, mean_average_precision, plain_scores
+from .multi_label_metrics import (
+    average_precision,
+    evaluate_labels,
+    f1_of_labels,
+    label_losses,
+    predict_labels,
+    probabilities,
+)
+from .number_metrics import evaluate_numbers, order_metrics
+from .one_vs_rest import OneVsRestSolver, held_out_logits
+from .ordinal import OrdinalSolver, class_log_probabilities
+from .ridge import RidgeSolver
+from .stacked import class_weights
+from .thresholds import find_thresholds, thresholds_by_fold
 
 TargetValues = npt.NDArray[Any]
-"""What rows are trained on: of classes (rows,) int64."""
+"""What rows are trained on, and what is predicted: `Values`; of labels bool."""
 Scores = npt.NDArray[np.float32]
-"""A head's outputs, (rows, outputs) float32: of classes logits."""
+"""A head's outputs, (rows, outputs) float32: logits, or of numbers the predictions."""
+_PATH_TOLERANCE = 1e-5
+"""The gap to the optimum, as a share of the objective, at which a head is good enough to compare penalties."""
+_LEAST_VARIANCE = 1e-300
 
 _MAX_NUMBERS = 1 << 22
 """Most numbers in double precision at a time."""
@@ -51,9 +68,6 @@ class Target(Protocol):
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics that a head can be chosen by."""
-
-    def strata(self, values: TargetValues) -> Indices:
-        """The stratum of each row, (rows,) int64 from 0: folds have equal shares of each."""
 
     def path(
         self,
@@ -83,9 +97,16 @@ class Target(Protocol):
         groups: Indices,
         *,
         temperature: float = 1.0,
-        thresholds: tuple[float, ...] | None = None,
+        thresholds: Any = None,
     ) -> dict[str, Any]:
-        """All metrics of these rows, with intervals; ``groups`` (rows,) int64 are equal for copies of a text."""
+        """All metrics of these rows, with intervals; ``groups`` (rows,) int64 are equal for copies of a text, and
+        ``thresholds`` (outputs,) or (rows, outputs) those of `thresholds`."""
+
+    def thresholds(
+        self, values: TargetValues, scores: Scores, fold: Indices, settings: TrainSettings
+    ) -> tuple[Float64Array, Float64Array] | None:
+        """The probability from which on each label is predicted, chosen by rows that were not trained on: (outputs,)
+        float64; and (rows, outputs), each row's by the rows of other folds. None where predictions need none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,9 +122,6 @@ class ClassTarget:
     @property
     def metrics(self) -> tuple[Metric, ...]:
         return tuple(Metric)
-
-    def strata(self, values: TargetValues) -> Indices:
-        return values
 
     def path(
         self,
@@ -153,10 +171,258 @@ class ClassTarget:
         groups: Indices,
         *,
         temperature: float = 1.0,
-        thresholds: tuple[float, ...] | None = None,
+        thresholds: Any = None,
     ) -> dict[str, Any]:
         log_probabilities = log_softmax(scores, temperature)
         return evaluate(values, log_probabilities, groups, names=self.names, resamples=RESAMPLES, thresholds=thresholds)
+
+    def thresholds(
+        self, values: TargetValues, scores: Scores, fold: Indices, settings: TrainSettings
+    ) -> tuple[Float64Array, Float64Array] | None:
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiLabelTarget:
+    """Any number of labels for each text: values are (rows, labels) uint8, and scores a logit for each label."""
+
+    names: tuple[str, ...]
+
+    @property
+    def outputs(self) -> int:
+        return len(self.names)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return tuple(Metric)
+
+    def path(
+        self,
+        train: Dataset,
+        *,
+        scaling: Scaling,
+        fold: Indices,
+        folds: int,
+        settings: TrainSettings,
+        threads: WorkerThreads,
+    ) -> Path:
+        rows, _ = _center(train, scaling, settings.memory)
+        options: dict[str, Any] = {"class_weight": settings.class_weight, "memory": settings.memory}
+        solver = OneVsRestSolver(rows, train.targets, fold=fold, folds=folds, threads=threads, **options)
+        return _FoldPath(rows, fold, solver)
+
+    def solver(self, train: Dataset, *, scaling: Scaling, settings: TrainSettings, threads: WorkerThreads) -> Solver:
+        rows, scaler = _center(train, scaling, settings.memory)
+        options: dict[str, Any] = {"class_weight": settings.class_weight, "memory": settings.memory}
+        return _WholeSolver(OneVsRestSolver(rows, train.targets, threads=threads, **options), scaler)
+
+    def predict(self, scores: Scores) -> TargetValues:
+        return predict_labels(scores)
+
+    def measure(self, metric: Metric, values: TargetValues, scores: Scores) -> float:
+        if metric is Metric.LOG_LOSS:
+            return float(label_losses(values, scores).mean())
+        true, said = values.astype(bool), predict_labels(scores)
+        if metric is Metric.ACCURACY:
+            return float((true == said).all(axis=1).mean())
+        if metric is Metric.MACRO_F1:
+            return float(f1_of_labels(true, said).mean())
+        precisions = [average_precision(true[:, label], scores[:, label]) for label in range(self.outputs)]
+        return float(np.mean([precision for precision in precisions if precision is not None] or [0.0]))
+
+    def evaluate(
+        self,
+        values: TargetValues,
+        scores: Scores,
+        groups: Indices,
+        *,
+        temperature: float = 1.0,
+        thresholds: Float64Array | None = None,
+    ) -> dict[str, Any]:
+        logits = scores.astype(np.float64) / temperature
+        return evaluate_labels(values, logits, groups, names=self.names, thresholds=thresholds)
+
+    def thresholds(
+        self, values: TargetValues, scores: Scores, fold: Indices, settings: TrainSettings
+    ) -> tuple[Float64Array, Float64Array] | None:
+        least = settings.least_precision
+        if settings.thresholds is Thresholds.HALF and least is None:
+            return None
+        chances = probabilities(scores)
+        whole = find_thresholds(values, chances, least_precision=least)
+        return whole, thresholds_by_fold(values, chances, fold, least_precision=least)
+
+
+@dataclasses.dataclass(frozen=True)
+class NumberTarget:
+    """A number for each text: values are (rows,) float64, and the only score is the predicted number.
+
+    Its log loss is that of a normal distribution around each prediction, with the mean squared error as its variance.
+    """
+
+    @property
+    def outputs(self) -> int:
+        return 1
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return (Metric.LOG_LOSS,)
+
+    def path(
+        self,
+        train: Dataset,
+        *,
+        scaling: Scaling,
+        fold: Indices,
+        folds: int,
+        settings: TrainSettings,
+        threads: WorkerThreads,
+    ) -> Path:
+        rows, _ = _center(train, scaling, settings.memory)
+        return _RidgePath(RidgeSolver(rows, train.targets, np.arange(len(rows)), threads=threads), fold)
+
+    def solver(self, train: Dataset, *, scaling: Scaling, settings: TrainSettings, threads: WorkerThreads) -> Solver:
+        rows, scaler = _center(train, scaling, settings.memory)
+        return _WholeSolver(RidgeSolver(rows, train.targets, np.arange(len(rows)), threads=threads), scaler)
+
+    def predict(self, scores: Scores) -> TargetValues:
+        return scores[:, 0].astype(np.float64)
+
+    def measure(self, metric: Metric, values: TargetValues, scores: Scores) -> float:
+        variance = float(((self.predict(scores) - values) ** 2).mean())
+        return math.log(2 * math.pi * math.e * max(variance, _LEAST_VARIANCE)) / 2
+
+    def evaluate(
+        self,
+        values: TargetValues,
+        scores: Scores,
+        groups: Indices,
+        *,
+        temperature: float = 1.0,
+        thresholds: Float64Array | None = None,
+    ) -> dict[str, Any]:
+        return evaluate_numbers(values, self.predict(scores), groups)
+
+    def thresholds(
+        self, values: TargetValues, scores: Scores, fold: Indices, settings: TrainSettings
+    ) -> tuple[Float64Array, Float64Array] | None:
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class OrdinalTarget:
+    """One of several classes that have an order: values are (rows,) int64, and scores the logits of a row being above
+    each class but the last."""
+
+    names: tuple[str, ...]
+
+    @property
+    def outputs(self) -> int:
+        return len(self.names) - 1
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return tuple(Metric)
+
+    def path(
+        self,
+        train: Dataset,
+        *,
+        scaling: Scaling,
+        fold: Indices,
+        folds: int,
+        settings: TrainSettings,
+        threads: WorkerThreads,
+    ) -> Path:
+        rows, _ = _center(train, scaling, settings.memory)
+        weights = self._class_weights(train, settings)
+        solver = OrdinalSolver(rows, train.targets, class_weights=weights, fold=fold, folds=folds, threads=threads)
+        return _FoldPath(rows, fold, solver)
+
+    def solver(self, train: Dataset, *, scaling: Scaling, settings: TrainSettings, threads: WorkerThreads) -> Solver:
+        rows, scaler = _center(train, scaling, settings.memory)
+        weights = self._class_weights(train, settings)
+        return _WholeSolver(OrdinalSolver(rows, train.targets, class_weights=weights, threads=threads), scaler)
+
+    def _class_weights(self, train: Dataset, settings: TrainSettings) -> Float64Array:
+        return class_weights(settings.class_weight, np.bincount(train.targets, minlength=len(self.names)))
+
+    def predict(self, scores: Scores) -> TargetValues:
+        predicted: Indices = class_log_probabilities(scores).argmax(axis=1)
+        return predicted
+
+    def measure(self, metric: Metric, values: TargetValues, scores: Scores) -> float:
+        log_probabilities = class_log_probabilities(scores)
+        if metric is Metric.AVERAGE_PRECISION:
+            return mean_average_precision(values, log_probabilities)
+        if metric is Metric.LOG_LOSS:
+            return float(-log_probabilities[np.arange(len(values)), values].mean())
+        return plain_scores(values, log_probabilities.argmax(axis=1), len(self.names))[metric]
+
+    def evaluate(
+        self,
+        values: TargetValues,
+        scores: Scores,
+        groups: Indices,
+        *,
+        temperature: float = 1.0,
+        thresholds: Float64Array | None = None,
+    ) -> dict[str, Any]:
+        log_probabilities = class_log_probabilities(scores / np.float32(temperature))
+        found = evaluate(values, log_probabilities, groups, names=self.names, resamples=RESAMPLES)
+        order = order_metrics(values, log_probabilities.argmax(axis=1), groups, classes=len(self.names))
+        return {**found, **order}
+
+    def thresholds(
+        self, values: TargetValues, scores: Scores, fold: Indices, settings: TrainSettings
+    ) -> tuple[Float64Array, Float64Array] | None:
+        return None
+
+
+def _center(train: Dataset, scaling: Scaling, memory: int | None) -> tuple[ScaledDataset, Scaler]:
+    """The rows of a dataset as a solver reads them, centered; and what turns its parameters into those of `scaled`."""
+    rows = scaled(train, scaling)
+    scaler = fit_scaler(rows, center=True, standardize=scaling is Scaling.STANDARDIZED)
+    return ScaledDataset(rows, scaler, in_memory=fits_in_memory((rows,), memory)), scaler
+
+
+class _FoldPath:
+    """The problems of all folds together."""
+
+    def __init__(self, rows: ScaledDataset, fold: Indices, solver: OneVsRestSolver | OrdinalSolver) -> None:
+        self._rows, self._fold, self._solver = rows, fold, solver
+
+    def solve(self, penalties: Sequence[float], on_step: Callable[[], None]) -> Iterator[PathPoint]:
+        for l2 in sorted(penalties, reverse=True):
+            weights, biases, report = self._solver.solve(
+                l2, tolerance=_PATH_TOLERANCE, on_iteration=lambda iteration: on_step()
+            )
+            yield PathPoint(l2, held_out_logits(self._rows, self._fold, weights, biases), report.converged)
+
+
+class _WholeSolver:
+    """The problem of all rows, for raw features."""
+
+    def __init__(self, solver: OneVsRestSolver | OrdinalSolver | RidgeSolver, scaler: Scaler) -> None:
+        self._solver, self._scaler = solver, scaler
+
+    def solve(self, l2: float, on_iteration: Callable[[int], None]) -> tuple[Parameters, ConvergenceReport]:
+        weights, biases, report = self._solver.solve(l2, on_iteration=on_iteration)
+        parameters = {"weight": weights[0].astype(np.float32), "bias": biases[0].astype(np.float32)}
+        return self._scaler.fold_into(parameters), report
+
+
+class _RidgePath:
+    """The same for ridge regression, which solves for all penalties at once."""
+
+    def __init__(self, solver: RidgeSolver, fold: Indices) -> None:
+        self._solver, self._fold = solver, fold
+
+    def solve(self, penalties: Sequence[float], on_step: Callable[[], None]) -> Iterator[PathPoint]:
+        ordered = sorted(penalties, reverse=True)
+        for l2, row in zip(ordered, self._solver.leave_folds_out(ordered, self._fold), strict=True):
+            on_step()
+            yield PathPoint(l2, row[:, None].astype(np.float32), True)
 
 
 def log_softmax(logits: Scores, temperature: float = 1.0) -> Float64Array:
@@ -168,11 +434,9 @@ def log_softmax(logits: Scores, temperature: float = 1.0) -> Float64Array:
 
 
 def target_of(task: Task, names: tuple[str, ...]) -> Target:
-    """Return the kind of target that a task has.
-
-    Raises:
-        SettingsError: no head can be trained for the task.
-    """
-    if task is Task.CLASSES:
-        return ClassTarget(names)
-    raise SettingsError(f"no head is trained for `task={task}` yet")
+    """The kind of target that a task has."""
+    if task is Task.MULTI_LABEL:
+        return MultiLabelTarget(names)
+    if task is Task.ORDINAL:
+        return OrdinalTarget(names)
+    return NumberTarget() if task is Task.REGRESSION else ClassTarget(names)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..types import Float64Array
+from ..types import Float64Array, Indices
 from .multi_label_metrics import LabelMatrix
 
 NEVER = 2.0
 """The threshold of a label that is never predicted."""
+_MOST_FOLDS = 10
 
 
 def find_thresholds(
@@ -42,4 +43,17 @@ def find_thresholds(
         below = ranked[best + 1] if best + 1 < len(ranked) else 0.0
         middle = (ranked[best] + below) / 2
         found[label] = middle if middle > below else ranked[best]
+    return found
+
+
+def thresholds_by_fold(
+    targets: LabelMatrix, probabilities: Float64Array, fold: Indices, *, least_precision: float | None = None
+) -> Float64Array:
+    """Each row's thresholds by `find_thresholds` of the rows in other folds, (rows, labels) float64: a row can be
+    scored by thresholds that it had no part in. ``fold`` is (rows,) int64; at most ten folds are told apart."""
+    found, numbers = np.empty(probabilities.shape), np.unique(fold, return_inverse=True)[1] % _MOST_FOLDS
+    for number in np.unique(numbers):
+        ours, others = numbers == number, numbers != number
+        chosen = others if others.any() else ours
+        found[ours] = find_thresholds(targets[chosen], probabilities[chosen], least_precision=least_precision)
     return found

@@ -75,7 +75,12 @@ def train_run(
     )
     validated = _validate(head, rows_of, settings, found)
     adjusted = _adjust(head, settings, validated, train, own=found is None or validated.fold is None)
-    head = adjusted.head
+    head, thresholds = adjusted.head, None
+    if len(validated.dataset):
+        fold = validated.groups if validated.fold is None else validated.fold
+        thresholds = target.thresholds(validated.dataset.targets, validated.scores, fold, settings)
+    if thresholds is not None:
+        head = dataclasses.replace(head, thresholds=tuple(thresholds[0].tolist()))
     whole = dataclasses.replace(head, dims=train.dims)  # the splits' vectors are cut already
     rows = {"train": len(train), "validation": len(validation), "test": len(test), "shared": rows_of.shared_rows}
     passes = rows_of.texts_read(len(fit.history) or 1)  # a solver would encode once
@@ -102,16 +107,16 @@ def train_run(
     }
     predictions: list[PartPredictions] = []
     metrics: dict[str, Any] = {"validation": None}
-    for part, dataset, fold, groups, scores, temperature in (
-        ("validation", validated.dataset, validated.fold, validated.groups, adjusted.logits, 1.0),
-        ("test", test, None, rows_of.test_groups, _scores(head, test), head.temperature),
+    # Validation rows with several labels are scored by thresholds that other folds chose.
+    own, final = (head.thresholds, head.thresholds) if thresholds is None else (thresholds[1], thresholds[0])
+    for part, dataset, fold_of, groups, scores, temperature, least in (
+        ("validation", validated.dataset, validated.fold, validated.groups, adjusted.logits, 1.0, own),
+        ("test", test, None, rows_of.test_groups, _scores(head, test), head.temperature, final),
     ):
         if len(dataset):
             said = outputs_of(task, scores.astype(np.float64) / temperature)
-            predictions.append(PartPredictions(part=part, dataset=dataset, fold=fold, outputs=said))
-            metrics[part] = target.evaluate(
-                dataset.targets, scores, groups, temperature=temperature, thresholds=head.thresholds
-            )
+            predictions.append(PartPredictions(part=part, dataset=dataset, fold=fold_of, outputs=said))
+            metrics[part] = target.evaluate(dataset.targets, scores, groups, temperature=temperature, thresholds=least)
     record = {
         **provenance(device, fields),
         "labels": None if labels is None else {**dataclasses.asdict(labels), "table": str(labels.table)},
@@ -174,6 +179,9 @@ def _require_fit(settings: TrainSettings, task: Task, target: Target, names: tup
     for name in ("calibrate", "prior", "decide_by", "precision_floor"):
         if task is not Task.CLASSES and getattr(settings, name) != getattr(TrainSettings, name):
             raise SettingsError(f"`{name}` is for probabilities of classes, and the task is {task}; leave it out")
+    for name in ("thresholds", "least_precision"):
+        if task is not Task.MULTI_LABEL and getattr(settings, name) != getattr(TrainSettings, name):
+            raise SettingsError(f"`{name}` is for rows with several labels, and the task is {task}; leave it out")
 
 
 def _solve(target: Target, train: Dataset, scaling: Scaling, settings: TrainSettings, report: Report) -> Fit:

@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 from headstart.stages.heads.multi_label_metrics import evaluate_labels, probabilities
 from headstart.stages.heads.number_metrics import evaluate_numbers, order_metrics
-from headstart.stages.heads.thresholds import NEVER, find_thresholds
+from headstart.stages.heads.thresholds import NEVER, find_thresholds, thresholds_by_fold
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
@@ -162,3 +162,14 @@ def test_thresholds_have_the_highest_f1_or_the_most_rows_at_a_precision() -> Non
         assert not said.any() or sk.precision_score(true, said) >= 0.6
     assert found[3] == 0.5 and precise[3] == NEVER
     assert find_thresholds(1 - targets[:, :1], targets[:, :1].astype(float), least_precision=0.99)[0] == NEVER
+
+
+def test_thresholds_of_a_row_are_chosen_by_other_folds() -> None:
+    rng = np.random.default_rng(0)
+    targets, chances = rng.integers(2, size=(60, 2)).astype(np.uint8), rng.random((60, 2))
+    fold = np.arange(60) % 3 + 1
+    found = thresholds_by_fold(targets, chances, fold)
+    for number in (1, 2, 3):
+        others = fold != number
+        expected = find_thresholds(targets[others], chances[others])
+        np.testing.assert_array_equal(found[~others], np.tile(expected, (20, 1)))

@@ -39,8 +39,12 @@ def test_the_optimum_is_that_of_scikit_learn(kind: str) -> None:
     with open_threads() as threads:
         solver = RidgeSolver(feature_rows(features), targets, groups, threads=threads)
         found = [solver.solve(l2) for l2 in PENALTIES]
-    for l2, (weight, bias) in zip(PENALTIES, found, strict=True):
+    for l2, (weights, biases, report) in zip(PENALTIES, found, strict=True):
+        weight, bias = weights[0, 0], biases[0, 0]
         model = Ridge(alpha=l2, solver="svd").fit(wide, targets)
+        penalty = l2 * (model.coef_**2).sum()
+        least = ((model.predict(wide) - targets) ** 2).sum() + penalty
+        assert report.objective == pytest.approx(least, rel=1e-9) and report.penalty == pytest.approx(penalty, rel=1e-7)
         np.testing.assert_allclose(wide @ weight + bias, model.predict(wide), rtol=0, atol=1e-8)
         np.testing.assert_allclose(weight, model.coef_, rtol=0, atol=1e-7)
 

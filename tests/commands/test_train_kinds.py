@@ -1,0 +1,85 @@
+"""Heads of every kind of label, trained by the commands, with the run that they leave."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import headstart
+import numpy as np
+import pyarrow.parquet
+import pytest
+from extracting import run
+from headstart.cache.errors import SettingsError
+from headstart.stages.runs.run import load_head
+from headstart.stages.settings import Task, TrainSettings
+from headstart.stages.train_head import train_head
+from headstart.terminal import show_run
+from tiny import tiny_rows
+
+ROWS = tiny_rows(120, classes=3)
+TEXTS, CLASSES = [text for text, _ in ROWS], np.unique([label for _, label in ROWS], return_inverse=True)[1].tolist()
+
+
+def labels_of(task: Task) -> list[Any]:
+    noise = np.random.default_rng(0).random(len(ROWS)).round(3).tolist()
+    if task is Task.REGRESSION:
+        return [10 * label + more for label, more in zip(CLASSES, noise, strict=True)]
+    if task is Task.ORDINAL:
+        return CLASSES
+    return [["abc"[label]] * (noise[row] < 0.8) + ["d"] * (label > 0) for row, label in enumerate(CLASSES)]
+
+
+@pytest.fixture(scope="module")
+def runs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Task, Path]:
+    """A run of each task, in a folder beside its cache."""
+    folder = tmp_path_factory.mktemp("kinds")
+    found = {}
+    for task in (Task.MULTI_LABEL, Task.REGRESSION, Task.ORDINAL):
+        cache = folder / f"{task}.h5"
+        run({"text": TEXTS, "label": labels_of(task)}, cache, tiny, task=task)
+        found[task] = train_head(cache, folder / task)
+    return found
+
+
+def test_the_default_head_of_each_kind_is_searched_scored_and_predicts(
+    runs: dict[Task, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = {Task.MULTI_LABEL: "micro_f1", Task.REGRESSION: "r2", Task.ORDINAL: "quadratic_kappa"}
+    for task, folder in runs.items():
+        fields = json.loads((folder / "run.json").read_text())
+        assert fields["task"] == task and fields["search"]["choice"] and fields["certificate"]["converged"]
+        for part in ("validation", "test"):
+            low, high = fields["metrics"][part][f"{keys[task]}_interval"]
+            assert low <= fields["metrics"][part][keys[task]] <= high
+        table = pyarrow.parquet.read_table(folder / "predictions.parquet").to_pydict()
+        assert set(table["part"]) == {"validation", "test"}
+        ours = [row for row, part in enumerate(table["part"]) if part == "test"]
+        said = headstart.load(folder, device="cpu").predict([TEXTS[table["row"][row] - 1] for row in ours])
+        written = [table["prediction"][row] for row in ours]
+        if task is Task.REGRESSION:
+            np.testing.assert_allclose(said, written, atol=1e-3)
+        else:
+            assert [*said] == written
+        show_run({**fields, "path": str(folder)})
+        shown = capsys.readouterr().out
+        first = "accuracy" if task is Task.ORDINAL else keys[task]
+        assert f"{fields['metrics']['test'][first]:.4f} on the test rows" in shown
+
+
+def test_thresholds_are_chosen_unless_told_and_for_rows_with_several_labels_alone(
+    runs: dict[Task, Path], tmp_path: Path
+) -> None:
+    cache = runs[Task.MULTI_LABEL].parent / f"{Task.MULTI_LABEL}.h5"
+    chosen, floor, half = (
+        load_head(train_head(cache, tmp_path / str(number), TrainSettings(**options))).thresholds
+        for number, options in enumerate(({}, {"least_precision": 0.99}, {"thresholds": "half"}))
+    )
+    assert chosen is not None and floor is not None and half is None
+    assert len(chosen) == 4 and chosen != floor
+    for options in ({"least_precision": 0.9}, {"thresholds": "half"}):
+        with pytest.raises(SettingsError, match="for rows with several labels"):
+            train_head(
+                runs[Task.REGRESSION].parent / f"{Task.REGRESSION}.h5", tmp_path / "no", TrainSettings(**options)
+            )
