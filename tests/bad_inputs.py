@@ -561,6 +561,15 @@ def many_classes(place: Place) -> Path:
     )
 
 
+def with_numbers(place: Place, step: float = 0.25) -> Path:
+    return place.csv([(text, f"{number * step + 0.5}") for number, (text, _) in enumerate(GOOD)])
+
+
+def with_lists(place: Place) -> Path:
+    lines = (json.dumps({"text": text, "label": ["all", "some"][: 1 + n % 2]}) for n, (text, _) in enumerate(GOOD))
+    return place.write("\n".join(lines), "t.jsonl")
+
+
 TABLES = [
     Case("no column of that name", raw("body,label\ngood film,pos\n")),
     Case("two columns of that name", raw("text,text,label\ngood,film,pos\n")),
@@ -748,6 +757,15 @@ LABELS = [
             ["train-head", place.folder / "out.h5", "--out", place.folder / "head"],
         )[-1],
     ),
+    Case("names, in train-head --task regression", trained(lambda place: place.csv(GOOD), "--task", "regression")),
+    Case("one label a row, in train-head --task multi-label", trained(with_numbers, "--task", "multi-label")),
+    Case("fractions, in train-head --task classes", trained(with_numbers, "--task", "classes")),
+    Case("numbers, in train-head --solver sgd", trained(with_numbers, "--solver", "sgd")),
+    Case("numbers, in train-head --metric accuracy", trained(with_numbers, "--metric", "accuracy")),
+    Case("numbers that are all equal, in train-head", trained(lambda place: with_numbers(place, step=0.0))),
+    Case("numbers, in sweep", lambda place: ["sweep", *trained(with_numbers)(place)[1:]]),
+    Case("a label that all rows have, in train-head", trained(with_lists)),
+    Case("lists, in train-head --task classes", trained(with_lists, "--task", "classes")),
     Case("the same text with two labels", rows(("good film", "class0"), ("good film", "class1"))),
 ]
 TEXTS = [
