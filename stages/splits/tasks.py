@@ -41,10 +41,12 @@ def for_task(cache: Cache, task: Task, order: tuple[str, ...] | None) -> Cache:
     if names is None:  # numbers
         labels, names = _as_classes(labels, where, whole=wanted is LabelKind.CLASS)
     if wanted is LabelKind.NUMBER:
-        values = np.array([*_numbers(names, where), np.nan])
+        values = np.array([*_numbers(names, where, "choose another `task`"), np.nan])
         return cache.with_labels(values[labels], None, wanted)
     if wanted is LabelKind.ORDINAL:
-        ranked = order or tuple(name for _, name in sorted(zip(_numbers(names, where), names, strict=True)))
+        ranked = order or tuple(
+            name for _, name in sorted(zip(_numbers(names, where, "name their `order`"), names, strict=True))
+        )
         if absent := [name for name in names if name not in ranked]:
             raise TableError(f"{where} has the label {absent[0]!r}, which is not in the `order` ({', '.join(ranked)})")
         ranks = np.array([*(ranked.index(name) for name in names), UNLABELLED], np.int64)
@@ -65,10 +67,10 @@ def _as_classes(numbers: Labels, where: str, *, whole: bool) -> tuple[Labels, tu
     return labels, tuple(map(number_name, distinct.tolist()))
 
 
-def _numbers(names: tuple[str, ...], where: str) -> list[float]:
-    """Return the numbers that the classes' names are."""
+def _numbers(names: tuple[str, ...], where: str, advice: str) -> list[float]:
+    """Return the numbers that the classes' names are; ``advice`` ends the message where one is none."""
     numbers = [number for name in names if (number := number_of(name)) is not None]
     if len(numbers) < len(names):
         text = next(name for name in names if number_of(name) is None)
-        raise TableError(f"{where} has the label {text!r}, which is no number; name the `order` of the labels")
+        raise TableError(f"{where} has the label {text!r}, which is no number; {advice}")
     return numbers
