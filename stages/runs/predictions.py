@@ -26,6 +26,8 @@ class PartPredictions:
     part: str  # validation or test
     dataset: Dataset  # it knows where its rows come from
     outputs: Float64Array  # what `outputs_of` says of them
+    thresholds: Float64Array | None = None
+    """(labels,) or (rows, labels), the least probability of a label that is predicted, where a row may have several."""
     fold: Indices | None = None
     """(rows,) int64, from 1: the fold that a row was in, so that the head that says this was trained without it. None
     without folds."""
@@ -64,22 +66,23 @@ def _columns(part: PartPredictions, head: Head, shown: int) -> Iterator[list[Any
     for start in range(0, len(part.dataset), _GROUP_ROWS):
         rows = slice(start, start + _GROUP_ROWS)
         labels, outputs = part.dataset.targets[rows], part.outputs[rows]
-        count = range(len(labels))
+        count, said = range(len(labels)), head.predictions(outputs)
+        if part.thresholds is not None:
+            said = outputs >= np.broadcast_to(part.thresholds, part.outputs.shape)[rows]
         digits = part.dataset.text_hashes[rows].tobytes().hex()
         yield [
             [part.part] * len(labels),
             [None] * len(labels) if part.fold is None else part.fold[rows],
             part.dataset.row_numbers[rows],
             [digits[32 * row : 32 * row + 32] for row in count],
-            *_said(head, labels, outputs),
+            *_said(head, labels, outputs, said),
             *outputs.T[:shown],
         ]
 
 
-def _said(head: Head, labels: Any, outputs: Float64Array) -> list[Any]:
+def _said(head: Head, labels: Any, outputs: Float64Array, predicted: Any) -> list[Any]:
     """The columns of the labels and predictions, and of their probabilities where each row has one class."""
     names = np.array(head.label_names, object)
-    predicted = head.predictions(outputs)
     if head.task is Task.REGRESSION:
         return [labels, predicted]
     if head.task is Task.MULTI_LABEL:

@@ -115,7 +115,10 @@ def train_run(
     ):
         if len(dataset):
             said = outputs_of(task, scores.astype(np.float64) / temperature)
-            predictions.append(PartPredictions(part=part, dataset=dataset, fold=fold_of, outputs=said))
+            by_row = None if thresholds is None else least
+            predictions.append(
+                PartPredictions(part=part, dataset=dataset, fold=fold_of, outputs=said, thresholds=by_row)
+            )
             metrics[part] = target.evaluate(dataset.targets, scores, groups, temperature=temperature, thresholds=least)
     record = {
         **provenance(device, fields),

@@ -16,6 +16,7 @@ from headstart.stages.runs.run import load_head
 from headstart.stages.settings import Task, TrainSettings
 from headstart.stages.train_head import train_head
 from headstart.terminal import show_run
+from processes import command
 from tiny import tiny_rows
 
 ROWS = tiny_rows(120, classes=3)
@@ -83,3 +84,34 @@ def test_thresholds_are_chosen_unless_told_and_for_rows_with_several_labels_alon
             train_head(
                 runs[Task.REGRESSION].parent / f"{Task.REGRESSION}.h5", tmp_path / "no", TrainSettings(**options)
             )
+
+
+def test_the_table_of_predictions_adds_up_to_the_metrics(runs: dict[Task, Path]) -> None:
+    """Also for validation rows, whose labels are predicted by thresholds that other folds chose."""
+    metrics = json.loads((runs[Task.MULTI_LABEL] / "run.json").read_text())["metrics"]
+    rows = pyarrow.parquet.read_table(runs[Task.MULTI_LABEL] / "predictions.parquet").to_pylist()
+    for part in ("validation", "test"):
+        pairs = [({*row["label"]}, {*row["prediction"]}) for row in rows if row["part"] == part]
+        right, all_of_both = (
+            sum(map(len, sets)) for sets in ([a & b for a, b in pairs], [s for p in pairs for s in p])
+        )
+        assert 2 * right / all_of_both == pytest.approx(metrics[part]["micro_f1"])
+    numbers = json.loads((runs[Task.REGRESSION] / "run.json").read_text())["metrics"]["test"]
+    rows = pyarrow.parquet.read_table(runs[Task.REGRESSION] / "predictions.parquet").to_pylist()
+    errors = [row["label"] - row["prediction"] for row in rows if row["part"] == "test"]
+    assert np.mean(np.abs(errors)) == pytest.approx(numbers["mean_absolute_error"])
+
+
+def test_a_head_of_each_kind_is_made_at_the_command_line(runs: dict[Task, Path], tmp_path: Path) -> None:
+    folder = next(iter(runs.values())).parent
+    for task, cache, options in (
+        ("regression", f"{Task.ORDINAL}.h5", ("--task", "regression")),
+        ("ordinal", f"{Task.ORDINAL}.h5", ("--solver", "exact", "--l2", "10", "--order", "0,1,2", "--task", "ordinal")),
+        ("classes", f"{Task.ORDINAL}.h5", ("--task", "classes")),
+        ("multi-label", f"{Task.MULTI_LABEL}.h5", ("--solver", "exact", "--thresholds", "half")),
+    ):
+        done = command("train-head", folder / cache, "--out", tmp_path / task, *options)
+        assert done.returncode == 0, done.stderr
+        assert json.loads((tmp_path / task / "run.json").read_text())["task"] == task == load_head(tmp_path / task).task
+        said = command("predict", tmp_path / task, "good film", "--quiet")
+        assert said.returncode == 0 and said.stdout.rstrip().endswith("good film"), said.stderr
