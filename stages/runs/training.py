@@ -115,7 +115,7 @@ def train_run(
     ):
         if len(dataset):
             said = outputs_of(task, scores.astype(np.float64) / temperature)
-            by_row = None if thresholds is None else least
+            by_row = None if thresholds is None else np.asarray(least, np.float64)
             predictions.append(
                 PartPredictions(part=part, dataset=dataset, fold=fold_of, outputs=said, thresholds=by_row)
             )
