@@ -134,9 +134,11 @@ def noise() -> None:
 
 
 def penalties() -> None:
-    """Which penalty five folds choose, in half decades from the mean squared length of the centered vectors."""
+    """Which penalty five folds choose, in quarters of a decade from the mean squared length of the centered vectors."""
     data, target = real_features(), ClassTarget(("negative", "neutral", "positive"))
-    print("\n| features | rows | scaling | half decades of the best | log loss | with the next larger, smaller |")
+    print(
+        "\n| features | rows | scaling | quarters of a decade of the best | log loss | with the next larger, smaller |"
+    )
     print("|---|---|---|---|---|---|")
     for name in ("cls", "mean"):
         for rows in (100, 1000, len(data["labels"])):

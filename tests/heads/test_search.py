@@ -46,7 +46,10 @@ def test_folds_choose_feature_scaling_and_penalty_as_scikit_learn_does() -> None
     assert (found.feature, found.scaling, found.search.folds, found.search.rows) == ("told", "normalized", 3, 200)
     rows = told.astype(np.float64) / np.linalg.norm(told.astype(np.float64), axis=1, keepdims=True)
     tried = [c for c in found.search.candidates if (c.feature, c.scaling) == ("told", "normalized")]
-    assert len(tried) >= 3 and found.search.choice == min(found.search.candidates, key=lambda c: c.mean)
+    best = min(found.search.candidates, key=lambda c: c.mean)
+    assert best.spread is not None and (best.feature, best.scaling) == ("told", "normalized") and len(tried) >= 3
+    enough = [c for c in tried if c.mean <= best.mean + best.spread / 3**0.5 and best.l2 <= c.l2 < 3.2 * best.l2]
+    assert found.search.choice == max(enough, key=lambda c: c.l2), "the largest within a standard error of the best"
     for candidate in tried:
         said, losses = np.zeros((200, 3)), []
         for number in (1, 2, 3):
@@ -66,13 +69,13 @@ def test_folds_choose_feature_scaling_and_penalty_as_scikit_learn_does() -> None
     np.testing.assert_array_equal(found.validated.fold, fold)
 
 
-@pytest.mark.parametrize("metric", Metric)
+@pytest.mark.parametrize("metric", [metric for metric in Metric if metric is not Metric.LOG_LOSS])
 def test_the_metric_is_what_folds_choose_by(metric: Metric) -> None:
     noise, told, labels = data()
     fold = np.random.default_rng(1).integers(1, 4, 200)
     splits = {"noise": made(noise, labels, fold=fold), "told": made(told, labels, fold=fold)}
     found = search(splits, target=TARGET, settings=TrainSettings(metric=metric)).search
-    best = (min if metric is Metric.LOG_LOSS else max)(candidate.mean for candidate in found.candidates)
+    best = max(candidate.mean for candidate in found.candidates)
     assert found.choice is not None and found.choice.mean == pytest.approx(best, rel=2e-6)
     equal = [candidate for candidate in found.candidates if candidate.mean == best]
     same_way = [c for c in equal if (c.feature, c.scaling) == (found.choice.feature, found.choice.scaling)]
