@@ -324,7 +324,7 @@ def _search(found: Mapping[str, Any], rows: Mapping[str, int]) -> dict[str, str]
         scaling = "" if choice["scaling"] == "none" else f", {choice['scaling']}"
         folds = "" if not found["folds"] else f", folds {choice['lowest']:.4f} to {choice['highest']:.4f}"
         by = f"{found['metric']} {choice['mean']:.4f}{folds}"
-        lines["chosen"] = f"{among}{scaling}, penalty {choice['l2']:.2g} ({by})"
+        lines["chosen"] = f"{among}{scaling}, penalty {choice['l2']:.3g} ({by})"
     return lines
 
 
