@@ -59,9 +59,9 @@ def test_folds_choose_feature_scaling_and_penalty_as_scikit_learn_does() -> None
             model = linear_model.LogisticRegression(C=1 / candidate.l2, tol=1e-8, max_iter=10_000)
             said[out] = model.fit(rows[kept], labels[kept]).predict_proba(rows[out])
             losses.append(metrics.log_loss(labels[out], said[out], labels=[0, 1, 2]))
-        assert candidate.mean == pytest.approx(metrics.log_loss(labels[:200], said), abs=1e-4)
-        assert candidate.spread == pytest.approx(np.std(losses, ddof=1), abs=1e-4)
-        assert (candidate.lowest, candidate.highest) == pytest.approx((min(losses), max(losses)), abs=2e-4)
+        assert candidate.mean == pytest.approx(metrics.log_loss(labels[:200], said), abs=1e-3)
+        assert candidate.spread == pytest.approx(np.std(losses, ddof=1), abs=1e-3)
+        assert (candidate.lowest, candidate.highest) == pytest.approx((min(losses), max(losses)), abs=1e-3)
     choice = found.search.choice
     assert choice is not None
     model = linear_model.LogisticRegression(C=1 / choice.l2, tol=1e-10, max_iter=10_000)  # then all rows train
