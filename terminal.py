@@ -203,7 +203,9 @@ def show_verified(found: Verified) -> None:
 def show_run(run: Mapping[str, Any]) -> None:
     """Print how a head was trained, its metrics on the test rows, and their confusion matrix."""
     test, rows = run["metrics"]["test"], run["rows"]
+    task = run.get("task", "classes")  # runs made earlier lack it
     lines = {
+        **({} if task == "classes" else {"task": task}),
         "features": run["settings"]["feature"],
         "rows": f"{rows['train']:,} for training, {rows['validation']:,} for validation, {rows['test']:,} for testing",
     }

@@ -22,7 +22,8 @@ VERSION_1 = Path(__file__).parents[1] / "golden" / "v1"
 OF_KINDS = VERSION_1.with_name("v1-kinds")
 EXPECTED: dict[str, Any] = json.loads((VERSION_1 / "expected.json").read_text(encoding="utf-8"))
 
-EXPECTED["caches"] |= json.loads((OF_KINDS / "expected.json").read_text(encoding="utf-8"))["caches"]
+EXPECTED |= {"outputs": (found := json.loads((OF_KINDS / "expected.json").read_text(encoding="utf-8")))["outputs"]}
+EXPECTED["caches"] |= found["caches"]
 ALL = (*CACHES, *KINDS)
 
 
@@ -93,6 +94,17 @@ def test_heads_are_trained_on_it(v1: Path) -> None:
 def test_a_run_predicts_as_it_did(v1: Path, run: str) -> None:
     probabilities = headstart.load(run).predict_proba(TEXTS)
     np.testing.assert_allclose(probabilities, EXPECTED["predictions"][run], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_run_of_another_kind_says_what_it_did(v1: Path, name: str) -> None:
+    head = headstart.load(f"{name}-run").head
+    task = {"number": "regression", "multi_label": "multi-label", "ordinal": "ordinal"}[name]
+    assert inspect_path(f"{name}-run")["task"] == head.task == task
+    outputs = head.outputs(open_cache(f"{name}.h5").features()[:3])
+    np.testing.assert_allclose(outputs, EXPECTED["outputs"][name], atol=1e-5, rtol=1e-5)
+    predicted = headstart.load(f"{name}-run").predict(TEXTS)
+    assert predicted.shape == (3,) and (predicted.dtype == np.float64) == (name == "number")
 
 
 def test_each_is_inspected() -> None:

@@ -4,7 +4,7 @@
     python tests/golden/make.py FOLDER kinds
 
 writes them into a new folder: ``v1``; or, with the encoder of ``v1``, ``v1-kinds``, caches with labels of other kinds
-than classes. Those of a released version of the format are never made again. They hold what
+than classes, and runs. Those of a released version of the format are never made again. They hold what
 `tests/cache/test_golden.py` needs: a tiny random encoder with modules of its own, the tables, and ``expected.json``:
 what plain h5py reads from each cache, and what the runs predict.
 """
@@ -110,6 +110,7 @@ def make(folder: Path) -> None:
 
 def make_kinds(folder: Path) -> None:
     """Write the golden files with labels of other kinds into a new folder, and stay in it."""
+    from headstart.cache.reader import open_cache
     from tiny import tiny_rows
 
     shutil.copytree(Path(__file__).parent / "v1" / "encoder", folder.resolve() / "encoder")
@@ -124,7 +125,13 @@ def make_kinds(folder: Path) -> None:
         write_table(name, ["text", "label"], list(zip(texts, labels[name], strict=True)))
         headstart.extract(f"{name}.csv", f"{name}.h5", settings(name))
         without_paths(name)
-    expected = {"caches": {name: read_plainly(Path(f"{name}.h5")) for name in KINDS}}
+        headstart.train_head(f"{name}.h5", f"{name}-run")
+        (Path(f"{name}-run") / "predictions.parquet").unlink()
+        document = Path(f"{name}-run") / "run.json"
+        document.write_text(document.read_text(encoding="utf-8").replace(f"{Path.cwd()}/", ""), encoding="utf-8")
+    outputs = {name: headstart.load(f"{name}-run").head.outputs for name in KINDS}
+    said = {name: of(open_cache(f"{name}.h5").features()[:3]).tolist() for name, of in outputs.items()}
+    expected = {"caches": {name: read_plainly(Path(f"{name}.h5")) for name in KINDS}, "outputs": said}
     Path("expected.json").write_text(json.dumps(expected, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree("encoder")
 
