@@ -218,7 +218,7 @@ class _Path:
 
     def _points(self) -> Iterator[PathPoint]:
         splits = self._splits
-        penalties = _penalties(splits.train, self._scaling)
+        penalties = _penalties(splits.train, self._scaling, LARGEST + self._target.more_penalties)
         if splits.fold is not None:
             path = self._target.path(
                 splits.train,
@@ -255,7 +255,7 @@ def _better(mean: float, best: float, metric: Metric) -> bool:
     return gain > _TIE * abs(best)
 
 
-def _penalties(train: Dataset, scaling: Scaling) -> list[float]:
+def _penalties(train: Dataset, scaling: Scaling, largest: int) -> list[float]:
     """The penalties to try, the largest first: quarters of a decade, from the mean squared length of vectors on."""
     length = float(train.width)
     if scaling is not Scaling.STANDARDIZED:
@@ -266,4 +266,4 @@ def _penalties(train: Dataset, scaling: Scaling) -> list[float]:
             squares += float((chunk.astype(np.float64) ** 2).sum())
         length = squares / len(rows) - float(((total / len(rows)) ** 2).sum())
     middle = round(4 * math.log10(max(length, 1e-12)))
-    return [10 ** ((middle + step) / 4) for step in range(LARGEST, _SMALLEST - 1, -1)]
+    return [10 ** ((middle + step) / 4) for step in range(largest, _SMALLEST - 1, -1)]

@@ -69,6 +69,10 @@ class Target(Protocol):
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics that a head can be chosen by."""
 
+    @property
+    def more_penalties(self) -> int:
+        """How many larger penalties than those of classes are worth trying."""
+
     def path(
         self,
         train: Dataset,
@@ -122,6 +126,10 @@ class ClassTarget:
     @property
     def metrics(self) -> tuple[Metric, ...]:
         return tuple(Metric)
+
+    @property
+    def more_penalties(self) -> int:
+        return 0
 
     def path(
         self,
@@ -196,6 +204,10 @@ class MultiLabelTarget:
     def metrics(self) -> tuple[Metric, ...]:
         return tuple(Metric)
 
+    @property
+    def more_penalties(self) -> int:
+        return 4
+
     def path(
         self,
         train: Dataset,
@@ -268,6 +280,10 @@ class NumberTarget:
     def metrics(self) -> tuple[Metric, ...]:
         return (Metric.LOG_LOSS,)
 
+    @property
+    def more_penalties(self) -> int:
+        return 8  # where features explain a thousandth of the variance, the best is among them
+
     def path(
         self,
         train: Dataset,
@@ -323,6 +339,10 @@ class OrdinalTarget:
     @property
     def metrics(self) -> tuple[Metric, ...]:
         return tuple(Metric)
+
+    @property
+    def more_penalties(self) -> int:
+        return 4
 
     def path(
         self,
