@@ -294,7 +294,7 @@ _TASK = (
     "whole numbers, are numbers; others are classes."
 )
 _ORDER = "Names of the classes from the least to the greatest, for `task` ordinal."
-_LABEL_COLUMN = "Column of the labels; or several columns of 0 and 1, each a label."
+_LABEL_COLUMN = "Column of the labels; or several columns of 0 and 1, such as a,b,c, each a label."
 _LABEL_DELIMITER = "Text between several labels in a cell, such as a semicolon."
 _DEVICE = "Device to compute on: auto, cpu, cuda, cuda:1 or mps."
 _ENCODER = "Hub id of the encoder, or folder of its files."
