@@ -17,9 +17,10 @@ from .head import Parameters
 from .logistic_batch import Curvature, Limits, LogisticBatch, Problem
 from .stacked import class_weights
 
-TOLERANCE = 1e-9
-"""The solver has converged if the estimated gap to the optimum is below this share of the objective."""
-_LIMITS = Limits(tolerance=TOLERANCE / 10, rounding=1e-8, loose_tolerance=1e-6, passes=1000, history=20)
+TOLERANCE = 3e-10
+"""The solver has converged if the estimated gap to the optimum is below this share of the objective. On real features
+the estimate was right within a factor of 1.5; the true gap is to be below 1e-9."""
+_LIMITS = Limits(tolerance=TOLERANCE, rounding=1e-8, loose_tolerance=1e-6, passes=1000, history=20)
 _CENTER_ROWS = 4096
 _LEAST_HISTORY = 3
 
@@ -37,7 +38,7 @@ class ConvergenceReport:
     of the Hessian's inverse."""
     iterations: int  # steps taken
     passes: int  # how often all features were multiplied with weights, and residuals with the features
-    converged: bool  # the gap is below 1e-9 of the objective; or it is below 1e-6, and rounding allows no better step
+    converged: bool  # the gap is below 3e-10 of the objective; or below 1e-6, and rounding allows no better step
     reason: str  # why the solver stopped, in words
     seconds: float
 

@@ -25,9 +25,9 @@ Tensor = torch.Tensor
 HeldOut = Callable[[slice, Tensor], None]
 """Is given a span of rows and the logits of all problems there, (problems, classes, rows)."""
 
-_SPAN_NUMBERS = 1 << 19
-"""About so many features, and so many logits, are worked on at a time: they stay in the processor's cache."""
-_LEAST_SPAN, _MOST_SPAN = 64, 1024
+_SPAN_FEATURES, _SPAN_LOGITS = 1 << 20, 1 << 19
+"""So many features and logits, at most, are worked on at a time: they stay in the processor's cache."""
+_LEAST_SPAN, _MOST_SPAN = 64, 4096
 _FULL_CLASSES = 256
 """With more classes, only the diagonal of the class covariance counts."""
 _SAMPLE = 512
@@ -363,7 +363,7 @@ class LogisticBatch:
             gradient = torch.mm(residuals.view(count * classes, rows).to(torch.float32), features)
             return [values, gradient, residuals.sum(2), covariance]
 
-        most = _SPAN_NUMBERS // max(width, count * classes)
+        most = min(_SPAN_FEATURES // width, _SPAN_LOGITS // (count * classes))
         span_rows = min(max(most, _LEAST_SPAN), _MOST_SPAN)
         sums = sum_over_rows(self._rows, work, self._threads, span_rows=span_rows)
         values, gradients, biases, covariances = (torch.from_numpy(each) for each in sums)
