@@ -29,7 +29,7 @@ al., Classification and Regression Trees, 1984). A head at the lowest log loss i
 features of 3,788 articles in 9 classes that would cost 0.7 points of accuracy, and more than one step gains nothing."""
 _TIE = 1e-6
 """A mean must be better by this share to be better: the solver's own error is no reason to choose."""
-_PATIENCE = 2
+_PATIENCE = 3
 """A path ends after so many penalties in a row that are worse than its best."""
 _WEIGHED_OUT = 1.0
 """The penalty where there is no row to choose by, for vectors of length 1: scikit-learn's default."""
