@@ -20,6 +20,7 @@ from headstart.stages.runs.run import load_head
 from headstart.stages.settings import TrainSettings
 from headstart.stages.train_head import train_head
 from safetensors.numpy import load_file
+from sklearn.metrics import log_loss
 from tiny import tiny_rows
 
 ROWS = tiny_rows(200)
@@ -56,6 +57,22 @@ def test_a_run_keeps_loads_and_uses_all_of_it(cache: Path, tmp_path: Path) -> No
     assert (classifier.predict(TEXTS) == NAMES[1]).tolist() == (probability >= threshold).tolist()
     assert 0 < (probability >= threshold).sum() != (probability >= 0.5).sum()
     assert json.loads((folder / "run.json").read_text())["version"] == 2  # an older headstart would not apply it
+
+
+def test_the_default_head_is_adjusted_by_the_rows_of_all_folds(cache: Path, tmp_path: Path) -> None:
+    folder = train_head(cache, tmp_path / "run", TrainSettings(calibrate="per-class", decide_by="macro-f1"))
+    record, table, head = inspect_path(folder), pd.read_parquet(folder / "predictions.parquet"), load_head(folder)
+    assert sorted(table["row"]) == list(range(1, 201)) and table["part"].value_counts()["test"] == 40
+    validated, tested = (table[table["part"] == part] for part in ("validation", "test"))
+    assert set(validated["fold"]) == {1, 2, 3, 4, 5} and tested["fold"].isna().all()
+    for part, rows in (("validation", validated), ("test", tested)):
+        probabilities = rows.iloc[:, -2:].to_numpy()
+        assert record["metrics"][part]["log_loss"] == pytest.approx(log_loss(rows["label"], probabilities))
+        assert record["metrics"][part]["accuracy"] == pytest.approx((rows["label"] == rows["prediction"]).mean())
+        said = probabilities[:, 1] >= record["decision"]["threshold"]
+        assert (rows["prediction"] == NAMES[1]).tolist() == said.tolist()
+    features = open_cache(cache).features(record["settings"]["feature"])[tested["row"] - 1]
+    np.testing.assert_allclose(head.probabilities(features), tested.iloc[:, -2:], atol=1e-5)
 
 
 def test_without_a_threshold_any_headstart_reads_the_run(cache: Path, tmp_path: Path) -> None:
