@@ -325,7 +325,7 @@ def _search(found: Mapping[str, Any], rows: Mapping[str, int]) -> dict[str, str]
         among = f"among {len(found['candidates']):,}: feature {choice['feature']}"
         scaling = "" if choice["scaling"] == "none" else f", {choice['scaling']}"
         folds = "" if not found["folds"] else f", folds {choice['lowest']:.4f} to {choice['highest']:.4f}"
-        by = f"{found['metric']} {choice['mean']:.4f}{folds}"
+        by = f"{found['metric']} {choice['mean']:.4f}{' by leave-one-out' * found['leave_one_out']}{folds}"
         lines["chosen"] = f"{among}{scaling}, penalty {choice['l2']:.3g} ({by})"
     return lines
 

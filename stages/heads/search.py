@@ -58,6 +58,7 @@ class Search:
 
     metric: Metric
     folds: int  # 0 if validation rows chose, or if no class has two texts to choose by
+    leave_one_out: bool  # each row was scored by the head of all rows with other texts, not of all other folds
     rows: int  # that chose
     candidates: tuple[Candidate, ...]  # in the order in which they were tried; empty without rows to choose by
     choice: Candidate | None
@@ -140,6 +141,7 @@ def search(
         search=Search(
             metric=settings.metric,
             folds=rows.folds,
+            leave_one_out=bool(rows.folds) and target.leaves_one_out(settings),
             rows=len(rows.dataset),
             candidates=tuple(candidates),
             choice=best[0] if best else None,
@@ -225,6 +227,7 @@ class _Path:
                 scaling=self._scaling,
                 fold=splits.fold,
                 folds=self._rows.folds,
+                groups=splits.train_groups,
                 settings=self._settings,
                 threads=self._threads,
             )

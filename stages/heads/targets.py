@@ -73,6 +73,9 @@ class Target(Protocol):
     def more_penalties(self) -> int:
         """How many larger penalties than those of classes are worth trying."""
 
+    def leaves_one_out(self, settings: TrainSettings) -> bool:
+        """Whether `path` scores each row by the head of all rows with other texts, not of all other folds."""
+
     def path(
         self,
         train: Dataset,
@@ -80,10 +83,11 @@ class Target(Protocol):
         scaling: Scaling,
         fold: Indices,
         folds: int,
+        groups: Indices,
         settings: TrainSettings,
         threads: WorkerThreads,
     ) -> Path:
-        """The problems of all folds; see `LogisticPath`."""
+        """The problems of all folds; see `LogisticPath`. ``groups`` (rows,) int64 are equal for copies of a text."""
 
     def solver(self, train: Dataset, *, scaling: Scaling, settings: TrainSettings, threads: WorkerThreads) -> Solver:
         """The problem of all rows. The parameters that it finds read rows of `scaled`."""
@@ -131,6 +135,9 @@ class ClassTarget:
     def more_penalties(self) -> int:
         return 0
 
+    def leaves_one_out(self, settings: TrainSettings) -> bool:
+        return False
+
     def path(
         self,
         train: Dataset,
@@ -138,6 +145,7 @@ class ClassTarget:
         scaling: Scaling,
         fold: Indices,
         folds: int,
+        groups: Indices,
         settings: TrainSettings,
         threads: WorkerThreads,
     ) -> Path:
@@ -208,6 +216,9 @@ class MultiLabelTarget:
     def more_penalties(self) -> int:
         return 4
 
+    def leaves_one_out(self, settings: TrainSettings) -> bool:
+        return False
+
     def path(
         self,
         train: Dataset,
@@ -215,6 +226,7 @@ class MultiLabelTarget:
         scaling: Scaling,
         fold: Indices,
         folds: int,
+        groups: Indices,
         settings: TrainSettings,
         threads: WorkerThreads,
     ) -> Path:
@@ -284,6 +296,9 @@ class NumberTarget:
     def more_penalties(self) -> int:
         return 8  # where features explain a thousandth of the variance, the best is among them
 
+    def leaves_one_out(self, settings: TrainSettings) -> bool:
+        return settings.folds == 0  # a formula
+
     def path(
         self,
         train: Dataset,
@@ -291,11 +306,13 @@ class NumberTarget:
         scaling: Scaling,
         fold: Indices,
         folds: int,
+        groups: Indices,
         settings: TrainSettings,
         threads: WorkerThreads,
     ) -> Path:
         rows, _ = _center(train, scaling, settings.memory)
-        return _RidgePath(RidgeSolver(rows, train.targets, np.arange(len(rows)), threads=threads), fold)
+        solver = RidgeSolver(rows, train.targets, groups, threads=threads)
+        return _RidgePath(solver, None if self.leaves_one_out(settings) else fold)
 
     def solver(self, train: Dataset, *, scaling: Scaling, settings: TrainSettings, threads: WorkerThreads) -> Solver:
         rows, scaler = _center(train, scaling, settings.memory)
@@ -344,6 +361,9 @@ class OrdinalTarget:
     def more_penalties(self) -> int:
         return 4
 
+    def leaves_one_out(self, settings: TrainSettings) -> bool:
+        return False
+
     def path(
         self,
         train: Dataset,
@@ -351,6 +371,7 @@ class OrdinalTarget:
         scaling: Scaling,
         fold: Indices,
         folds: int,
+        groups: Indices,
         settings: TrainSettings,
         threads: WorkerThreads,
     ) -> Path:
@@ -433,14 +454,17 @@ class _WholeSolver:
 
 
 class _RidgePath:
-    """The same for ridge regression, which solves for all penalties at once."""
+    """The same for ridge regression, which solves for all penalties at once; without folds it leaves out one text."""
 
-    def __init__(self, solver: RidgeSolver, fold: Indices) -> None:
+    def __init__(self, solver: RidgeSolver, fold: Indices | None) -> None:
         self._solver, self._fold = solver, fold
 
     def solve(self, penalties: Sequence[float], on_step: Callable[[], None]) -> Iterator[PathPoint]:
-        ordered = sorted(penalties, reverse=True)
-        for l2, row in zip(ordered, self._solver.leave_folds_out(ordered, self._fold), strict=True):
+        ordered, solver = sorted(penalties, reverse=True), self._solver
+        predictions = (
+            solver.leave_one_out(ordered) if self._fold is None else solver.leave_folds_out(ordered, self._fold)
+        )
+        for l2, row in zip(ordered, predictions, strict=True):
             on_step()
             yield PathPoint(l2, row[:, None].astype(np.float32), True)
 

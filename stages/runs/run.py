@@ -180,7 +180,11 @@ def _thresholds(fields: dict[str, Any], names: tuple[str, ...], where: str) -> t
     found = fields.get("thresholds")
     if found is None:
         return None
-    numbers = isinstance(found, list) and all(type(t) in (int, float) and 0 <= t < np.inf for t in found)
+    # Of classes, the largest ratio of probability and threshold decides.
+    zero = fields.get("task") == Task.MULTI_LABEL
+    numbers = isinstance(found, list) and all(
+        type(t) in (int, float) and 0 <= t < np.inf and (t or zero) for t in found
+    )
     if not numbers or len(found) != len(names):
         raise DamagedError(f"{where}: its 'thresholds' are not a number for each of {len(names)} labels")
     return tuple(map(float, found))

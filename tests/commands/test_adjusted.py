@@ -82,7 +82,7 @@ def test_without_a_threshold_any_headstart_reads_the_run(cache: Path, tmp_path: 
     assert set(load_file(folder / "head.safetensors")) == {"weight", "bias"}
 
 
-@pytest.mark.parametrize("bad", [[0.5], [0.5, -1], [0.5, "0.5"], 0.5])
+@pytest.mark.parametrize("bad", [[0.5], [0.5, -1], [0, 1], [0.5, "0.5"], 0.5])
 def test_thresholds_that_do_not_fit_are_damage(cache: Path, tmp_path: Path, bad: Any) -> None:
     folder = train_head(cache, tmp_path / "run", dataclasses.replace(SETTINGS, decide_by="macro-f1"))
     assert load_head(folder).thresholds is not None
