@@ -42,7 +42,7 @@ bench-encoder: $(VENV)/installed-bench data
 
 # About 15 minutes on 2 cores; see bench/HEADS.md.
 bench-heads: $(INSTALLED) data
-	for part in epochs order exact sweep memory same; do $(BIN)/python bench/heads.py $$part || exit 1; done
+	for part in epochs order exact path sweep memory million same; do $(BIN)/python bench/heads.py $$part || exit 1; done
 
 # About 25 minutes on 2 cores; see bench/SPEEDUP.md. The reports are left in $(BENCH).
 bench-speedup: $(INSTALLED) data

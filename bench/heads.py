@@ -48,9 +48,7 @@ ROUNDS = 5
 
 
 def real_cache() -> Cache:
-    settings = ExtractSettings(
-        encoder=str(DATA / "minilm"), features=("cls", "mean"), max_length=128, precision="float32"
-    )
+    settings = ExtractSettings(encoder=str(DATA / "minilm"), features=("cls", "mean"), precision="float32")
     return open_cache(extract(DATA / "vader.csv", DATA / "heads.h5", settings))
 
 

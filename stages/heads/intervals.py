@@ -248,8 +248,9 @@ def loss_intervals(
     """
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
     texts = len(first)
-    sums = np.zeros((texts, gaps.shape[1] + 2))
-    np.add.at(sums, group, np.column_stack([gaps, losses, np.ones(len(losses))]))
+    sums, bins = np.zeros((texts, gaps.shape[1] + 2)), gaps.shape[1]
+    for columns, values in ((slice(bins), gaps), (bins, losses), (bins + 1, 1)):  # no copy of them side by side
+        np.add.at(sums[:, columns], group, values)
     rng = np.random.default_rng(seed)
     resamples = max(min(resamples, 200), min(resamples, _MAX_DRAWS // texts))
     drawn = np.stack([rng.standard_exponential(texts) @ sums for _ in range(resamples)])

@@ -72,15 +72,12 @@ def evaluate(
         "log_loss": float(losses.mean()),
         "calibration_error": float(np.abs(gaps.sum(axis=0)).sum() / len(labels)),
     }
-    # One call for all shares: the rows once as one class, then by their predictions, then by their labels.
-    counted = np.concatenate([np.zeros_like(labels), 1 + predicted, 1 + classes + labels])
-    shares = share_intervals(np.tile(correct, 3), counted, np.tile(groups, 3), classes=1 + 2 * classes)
     class_intervals = {
-        "precision": shares[1 : 1 + classes].tolist(),
-        "recall": shares[1 + classes :].tolist(),
+        name: share_intervals(correct, counted, groups, classes=classes).tolist()
+        for name, counted in (("precision", predicted), ("recall", labels))
     }
     bounds: dict[str, Float64Array | None] = {
-        "accuracy": shares[0],
+        "accuracy": share_intervals(correct, np.zeros_like(labels), groups, classes=1)[0],
         **f1_intervals(labels, predicted, groups, classes=classes, seed=seed, resamples=resamples),
         "average_precision": average_precision_interval(
             labels, log_probabilities, groups, seed=seed, resamples=resamples
