@@ -50,8 +50,9 @@ def make_linear(weight: Tensor, bias: Tensor, *, rows: int) -> Linear:
     """The fastest linear layer that this machine has for `Linear`'s weight and bias, for about so many rows at once.
 
     In float32 that is MKL on Intel's processors, and oneDNN elsewhere: on AMD EPYCs MKL takes as long as oneDNN, or up
-    to 1.2 times as long. With AMX it is `Int8SplitLinear`, where the product is large enough to win back the time of splitting.
-    (All by ``bench/products.py``.) The processor decides, not a trial: one machine always gets the same bits.
+    to 1.2 times as long. With AMX it is `Int8SplitLinear`, where the product is large enough to win back the time of
+    splitting. (All by ``bench/products.py``.) The processor decides, not a trial: one machine always gets the same
+    bits.
     """
     weight = weight.contiguous()
     single = weight.dtype == torch.float32
