@@ -21,7 +21,7 @@ from ..types import Indices
 from .dataset import Dataset, Splits, scaled
 from .fit import Fit
 from .logistic_path import PathPoint
-from .targets import Scores, Target
+from .targets import Folds, Scores, Target
 
 _LARGER = 10**0.26
 """A penalty a quarter of a decade above the best one is chosen if its log loss is within one standard error (Breiman et
@@ -225,10 +225,8 @@ class _Path:
         if splits.fold is not None:
             path = self._target.path(
                 splits.train,
+                Folds(fold=splits.fold, folds=self._rows.folds, groups=splits.train_groups),
                 scaling=self._scaling,
-                fold=splits.fold,
-                folds=self._rows.folds,
-                groups=splits.train_groups,
                 settings=self._settings,
                 threads=self._threads,
             )

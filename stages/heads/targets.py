@@ -46,6 +46,15 @@ _MAX_NUMBERS = 1 << 22
 """Most numbers in double precision at a time."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Folds:
+    """Which rows a path leaves out together."""
+
+    fold: Indices  # (rows,) int64: 1 to ``folds``, or 0 for rows that no head leaves out
+    folds: int
+    groups: Indices  # (rows,) int64, equal for copies of a text
+
+
 class Path(Protocol):
     """The problems of some folds, to be solved for many penalties: `LogisticPath`."""
 
@@ -77,17 +86,9 @@ class Target(Protocol):
         """Whether `path` scores each row by the head of all rows with other texts, not of all other folds."""
 
     def path(
-        self,
-        train: Dataset,
-        *,
-        scaling: Scaling,
-        fold: Indices,
-        folds: int,
-        groups: Indices,
-        settings: TrainSettings,
-        threads: WorkerThreads,
+        self, train: Dataset, folds: Folds, *, scaling: Scaling, settings: TrainSettings, threads: WorkerThreads
     ) -> Path:
-        """The problems of all folds; see `LogisticPath`. ``groups`` (rows,) int64 are equal for copies of a text."""
+        """The problems of all folds; see `LogisticPath`."""
 
     def solver(self, train: Dataset, *, scaling: Scaling, settings: TrainSettings, threads: WorkerThreads) -> Solver:
         """The problem of all rows. The parameters that it finds read rows of `scaled`."""
@@ -139,21 +140,13 @@ class ClassTarget:
         return False
 
     def path(
-        self,
-        train: Dataset,
-        *,
-        scaling: Scaling,
-        fold: Indices,
-        folds: int,
-        groups: Indices,
-        settings: TrainSettings,
-        threads: WorkerThreads,
+        self, train: Dataset, folds: Folds, *, scaling: Scaling, settings: TrainSettings, threads: WorkerThreads
     ) -> Path:
         return LogisticPath(
             train,
             scaling=scaling,
-            fold=fold,
-            folds=folds,
+            fold=folds.fold,
+            folds=folds.folds,
             classes=self.outputs,
             class_weight=settings.class_weight,
             memory=settings.memory,
@@ -220,20 +213,12 @@ class MultiLabelTarget:
         return False
 
     def path(
-        self,
-        train: Dataset,
-        *,
-        scaling: Scaling,
-        fold: Indices,
-        folds: int,
-        groups: Indices,
-        settings: TrainSettings,
-        threads: WorkerThreads,
+        self, train: Dataset, folds: Folds, *, scaling: Scaling, settings: TrainSettings, threads: WorkerThreads
     ) -> Path:
         rows, _ = _center(train, scaling, settings.memory)
         options: dict[str, Any] = {"class_weight": settings.class_weight, "memory": settings.memory}
-        solver = OneVsRestSolver(rows, train.targets, fold=fold, folds=folds, threads=threads, **options)
-        return _FoldPath(rows, fold, solver)
+        options |= {"fold": folds.fold, "folds": folds.folds}
+        return _FoldPath(rows, folds.fold, OneVsRestSolver(rows, train.targets, threads=threads, **options))
 
     def solver(self, train: Dataset, *, scaling: Scaling, settings: TrainSettings, threads: WorkerThreads) -> Solver:
         rows, scaler = _center(train, scaling, settings.memory)
@@ -300,19 +285,11 @@ class NumberTarget:
         return settings.folds == 0  # a formula
 
     def path(
-        self,
-        train: Dataset,
-        *,
-        scaling: Scaling,
-        fold: Indices,
-        folds: int,
-        groups: Indices,
-        settings: TrainSettings,
-        threads: WorkerThreads,
+        self, train: Dataset, folds: Folds, *, scaling: Scaling, settings: TrainSettings, threads: WorkerThreads
     ) -> Path:
         rows, _ = _center(train, scaling, settings.memory)
-        solver = RidgeSolver(rows, train.targets, groups, threads=threads)
-        return _RidgePath(solver, None if self.leaves_one_out(settings) else fold)
+        solver = RidgeSolver(rows, train.targets, folds.groups, threads=threads)
+        return _RidgePath(solver, None if self.leaves_one_out(settings) else folds.fold)
 
     def solver(self, train: Dataset, *, scaling: Scaling, settings: TrainSettings, threads: WorkerThreads) -> Solver:
         rows, scaler = _center(train, scaling, settings.memory)
@@ -365,20 +342,12 @@ class OrdinalTarget:
         return False
 
     def path(
-        self,
-        train: Dataset,
-        *,
-        scaling: Scaling,
-        fold: Indices,
-        folds: int,
-        groups: Indices,
-        settings: TrainSettings,
-        threads: WorkerThreads,
+        self, train: Dataset, folds: Folds, *, scaling: Scaling, settings: TrainSettings, threads: WorkerThreads
     ) -> Path:
         rows, _ = _center(train, scaling, settings.memory)
-        weights = self._class_weights(train, settings)
-        solver = OrdinalSolver(rows, train.targets, class_weights=weights, fold=fold, folds=folds, threads=threads)
-        return _FoldPath(rows, fold, solver)
+        options: dict[str, Any] = {"class_weights": self._class_weights(train, settings)}
+        options |= {"fold": folds.fold, "folds": folds.folds}
+        return _FoldPath(rows, folds.fold, OrdinalSolver(rows, train.targets, threads=threads, **options))
 
     def solver(self, train: Dataset, *, scaling: Scaling, settings: TrainSettings, threads: WorkerThreads) -> Solver:
         rows, scaler = _center(train, scaling, settings.memory)

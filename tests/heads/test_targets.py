@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from headstart.stages.heads.dataset import Dataset, Splits
 from headstart.stages.heads.search import search
-from headstart.stages.heads.targets import target_of
+from headstart.stages.heads.targets import Folds, target_of
 from headstart.stages.settings import Metric, Scaling, Task, TrainSettings
 from headstart.stages.threads import open_threads
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -112,10 +112,10 @@ def test_each_row_of_a_path_is_scored_without_it(task: Task) -> None:
     fold, target, scores = np.arange(60) % 3 + 1, target_of(task, NAMES), []
     for changed in (values, np.where((fold == 2).reshape(-1, *[1] * (values.ndim - 1)), values[::-1], values)):
         train = Dataset(features=features, labels=changed, index=np.arange(60))
-        options: dict[str, Any] = {"scaling": Scaling.NONE, "fold": fold, "folds": 3, "groups": np.arange(60)}
-        options["settings"] = TrainSettings(folds=3)
+        folds = Folds(fold=fold, folds=3, groups=np.arange(60))
+        options: dict[str, Any] = {"scaling": Scaling.NONE, "settings": TrainSettings(folds=3)}
         with open_threads() as threads:
-            (point,) = target.path(train, **options, threads=threads).solve([1.0], lambda: None)
+            (point,) = target.path(train, folds, **options, threads=threads).solve([1.0], lambda: None)
         scores.append(point.logits)
     np.testing.assert_allclose(scores[0][fold == 2], scores[1][fold == 2], atol=2e-3)
     assert np.abs(scores[0][fold == 1] - scores[1][fold == 1]).max() > 0.01
@@ -126,9 +126,10 @@ def test_numbers_are_chosen_for_by_leaving_out_one_text_at_a_time() -> None:
     groups = np.arange(30) // 2  # two rows of each text, which has one vector
     features[1::2] = features[::2]
     train, target = Dataset(features=features, labels=values, index=np.arange(30)), target_of(Task.REGRESSION, ())
-    options: dict[str, Any] = {"scaling": Scaling.NONE, "fold": groups % 3 + 1, "folds": 3, "settings": TrainSettings()}
+    folds = Folds(fold=groups % 3 + 1, folds=3, groups=groups)
+    options: dict[str, Any] = {"scaling": Scaling.NONE, "settings": TrainSettings()}
     with open_threads() as threads:
-        (point,) = target.path(train, groups=groups, **options, threads=threads).solve([0.5], lambda: None)
+        (point,) = target.path(train, folds, **options, threads=threads).solve([0.5], lambda: None)
     for row in range(30):
         others = groups != groups[row]
         alone = Ridge(alpha=0.5).fit(features[others], values[others]).predict(features[[row]])
