@@ -119,8 +119,8 @@ class Target(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassTarget:
-    """One class for each text."""
+class _LabelTarget:
+    """What kinds of target that have names share."""
 
     names: tuple[str, ...]
 
@@ -134,10 +134,24 @@ class ClassTarget:
 
     @property
     def more_penalties(self) -> int:
-        return 0
+        return 4
 
     def leaves_one_out(self, settings: TrainSettings) -> bool:
         return False
+
+    def thresholds(
+        self, values: TargetValues, scores: Scores, fold: Indices, settings: TrainSettings
+    ) -> tuple[Float64Array, Float64Array] | None:
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassTarget(_LabelTarget):
+    """One class for each text."""
+
+    @property
+    def more_penalties(self) -> int:
+        return 0
 
     def path(
         self, train: Dataset, folds: Folds, *, scaling: Scaling, settings: TrainSettings, threads: WorkerThreads
@@ -185,32 +199,10 @@ class ClassTarget:
         log_probabilities = log_softmax(scores, temperature)
         return evaluate(values, log_probabilities, groups, names=self.names, resamples=RESAMPLES, thresholds=thresholds)
 
-    def thresholds(
-        self, values: TargetValues, scores: Scores, fold: Indices, settings: TrainSettings
-    ) -> tuple[Float64Array, Float64Array] | None:
-        return None
-
 
 @dataclasses.dataclass(frozen=True)
-class MultiLabelTarget:
+class MultiLabelTarget(_LabelTarget):
     """Any number of labels for each text: values are (rows, labels) uint8, and scores a logit for each label."""
-
-    names: tuple[str, ...]
-
-    @property
-    def outputs(self) -> int:
-        return len(self.names)
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        return tuple(Metric)
-
-    @property
-    def more_penalties(self) -> int:
-        return 4
-
-    def leaves_one_out(self, settings: TrainSettings) -> bool:
-        return False
 
     def path(
         self, train: Dataset, folds: Folds, *, scaling: Scaling, settings: TrainSettings, threads: WorkerThreads
@@ -320,26 +312,13 @@ class NumberTarget:
 
 
 @dataclasses.dataclass(frozen=True)
-class OrdinalTarget:
+class OrdinalTarget(_LabelTarget):
     """One of several classes that have an order: values are (rows,) int64, and scores the logits of a row being above
     each class but the last."""
-
-    names: tuple[str, ...]
 
     @property
     def outputs(self) -> int:
         return len(self.names) - 1
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        return tuple(Metric)
-
-    @property
-    def more_penalties(self) -> int:
-        return 4
-
-    def leaves_one_out(self, settings: TrainSettings) -> bool:
-        return False
 
     def path(
         self, train: Dataset, folds: Folds, *, scaling: Scaling, settings: TrainSettings, threads: WorkerThreads
@@ -382,11 +361,6 @@ class OrdinalTarget:
         found = evaluate(values, log_probabilities, groups, names=self.names, resamples=RESAMPLES)
         order = order_metrics(values, log_probabilities.argmax(axis=1), groups, classes=len(self.names))
         return {**found, **order}
-
-    def thresholds(
-        self, values: TargetValues, scores: Scores, fold: Indices, settings: TrainSettings
-    ) -> tuple[Float64Array, Float64Array] | None:
-        return None
 
 
 def _center(train: Dataset, scaling: Scaling, memory: int | None) -> tuple[ScaledDataset, Scaler]:
