@@ -14,7 +14,7 @@ from ..settings import TrainSettings
 from ..threads import WorkerThreads
 from .dataset import Dataset, ScaledDataset, Scaler, fit_scaler, fits_in_memory
 from .head import Parameters
-from .logistic_batch import Curvature, Limits, LogisticBatch, Problem
+from .logistic_batch import VECTORS, WIDE, Curvature, Limits, LogisticBatch, Problem
 from .stacked import class_weights
 
 TOLERANCE = 3e-10
@@ -22,7 +22,7 @@ TOLERANCE = 3e-10
 the estimate was right within a factor of 1.5; the true gap is to be below 1e-9."""
 _LIMITS = Limits(tolerance=TOLERANCE, rounding=1e-8, loose_tolerance=1e-6, passes=1000, history=20)
 _CENTER_ROWS = 4096
-_LEAST_HISTORY = 3
+_LEAST_HISTORY = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,18 +51,18 @@ class LogisticSolver:
         rows = ScaledDataset(train, self._scaler, in_memory=fits_in_memory((train,), settings.memory))
         counts = np.bincount(rows.targets, minlength=classes)
         weights = class_weights(settings.class_weight, counts)
-        self._limits = dataclasses.replace(
-            _LIMITS, history=history_within(settings.memory, classes * (train.width + 1) * 8, _LIMITS.history)
-        )
+        dtype = torch.float32 if classes * train.width > WIDE else torch.float64
+        vector = classes * (train.width + 1) * dtype.itemsize
+        self._limits = dataclasses.replace(_LIMITS, history=history_within(settings.memory, vector, _LIMITS.history))
         self._batch = LogisticBatch(
             rows,
             rows.targets,
             class_weights=weights[None],
             fold=None,
-            curvature=Curvature(rows, weights[rows.targets], threads, torch.float64),
+            curvature=Curvature(rows, weights[rows.targets], threads, dtype),
             column_scales=None,
             threads=threads,
-            dtype=torch.float64,
+            dtype=dtype,
         )
         share = np.maximum(counts * weights, 1e-3) / float(weights @ counts)
         self._bias = np.log(share)
@@ -87,6 +87,7 @@ class LogisticSolver:
         else:
             problem = self._last.with_penalty(l2)
         self._batch.solve([problem], self._limits, on_pass=lambda: on_iteration(problem.steps))
+        problem.forget(keep_pairs=self._limits.history == _LIMITS.history)
         self._last = problem
         scaled: Parameters = {
             "weight": problem.point[:, :-1].numpy().astype(np.float32),
@@ -119,6 +120,7 @@ def choose_scaler(train: Dataset, *, standardize: bool) -> Scaler:
     return fit_scaler(dataclasses.replace(train, index=train.index[rows]), center=True, standardize=False)
 
 
-def history_within(memory: int | None, bytes_each: int, most: int) -> int:
-    """How many pairs of vectors of so many bytes L-BFGS may keep in an eighth of the memory bound."""
-    return most if memory is None else min(max(memory // 8 // (2 * bytes_each), _LEAST_HISTORY), most)
+def history_within(memory: int | None, vector: int, most: int) -> int:
+    """How many pairs of vectors of so many bytes L-BFGS may keep, so that a problem takes no more than half of the
+    memory bound; but two, however small it is."""
+    return most if memory is None else min(max((memory // 2 // vector - VECTORS) // 2, _LEAST_HISTORY), most)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from ..threads import WorkerThreads
+from ..threads import SHARES, WorkerThreads
 from ..types import Float64Array, Indices
 from .spectrum import Rows, sum_over_rows
 
@@ -28,6 +28,12 @@ HeldOut = Callable[[slice, Tensor], None]
 _SPAN_FEATURES, _SPAN_LOGITS = 1 << 20, 1 << 19
 """So many features and logits, at most, are worked on at a time: they stay in the processor's cache."""
 _LEAST_SPAN, _MOST_SPAN = 64, 4096
+WIDE = 1 << 20
+"""Of problems with more weights than this, threads share one sum, and divide its classes: a sum for each thread would
+take more memory than all else."""
+VECTORS = 8
+"""A wide problem takes so many times the bytes of its weights, and twice that for each pair of L-BFGS."""
+_BLOCK_CLASSES = 64  # classes whose sum, or step, is worked on at a time
 _FULL_CLASSES = 256
 """With more classes, only the diagonal of the class covariance counts."""
 _SAMPLE = 512
@@ -177,6 +183,12 @@ class Problem:
             pairs=pairs,
         )
 
+    def forget(self, *, keep_pairs: bool) -> None:
+        """Let go of what a solved problem need not know any more."""
+        self.step = None
+        if not keep_pairs:
+            self.pairs = []
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -298,48 +310,65 @@ class LogisticBatch:
                 direction.sub_(change, alpha=each[-1])
             directions.append(direction)
             factors.append(each[::-1])
-        for problem, direction, each in zip(problems, self._invert(problems, directions), factors, strict=True):
+        self._invert(problems, directions)
+        for problem, direction, each in zip(problems, directions, factors, strict=True):
             for (step, change, inverse), factor in zip(problem.pairs, each, strict=True):
                 direction.add_(step, alpha=factor - inverse * _dot(change, direction))
             problem.step, problem.length = direction.neg_(), 1.0
             problem.slope = _dot(problem.gradient, direction)
             problem.gap = abs(problem.slope) / 2
 
-    def _invert(self, problems: Sequence[Problem], gradients: Sequence[Tensor]) -> list[Tensor]:
-        """Multiply by an approximate inverse of each Hessian, from class covariance and curvature."""
+    def _invert(self, problems: Sequence[Problem], gradients: Sequence[Tensor]) -> None:
+        """Multiply gradients, where they lie, by an approximate inverse of each Hessian, from class covariance and
+        curvature."""
         # To add the same vector to all classes changes no probability. Rounding must not push points that way.
-        gradient = torch.stack(list(gradients))
-        gradient -= gradient.mean(1, keepdim=True)
-        covariance = torch.stack([_some(problem.covariance) for problem in problems])
-        l2 = torch.tensor([problem.l2 for problem in problems], dtype=self._dtype)
-        vectors = None
-        if covariance.dim() == 3:
-            covariance, vectors = torch.linalg.eigh(covariance)
+        for gradient in gradients:
+            gradient.sub_(gradient.mean(0))
+        if self._classes <= _FULL_CLASSES:
+            covariance = torch.stack([_some(problem.covariance) for problem in problems])
+            values, vectors = torch.linalg.eigh(covariance)
             vectors = vectors.to(self._dtype)
-            gradient = torch.bmm(vectors.mT, gradient)
-        values = covariance.clamp(min=0)
+            along = torch.bmm(vectors.mT, torch.stack(list(gradients)))
+            l2 = torch.tensor([problem.l2 for problem in problems], dtype=self._dtype)
+            self._divide(along, values, values.amax(1), l2)
+            for gradient, result in zip(gradients, torch.bmm(vectors, along), strict=True):
+                gradient.copy_(result)
+        else:
+            for problem, gradient in zip(problems, gradients, strict=True):
+                values = _some(problem.covariance)[None]
+                most, l2 = values.amax(1), torch.tensor([problem.l2], dtype=self._dtype)
+                for part, of_part in zip(
+                    torch.split(gradient[None], _BLOCK_CLASSES, 1), torch.split(values, _BLOCK_CLASSES, 1), strict=True
+                ):
+                    self._divide(part, of_part, most, l2)
+        for gradient in gradients:
+            gradient.sub_(gradient.mean(0))
+
+    def _divide(self, along: Tensor, values: Tensor, most: Tensor, l2: Tensor) -> None:
+        """Multiply (problems, classes, width + 1), where they lie, by the inverse of values x curvature + l2.
+
+        Values are (problems, classes); ``most``, (problems,), is the largest of each problem.
+        """
+        values = values.clamp(min=0)
         # No bias is moved in a direction without curvature.
-        most = values.amax(1, keepdim=True).clamp(min=1e-300)
-        biases = torch.where(values > 100 * torch.finfo(self._dtype).eps * most, values, torch.inf).to(self._dtype)
-        weights = self._curvature.invert(gradient[:, :, :-1], values.to(self._dtype), l2)
-        result = torch.cat([weights, (gradient[:, :, -1] / biases)[:, :, None]], 2)
-        if vectors is not None:
-            result = torch.bmm(vectors, result)
-        return list((result - result.mean(1, keepdim=True)).unbind(0))
+        least = 100 * torch.finfo(self._dtype).eps * most.clamp(min=1e-300)[:, None]
+        along[:, :, -1] /= torch.where(values > least, values, torch.inf).to(self._dtype)
+        along[:, :, :-1] = self._curvature.invert(along[:, :, :-1], values.to(self._dtype), l2)
 
     def _pass(
         self, problems: Sequence[Problem], points: Sequence[Tensor], held_out: HeldOut | None
     ) -> list[tuple[float, Tensor, Tensor]]:
         """Each problem's value, gradient, and sum of class covariances."""
         count, classes, width = len(problems), self._classes, self._rows.width
-        point = torch.stack(list(points))  # (problems, classes, width + 1)
+        point = points[0][None] if count == 1 else torch.stack(list(points))  # (problems, classes, width + 1)
         folds = torch.tensor([problem.fold for problem in problems])
         scales = None if self._scales is None else self._scales[folds][:, None, :]
         weight = point[:, :, :-1] if scales is None else point[:, :, :-1] * scales
         weight, bias = weight.to(torch.float32).reshape(count * classes, width), point[:, :, -1:]
         class_weights = self._class_weights[folds]  # (problems, classes)
 
-        def work(span: slice, features: Tensor) -> list[Tensor]:
+        def residuals_of(span: slice, features: Tensor) -> tuple[Tensor, list[Tensor]]:
+            """What, times the features, is the weights' gradient, (problems x classes, rows) float32; and all else."""
             labels, rows = self._targets[span], len(features)
             row_weights = class_weights[:, labels]  # (problems, rows)
             if self._fold is not None:
@@ -360,27 +389,70 @@ class LogisticBatch:
                 residuals = probabilities * row_weights[:, None]
                 covariance = (residuals - residuals * probabilities).sum(2)
             residuals.scatter_add_(1, labels.expand(count, 1, rows), -row_weights[:, None])
-            gradient = torch.mm(residuals.view(count * classes, rows).to(torch.float32), features)
-            return [values, gradient, residuals.sum(2), covariance]
+            return residuals.view(count * classes, rows).to(torch.float32), [values, residuals.sum(2), covariance]
 
         most = min(_SPAN_FEATURES // width, _SPAN_LOGITS // (count * classes))
         span_rows = min(max(most, _LEAST_SPAN), _MOST_SPAN)
-        sums = sum_over_rows(self._rows, work, self._threads, span_rows=span_rows)
-        values, gradients, biases, covariances = (torch.from_numpy(each) for each in sums)
-        gradients = gradients.view(count, classes, width)
+        if count * classes * width > WIDE:
+            gradients, values, biases, covariances = self._sum_by_classes(residuals_of, count * classes, span_rows)
+        else:
+
+            def work(span: slice, features: Tensor) -> list[Tensor]:
+                residuals, others = residuals_of(span, features)
+                return [torch.mm(residuals, features), *others]
+
+            sums = sum_over_rows(self._rows, work, self._threads, span_rows=span_rows)
+            gradients, values, biases, covariances = (torch.from_numpy(each) for each in sums)
+        whole = torch.empty(count, classes, width + 1, dtype=self._dtype)
+        whole[:, :, :-1] = gradients.view(count, classes, width)
+        whole[:, :, -1] = biases
         if scales is not None:
-            gradients *= scales
-        penalties = torch.tensor([problem.l2 for problem in problems], dtype=torch.float64)
-        weights = point[:, :, :-1].to(torch.float64)
-        values = values + penalties / 2 * weights.square().sum((1, 2))
-        gradients += penalties[:, None, None] * weights
-        whole = torch.cat([gradients, biases[:, :, None]], 2).to(self._dtype)
+            whole[:, :, :-1] *= scales
+        for number, problem in enumerate(problems):
+            weights = point[number, :, :-1]
+            whole[number, :, :-1].add_(weights, alpha=problem.l2)
+            parts = torch.split(weights, _BLOCK_CLASSES)
+            values[number] += problem.l2 / 2 * sum(float(part.to(torch.float64).square().sum()) for part in parts)
         return list(zip(values.tolist(), whole.unbind(0), covariances.unbind(0), strict=True))
+
+    def _sum_by_classes(
+        self, residuals_of: Callable[[slice, Tensor], tuple[Tensor, list[Tensor]]], columns: int, span_rows: int
+    ) -> list[Tensor]:
+        """The sums over all rows, in float64: the gradient (columns, width), then the others of ``residuals_of``.
+
+        Some spans at a time get their residuals, each in a thread. Then each thread adds the gradient of some columns.
+        """
+        gradient = torch.zeros(columns, self._rows.width, dtype=torch.float64)
+        totals: list[Tensor] = []
+
+        def begin(first: int) -> tuple[Tensor, Tensor, list[Tensor]]:
+            span = slice(first, min(first + span_rows, len(self._rows)))
+            features = torch.from_numpy(self._rows.take(span))
+            return features, *residuals_of(span, features)
+
+        starts = range(0, len(self._rows), span_rows)
+        for place in range(0, len(starts), SHARES):
+            spans = list(self._threads.map(begin, starts[place : place + SHARES]))
+
+            def add(first: int, spans: Sequence[tuple[Tensor, Tensor, list[Tensor]]] = spans) -> None:
+                block = slice(first, first + _BLOCK_CLASSES)
+                (features, residuals, _), *others = spans
+                total = torch.mm(residuals[block], features)
+                for features, residuals, _ in others:
+                    total.addmm_(residuals[block], features)
+                gradient[block] += total
+
+            list(self._threads.map(add, range(0, columns, _BLOCK_CLASSES)))
+            for _, _, terms in spans:
+                wide = [term.to(torch.float64) for term in terms]
+                totals = [total.add_(term) for total, term in zip(totals, wide, strict=True)] if totals else wide
+        return [gradient, *totals]
 
 
 def _move(problem: Problem, point: Tensor, value: float, gradient: Tensor, covariance: Tensor, history: int) -> None:
-    """Take a step, and keep it as a pair if the objective bends along it."""
-    step, change = point - problem.point, gradient - problem.gradient
+    """Take a step, and keep it as a pair if the objective bends along it. The old step and gradient become the pair."""
+    step = torch.sub(point, problem.point, out=_some(problem.step))
+    change = torch.sub(gradient, problem.gradient, out=problem.gradient)
     product = _dot(step, change)
     if product > 1e-10 * math.sqrt(_dot(step, step) * _dot(change, change)):
         problem.pairs = [*problem.pairs, (step, change, 1 / product)][-history:]
