@@ -2,7 +2,7 @@
 
     import headstart
 
-    cache = headstart.extract("reviews.csv", "reviews.h5", headstart.ExtractSettings(encoder="bert-base-chinese"))
+    cache = headstart.extract("reviews.csv", "reviews.h5", encoder="bert-base-chinese")
     run = headstart.train_head(cache, "run")
     model = headstart.load(run)
     model.predict(["a lovely surprise", "never again"])
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .stages.heads.head import Head
     from .stages.model import TextClassifier, load
     from .stages.predict import Predictions, predict
+    from .stages.runs.results import Run, Sweep, open_run, open_sweep
     from .stages.runs.run import load_head
     from .stages.settings import (
         AuditSettings,
@@ -53,7 +54,9 @@ _HOMES = {
     "Precision": "stages.settings",
     "Predictions": "stages.predict",
     "SpeedupSettings": "stages.settings",
+    "Run": "stages.runs.results",
     "Storage": "stages.settings",
+    "Sweep": "stages.runs.results",
     "SweepSettings": "stages.settings",
     "TableSettings": "stages.settings",
     "TextClassifier": "stages.model",
@@ -65,6 +68,8 @@ _HOMES = {
     "load": "stages.model",
     "load_head": "stages.runs.run",
     "open_cache": "cache.reader",
+    "open_run": "stages.runs.results",
+    "open_sweep": "stages.runs.results",
     "predict": "stages.predict",
     "speedup": "stages.speedup",
     "sweep": "stages.sweep",
@@ -81,8 +86,10 @@ __all__ = [
     "Labels",
     "Precision",
     "Predictions",
+    "Run",
     "SpeedupSettings",
     "Storage",
+    "Sweep",
     "SweepSettings",
     "TableSettings",
     "TextClassifier",
@@ -95,6 +102,8 @@ __all__ = [
     "load",
     "load_head",
     "open_cache",
+    "open_run",
+    "open_sweep",
     "predict",
     "speedup",
     "sweep",

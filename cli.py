@@ -355,11 +355,8 @@ def sweep_command(
     given = [name for name in _VARIED if name in ("solver", "feature", "class_weight") or was_given(ctx, name)]
     varied = {name: values[name] for name in given}
     common = {name: value for name, value in values.items() if name not in _VARIED}
-    solvers = varied["solver"]
-    solver = Solver.SGD if Solver.SGD in solvers else solvers[0]  # which takes the options of them all
-    _refuse_unused_training(ctx, data, solvers=solvers, heads=varied.get("head", (HeadKind.LINEAR,)))
-    base = TrainSettings(solver=solver, feature=varied["feature"][0], **common)
-    settings = SweepSettings(base=base, values=varied, **ranking)
+    _refuse_unused_training(ctx, data, solvers=varied["solver"], heads=varied.get("head", (HeadKind.LINEAR,)))
+    settings = SweepSettings.of(varied | common | ranking)
     with _reporting(ctx, quiet) as listener:
         from .stages.inspect import inspect_path
         from .stages.sweep import sweep

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .stages.baseline.report import measured_in, sections, title
 from .stages.progress import Event, Note, Report, Step
+from .stages.runs.results import SCORES
 from .stages.runs.savings import EncoderPasses
 from .stages.settings import Long
 from .stages.units import duration, plain
@@ -29,22 +30,6 @@ MOST_CLASSES_SHOWN = 12
 MOST_SETTINGS_SHOWN = 10
 _TEXT_CELLS = 60
 """Cells of a terminal that a text gets in a table."""
-_SCORES = {
-    "accuracy": "accuracy",
-    "R2": "r2",
-    "mean error": "mean_absolute_error",
-    "root mean squared error": "root_mean_squared_error",
-    "Spearman": "spearman",
-    "quadratic kappa": "quadratic_kappa",
-    "micro F1": "micro_f1",
-    "macro F1": "macro_f1",
-    "weighted F1": "weighted_f1",
-    "F1 of rows": "samples_f1",
-    "average precision": "average_precision",
-    "all labels right": "subset_accuracy",
-    "log loss": "log_loss",
-}
-"""What is shown of the test rows' metrics, in this order, where a head's task has it."""
 
 
 @contextmanager
@@ -82,7 +67,7 @@ class _Bars:
             self._progress.reset(task)
             started = time.monotonic()
             self._phases[event.phase] = task, started
-        count = _count(event, time.monotonic() - started)
+        count = event.words(time.monotonic() - started)
         self._progress.update(task, completed=event.done, total=event.total or None, count=count)
 
 
@@ -107,15 +92,7 @@ class _Lines:
             elapsed = now - self._started
             done, to_do = event.done - self._first, event.total - event.done
             left = f", {duration(elapsed * to_do / done)} left" if event.total and done > 0 else ""
-            errors.print(f"{event.phase}: {_count(event, elapsed)}{left}", markup=False)
-
-
-def _count(event: Step, elapsed: float) -> str:
-    if not event.done:
-        return ""
-    text = f"{event.done:,} of {event.total:,} {event.unit}" if event.total else f"{event.done:,} {event.unit}"
-    text += f", {event.tokens / elapsed:,.0f} tokens/s" if event.tokens and elapsed > 0 else ""
-    return text + (f", {event.detail}" if event.detail else "")
+            errors.print(f"{event.phase}: {event.words(elapsed)}{left}", markup=False)
 
 
 def show_summary(title: str, lines: Mapping[str, str]) -> None:
@@ -219,7 +196,7 @@ def show_run(run: Mapping[str, Any]) -> None:
     if certificate := run.get("certificate"):
         lines |= _convergence(certificate)
     on = " on the test rows"
-    for name, key in _SCORES.items():
+    for name, key in SCORES.items():
         if test.get(key) is not None:
             bounds = test.get(f"{key}_interval")
             lines[name] = f"{test[key]:.4f}{on}" + (f" (95%: {_interval(bounds)})" if bounds else "")

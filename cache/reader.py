@@ -5,21 +5,26 @@ from __future__ import annotations
 import dataclasses
 import math
 import mmap
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .documents import are_names, checked, parse_json
 from .errors import DamagedError, FormatError, HeadstartError, UserError, storage_errors
-from .hashing import Hashes, digest
+from .hashing import HASH_BYTES, Hashes, digest
 from .identity import Identity
 from .label_kind import LabelKind
 from .layout import COLUMNS, ROW_METADATA, Layout, Span, read_layout
+from .notebook import import_pandas, summary
 from .record import Plan, Record, checked_record
+
+if TYPE_CHECKING:
+    import pandas
 
 _TESTING_THREADS = 4
 """Number of threads that test checksums; each holds a block in memory. It was measured on 2 cores only."""
@@ -32,7 +37,7 @@ RowNumbers = npt.NDArray[np.int64]
 """Numbers of rows in their table, (rows,) int64, from 1 and ascending."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Cache:
     """An open cache. Its arrays are read-only maps of the file: a row is read when it is used.
 
@@ -79,6 +84,59 @@ class Cache:
     def label_kind(self) -> LabelKind | None:
         """Kind of the labels; None without labels."""
         return self.layout.label_kind
+
+    def __repr__(self) -> str:
+        features = ", ".join(f"{name} ({width})" for name, width in self.layout.widths.items())
+        return f"Cache({str(self.path)!r}, {self.rows:,} rows, {features})"
+
+    def _repr_html_(self) -> str:
+        names = ", ".join(self.label_names or ())
+        facts = {
+            "encoder": str(self.record["encoder"]["name"]) if self.record else "unfinished",
+            "rows": f"{self.rows:,}",
+            "features": ", ".join(f"{name} ({width:,})" for name, width in self.layout.widths.items()),
+            "stored as": self.layout.storage,
+            "labels": f"{self.label_kind}: {names}" if names else self.label_kind or "none",
+        }
+        return summary(str(self.path), facts)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers that the extraction recorded: of rows, texts and tokens, of what was encoded, and seconds."""
+        return {name: value for name, value in self.record.items() if isinstance(value, int | float)}
+
+    def to_frame(self, *features: str) -> pandas.DataFrame:
+        """Return a table with a line for each row. The checksums of all rows are verified first.
+
+        Columns: ``row``, its number in its table, from 1; ``label``, where there are labels: a name, a list of names,
+        or a number; ``text_hash`` and ``token_hash``, 32 hexadecimal digits; ``tokens``; ``truncated``. Then for each
+        feature that is asked for its numbers: ``NAME_0``, ``NAME_1`` and so on.
+
+        Raises:
+            UserError: the cache does not hold such a feature.
+            DamagedError: as for `check`.
+            SettingsError: pandas is not installed.
+        """
+        frame_of, arrays = import_pandas().DataFrame, [(name, self.features(name)) for name in features]
+        self.check()
+        columns: dict[str, Any] = {
+            "row": np.arange(1, self.rows + 1) if self.row_numbers is None else np.array(self.row_numbers)
+        }
+        if self.labels is not None:
+            names = np.array(self.label_names or (), object)
+            if self.label_kind is LabelKind.MULTI_LABEL:
+                columns["label"] = [names[row == 1].tolist() for row in self.labels]
+            else:
+                columns["label"] = names[self.labels] if self.label_names else np.array(self.labels)
+        for name in ("text_hash", "token_hash"):
+            digits = getattr(self, f"{name}es").tobytes().hex()
+            columns[name] = [digits[start : start + 2 * HASH_BYTES] for start in range(0, len(digits), 2 * HASH_BYTES)]
+        columns |= {"tokens": np.array(self.lengths), "truncated": self.truncated == 1}
+        frame: pandas.DataFrame = frame_of(columns)
+        for name, array in arrays:
+            numbers = frame_of(np.array(array), columns=[f"{name}_{number}" for number in range(array.shape[1])])
+            frame = frame.join(numbers)
+        return frame
 
     def with_labels(self, labels: Labels, names: tuple[str, ...] | None, kind: LabelKind) -> Cache:
         """Return the cache with other labels, which have no checksums."""
@@ -265,7 +323,7 @@ class Cache:
         return results
 
 
-def open_cache(path: str | Path) -> Cache:
+def open_cache(path: str | os.PathLike[str]) -> Cache:
     """Open a finished cache. Its structure, identity and documents are checked; `Cache.check` checks its rows.
 
     Raises:

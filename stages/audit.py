@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,11 +22,11 @@ from .heads.confident_learning import LabelErrors, find_label_errors, label_scor
 from .heads.dataset import Dataset, Origin
 from .heads.logistic import LogisticSolver
 from .heads.near_duplicates import find_partners
-from .progress import Action, Note, Outcome, Report, Step, silent
+from .progress import Action, Note, Outcome, Report, Step, in_notebooks
 from .provenance import provenance
 from .runs.audit_folder import AUDIT, ISSUES_FILE, NEXT_FILE, write_lines
 from .runs.savings import passes_of_cached
-from .settings import AuditSettings, ExtractSettings, Solver, TrainSettings
+from .settings import AuditSettings, ExtractSettings, Solver, TrainSettings, settings_from, takes
 from .splits.divide import require_unchanged
 from .splits.stratify import assign_folds, group_rows, require_trainable
 from .threads import open_threads
@@ -50,17 +51,19 @@ _OF_ISSUES: dict[str, type] = {
 Line = dict[str, Any]
 
 
+@takes(AuditSettings)
 def audit(
-    cache: str | Path,
-    out: str | Path,
+    cache: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     settings: AuditSettings | None = None,
     *,
-    pool: str | Path | None = None,
+    pool: str | os.PathLike[str] | None = None,
     texts: Any = None,
     reading: ExtractSettings | None = None,
     overwrite: bool = False,
     wait: bool = False,
-    report: Report = silent,
+    report: Report = in_notebooks,
+    **options: Any,
 ) -> Path:
     """Find what is likely wrong with the labels of a cache, from its features.
 
@@ -84,7 +87,8 @@ def audit(
         reading: How to read that table.
         overwrite: Replace the audit at ``out``.
         wait: If another run is writing ``out``, wait until it has ended.
-        report: Receives progress, notes and the outcome.
+        report: Receives progress, notes and the outcome. In a notebook, progress is shown by default.
+        options: Settings by name, instead of ``settings``.
 
     Returns:
         The folder: ``audit.json``, ``issues.parquet``, and ``next.parquet`` if rows are to be chosen.
@@ -99,7 +103,7 @@ def audit(
         OutputExistsError: ``out`` exists already.
         BusyError: another run is writing ``out``, and ``wait`` is False.
     """
-    settings, out = settings or AuditSettings(), Path(out)
+    settings, out = settings_from(AuditSettings, settings, options), Path(out)
     if (settings.next > 0) != (pool is not None):
         raise SettingsError(
             "`next` and `pool` go together: how many rows to choose for labelling, and from which cache"
@@ -159,7 +163,7 @@ def audit(
     return out
 
 
-def _open(path: str | Path, report: Report) -> Cache:
+def _open(path: str | os.PathLike[str], report: Report) -> Cache:
     cache = open_cache(path)
     cache.check(lambda block: report(Step("checking", block + 1, cache.layout.blocks, "blocks")))
     return cache
@@ -180,7 +184,7 @@ def _dataset(cache: Cache, feature: str, labels: Indices, rows: Indices) -> Data
     return Dataset(features=cache.features(feature), labels=labels, index=rows, origin=origin)
 
 
-def _open_pool(path: str | Path, cache: Cache, feature: str, report: Report) -> tuple[Cache, Indices]:
+def _open_pool(path: str | os.PathLike[str], cache: Cache, feature: str, report: Report) -> tuple[Cache, Indices]:
     """Open the pool; return it and the rows to choose from: the first of each text that the other cache lacks."""
     pool = _open(path, report)
     pool.features(feature)  # refused if it lacks it

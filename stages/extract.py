@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,8 +28,8 @@ from .extraction.resume import (
     require_writable,
 )
 from .extraction.reuse import ReusableCaches, open_reusable
-from .progress import Action, Note, Outcome, Report, Step, silent
-from .settings import ExtractSettings
+from .progress import Action, Note, Outcome, Report, Step, in_notebooks
+from .settings import ExtractSettings, settings_from, takes
 from .tables.formats import table_name
 from .tables.labels import LabelRules
 from .tables.scan import scan_table
@@ -38,17 +39,19 @@ _MANY_TRUNCATED = 0.1
 """The share of truncated texts from which a user is told how to encode all of them."""
 
 
+@takes(ExtractSettings)
 def extract(
     table: Any,
-    out: str | Path,
+    out: str | os.PathLike[str],
     settings: ExtractSettings | None = None,
     *,
     labels: Sequence[str | int] | None = None,
     update: bool = False,
-    reuse: Sequence[str | Path] = (),
+    reuse: Sequence[str | os.PathLike[str]] = (),
     overwrite: bool = False,
     wait: bool = False,
-    report: Report = silent,
+    report: Report = in_notebooks,
+    **options: Any,
 ) -> Path:
     """Encode a table's texts into a cache, doing only what is not done yet.
 
@@ -66,7 +69,8 @@ def extract(
         reuse: Other caches of the same identity. Rows that they hold are copied instead of encoded.
         overwrite: Encode again and replace ``out``, which stays whole until the new cache takes its place.
         wait: If another run is writing ``out``, wait until that run has ended.
-        report: Receives progress, notes, and one `Outcome` at the end.
+        report: Receives progress, notes, and one `Outcome` at the end. In a notebook, progress is shown by default.
+        options: Settings by name, instead of ``settings``.
 
     Returns:
         The cache's path.
@@ -79,21 +83,23 @@ def extract(
         BusyError: another run is writing ``out``.
         StorageError: the machine cannot read or write.
     """
-    settings, out = settings or ExtractSettings(), Path(out)
-    options = _Options(settings=settings, update=update, overwrite=overwrite, wait=wait, report=report)
-    return _extract_table(_open_table(table, out, settings, labels), out, reuse, options)
+    settings, out = settings_from(ExtractSettings, settings, options), Path(out)
+    shared = _Options(settings=settings, update=update, overwrite=overwrite, wait=wait, report=report)
+    return _extract_table(_open_table(table, out, settings, labels), out, reuse, shared)
 
 
+@takes(ExtractSettings)
 def extract_tables(
-    tables: Sequence[str | Path],
-    folder: str | Path,
+    tables: Sequence[str | os.PathLike[str]],
+    folder: str | os.PathLike[str],
     settings: ExtractSettings | None = None,
     *,
     update: bool = False,
-    reuse: Sequence[str | Path] = (),
+    reuse: Sequence[str | os.PathLike[str]] = (),
     overwrite: bool = False,
     wait: bool = False,
-    report: Report = silent,
+    report: Report = in_notebooks,
+    **options: Any,
 ) -> list[Path]:
     """Encode several tables into one cache each, with one encoder; texts that they share are encoded once.
 
@@ -109,8 +115,8 @@ def extract_tables(
         OutputExistsError: two tables have the same name, or ``folder`` is a file.
         HeadstartError: as for `extract`; the caches of the tables before stay.
     """
-    settings, folder = settings or ExtractSettings(), Path(folder)
-    options = _Options(settings=settings, update=update, overwrite=overwrite, wait=wait, report=report)
+    settings, folder = settings_from(ExtractSettings, settings, options), Path(folder)
+    shared = _Options(settings=settings, update=update, overwrite=overwrite, wait=wait, report=report)
     outs = [folder / f"{table_name(table)}.h5" for table in tables]
     if twice := next((out for out in outs if outs.count(out) > 1), None):
         raise OutputExistsError(f"two tables would both be written to {twice}; rename one of them")
@@ -122,7 +128,7 @@ def extract_tables(
     for source in opened:
         source.require_columns()
     for number, (source, out) in enumerate(zip(opened, outs, strict=True)):
-        _extract_table(source, out, [*reuse, *outs[:number]], options)
+        _extract_table(source, out, [*reuse, *outs[:number]], shared)
     return outs
 
 
@@ -163,7 +169,7 @@ def _open_table(table: Any, out: Path, settings: ExtractSettings, labels: Sequen
     return opened
 
 
-def _extract_table(table: Table, out: Path, reuse: Sequence[str | Path], options: _Options) -> Path:
+def _extract_table(table: Table, out: Path, reuse: Sequence[str | os.PathLike[str]], options: _Options) -> Path:
     """Extract one opened table, as `extract` says."""
     report, session = options.report, options.session
     with hold(out, wait=options.wait, note=lambda text: report(Note(text))):
@@ -197,7 +203,7 @@ def _extract_table(table: Table, out: Path, reuse: Sequence[str | Path], options
 
 
 def _prepare(
-    table: Table, out: Path, reuse: Sequence[str | Path], options: _Options
+    table: Table, out: Path, reuse: Sequence[str | os.PathLike[str]], options: _Options
 ) -> tuple[UnfinishedCache, list[Cache]] | Outcome:
     """Scan a table, and find out what there is to do.
 

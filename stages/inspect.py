@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from .runs.run import RUN, read_run
 from .runs.sweep_folder import SWEEP, read_sweep
 
 
-def inspect_path(path: str | Path) -> dict[str, Any]:
+def inspect_path(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Describe a cache file or an output folder.
 
     Returns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import reprlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from ..cache.documents import is_text
 from ..cache.errors import EncoderError, SettingsError, StorageError, TableError
 from .encoders.session import EncoderSession
-from .progress import Note, Report, Step, silent
+from .progress import Note, Report, Step, in_notebooks
 from .runs.run import load_head, read_run
 from .settings import ExtractSettings, Task
 from .tables.memory import as_list
@@ -63,13 +64,13 @@ class TextClassifier:
 
     def __init__(
         self,
-        run: str | Path,
+        run: str | os.PathLike[str],
         *,
         encoder: str | None = None,
         device: str = "auto",
         allow_pickled_weights: bool = False,
         window_rows: int = ExtractSettings.window_rows,
-        report: Report = silent,
+        report: Report = in_notebooks,
     ) -> None:
         """Load the head; the encoder is found and loaded when it is first needed. Arguments and errors as for `load`.
 
@@ -252,12 +253,12 @@ class TextClassifier:
 
 
 def load(
-    run: str | Path,
+    run: str | os.PathLike[str],
     *,
     encoder: str | None = None,
     device: str = "auto",
     allow_pickled_weights: bool = False,
-    report: Report = silent,
+    report: Report = in_notebooks,
 ) -> TextClassifier:
     """Load a run's head and its encoder, to classify texts again and again.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from ..cache.lock import hold
 from ..cache.siblings import followed
 from .model import NO_TOKENS, Outputs, Probabilities, TextClassifier
 from .prefetch import prefetch
-from .progress import Action, Note, Outcome, Report, Step, silent
+from .progress import Action, Note, Outcome, Report, Step, in_notebooks
 from .settings import BY_NAME, ExtractSettings, TableSettings, Task
 from .tables.formats import DIALECTS
 from .tables.scan import ColumnScan, read_column_windows, scan_columns
@@ -52,14 +53,14 @@ class Predictions:
 
 
 def predict(
-    run: str | Path,
+    run: str | os.PathLike[str],
     texts: Any,
     *,
     pairs: Any = None,
     encoder: str | None = None,
     device: str = "auto",
     allow_pickled_weights: bool = False,
-    report: Report = silent,
+    report: Report = in_notebooks,
 ) -> Predictions:
     """Classify texts once. To classify again and again, `headstart.load` keeps the encoder loaded.
 
@@ -85,9 +86,9 @@ def predict(
 
 
 def predict_table(
-    run: str | Path,
+    run: str | os.PathLike[str],
     table: Any,
-    out: str | Path,
+    out: str | os.PathLike[str],
     *,
     text_column: str = "text",
     text_pair_column: str | None = None,
@@ -99,7 +100,7 @@ def predict_table(
     skip_bad_rows: bool = False,
     overwrite: bool = False,
     window_rows: int = ExtractSettings.window_rows,
-    report: Report = silent,
+    report: Report = in_notebooks,
 ) -> Path:
     """Classify a table's rows, and write the table with its predictions to a file.
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+from .units import plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +35,14 @@ class Step:
     """Number of tokens that were encoded in this phase."""
     detail: str = ""
     """Other information, in a few words."""
+
+    def words(self, elapsed: float) -> str:
+        """Return how far the phase is, ``elapsed`` seconds after its start: ``1,024 of 9,000 rows, 5,055 tokens/s``."""
+        if not self.done:
+            return ""
+        text = f"{self.done:,} of {self.total:,} {self.unit}" if self.total else f"{self.done:,} {self.unit}"
+        text += f", {self.tokens / elapsed:,.0f} tokens/s" if self.tokens and elapsed > 0 else ""
+        return text + (f", {self.detail}" if self.detail else "")
 
 
 class Action(enum.StrEnum):
@@ -77,3 +90,46 @@ def without_repeats(report: Report) -> Report:
 
 def silent(event: Event) -> None:
     """Ignore an event."""
+
+
+class _NotebookLines:
+    """Shows notes, and one line that tells how far the present phase is, if it takes a second or longer."""
+
+    def __init__(self) -> None:
+        self._phase, self._started, self._shown, self._cell = "", 0.0, 0.0, 0
+        self._line: Any = None  # the display handle
+
+    def __call__(self, event: Event, display: Callable[..., Any], cell: int) -> None:
+        now = time.monotonic()
+        if cell != self._cell:  # an error ended the one before
+            self._phase, self._line, self._cell = "", None, cell
+        if isinstance(event, Note):
+            display({"text/plain": plain(event.text)}, raw=True)
+        elif isinstance(event, Outcome):
+            if self._line is not None:
+                self._show(f"{event.command}: {event.action} {event.output}", display)
+            self._phase, self._line = "", None
+        elif event.phase != self._phase:
+            self._phase, self._started, self._shown = event.phase, now, now
+        elif now - self._shown >= 1:
+            self._shown = now
+            self._show(f"{event.phase}: {event.words(now - self._started)}", display)
+
+    def _show(self, text: str, display: Callable[..., Any]) -> None:
+        content = {"text/plain": plain(text)}
+        if self._line is None:
+            self._line = display(content, raw=True, display_id=True)
+        else:
+            self._line.update(content, raw=True)
+
+
+_notebook_lines = _NotebookLines()
+
+
+def in_notebooks(event: Event) -> None:
+    """Show an event where code runs in a notebook, in the kernel of IPython. Elsewhere, ignore it."""
+    ipython = sys.modules.get("IPython")
+    if ipython and hasattr(shell := ipython.get_ipython(), "kernel"):
+        from IPython.display import display
+
+        _notebook_lines(event, display, shell.execution_count)

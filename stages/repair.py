@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,19 +21,19 @@ from .encoders.session import EncoderSession
 from .extraction.fill import fill_cache, outcome_counts
 from .extraction.resume import UnfinishedCache, labelled_copy, open_source, require_writable
 from .extraction.reuse import ReusableCaches, reporting_blocks
-from .progress import Action, Note, Outcome, Report, silent
+from .progress import Action, Note, Outcome, Report, in_notebooks
 from .settings import ExtractSettings
 from .tables.scan import TableScan, scan_table
 
 
 def repair(
-    cache: str | Path,
+    cache: str | os.PathLike[str],
     table: Any,
     *,
     encoder: str | None = None,
     settings: ExtractSettings | None = None,
     wait: bool = False,
-    report: Report = silent,
+    report: Report = in_notebooks,
 ) -> Path:
     """Encode a finished cache's damaged blocks again; damaged labels and text hashes are taken from the table.
 

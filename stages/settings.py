@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import difflib
 import enum
+import inspect
 import itertools
+import os
 import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from ..cache.documents import is_text
@@ -25,6 +27,8 @@ VERIFY_SAMPLE = 64
 """How many rows `verify` encodes again, at most."""
 _Value = TypeVar("_Value")
 _Class = TypeVar("_Class", bound=type)
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_AnySettings = TypeVar("_AnySettings", bound="_Settings")
 _BYTES = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _SECONDS = {"": 1, "s": 1, "min": 60, "h": 3600}
 
@@ -88,13 +92,22 @@ def _documented(settings: _Class) -> _Class:
 
 
 class _Settings:
-    """Base of the settings: checks the limits of all fields, and accepts the text of a `StrEnum` for its member."""
+    """Base of the settings: checks the limits of all fields.
+
+    It accepts the text of a `StrEnum` for its member, a list for a tuple, and one text for a tuple of it.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             name, value, limit = field.name, getattr(self, field.name), field.metadata.get("limit")
+            if isinstance(value, list) or (isinstance(value, str) and isinstance(field.default, tuple)):
+                value = (value,) if isinstance(value, str) else tuple(value)
+                object.__setattr__(self, name, value)
+            if isinstance(value, str) and field.metadata.get("parse") in (parse_memory, parse_duration):
+                value = field.metadata["parse"](value)
+                object.__setattr__(self, name, value)
             if isinstance(field.default, enum.StrEnum):
                 kind = type(field.default)
                 try:
@@ -102,7 +115,52 @@ class _Settings:
                 except ValueError:
                     raise SettingsError(f"`{name}` is {value!r}; choose one of {', '.join(kind)}") from None
             if limit is not None and value is not None:
-                _require(limit.holds(value), name, value, limit.words)
+                try:
+                    holds = limit.holds(value)
+                except TypeError:  # a text where a number belongs, say
+                    holds = False
+                _require(holds, name, value, limit.words)
+
+
+def takes(settings: type[_Settings], *more: type[_Settings]) -> Callable[[_Function], _Function]:
+    """Mark a function whose ``options`` are fields of settings: `help` and completion show them as its arguments."""
+
+    def mark(function: _Function) -> _Function:
+        signature = inspect.signature(function)
+        own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        fields = {field.name: field for kind in (settings, *more) for field in dataclasses.fields(kind)}
+        options = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+            for name, field in fields.items()
+        ]
+        function.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def settings_from(kind: type[_AnySettings], settings: _AnySettings | None, options: Mapping[str, Any]) -> _AnySettings:
+    """Return the settings of a command, which come as one object or as keyword arguments.
+
+    Raises:
+        SettingsError: they come as both; no setting has such a name; or one is out of range.
+    """
+    if settings is None:
+        _require_known(options, [field.name for field in dataclasses.fields(kind)], kind)
+        return kind(**options)
+    if options:
+        raise SettingsError(f"`{next(iter(options))}` is given beside an object of settings; write it into that object")
+    if not isinstance(settings, kind):
+        raise SettingsError(f"the settings are of the type {type(settings).__name__}; give {kind.__name__}")
+    return settings
+
+
+def _require_known(names: Iterable[str], known: Collection[str], kind: type) -> None:
+    for name in names:
+        if name not in known:
+            near = [one for one in known if name in one.split("_")] or difflib.get_close_matches(name, known)
+            advice = " or ".join(f"`{one}`" for one in near) or f"one of the attributes of {kind.__name__}"
+            raise SettingsError(f"there is no option {name!r}; perhaps you mean {advice}")
 
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:
@@ -669,7 +727,7 @@ class TrainSettings(_Settings):
 class Labels(TableSettings):
     """A table whose labels replace the labels of the caches. Rows are matched by their texts."""
 
-    table: str | Path = dataclasses.field(metadata={"help": "The table, with texts and labels."})
+    table: str | os.PathLike[str] = dataclasses.field(metadata={"help": "The table, with texts and labels."})
     text_column: str = setting("text", "Column of the texts in the `labels` table.")
     text_pair_column: str | None = setting(None, "Column of the second texts in the `labels` table.")
     label_column: str | tuple[str, ...] = setting(
@@ -728,6 +786,28 @@ class SweepSettings(_Settings):
             solver = self.solvers[0]
             raise SettingsError(f"the {solver} solver gives the same head for every seed; give one value for `seeds`")
         self.settings()
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> SweepSettings:
+        """Return the settings of a sweep from fields of this class and of `TrainSettings`. Of the latter, those that a
+        sweep may vary are compared where they are lists.
+
+        Raises:
+            SettingsError: no setting has such a name, or one is out of range.
+        """
+        own = [field.name for field in dataclasses.fields(cls)]
+        of_heads = [field.name for field in dataclasses.fields(TrainSettings) if field.name not in ("seed", "fold")]
+        _require_known(options, [*own, *of_heads], cls)
+        varied = {name for names in VARIED.values() for name in names}
+        values = {name: tuple(v) for name, v in options.items() if name in varied and isinstance(v, list | tuple)}
+        common = {name: value for name, value in options.items() if name in of_heads and name not in values}
+        if solvers := values.get("solver"):  # the base takes the options of them all
+            common["solver"] = Solver.SGD if Solver.SGD in solvers else solvers[0]
+        if features := values.get("feature"):
+            common["feature"] = features[0]
+        given = {name: value for name, value in options.items() if name in own}
+        base = dataclasses.replace(given.get("base", cls.base), **common)
+        return cls(**{**given, "base": base, "values": {**given.get("values", {}), **values}})
 
     @property
     def solvers(self) -> tuple[Solver, ...]:

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -27,9 +28,9 @@ from .devices import choose_device, choose_precision
 from .encoders.encoder import VERSIONS
 from .encoders.files import find_encoder
 from .extract import extract
-from .progress import Action, Note, Outcome, Report, Step, silent
+from .progress import Action, Note, Outcome, Report, Step, in_notebooks
 from .provenance import provenance
-from .settings import Precision, SpeedupSettings, Task
+from .settings import Precision, SpeedupSettings, Task, settings_from, takes
 from .splits.relabel import copy_numbers
 from .tables.labels import LabelRules
 from .tables.scan import TableScan, read_windows, scan_table
@@ -42,14 +43,16 @@ _SAMPLE_ROWS = 16_384  # kept in memory; so many, sorted by length, hardly need 
 _TEXTS_PER_CLASS, _FEW_TEXTS = 5, 64  # a sample begins with so many of every class, and runs on so many at least
 
 
+@takes(SpeedupSettings)
 def speedup(
-    table: str | Path,
-    out: str | Path,
+    table: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     settings: SpeedupSettings | None = None,
     *,
     overwrite: bool = False,
     wait: bool = False,
-    report: Report = silent,
+    report: Report = in_notebooks,
+    **options: Any,
 ) -> Path:
     """Measure how much faster the two stages are than the program that they replace.
 
@@ -58,6 +61,7 @@ def speedup(
         out: The folder to write.
         settings: See `SpeedupSettings`.
         overwrite, wait, report: As for `train_head`.
+        options: Settings by name, instead of ``settings``.
 
     Returns:
         The folder: ``speedup.json``, ``speedup.md`` and, where matplotlib is installed, ``speedup.png``.
@@ -66,7 +70,7 @@ def speedup(
         As `extract` and `train_head`.
     """
     started = time.perf_counter()
-    settings, out = settings or SpeedupSettings(), Path(out)
+    settings, out = settings_from(SpeedupSettings, settings, options), Path(out)
 
     def step(detail: str) -> None:
         spent = round(time.perf_counter() - started)

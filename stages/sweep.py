@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,12 +23,13 @@ from .heads.logistic import ConvergenceReport, LogisticSolver
 from .heads.ranking import HeadResult, rank, table_columns
 from .heads.search import search
 from .heads.targets import ClassTarget
-from .progress import Action, Note, Outcome, Report, Step, silent, without_repeats
+from .progress import Action, Note, Outcome, Report, Step, in_notebooks, silent, without_repeats
 from .provenance import provenance
+from .runs.results import Sweep, open_sweep
 from .runs.savings import passes_of_cached
 from .runs.sweep_folder import SWEEP, SweepFolder, open_folder
 from .runs.training import of_length_one, train_run
-from .settings import AUTO, HeadKind, Labels, Scaling, Solver, SweepSettings, Task, TrainSettings
+from .settings import AUTO, HeadKind, Labels, Scaling, Solver, SweepSettings, Task, TrainSettings, settings_from, takes
 from .splits.divide import divide_features, features_of, find_dims, open_caches, require_unchanged
 from .threads import open_threads
 
@@ -41,18 +43,20 @@ Cell = tuple[int, TrainSettings]
 """A head to train: the number of its settings, and the settings with its seed and fold."""
 
 
+@takes(SweepSettings, TrainSettings)
 def sweep(
-    cache: str | Path,
-    out: str | Path,
+    cache: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     settings: SweepSettings | None = None,
     *,
-    test: str | Path | None = None,
-    validation: str | Path | None = None,
+    test: str | os.PathLike[str] | None = None,
+    validation: str | os.PathLike[str] | None = None,
     labels: Labels | None = None,
     overwrite: bool = False,
     wait: bool = False,
-    report: Report = silent,
-) -> Path:
+    report: Report = in_notebooks,
+    **options: Any,
+) -> Sweep:
     """Train a head for every setting, seed and fold; rank the settings; train the winner and test it once.
 
     Heads that read the same rows in the same order train together. Each is the head that `train_head` would train with
@@ -68,15 +72,18 @@ def sweep(
         test: A cache to test the winner on; without it, a share of the rows is held out.
         validation: A cache to rank by; without it, a share or folds of the rows.
         labels, overwrite, wait, report: As for `train_head`.
+        options: Settings by name, instead of ``settings``: those of `SweepSettings`, and of `TrainSettings`, of which
+            the values in a list are compared: ``dropout=[0, 0.3]``.
 
     Returns:
-        The folder: ``sweep.json`` with the ranking, ``sweep.parquet`` with every epoch of every head, and ``winner``, a
-        run.
+        The sweep. It is a path too: of the folder with ``sweep.json``, which has the ranking, ``sweep.parquet``,
+        which has every epoch of every head, and the run ``winner``.
 
     Raises:
         As `train_head`; SettingsError also if every setting diverged.
     """
-    settings, out = settings or SweepSettings(), Path(out)
+    settings = SweepSettings.of(options) if settings is None else settings_from(SweepSettings, settings, options)
+    out = Path(out)
     with SWEEP.held(out, overwrite=overwrite, wait=wait, report=report):
         started, device = time.perf_counter(), head_device(settings.base.device)
         caches = open_caches(
@@ -137,7 +144,7 @@ def sweep(
             folder.finish(provenance(device, fields), overwrite=overwrite)
     counts = {"heads": len(results), "diverged": diverged, "kept_heads": kept, "epochs": epochs}
     report(Outcome(command="sweep", output=out, action=Action.MADE, counts=counts))
-    return out
+    return open_sweep(out)
 
 
 def _with_features(settings: SweepSettings, cache: Cache) -> SweepSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..cache.reader import Cache, open_cache
 from .encoders.session import EncoderSession
 from .extraction.resume import open_source
 from .extraction.tolerance import relative_differences, tolerance_of
-from .progress import Report, Step, silent
+from .progress import Report, Step, in_notebooks
 from .settings import VERIFY_SAMPLE, ExtractSettings
 from .tables.scan import read_windows, scan_table
 from .types import Float64Array, Indices
@@ -44,14 +45,14 @@ class Verified:
 
 
 def verify(
-    cache: str | Path,
+    cache: str | os.PathLike[str],
     *,
     encoder: str | None = None,
     table: Any = None,
     settings: ExtractSettings | None = None,
     sample: int = VERIFY_SAMPLE,
     seed: int | None = None,
-    report: Report = silent,
+    report: Report = in_notebooks,
 ) -> Verified:
     """Check a finished cache: structure, documents, every row's checksum, labels in range, features finite.
 

@@ -18,7 +18,7 @@ import torch
 from ...cache.reader import open_cache
 from ..encoders.files import EncoderFiles
 from ..encoders.memory import is_memory_full
-from ..progress import Event, Step
+from ..progress import Event, Step, silent
 from ..runs.run import read_run
 from ..settings import ExtractSettings, Precision, Solver, SpeedupSettings, TrainSettings
 from ..units import duration
@@ -76,7 +76,7 @@ class Measurement:
     deadline: float  # on `time.perf_counter`
     on_step: Callable[[str], None]  # called again and again with what is being measured
     extract_command: Callable[..., Path]  # `extract`
-    train_command: Callable[..., Path]  # `train_head`
+    train_command: Callable[..., object]  # `train_head`
 
     def left(self) -> float:
         """Return the seconds until the deadline, at least 0."""
@@ -96,7 +96,9 @@ class Measurement:
         """Train and test a head with changes to the default settings; return ``run.json`` and seconds."""
         device = "cpu" if self.settings.device == "mps" else self.settings.device  # heads do not train on MPS
         out, started = self.scratch / RUN_NAME, time.perf_counter()
-        self.train_command(cache, out, TrainSettings(device=device, **changes), test=test, overwrite=True)
+        self.train_command(
+            cache, out, TrainSettings(device=device, **changes), test=test, overwrite=True, report=silent
+        )
         seconds = time.perf_counter() - started
         return read_run(out), seconds
 

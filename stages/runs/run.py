@@ -4,6 +4,7 @@ for validation and test rows, ``run.json`` everything else."""
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -113,7 +114,7 @@ def write_run(folder: Path, head: Head, fields: dict[str, Any], predictions: Seq
     RUN.write(folder, {**fields, "task": head.task, "thresholds": thresholds}, version=1 if plain else 2)
 
 
-def load_head(run: str | Path) -> Head:
+def load_head(run: str | os.PathLike[str]) -> Head:
     """Load the head of a run folder.
 
     Raises:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,10 @@ from .tasks import for_task
 
 
 def open_caches(
-    train: str | Path,
+    train: str | os.PathLike[str],
     *,
-    validation: str | Path | None,
-    test: str | Path | None,
+    validation: str | os.PathLike[str] | None,
+    test: str | os.PathLike[str] | None,
     settings: TrainSettings,
     labels: Labels | None,
     report: Report,

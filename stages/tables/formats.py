@@ -59,7 +59,7 @@ def file_format(path: Path) -> Format | None:
     return None if inner is Format.ARROW else inner
 
 
-def table_name(path: str | Path) -> str:
+def table_name(path: str | os.PathLike[str]) -> str:
     """Return a table's name without the suffixes of its format: ``reviews.2024`` of ``reviews.2024.csv.gz``.
 
     A link to a table has its own name.
