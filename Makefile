@@ -12,7 +12,7 @@ BENCH := .bench
 # begun. `make test PARALLEL=` runs them one after the other.
 PARALLEL ?= --numprocesses 2 --dist worksteal
 
-.PHONY: demo test test-oldest soak data bench-encoder bench-heads bench-speedup clean
+.PHONY: demo test test-oldest docs soak data bench-encoder bench-heads bench-speedup clean
 
 demo: $(INSTALLED) data
 	$(BIN)/python demo/run.py $(DEMO)
@@ -55,6 +55,10 @@ bench-speedup: $(INSTALLED) data
 	$(BIN)/python bench/prediction.py
 	$(BIN)/python bench/quality.py
 
+# The pages as a site, in .site; a link that leads nowhere is an error.
+docs: $(VENV)/installed-docs
+	$(BIN)/sphinx-build -q -W --keep-going -c docs . .site
+
 data: $(INSTALLED)
 	$(BIN)/python demo/fetch.py $(DATA)
 
@@ -76,5 +80,9 @@ $(VENV)/installed-bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	touch $(VENV)/installed-bench
 
+$(VENV)/installed-docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	touch $(VENV)/installed-docs
+
 clean:
-	rm -rf $(VENV) $(OLDEST) $(DATA) $(DEMO) $(BENCH)
+	rm -rf $(VENV) $(OLDEST) $(DATA) $(DEMO) $(BENCH) .site

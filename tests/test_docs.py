@@ -1,0 +1,72 @@
+"""The pages: their commands and their Python run, in order, on a small table; their links lead somewhere."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from processes import command_here
+from recipes import with_recipe
+from tiny import tiny_rows
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted(
+    page.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "docs/*.md", "cache/*.md", "bench/*.md", "demo/*.md")
+    for page in ROOT.glob(pattern)
+)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+RUN = ["docs/index.md", "docs/evaluation.md", "docs/sweeps.md", "docs/recovery.md", "docs/coming-from.md"]
+NEEDED = "headstart extract reviews.csv --encoder bert-base-chinese --out reviews.h5"
+"""What pages of later steps take as given."""
+
+
+@pytest.fixture
+def desk(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the tables and encoders that the pages name."""
+    rows = tiny_rows(60)
+    for name, part in {"reviews": rows[:50], "grown": rows, "later": rows[45:], "other": rows[30:]}.items():
+        with (tmp_path / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("text", "label"), *part])
+    (tmp_path / "bert-base-chinese").symlink_to(tiny)
+    for name in ("all-MiniLM-L6-v2", "my-setfit-model"):
+        with_recipe(tiny, tmp_path / name)
+    (tmp_path / "sentence-transformers").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_the_examples_of_a_page_run(page: str, desk: Path) -> None:
+    names: dict[str, object] = {}
+    blocks = BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+    if not any(NEEDED in code for _, code in blocks) and page != "docs/coming-from.md":
+        assert command_here(*shlex.split(NEEDED)[1:]).returncode == 0
+    ran = 0
+    for kind, code in blocks:
+        if kind == "python":
+            exec(compile(code, page, "exec"), names)
+            ran += 1
+        for line in code.splitlines() if not kind else ():
+            if line.startswith("headstart "):
+                done = command_here(*shlex.split(line, comments=True)[1:])
+                assert done.returncode == 0, f"{line}\n{done.stderr}"
+                ran += 1
+    assert ran
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_links_of_a_page_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    targets = (link.partition("#")[0] for link in LINK.findall(text) if not link.startswith(("http", "#", "mailto")))
+    assert [target for target in targets if not (ROOT / page).parent.joinpath(target).exists()] == []
+
+
+def test_every_page_of_the_guide_is_in_its_contents() -> None:
+    contents = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    listed = set(re.search(r"```\{toctree\}.*", contents, re.DOTALL)[0].splitlines())  # type: ignore[index]
+    assert [page.stem for page in (ROOT / "docs").glob("*.md") if page.stem not in {*listed, "index"}] == []
