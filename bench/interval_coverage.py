@@ -6,18 +6,25 @@ A world has four classes, of 50%, 30%, 15% and 5% of the predictions. A row's hi
 its prediction is right as often as that says; a wrong row's label is any other class. In the overconfident world, the
 logits are then doubled. In the third world each text has one to ten copies, and n is the number of texts. The true
 scores come from 500,000 rows. The first table is exact: it sums over the outcomes, and no sample is drawn.
+
+The other kinds of targets have a world each. Numbers are predicted with an error that is normal, or in one row of
+twenty ten times as large. An ordered class of five is right with the probability p, else mostly next to the truth. A
+row has each of four labels (50%, 30%, 15%, 5% of the rows) with a probability that varies around p or 1 - p.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from headstart.stages.heads.intervals import exact_interval
 from headstart.stages.heads.metrics import evaluate
+from headstart.stages.heads.multi_label_metrics import evaluate_labels
+from headstart.stages.heads.number_metrics import evaluate_numbers, order_metrics
 
 SIZES, SHARES = (20, 50, 500), (0.5, 0.9, 0.99)
 PRIORS = np.array([0.5, 0.3, 0.15, 0.05])
@@ -58,21 +65,62 @@ def coverage(
     rng = np.random.default_rng(seed)
     large = draw(world, rows // 5 if world == "copies" else rows, p, rng)
     truth = evaluate(*large, names=NAMES, resamples=1)
-    held, width = dict.fromkeys((*SCORES, "recall of d"), 0.0), dict.fromkeys((*SCORES, "recall of d"), 0.0)
-    for sample in range(samples):
-        found = evaluate(*draw(world, n, p, rng), names=NAMES, seed=sample)
-        intervals = {score: (found[f"{score}_interval"], truth[score]) for score in SCORES}
-        intervals["recall of d"] = found["per_class"]["d"]["recall_interval"], truth["per_class"]["d"]["recall"]
+    return _held(truth, (evaluate(*draw(world, n, p, rng), names=NAMES, seed=sample) for sample in range(samples)))
+
+
+def kind_coverage(
+    kind: str, n: int, p: float, *, samples: int, rows: int = 200_000, seed: int = 0
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The same for another kind of target."""
+    rng = np.random.default_rng(seed)
+    truth = draw_kind(kind, rows, p, rng, resamples=1)
+    return _held(truth, (draw_kind(kind, n, p, rng, seed=sample) for sample in range(samples)))
+
+
+def draw_kind(kind: str, n: int, p: float, rng: np.random.Generator, **options: int) -> dict[str, Any]:
+    """The scores of a sample, with their intervals."""
+    groups = np.arange(n)
+    if kind == "numbers":
+        values = rng.normal(size=n)
+        scale = np.where(rng.random(n) < 0.05, 10, 1) * (1 - p)
+        return evaluate_numbers(values, values + scale * rng.normal(size=n), groups, **options)
+    if kind == "order":
+        labels = rng.choice(5, n, p=[0.4, 0.3, 0.15, 0.1, 0.05])
+        away = np.where(rng.random(n) < p, 0, rng.choice([-2, -1, 1, 2], n, p=[0.1, 0.4, 0.4, 0.1]))
+        return order_metrics(labels, np.clip(labels + away, 0, 4), groups, classes=5, **options)
+    sure = rng.beta(10 * p, 10 * (1 - p), size=(n, 4)).clip(1e-6, 1 - 1e-6)
+    chance = np.where(rng.random((n, 4)) < PRIORS, sure, 1 - sure)
+    targets = (rng.random((n, 4)) < chance).astype(np.uint8)
+    logits = np.log(chance) - np.log1p(-chance)
+    found = evaluate_labels(targets, logits, groups, names=NAMES, **options)
+    return found if found["average_precision"] is not None else {**found, "average_precision_interval": [0, 1]}
+
+
+def _held(truth: dict[str, Any], samples: Iterable[dict[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:
+    """How often the intervals of samples held the true scores, and how wide they are in the mean."""
+    held: dict[str, list[bool]] = {}
+    width: dict[str, list[float]] = {}
+    for found in samples:
+        intervals = {
+            name.removesuffix("_interval"): (bounds, truth[name.removesuffix("_interval")])
+            for name, bounds in found.items()
+            if name.endswith("_interval") and bounds is not None
+        }
+        if "confusion_matrix" in found:
+            intervals["recall of d"] = found["per_class"]["d"]["recall_interval"], truth["per_class"]["d"]["recall"]
         for score, ((low, high), true) in intervals.items():
-            held[score] += (low <= true <= high) / samples
-            width[score] += (high - low) / samples
-    return held, width
+            held.setdefault(score, []).append(low <= true <= high)
+            width.setdefault(score, []).append(high - low)
+    return {score: float(np.mean(values)) for score, values in held.items()}, {
+        score: float(np.mean(values)) for score, values in width.items()
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=100, help="samples of each world, size and share")
     parser.add_argument("--worlds", default="calibrated,overconfident,copies")
+    parser.add_argument("--kinds", default="labels,order,numbers")
     arguments = parser.parse_args()
     print("| share, exactly | n | p | coverage |\n|---|---|---|---|")
     for n in SIZES:
@@ -80,12 +128,22 @@ def main() -> None:
             print(f"| independent rows | {n} | {p} | {exact_coverage(n, p):.3f} |")
     scores = (*SCORES, "recall of d")
     print("\n| world | n | p |", " | ".join(scores), "|\n|" + "---|" * (3 + len(scores)))
-    for world in arguments.worlds.split(","):
+    for world in filter(None, arguments.worlds.split(",")):
         for n in SIZES:
             for p in SHARES:
                 held, width = coverage(world, n, p, samples=arguments.samples)
-                cells = " | ".join(f"{held[score]:.3f} (±{width[score] / 2:.3f})" for score in held)
+                cells = " | ".join(f"{held[score]:.3f} (±{width[score] / 2:.3f})" for score in scores)
                 print(f"| {world} | {n} | {p} | {cells} |", flush=True)
+    for kind in filter(None, arguments.kinds.split(",")):
+        first = True
+        for n in SIZES:
+            for p in SHARES:
+                held, width = kind_coverage(kind, n, p, samples=arguments.samples)
+                if first:
+                    print("\n| kind | n | p |", " | ".join(held), "|\n|" + "---|" * (3 + len(held)))
+                first = False
+                cells = " | ".join(f"{held[score]:.3f} (±{width[score] / 2:.3f})" for score in held)
+                print(f"| {kind} | {n} | {p} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..cache.errors import IdentityError, SettingsError, TableError
+from ..cache.errors import SettingsError, TableError
 from ..cache.hashing import hash_keys, hash_texts
-from ..cache.identity import differences
 from ..cache.label_kind import LabelKind
 from ..cache.reader import Cache, open_cache
 from .heads.audit import OutOfFold, above_fence, choose_next, class_distances, out_of_fold
@@ -27,7 +26,7 @@ from .provenance import provenance
 from .runs.audit_folder import AUDIT, ISSUES_FILE, NEXT_FILE, write_lines
 from .runs.savings import passes_of_cached
 from .settings import AuditSettings, ExtractSettings, Solver, TrainSettings, settings_from, takes
-from .splits.divide import require_unchanged
+from .splits.divide import require_fit, require_unchanged
 from .splits.stratify import assign_folds, group_rows, require_trainable
 from .threads import open_threads
 from .types import Float64Array, Indices
@@ -144,7 +143,8 @@ def audit(
             "head": {
                 "l2": judged.l2,
                 "log_losses": [{"l2": l2, "log_loss": loss} for l2, loss in judged.losses.items()],
-                "log_loss": judged.losses[judged.l2],
+                "chosen_by": judged.chosen_by,
+                "log_loss": judged.log_loss,
                 "accuracy": judged.accuracy,
             },
             "issues": counts,
@@ -188,10 +188,7 @@ def _open_pool(path: str | os.PathLike[str], cache: Cache, feature: str, report:
     """Open the pool; return it and the rows to choose from: the first of each text that the other cache lacks."""
     pool = _open(path, report)
     pool.features(feature)  # refused if it lacks it
-    ours, theirs = cache.identity.narrowed(feature), pool.identity.narrowed(feature)
-    if clauses := differences(ours, theirs, our_name=str(cache.path), their_name=str(pool.path)):
-        why = f"they differ in {'; '.join(clauses)}; extract one of them again"
-        raise IdentityError(f"{pool.path} does not fit {cache.path}: {why}")
+    require_fit(pool, cache, feature)
     keys = hash_keys(pool.token_hashes)
     _, first = np.unique(keys, return_index=True)
     rows = np.sort(first[~np.isin(keys[first], hash_keys(cache.token_hashes))]).astype(np.int64)
@@ -299,7 +296,7 @@ def _issues(
             name: None if np.isnan(value) else value
             for name, value in zip(names, found.thresholds.tolist(), strict=True)
         },
-        "compared": {"components": partners.components, "products": partners.products},
+        "compared": {"components": partners.components, "first": partners.first, "products": partners.products},
         "distance": {f"quantile_{share:g}": float(np.quantile(distances, share)) for share in (0.25, 0.5, 0.75, 1)},
     }
     every = [

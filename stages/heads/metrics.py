@@ -46,9 +46,8 @@ def evaluate(
     Returns:
         ``rows``; ``accuracy``, ``macro_f1``, ``weighted_f1`` (weighted by support), ``average_precision`` (see
         `mean_average_precision`), ``log_loss`` (in nats) and ``calibration_error`` (see `calibration_gaps`), each with
-        its ``_interval``, [low, high] at 95%, which holds the score itself; of ``average_precision`` it may be None
-        (see `average_precision_interval`); ``reliability`` (see `reliability`); ``per_class``: precision and recall
-        with their intervals, f1 and rows, by name;
+        its ``_interval``, [low, high] at 95%, which holds the score itself; ``reliability`` (see `reliability`);
+        ``per_class``: precision and recall with their intervals, f1 and rows, by name;
         ``confusion_matrix`` [true][predicted], or None for more than 256 classes.
 
         As in scikit-learn, precision without a prediction and recall without a row are 0. Macro F1 is the mean over
@@ -76,11 +75,11 @@ def evaluate(
         name: share_intervals(correct, counted, groups, classes=classes).tolist()
         for name, counted in (("precision", predicted), ("recall", labels))
     }
-    bounds: dict[str, Float64Array | None] = {
+    bounds = {
         "accuracy": share_intervals(correct, np.zeros_like(labels), groups, classes=1)[0],
         **f1_intervals(labels, predicted, groups, classes=classes, seed=seed, resamples=resamples),
         "average_precision": average_precision_interval(
-            labels, log_probabilities, groups, seed=seed, resamples=resamples
+            log_probabilities, lambda label: labels == label, groups, seed=seed, resamples=resamples
         ),
         **loss_intervals(log_probabilities, gaps, losses, groups, seed=seed, resamples=resamples),
     }
@@ -88,10 +87,9 @@ def evaluate(
         "rows": len(labels),
         **overall,
         **{
-            f"{name}_interval": None
-            if bound is None
-            else [float(min(bound[0], overall[name])), float(max(bound[1], overall[name]))]
+            f"{name}_interval": [float(min(bound[0], overall[name])), float(max(bound[1], overall[name]))]
             for name, bound in bounds.items()
+            if bound is not None  # some class has a row
         },
         "reliability": reliability(probable, np.exp(log_probabilities.max(axis=1))),
         "per_class": {

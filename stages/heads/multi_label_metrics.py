@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..types import Float64Array, Indices, Mask
-from .intervals import share_intervals
+from .intervals import average_precision_interval, share_intervals
 from .metrics import RESAMPLES
 from .text_bootstrap import hold, ratio, sum_intervals
 
@@ -43,8 +43,9 @@ def evaluate_labels(
     Returns:
         ``rows``; ``micro_f1``, ``macro_f1``, ``samples_f1``, ``subset_accuracy`` (rows with each label right) and
         ``log_loss`` (in nats, the mean over rows and labels), each with its ``_interval``, [low, high] at 95%, which
-        holds the score; ``average_precision``, the mean over the labels that have a row; ``per_class``, by name:
-        precision and recall with their intervals, f1, average_precision (None without a row) and rows.
+        holds the score; ``average_precision``, the mean over the labels that have a row, with its ``_interval`` (both
+        None if none has); ``per_class``, by name: precision and recall with their intervals, f1, average_precision
+        (None without a row) and rows.
 
         As in scikit-learn, a ratio of nothing is 0: macro F1 is a mean over all labels, and the samples' F1 of a row
         without labels and predictions is 0.
@@ -90,11 +91,16 @@ def evaluate_labels(
     low, high = shares[0].tolist()
     intervals["subset_accuracy"] = [min(low, scores["subset_accuracy"]), max(high, scores["subset_accuracy"])]
     known = [value for value in precisions if value is not None]
+    mean = float(np.mean(known)) if known else None
+    bounds = average_precision_interval(logits, lambda label: true[:, label], groups, seed=seed, resamples=resamples)
     return {
         "rows": rows,
         **scores,
-        "average_precision": float(np.mean(known)) if known else None,
+        "average_precision": mean,
         **{f"{name}_interval": interval for name, interval in intervals.items()},
+        "average_precision_interval": None
+        if mean is None or bounds is None
+        else [min(float(bounds[0]), mean), max(float(bounds[1]), mean)],
         "per_class": {
             name: {
                 "precision": float(ratio(counts[0][[i]], counts[2][[i]])[0]),

@@ -110,7 +110,7 @@ def divide_features(
         dims = find_dims(cache, dataclasses.replace(settings, feature=name))
         parts = {}
         for part, origin in (("train", cache), ("validation", validation or cache), ("test", test or cache)):
-            _require_fit(origin, cache, name)
+            require_fit(origin, cache, name)
             parts[part] = dataclasses.replace(getattr(splits, part), features=origin.features(name), dims=dims)
         by_feature[name] = dataclasses.replace(splits, **parts)
     return by_feature
@@ -123,8 +123,12 @@ def features_of(cache: Cache, settings: TrainSettings) -> list[str]:
     return sorted(cache.identity.features, key=lambda name: (name != MODEL, name))
 
 
-def _require_fit(other: Cache, cache: Cache, feature: str) -> None:
-    """Refuse another cache whose vectors of a feature mean something else."""
+def require_fit(other: Cache, cache: Cache, feature: str) -> None:
+    """Refuse another cache whose vectors of a feature mean something else.
+
+    Raises:
+        IdentityError: it comes from another encoder or other settings.
+    """
     ours, theirs = (one.identity.narrowed(feature) for one in (cache, other))  # it may hold more features
     if clauses := differences(ours, theirs, our_name=str(cache.path), their_name=str(other.path)):
         why = f"they differ in {'; '.join(clauses)}; extract one of them again"
@@ -195,7 +199,7 @@ def divide(
         """Return the rows of a split, and the text of each row of its cache as a number."""
         if other is None:
             return dataclasses.replace(own, index=own_rows), groups
-        _require_fit(other, cache, feature)
+        require_fit(other, cache, feature)
         other_labels, _ = _labels(other, names)
         index = np.flatnonzero(is_labelled(other_labels))
         dataset = Dataset(

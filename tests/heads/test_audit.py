@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cleanlab_labels import FILE, PRUNINGS, found_by_cleanlab, has_tie, noisy
-from headstart.stages.heads import near_duplicates
+from headstart.stages.heads import audit, near_duplicates
 from headstart.stages.heads.audit import above_fence, choose_next, class_distances, out_of_fold
 from headstart.stages.heads.confident_learning import find_label_errors, label_scores
 from headstart.stages.heads.dataset import Dataset
@@ -79,12 +79,32 @@ def test_rows_are_judged_by_heads_that_saw_their_label_and_not_their_fold() -> N
     assert judged.losses[1.0] == pytest.approx(-np.log(own).mean())
 
 
+def test_of_many_rows_some_choose_the_penalty_and_all_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    labels = np.append(rng.integers(2, size=399), 2)  # a class of one row
+    features = np.eye(2, 5)[np.minimum(labels, 1)] + rng.normal(size=(400, 5))
+    fold = np.append(rng.integers(1, 5, size=399), 0)
+    dataset = rows_of(features, labels)
+    options: dict[str, Any] = {"classes": 3, "memory": None}
+    with open_threads() as threads:
+        whole = out_of_fold(dataset, fold, penalties=[1e4, 1.0], threads=threads, **options)
+        alone = out_of_fold(dataset, fold, penalties=[1.0], threads=threads, **options)
+        monkeypatch.setattr(audit, "CHOOSING_ROWS", 120)
+        some = out_of_fold(dataset, fold, penalties=[1e4, 1.0], threads=threads, **options)
+    assert (whole.chosen_by, alone.chosen_by, some.chosen_by) == (400, 400, 120)
+    assert some.l2 == whole.l2 == 1 and list(some.losses) == [1e4, 1.0] and some.losses != whole.losses
+    np.testing.assert_array_equal(some.probabilities, alone.probabilities)
+    np.testing.assert_array_equal(some.judged, whole.judged)
+    assert some.log_loss == alone.losses[1.0] == alone.log_loss
+
+
 @pytest.mark.parametrize("threshold", [0.5, 0.9])
 @pytest.mark.parametrize("kind", [np.float32, np.float16])
 def test_no_near_duplicate_of_another_label_is_missed(
     threshold: float, kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"_ROWS": 16, "_COLUMNS": 64, "_SAMPLE_ROWS": 50, "_STEP": 4}.items():
+    sizes = {"_ROWS": 16, "_COLUMNS": 64, "_SAMPLE_ROWS": 50, "_STEP": 12, "_FIRST_STEP": 2, "_FIRST_LEFT": 0.1}
+    for name, value in sizes.items():
         monkeypatch.setattr(near_duplicates, name, value)
     rng = np.random.default_rng(1)
     features = rng.normal(size=(400, 24)) / np.arange(1, 25) + 5  # all vectors point nearly one way
@@ -110,7 +130,7 @@ def test_no_near_duplicate_of_another_label_is_missed(
     np.testing.assert_allclose(found.similarity[near], best[near], atol=1e-5)
     np.testing.assert_allclose(cosines[near, found.partner[near]], best[near], atol=1e-5)
     assert (labels[near] != labels[found.partner[near]]).all() and (found.similarity[~near] == 0).all()
-    assert threshold == 0.5 or found.products < 0.5
+    assert threshold == 0.5 or (found.products < 0.5 and found.first < found.components)
 
 
 def test_copies_of_a_text_are_partners_whatever_their_features() -> None:

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
-from headstart.stages.heads.intervals import _Ranking, exact_interval, f1_intervals, share_intervals
+from headstart.stages.heads import intervals
+from headstart.stages.heads.intervals import (
+    _Ranking,
+    average_precision_interval,
+    exact_interval,
+    f1_intervals,
+    share_intervals,
+)
 from headstart.stages.heads.metrics import evaluate
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -127,3 +134,40 @@ def test_a_resample_of_average_precision_is_scikit_learns_with_weights_and_a_row
                 sample_weight=np.append(weights[resample][group], more[resample]),
             )
             assert found[side][resample] == pytest.approx(expected)
+
+
+def test_average_precision_is_derived_by_the_weights_of_rows() -> None:
+    rng = np.random.default_rng(3)
+    of_class, scores = rng.random(60) < 0.3, rng.integers(7, size=60).astype(float)
+    ranking = _Ranking(of_class, scores, np.arange(60))
+    precision, effects, top = ranking.linear()
+    assert precision == pytest.approx(average_precision_score(of_class, scores))
+
+    def moved(labels: Any, scores: Any, row: int, step: float = 1e-5) -> float:
+        weights = np.ones(len(labels))
+        weights[row] = step if row == 60 else 1 + step  # the row of the number 60 was added
+        return float((average_precision_score(labels, scores, sample_weight=weights) - precision) / step)
+
+    expected = [moved(of_class, scores, row) for row in ranking.text]
+    np.testing.assert_allclose(effects, expected, atol=1e-6)
+    assert -top == pytest.approx(moved(np.append(of_class, False), np.append(scores, 9.0), 60), abs=1e-6)
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.5, 1.0])
+def test_average_precision_of_many_rows_has_the_interval_of_resamples(
+    noise: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(4)
+    groups = np.arange(6000) // 2  # each text twice
+    labels = rng.choice(4, 3000, p=[0.4, 0.3, 0.2, 0.1])[groups]
+    scores = np.eye(5)[labels] + noise * rng.normal(size=(3000, 5))[groups]  # the last class has no row
+
+    def interval() -> Any:
+        return average_precision_interval(scores, lambda label: labels == label, groups, seed=0, resamples=1000)
+
+    resampled = interval()
+    monkeypatch.setattr(intervals, "_MAX_RANKED", 0)
+    linear = interval()
+    np.testing.assert_allclose(linear, resampled, atol=0.3 * np.ptp(resampled))
+    assert linear[0] < resampled[0]  # what a text more may cost is estimated from above
+    assert average_precision_interval(scores, lambda label: labels > 9, groups, seed=0, resamples=1000) is None
