@@ -12,7 +12,7 @@ BENCH := .bench
 # begun. `make test PARALLEL=` runs them one after the other.
 PARALLEL ?= --numprocesses 2 --dist worksteal
 
-.PHONY: demo test test-oldest docs soak data bench-encoder bench-heads bench-speedup clean
+.PHONY: demo test test-report test-oldest docs soak data bench-encoder bench-heads bench-speedup clean
 
 demo: $(INSTALLED) data
 	$(BIN)/python demo/run.py $(DEMO)
@@ -22,6 +22,11 @@ test: $(INSTALLED) data
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
+	@echo 'Left out: the tests of pages in a browser and of trackers. make test-report runs them.'
+
+# Pages in Chromium, and trackers read back. CHROMIUM names the browser, if it is not /usr/bin/chromium.
+test-report: $(VENV)/installed-report
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/pages -m apart
 
 # The tests with the lowest versions that pyproject.toml allows, in an environment of its own. CI does not run this.
 test-oldest: $(OLDEST)/installed data
@@ -83,6 +88,10 @@ $(VENV)/installed-bench: $(INSTALLED)
 $(VENV)/installed-docs: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	touch $(VENV)/installed-docs
+
+$(VENV)/installed-report: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev-report]'
+	touch $(VENV)/installed-report
 
 clean:
 	rm -rf $(VENV) $(OLDEST) $(DATA) $(DEMO) $(BENCH) .site

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .stages.heads.head import Head
     from .stages.model import TextClassifier, load
     from .stages.predict import Predictions, predict
+    from .stages.report import report
     from .stages.runs.results import Run, Sweep, open_run, open_sweep
     from .stages.runs.run import load_head
     from .stages.settings import (
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         ExtractSettings,
         Labels,
         Precision,
+        ReportSettings,
         SpeedupSettings,
         Storage,
         SweepSettings,
@@ -53,6 +55,7 @@ _HOMES = {
     "Labels": "stages.settings",
     "Precision": "stages.settings",
     "Predictions": "stages.predict",
+    "ReportSettings": "stages.settings",
     "SpeedupSettings": "stages.settings",
     "Run": "stages.runs.results",
     "Storage": "stages.settings",
@@ -71,6 +74,7 @@ _HOMES = {
     "open_run": "stages.runs.results",
     "open_sweep": "stages.runs.results",
     "predict": "stages.predict",
+    "report": "stages.report",
     "speedup": "stages.speedup",
     "sweep": "stages.sweep",
     "train_head": "stages.train_head",
@@ -86,6 +90,7 @@ __all__ = [
     "Labels",
     "Precision",
     "Predictions",
+    "ReportSettings",
     "Run",
     "SpeedupSettings",
     "Storage",
@@ -105,6 +110,7 @@ __all__ = [
     "open_run",
     "open_sweep",
     "predict",
+    "report",
     "speedup",
     "sweep",
     "train_head",

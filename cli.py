@@ -33,6 +33,7 @@ from .stages.settings import (
     HeadKind,
     Labels,
     Long,
+    ReportSettings,
     Solver,
     SpeedupSettings,
     SweepSettings,
@@ -494,6 +495,38 @@ def audit_command(
         found = inspect_path(out)
         terminal.show_audit(found)
         terminal.show_passes(EncoderPasses(**found["encoder_passes"]))
+
+
+@command(app, "report")
+def report_command(
+    *,
+    ctx: typer.Context,
+    sources: Annotated[list[Path], typer.Argument(help="Folders of runs or sweeps.")],
+    out: Annotated[Path, typer.Option(help="Page to write, such as report.html.")],
+    settings: Annotated[ReportSettings, Fields(ReportSettings)],
+    cache: Annotated[
+        Path | None, typer.Option(help="Cache that the heads were trained on, for a map of its features.")
+    ] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="Table of the test rows, to show the texts that a head was wrong about.")
+    ] = None,
+    reading: Annotated[ExtractSettings, Fields(ExtractSettings, only=_READING[:-2], help=_OF_TEXTS)],
+    audit: Annotated[Path | None, typer.Option(help="Folder of an audit, to show what it found.")] = None,
+    output: Annotated[Values, Fields(_Output, only=("overwrite",))],
+    quiet: Quiet = False,
+) -> None:
+    """Write one page about runs and sweeps, to look at in a browser. It needs no network."""
+    if texts is None:
+        refuse_unused(ctx, "without --texts", *_READING[:-2])
+    if cache is None:
+        refuse_unused(ctx, "without --cache", "points")
+    with _reporting(ctx, quiet) as listener:
+        from .stages.report import report
+
+        given: Values = {"cache": cache, "texts": texts, "reading": reading, "audit": audit}
+        written = report(sources, out, settings, **given, report=listener, **output)
+    if not quiet:
+        print(plain(str(written)))
 
 
 @command(app, "verify")

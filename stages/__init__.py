@@ -11,6 +11,7 @@ Each command is one file here, and each is built from folders:
     sweep        cache -> splits -> heads -> runs               many heads as one product; the best one is tested
     predict      tables -> encoders -> heads (by model)         new texts
     audit        cache -> splits -> heads -> runs               rows whose labels are likely wrong
+    report       runs -> pages                                  one page to look at
     verify       cache, extraction -> findings                  checksums, and rows encoded again
     repair       cache, tables -> extraction -> cache           damaged blocks are encoded again
     inspect      cache or runs -> plain values                  what a file or a folder records

@@ -907,6 +907,17 @@ class AuditSettings(_Settings):
 
 @_documented
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportSettings(_Settings):
+    """Settings of `report`."""
+
+    worst: int = setting(20, "Number of texts in each list of those that a head was wrong or unsure about.", _COUNT)
+    points: int = setting(
+        2000, "Number of rows on the map of the features, chosen in proportion to the labels.", _COUNT
+    )
+
+
+@_documented
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SpeedupSettings(TableSettings):
     """Settings of `speedup`."""
 

@@ -206,6 +206,11 @@ def pooled(*options: Any) -> Callable[[Place], list[Any]]:
     return arguments
 
 
+def reported(options: Callable[[Place], list[Any]]) -> Callable[[Place], list[Any]]:
+    """Write a report with these options."""
+    return lambda place: ["report", place.run, "--out", place.folder / "p.html", *options(place)]
+
+
 def inspected_audit(harm: Callable[[Path], Any]) -> Callable[[Place], list[Any]]:
     """Inspect an audit that was harmed."""
 
@@ -1102,6 +1107,21 @@ AUDITS = [
     Case("an audit.json without its counts", inspected_audit(change("audit.json", issues=None))),
     Case("an audit.json whose counts are texts", inspected_audit(change("audit.json", issues={"label-error": "many"}))),
 ]
+REPORTS = [
+    Case("a folder that is no run", lambda place: ["report", place.folder, "--out", place.folder / "p.html"]),
+    Case("a page named p.txt", lambda place: ["report", place.run, "--out", place.folder / "p.txt"]),
+    Case("a page that is there", lambda place: ["report", place.run, "--out", place.write("mine", "p.html")]),
+    Case(
+        "a page that is another file, with --overwrite",
+        lambda place: ["report", place.run, "--out", place.write("mine", "p.html"), "--overwrite"],
+    ),
+    Case("the same run twice", lambda place: ["report", place.run, place.run, "--out", place.folder / "p.html"]),
+    Case("--texts of other rows", reported(lambda place: ["--texts", place.csv([("other", "x")])])),
+    Case("a column of texts without --texts", reported(lambda place: ["--text-column", "body"])),
+    Case("--points without --cache", reported(lambda place: ["--points", 9])),
+    Case("an audit that is a run", reported(lambda place: ["--audit", place.copy(place.run, "run")])),
+    Case("a cache that is a run", reported(lambda place: ["--cache", place.copy(place.run, "run")])),
+]
 GROUPS = {
     "Tables": TABLES,
     "Labels": LABELS,
@@ -1110,6 +1130,7 @@ GROUPS = {
     "Caches, heads and runs": FILES,
     "Tables to classify": PREDICTIONS,
     "Audits": AUDITS,
+    "Reports": REPORTS,
     "What lies beside an output, and in it": OUTPUTS,
 }
 

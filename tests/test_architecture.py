@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages.extraction": {"stages.tables", "stages.encoders"},
     "stages.splits": {"stages.tables", "stages.heads.dataset", "stages.heads.dims"},
     "stages.runs": {"stages.heads"},
+    "stages.pages": {"stages.heads", "stages.runs"},
     "stages.baseline": {"stages.encoders", "stages.heads", "stages.splits", "stages.runs"},
 }
 """Beside themselves, the shared files and the cache."""
@@ -87,6 +88,8 @@ def test_each_library_is_known_where_it_may_be(name: str) -> None:
         assert "transformers" not in known
     if name != "stages.baseline.report":
         assert "matplotlib" not in known
+    if name != "stages.pages.figures":
+        assert "plotly" not in known
 
 
 def test_the_program_that_is_measured_against_is_reached_by_its_command_alone() -> None:
