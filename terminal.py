@@ -17,7 +17,7 @@ from .stages.progress import Event, Note, Report, Step
 from .stages.runs.results import SCORES
 from .stages.runs.savings import EncoderPasses
 from .stages.settings import Long
-from .stages.units import SCORES, duration, plain
+from .stages.units import duration, plain
 
 if TYPE_CHECKING:
     from .stages.verify import Verified

@@ -24,24 +24,26 @@ from .pages.figures import plotly_script
 from .pages.page import BEGINNING, Material, build
 from .pages.subject import Key, Subject, read_issues, read_subject
 from .pages.texts import least_sure, most_wrong
-from .progress import Action, Note, Outcome, Report, Step, silent
+from .progress import Action, Note, Outcome, Report, Step, in_notebooks
 from .runs.audit_folder import ISSUES_FILE, read_audit
-from .settings import ExtractSettings, ReportSettings
+from .settings import ExtractSettings, ReportSettings, settings_from, takes
 from .tables.table import open_table
 from .types import Indices
 
 
+@takes(ReportSettings)
 def report(
-    sources: str | Path | Sequence[str | Path],
-    out: str | Path,
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
     settings: ReportSettings | None = None,
     *,
-    cache: str | Path | None = None,
+    cache: str | os.PathLike[str] | None = None,
     texts: Any = None,
     reading: ExtractSettings | None = None,
-    audit: str | Path | None = None,
+    audit: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
-    report: Report = silent,
+    report: Report = in_notebooks,
+    **options: Any,
 ) -> Path:
     """Write one self-contained HTML page about runs and sweeps.
 
@@ -56,6 +58,7 @@ def report(
         audit: The folder of an audit, to show what it found.
         overwrite: Replace the report at ``out``.
         report: Receives progress and the outcome.
+        options: Settings by name, instead of ``settings``.
 
     Returns:
         The path of ``out``.
@@ -70,8 +73,8 @@ def report(
         BusyError: another run is writing ``out``.
         StorageError: the machine cannot read or write.
     """
-    settings, out = settings or ReportSettings(), Path(out)
-    paths = [Path(sources)] if isinstance(sources, str | Path) else [Path(source) for source in sources]
+    settings, out = settings_from(ReportSettings, settings, options), Path(out)
+    paths = [Path(sources)] if isinstance(sources, str | os.PathLike) else [Path(source) for source in sources]
     _require_writable(out, overwrite)
     plotly_script()  # an absent library is said at once
     subjects = [read_subject(path, name) for path, name in zip(paths, _names(paths), strict=True)]
@@ -197,8 +200,8 @@ def _read_texts(
     return found
 
 
-def _open(path: str | Path, report: Report) -> Cache:
-    cache = open_cache(path)
+def _open(path: str | os.PathLike[str], report: Report) -> Cache:
+    cache = open_cache(Path(path))
     cache.check(lambda block: report(Step("checking", block + 1, cache.layout.blocks, "blocks")))
     return cache
 

@@ -1,4 +1,4 @@
-"""Times, numbers, texts and names of scores as they are printed, and as they are read."""
+"""Times, numbers and texts as they are printed, and as they are read."""
 
 from __future__ import annotations
 
@@ -9,22 +9,6 @@ import unicodedata
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 """Control characters that change the direction of text."""
-SCORES = {
-    "accuracy": "accuracy",
-    "R2": "r2",
-    "mean error": "mean_absolute_error",
-    "root mean squared error": "root_mean_squared_error",
-    "Spearman": "spearman",
-    "quadratic kappa": "quadratic_kappa",
-    "micro F1": "micro_f1",
-    "macro F1": "macro_f1",
-    "weighted F1": "weighted_f1",
-    "F1 of rows": "samples_f1",
-    "average precision": "average_precision",
-    "all labels right": "subset_accuracy",
-    "log loss": "log_loss",
-}
-"""What is shown of the test rows' metrics, in this order, where a head's task has it."""
 
 
 def duration(seconds: float) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..runs.results import SCORES
 from ..settings import Task
-from ..units import SCORES
 from .html import Cell, Html, join, paragraph, table, tag
 from .subject import Section, Subject
 

@@ -26,8 +26,9 @@ from headstart.stages.pages.figures import label
 from headstart.stages.pages.html import Html, script_json, tag, text
 from headstart.stages.progress import Action, Event, Outcome
 from headstart.stages.report import report
+from headstart.stages.runs.results import SCORES
 from headstart.stages.settings import ExtractSettings, ReportSettings
-from headstart.stages.units import SCORES, plain
+from headstart.stages.units import plain
 from processes import command
 from reported import LABELS, TEXT_COLUMN, TEXTS
 
