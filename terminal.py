@@ -30,6 +30,17 @@ MOST_CLASSES_SHOWN = 12
 MOST_SETTINGS_SHOWN = 10
 _TEXT_CELLS = 60
 """Cells of a terminal that a text gets in a table."""
+_MEASURES = {
+    "validation_loss": "log loss",
+    "validation_accuracy": "accuracy",
+    "validation_macro_f1": "macro F1",
+    "validation_average_precision": "average precision",
+    "validation_r2": "R2",
+    "validation_mae": "mean error",
+    "validation_rmse": "root mean squared error",
+    "validation_spearman": "Spearman",
+}
+"""What is shown of a sweep's ranking, where the heads' task has it."""
 
 
 @contextmanager
@@ -205,8 +216,9 @@ def show_run(run: Mapping[str, Any]) -> None:
         temperature = "" if run["temperature"] == 1 else f", at temperature {run['temperature']:.3f}"
         if calibration := run.get("calibration"):
             temperature = f", calibrated: {calibration['method']}{temperature}"
-        error = _interval(test["calibration_error_interval"])
-        lines["calibration"] = f"expected error {test['calibration_error']:.4f} (95%: {error}){temperature}"
+        bounds = test.get("calibration_error_interval")
+        error = f" (95%: {_interval(bounds)})" if bounds else ""
+        lines["calibration"] = f"expected error {test['calibration_error']:.4f}{error}{temperature}"
     if prior := run.get("prior"):
         shares = ", ".join(f"{plain(name)} {share:.3g}" for name, share in list(prior["expected"].items())[:5])
         lines["prior"] = f"{shares}; the test rows have the shares of the table"
@@ -286,11 +298,16 @@ def show_passes(passes: EncoderPasses) -> None:
 def _epochs(run: Mapping[str, Any]) -> dict[str, str]:
     last, best = run["history"][-1], run["history"][run["best_epoch"] - 1]
     return {
-        "last": f"epoch {last['epoch']}: training loss {last['train_loss']:.4f}, "
-        f"validation loss {last['validation_loss']:.4f}, accuracy {last['validation_accuracy']:.4f}",
-        "best": f"epoch {best['epoch']}: validation loss {best['validation_loss']:.4f}, "
-        f"accuracy {best['validation_accuracy']:.4f}",
+        "last": f"epoch {last['epoch']}: training loss {last['train_loss']:.4f}, {_validated(last)}",
+        "best": f"epoch {best['epoch']}: {_validated(best)}",
     }
+
+
+def _validated(epoch: Mapping[str, Any]) -> str:
+    accuracy = epoch["validation_accuracy"]  # numbers have none
+    return f"validation loss {epoch['validation_loss']:.4f}" + (
+        "" if accuracy is None else f", accuracy {accuracy:.4f}"
+    )
 
 
 def _search(found: Mapping[str, Any], rows: Mapping[str, int]) -> dict[str, str]:
@@ -333,9 +350,9 @@ def show_sweep(sweep: Mapping[str, Any]) -> None:
         lines["resumed"] = f"{sweep['kept_heads']:,} heads were finished before"
     show_summary(sweep["path"], lines)
     varied = [name for name, values in settings["values"].items() if len(values) > 1]
-    rows = [["rank", "log loss", "accuracy", "macro F1", *(name.replace("_", " ") for name in varied)]]
+    names = [name for name in _MEASURES if name in ranking[0]]
+    rows = [["rank", *(_MEASURES[name] for name in names), *(name.replace("_", " ") for name in varied)]]
     for place, line in enumerate(ranking[:MOST_SETTINGS_SHOWN], 1):
-        names = ("validation_loss", "validation_accuracy", "validation_macro_f1")
         measures = ["diverged" if line["diverged"] else _with_spread(line[name]) for name in names]
         values = [line["values"][name] for name in varied]
         rows.append([str(place), *measures, *(f"{v:g}" if isinstance(v, float) else str(v) for v in values)])

@@ -19,6 +19,7 @@ from headstart.stages.heads.dataset import Dataset
 from headstart.stages.heads.fit import fit_head
 from headstart.stages.heads.sampling import training_batches
 from headstart.stages.heads.stacked import ADAM_EPSILON
+from headstart.stages.heads.targets import ClassTarget
 from headstart.stages.settings import ExtractSettings, Precision, TrainSettings
 
 DATA = Path(__file__).resolve().parent.parent / ".data"
@@ -72,7 +73,7 @@ def head_difference(texts: list[str], labels: np.ndarray, cached: np.ndarray) ->
     settings = TrainSettings(solver="sgd", epochs=5, batch_size=64)
     train, validation = np.arange(240), np.arange(240, 300)
     parts = [Dataset(features=cached, labels=labels, index=index) for index in (train, validation)]
-    fit = fit_head(*parts, classes=3, settings=settings, device=torch.device("cpu"))
+    fit = fit_head(*parts, target=ClassTarget(("0", "1", "2")), settings=settings, device=torch.device("cpu"))
     linear = torch.nn.Linear(384, 3)
     torch.nn.init.zeros_(linear.weight)
     torch.nn.init.zeros_(linear.bias)

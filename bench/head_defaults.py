@@ -27,6 +27,7 @@ from headstart.stages.splits.stratify import choosing_folds, group_rows, hold_ou
 
 DATA = Path(__file__).resolve().parent.parent / ".data"
 SEEDS = (0, 1)
+THREE = ClassTarget(("0", "1", "2"))
 EPOCHS = (10, 20, 50, 100)
 BASE = TrainSettings(
     solver="sgd", epochs=max(EPOCHS), learning_rate=0.01, weight_decay=0.01, batch_size=4096, dropout=0.3
@@ -79,7 +80,7 @@ def curves(features: Any, data: dict[str, Any], settings: TrainSettings, seed: i
     train, validation = hold_out(rest, labels, groups, fraction=0.1, rng=rng)
     datasets = [Dataset(features=features, labels=labels, index=index) for index in (train, validation)]
     seeded = dataclasses.replace(settings, seed=seed)
-    history = fit_head(*datasets, classes=3, settings=seeded, device=torch.device("cpu")).history
+    history = fit_head(*datasets, target=THREE, settings=seeded, device=torch.device("cpu")).history
     return np.array([(epoch.validation_loss, epoch.validation_accuracy) for epoch in history])
 
 
@@ -121,7 +122,7 @@ def noise() -> None:
             fit_head(
                 Dataset(features=x, labels=data["labels"], index=rows[:17000]),
                 Dataset(features=x, labels=data["labels"], index=rows[17000:19000]),
-                classes=3,
+                target=THREE,
                 settings=settings,
                 device=torch.device("cpu"),
             )

@@ -33,6 +33,7 @@ from headstart.stages.heads.dataset import Dataset
 from headstart.stages.heads.fit import Trainer, fit_head
 from headstart.stages.heads.logistic import LogisticSolver
 from headstart.stages.heads.logistic_path import LogisticPath
+from headstart.stages.heads.targets import ClassTarget
 from headstart.stages.progress import silent
 from headstart.stages.settings import ClassWeight, ExtractSettings, Scaling, SweepSettings, TrainSettings
 from headstart.stages.splits.divide import divide
@@ -44,6 +45,7 @@ from sklearn.model_selection import GridSearchCV
 
 DATA = Path(__file__).resolve().parent.parent / ".data"
 CPU = torch.device("cpu")
+THREE = ClassTarget(("0", "1", "2"))
 ROUNDS = 5
 
 
@@ -166,7 +168,7 @@ def ours(rows: Dataset, settings: list[TrainSettings], threads: int = 2) -> Call
         torch.set_num_threads(threads)
         with open_threads() as worker_threads:
             if not trainers:
-                trainers.append(Trainer(rows, few, classes=3, settings=ordered, device=CPU, threads=worker_threads))
+                trainers.append(Trainer(rows, few, target=THREE, settings=ordered, device=CPU, threads=worker_threads))
             trainer = trainers[0]
             trainer._threads = worker_threads
             started = time.perf_counter()
@@ -190,7 +192,7 @@ def order() -> None:
     for run in (1, 32, 4096):
         sampling.RUN_ROWS, sampling.RUNS_PER_BATCH = run, 1
         settings = TrainSettings(solver="sgd", epochs=60)
-        fit = fit_head(train, splits.validation, classes=3, settings=settings, device=CPU)
+        fit = fit_head(train, splits.validation, target=THREE, settings=settings, device=CPU)
         found = [epoch.validation_accuracy for epoch in fit.history[19:]]
         print(f"| {run:,} | {statistics.mean(found):.4f} | {min(found):.4f} | {max(found):.4f} |", flush=True)
     sampling.RUN_ROWS, sampling.RUNS_PER_BATCH = kept
@@ -526,7 +528,7 @@ def trace(splits: Any, settings: list[TrainSettings]) -> dict[Any, Any]:
     found = {}
     with open_threads() as worker_threads:
         trainer = Trainer(
-            splits.train, splits.validation, classes=3, settings=ordered, device=CPU, threads=worker_threads
+            splits.train, splits.validation, target=THREE, settings=ordered, device=CPU, threads=worker_threads
         )
         for epoch in trainer.run():
             for place, head in enumerate(trainer.active):

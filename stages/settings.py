@@ -210,29 +210,31 @@ def parse_names(text: str) -> tuple[str, ...]:
 
 
 def parse_shares(text: str) -> dict[str, float]:
-    """Read the shares of classes: ``spam=0.01,ham=0.99``; a SettingsError where the text is none, or they do not sum to
-    1."""
-    parts = [part.rpartition("=") for part in parse_names(text)]
-    try:
-        shares = {name: float(share) for name, _, share in parts}
-    except ValueError:
-        shares = {}
-    whole = abs(sum(shares.values()) - 1) < 1e-3 and all(share > 0 for share in shares.values())
-    if len(shares) < len(parts) or not whole:
+    """Read the shares of labels: ``spam=0.01,ham=0.99``; a SettingsError where the text is none, or they are not above
+    0 and at most 1."""
+    shares = _parse_numbers(text)
+    if shares is None or not all(name and 0 < share <= 1 for name, share in shares.items()):
         raise SettingsError(f"`prior` is {text!r}; write a share of each class, such as a=0.9,b=0.1; they sum to 1")
     return shares
 
 
-def parse_floor(text: str) -> tuple[str, float]:
-    """Read a class and its least precision: ``spam=0.9``; a SettingsError where the text is none."""
-    name, _, floor = text.rpartition("=")
-    try:
-        value = float(floor)
-    except ValueError:
-        value = 0.0
-    if not name or not 0 < value <= 1:
+def parse_floors(text: str) -> dict[str | None, float]:
+    """Read labels and the least precision of each: ``spam=0.9``; or ``0.9``, of all labels, whose key is None. A
+    SettingsError where the text is none."""
+    floors = _parse_numbers(text)
+    if floors is None or not all(0 < floor <= 1 for floor in floors.values()) or ("" in floors and len(floors) > 1):
         raise SettingsError(f"`precision_floor` is {text!r}; write a class and a precision, such as spam=0.9")
-    return name, value
+    return {name or None: floor for name, floor in floors.items()}
+
+
+def _parse_numbers(text: str) -> dict[str, float] | None:
+    """Read ``a=1,b=2``; a number without a name has an empty one. None if the text is none."""
+    parts = [part.rpartition("=") for part in parse_names(text)]
+    try:
+        numbers = {name: float(number) for name, _, number in parts}
+    except ValueError:
+        return None
+    return numbers if len(numbers) == len(parts) else None
 
 
 def parse_columns(text: str) -> str | tuple[str, ...]:
@@ -504,17 +506,25 @@ class Metric(enum.StrEnum):
     """Measure by which a head is chosen, on rows that it was not trained on."""
 
     LOG_LOSS = "log-loss"
-    """Mean cross-entropy; the lowest is the best."""
+    """Mean cross-entropy; of numbers, that of a normal distribution. The lowest is the best."""
     ACCURACY = "accuracy"
     """Fraction of rows that are classified correctly."""
     MACRO_F1 = "macro-f1"
     """Mean of the F1 scores of the classes: for rare classes that matter."""
     AVERAGE_PRECISION = "average-precision"
     """Mean over the classes of the area under precision and recall: for rare classes whose order matters."""
+    R2 = "r2"
+    """Of numbers: the share of their variance that is predicted."""
+    MAE = "mae"
+    """Of numbers: the mean absolute error; the lowest is the best."""
+    RMSE = "rmse"
+    """Of numbers: the root of the mean squared error; the lowest is the best."""
+    SPEARMAN = "spearman"
+    """Of numbers: the correlation of the ranks of numbers and predictions."""
 
     @property
     def lower_is_better(self) -> bool:
-        return self is Metric.LOG_LOSS
+        return self in (Metric.LOG_LOSS, Metric.MAE, Metric.RMSE)
 
 
 class Calibration(enum.StrEnum):
@@ -536,23 +546,17 @@ class Calibration(enum.StrEnum):
 
 
 class Decision(enum.StrEnum):
-    """What chooses the probability from which one of two classes is predicted."""
+    """What chooses the probability from which a label is predicted: one of two classes, or each of several labels of a
+    row."""
 
+    AUTO = "auto"
+    """Of several labels macro F1, of classes nothing."""
     NONE = "none"
-    """Nothing: the more probable class is predicted."""
+    """Nothing: the more probable class is predicted, or each label from one half on."""
     ACCURACY = "accuracy"
-    """The accuracy on rows that were not trained on."""
+    """The accuracy on rows that were not trained on; of several labels that of each."""
     MACRO_F1 = "macro-f1"
-    """The mean of both classes' F1 scores on them."""
-
-
-class Thresholds(enum.StrEnum):
-    """How the probability is chosen from which on a label is predicted, where a row may have several."""
-
-    F1 = "f1"
-    """Each label's own, with the highest F1 on rows that were not trained on."""
-    HALF = "half"
-    """One half."""
+    """The mean of both classes' F1 scores on them, or of all labels' F1 scores, each of which is the highest then."""
 
 
 class Schedule(enum.StrEnum):
@@ -622,17 +626,9 @@ class TrainSettings(_Settings):
         "logistic regression, solved to its optimum.",
     )
     metric: Metric = setting(
-        Metric.LOG_LOSS, "Measure that the solver auto chooses by: a mean over rows that were not trained on."
-    )
-    thresholds: Thresholds = setting(
-        Thresholds.F1,
-        "Probability from which on a label is predicted, where a row may have several. f1: each label's own, with the "
-        "highest F1 on rows that were not trained on. half: one half.",
-    )
-    least_precision: float | None = setting(
-        None,
-        "Choose `thresholds` that find the most rows with at least this precision, on rows that were not trained on.",
-        _FRACTION,
+        Metric.LOG_LOSS,
+        "Measure that the solver auto chooses by, on rows that were not trained on; r2, mae, rmse and spearman are of "
+        "numbers.",
     )
     l2: float = setting(1.0, "L2 penalty of the exact solver: 1 / C in scikit-learn.", _POSITIVE)
     epochs: int = setting(100, "Number of passes over the training rows.", _COUNT)
@@ -653,24 +649,24 @@ class TrainSettings(_Settings):
     patience: int = setting(0, "Stop after this many epochs without a lower validation loss; 0: never.", _COUNT_OR_ZERO)
     calibrate: Calibration = setting(
         Calibration.NONE,
-        "Fit a temperature, or two numbers for each class, on the validation rows or those of all folds. auto: what "
-        "has the lowest log loss on rows that it was not fitted to.",
+        "Fit a temperature, or two numbers for each class or label, on the validation rows or those of all folds. "
+        "auto: what has the lowest log loss on rows that it was not fitted to.",
     )
     prior: str | None = setting(
         None,
         "Share of each class where the head is used, such as spam=0.01,ham=0.99: each logit is moved by the logarithm "
-        "of its ratio to the share among the training rows.",
+        "of its ratio to the share among the training rows. Of several labels each one's own share.",
         shown="as among the training rows",
     )
     decide_by: Decision = setting(
-        Decision.NONE,
-        "Of two classes, choose on the validation rows from which probability on one is predicted: by accuracy or "
-        "macro-f1. none: from one half on.",
+        Decision.AUTO,
+        "Choose on the validation rows from which probability on one of two classes, or each of several labels, "
+        "is predicted: by accuracy or macro-f1. none: from one half on. auto: macro-f1 of several labels, else none.",
     )
     precision_floor: str | None = setting(
         None,
-        "Of two classes, predict one only from the lowest probability on that has this precision on the validation "
-        "rows, such as spam=0.9.",
+        "Predict one of two classes only from the lowest probability on that has this precision on the validation "
+        "rows, such as spam=0.9; of several labels these, or with 0.9 alone all.",
         shown="none",
     )
     seed: int = setting(0, "Seed of the row order, the dropout masks and the first weights of an MLP.", _SEED)
@@ -694,8 +690,9 @@ class TrainSettings(_Settings):
         if self.prior is not None:
             parse_shares(self.prior)
         if self.precision_floor is not None:
-            parse_floor(self.precision_floor)
-            _require(self.decide_by is Decision.NONE, "decide_by", self.decide_by, "none with `precision_floor`")
+            object.__setattr__(self, "precision_floor", str(self.precision_floor))
+            parse_floors(self.precision_floor)
+            _require(self.decide_by is Decision.AUTO, "decide_by", self.decide_by, "auto with `precision_floor`")
         if self.solver is not Solver.SGD:
             _require(self.head is HeadKind.LINEAR, "head", self.head, f"linear for the {self.solver} solver")
             smoothing = self.label_smoothing
@@ -719,7 +716,7 @@ class TrainSettings(_Settings):
     @property
     def decides(self) -> bool:
         """Whether a threshold is chosen by validation rows."""
-        return self.decide_by is not Decision.NONE or self.precision_floor is not None
+        return self.decide_by in (Decision.ACCURACY, Decision.MACRO_F1) or self.precision_floor is not None
 
 
 @_documented
@@ -773,9 +770,6 @@ class SweepSettings(_Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(
-            self.rank_by is not Metric.AVERAGE_PRECISION, "rank_by", self.rank_by, "log-loss, accuracy or macro-f1"
-        )
         for name, values in (*self.values.items(), ("seeds", self.seeds)):
             _require(len(set(values)) == len(values) > 0, name, values, "distinct values")
         allowed = {name for solver in self.solvers for name in VARIED[solver]}

@@ -14,22 +14,31 @@ import torch
 
 from ..cache.errors import SettingsError
 from ..cache.hashing import digest
-from ..cache.label_kind import LabelKind
 from ..cache.reader import Cache
+from .heads.adjustment import require_fit
 from .heads.dataset import Splits
-from .heads.fit import PER_HEAD, Epoch, Fit, Trainer, fit_heads, head_device, score
-from .heads.head import Head
-from .heads.logistic import ConvergenceReport, LogisticSolver
-from .heads.ranking import HeadResult, rank, table_columns
+from .heads.fit import PER_HEAD, Epoch, Fit, Trainer, fit_heads, head_device, scores_of
+from .heads.ranking import HeadResult, measure_name, rank, table_columns
 from .heads.search import search
-from .heads.targets import ClassTarget
+from .heads.targets import Target
 from .progress import Action, Note, Outcome, Report, Step, in_notebooks, silent, without_repeats
 from .provenance import provenance
 from .runs.results import Sweep, open_sweep
 from .runs.savings import passes_of_cached
 from .runs.sweep_folder import SWEEP, SweepFolder, open_folder
-from .runs.training import of_length_one, train_run
-from .settings import AUTO, HeadKind, Labels, Scaling, Solver, SweepSettings, Task, TrainSettings, settings_from, takes
+from .runs.training import new_head, of_length_one, target_of_cache, train_run
+from .settings import (
+    AUTO,
+    HeadKind,
+    Labels,
+    Metric,
+    Scaling,
+    Solver,
+    SweepSettings,
+    TrainSettings,
+    settings_from,
+    takes,
+)
 from .splits.divide import divide_features, features_of, find_dims, open_caches, require_unchanged
 from .threads import open_threads
 
@@ -57,7 +66,8 @@ def sweep(
     report: Report = in_notebooks,
     **options: Any,
 ) -> Sweep:
-    """Train a head for every setting, seed and fold; rank the settings; train the winner and test it once.
+    """Train a head for every setting, seed and fold; rank the settings; train the winner and test it once. The heads
+    are of any kind of target.
 
     Heads that read the same rows in the same order train together. Each is the head that `train_head` would train with
     its settings. No test row is read before the winner is chosen. With folds, the winner is trained again with the
@@ -89,13 +99,10 @@ def sweep(
         caches = open_caches(
             cache, validation=validation, test=test, settings=settings.base, labels=labels, report=report
         )
-        if caches[0].label_kind is not LabelKind.CLASS:
-            raise SettingsError(
-                f"a sweep compares heads of classes, and {caches[0].path} has labels of the kind "
-                f"{caches[0].label_kind}: "
-                "train-head chooses feature, scaling and penalty by itself"
-            )
         settings, train_cache = _with_features(settings, caches[0]), caches[0]
+        target = target_of_cache(train_cache)
+        for each in settings.settings():
+            require_fit(each, target, ranked_by=settings.rank_by)
         report_once = without_repeats(report)
 
         def splits_of(head: TrainSettings, *, ranked: bool = True) -> dict[str, Splits]:
@@ -104,16 +111,15 @@ def sweep(
                 *caches, settings=head, validated=ranked or head.needs_validation, ranked=ranked, report=notes
             )
 
-        classes = len(train_cache.label_names or ())
         width = 0
         for setting in settings.settings():
             for feature in features_of(train_cache, setting):
                 find_dims(train_cache, dataclasses.replace(setting, feature=feature))  # refused before any is trained
                 width = max(width, train_cache.features(feature).shape[1])
-        groups = group_cells(settings.cells(), classes=classes, width=width)
+        groups = group_cells(settings.cells(), outputs=target.outputs, width=width)
         with open_folder(out, _plan(settings, caches), overwrite=overwrite) as folder:
             results, kept = _train_groups(
-                groups, folder, splits_of=splits_of, caches=caches, device=device, report=report
+                groups, folder, target=target, splits_of=splits_of, caches=caches, device=device, report=report
             )
             ranking = rank(settings, results)
             if ranking[0]["diverged"]:
@@ -162,7 +168,7 @@ def _with_features(settings: SweepSettings, cache: Cache) -> SweepSettings:
     return dataclasses.replace(settings, base=base, values=values)
 
 
-def group_cells(cells: Sequence[Cell], *, classes: int, width: int) -> list[list[Cell]]:
+def group_cells(cells: Sequence[Cell], *, outputs: int, width: int) -> list[list[Cell]]:
     """Group heads that can train together: equal in all settings but `PER_HEAD`, or for the exact solver but ``l2``.
     A search is a group of its own.
 
@@ -181,8 +187,8 @@ def group_cells(cells: Sequence[Cell], *, classes: int, width: int) -> list[list
             result.append(sorted(group, key=lambda cell: -cell[1].l2))
             continue
         linear = first.head is HeadKind.LINEAR
-        parameters = classes * width if linear else classes * first.hidden + first.hidden * width
-        most = max(1, _MAX_STACKED_OUTPUTS // (classes if linear else first.hidden))
+        parameters = outputs * width if linear else outputs * first.hidden + first.hidden * width
+        most = max(1, _MAX_STACKED_OUTPUTS // (outputs if linear else first.hidden))
         if first.memory is not None:
             most = max(1, min(most, first.memory // 4 // (4 * _COPIES * parameters)))
         result += [group[start : start + most] for start in range(0, len(group), most)]
@@ -193,6 +199,7 @@ def _train_groups(
     groups: Sequence[Sequence[Cell]],
     folder: SweepFolder,
     *,
+    target: Target,
     splits_of: Callable[[TrainSettings], dict[str, Splits]],
     caches: tuple[Cache, Cache | None, Cache | None],
     device: torch.device,
@@ -214,19 +221,23 @@ def _train_groups(
             progress.kept(group)
         else:
             by_feature, head = splits_of(group[0][1]), group[0][1]
-            splits = next(iter(by_feature.values()))
-            if head.solver is not Solver.SGD:
-                fits: Iterable[Fit] = _solve_group(group, by_feature, cache, progress)
-            else:
+            if head.solver is Solver.SGD:
+                ((feature, splits),) = by_feature.items()
                 fits = fit_heads(
                     splits.train,
                     splits.validation,
-                    classes=len(cache.label_names or ()),
+                    target=target,
                     settings=[head for _, head in group],
                     device=device,
                     on_epoch=functools.partial(progress.epoch, group),
                 )
-            finished = [_result(cell, fit) for cell, fit in zip(group, fits, strict=True)]
+                solved: Iterable[_Solved] = (_Solved(fit, feature, Scaling.NONE) for fit in fits)
+            else:
+                solved = _solve_group(group, by_feature, target, cache, progress)
+            finished = [
+                _result(cell, each, by_feature[each.feature], target, cache)
+                for cell, each in zip(group, solved, strict=True)
+            ]
             require_unchanged(caches)
             folder.keep(number, finished)
         results += finished
@@ -277,51 +288,52 @@ def _epochs(head: TrainSettings) -> int:
     return head.epochs if head.solver is Solver.SGD else 1
 
 
-def _solve_group(group: Sequence[Cell], splits: dict[str, Splits], cache: Cache, progress: _Progress) -> Iterator[Fit]:
+@dataclasses.dataclass(frozen=True)
+class _Solved:
+    """A fitted head, and what it reads."""
+
+    fit: Fit
+    feature: str
+    scaling: Scaling
+
+
+def _solve_group(
+    group: Sequence[Cell], splits: dict[str, Splits], target: Target, cache: Cache, progress: _Progress
+) -> Iterator[_Solved]:
     """Search for a head; or solve for a group's heads, each from the optimum of the one before. It runs on the CPU."""
-    names, target = cache.label_names or (), ClassTarget(cache.label_names or ())
-    if group[0][1].solver is Solver.AUTO:
+    first = group[0][1]
+    if first.solver is Solver.AUTO:
         (cell,) = group
         found = search(splits, target=target, settings=cell[1], of_length_one=of_length_one(cache, splits))
-        assert found.fit.convergence is not None
-        yield _with_epoch(found.fit, found.fit.convergence, splits[found.feature], found.scaling, cache, found.feature)
+        yield _Solved(found.fit, found.feature, found.scaling)
         progress.solved(cell)
         return
+    scaling = Scaling.STANDARDIZED if first.standardize else Scaling.NONE
     with open_threads() as threads:
         ((feature, rows),) = splits.items()
-        solver = LogisticSolver(rows.train, classes=len(names), settings=group[0][1], threads=threads)
+        solver = target.solver(rows.train, scaling=scaling, settings=first, threads=threads)
         for cell in group:
-            parameters, convergence = solver.solve(cell[1].l2)
+            parameters, convergence = solver.solve(cell[1].l2, lambda iteration: None)
             fit = Fit(parameters=parameters, convergence=convergence, seconds=convergence.seconds)
-            yield _with_epoch(fit, convergence, rows, Scaling.NONE, cache, feature)
+            yield _Solved(fit, feature, scaling)
             progress.solved(cell)
 
 
-def _with_epoch(
-    fit: Fit, convergence: ConvergenceReport, rows: Splits, scaling: Scaling, cache: Cache, feature: str
-) -> Fit:
-    """Add the losses of a head that was solved for, as epoch 0."""
-    head = Head(
-        **fit.parameters,
-        temperature=1.0,
-        label_names=cache.label_names or (),
-        identity=cache.identity.narrowed(feature),
-        dims=None,
-        normalize=scaling is Scaling.NORMALIZED,
-        task=Task.CLASSES,
-        thresholds=None,
-    )
-    metrics = score(head, rows.validation, rows.validation_groups, resamples=1)
-    train_loss = (convergence.objective - convergence.penalty) / len(rows.train)
-    epoch = Epoch(0, train_loss, metrics["log_loss"], metrics["accuracy"], metrics["macro_f1"])
-    return dataclasses.replace(fit, history=(epoch,))
-
-
-def _result(cell: Cell, fit: Fit) -> HeadResult:
-    """What the sweep keeps of a fit."""
-    number, settings = cell
+def _result(cell: Cell, solved: _Solved, rows: Splits, target: Target, cache: Cache) -> HeadResult:
+    """What the sweep keeps of a fit. A head that was solved for has one epoch, 0."""
+    (number, settings), fit = cell, solved.fit
+    measures: dict[str, float] = {}
+    if not fit.diverged:
+        head = new_head(fit, cache, feature=solved.feature, scaling=solved.scaling)
+        values, said = rows.validation.targets, scores_of(head, rows.validation)
+        measures = {measure_name(metric): target.measure(metric, values, said) for metric in target.metrics}
+    epochs = fit.history
+    if fit.convergence is not None:
+        train_loss = (fit.convergence.objective - fit.convergence.penalty) / len(rows.train)
+        accuracy, f1 = (measures.get(measure_name(metric)) for metric in (Metric.ACCURACY, Metric.MACRO_F1))
+        epochs = (Epoch(0, train_loss, measures[measure_name(Metric.LOG_LOSS)], accuracy, f1),)
     names = [field.name for field in dataclasses.fields(Epoch)]
-    history: Any = {name: [getattr(epoch, name) for epoch in fit.history] for name in names}
+    history: Any = {name: [getattr(epoch, name) for epoch in epochs] for name in names}
     return HeadResult(
         setting=number,
         seed=settings.seed,
@@ -329,6 +341,7 @@ def _result(cell: Cell, fit: Fit) -> HeadResult:
         diverged=fit.diverged,
         best_epoch=fit.best_epoch or 0,
         history=history,
+        measures=measures,
         certificate=None if fit.convergence is None else dataclasses.asdict(fit.convergence),
     )
 

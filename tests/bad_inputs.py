@@ -737,10 +737,10 @@ LABELS = [
         trained(lambda place: place.csv([*GOOD, ("good film", "rare")]), *QUICK_SGD),
     ),
     Case(
-        "--least-precision where each row has one class",
+        "--metric of numbers where each row has one class",
         lambda place: [
             *("train-head", place.copy(place.cache, "c.h5"), "--out", place.folder / "head"),
-            *("--least-precision", 0.9),
+            *("--metric", "rmse"),
         ],
     ),
     Case("one class only, in train-head", trained(lambda place: place.csv([(text, "pos") for text, _ in GOOD]))),
@@ -765,10 +765,15 @@ LABELS = [
     Case("names, in train-head --task regression", trained(lambda place: place.csv(GOOD), "--task", "regression")),
     Case("one label a row, in train-head --task multi-label", trained(with_numbers, "--task", "multi-label")),
     Case("fractions, in train-head --task classes", trained(with_numbers, "--task", "classes")),
-    Case("numbers, in train-head --solver sgd", trained(with_numbers, "--solver", "sgd")),
     Case("numbers, in train-head --metric accuracy", trained(with_numbers, "--metric", "accuracy")),
     Case("numbers that are all equal, in train-head", trained(lambda place: with_numbers(place, step=0.0))),
-    Case("numbers, in sweep", lambda place: ["sweep", *trained(with_numbers)(place)[1:]]),
+    Case(
+        "numbers, in sweep --rank-by accuracy",
+        lambda place: ["sweep", *trained(with_numbers)(place)[1:], "--rank-by", "accuracy"],
+    ),
+    Case("numbers, in train-head --calibrate", trained(with_numbers, "--calibrate", "temperature")),
+    Case("numbers, in train-head --class-weight", trained(with_numbers, "--class-weight", "balanced")),
+    Case("lists, in train-head --prior of 1", trained(with_lists, "--prior", "all=1")),
     Case("a label that all rows have, in train-head", trained(with_lists)),
     Case("lists, in train-head --task classes", trained(with_lists, "--task", "classes")),
     Case("the same text with two labels", rows(("good film", "class0"), ("good film", "class1"))),
@@ -861,10 +866,6 @@ ENCODERS = [
     Case("--fold with the default solver", trained(lambda place: place.csv(GOOD), "--folds", 3, "--fold", 2)),
     Case("--metric with another solver", trained(lambda place: place.csv(GOOD), *QUICK_SGD, "--metric", "accuracy")),
     Case("--folds of more than there are texts", trained(lambda place: place.csv(GOOD), "--folds", 300)),
-    Case(
-        "sweep --rank-by average-precision",
-        lambda place: ["sweep", place.cache, "--out", place.folder / "runs", "--rank-by", "average-precision"],
-    ),
     Case(
         "sweep --lr with solvers that have none",
         lambda place: ["sweep", place.cache, "--out", place.folder / "runs", "--solver", "auto,exact", "--lr", 0.1],

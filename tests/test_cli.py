@@ -292,7 +292,7 @@ def test_a_sweep_prints_its_ranking_and_its_winner_predicts(made: dict[str, Any]
     done = command("sweep", made["cache"], "--out", out, *options)
     assert done.returncode == 0, done.stderr
     assert re.search(r"heads +16: 4 settings x 2 seeds x 2 folds", done.stdout)
-    assert re.search(r"rank +log loss +accuracy +macro F1 +learning rate +dropout", done.stdout)
+    assert re.search(r"rank +log loss +accuracy +macro F1 +average precision +learning rate +dropout", done.stdout)
     assert len(re.findall(r"^  [1-4] +\d\.\d{4} ± \d\.\d{4} ", done.stdout, re.MULTILINE)) == 4
     assert "on the test rows" in done.stdout and "\x1b" not in done.stdout
     assert command("predict", out / "winner", "good film").returncode == 0

@@ -9,7 +9,7 @@ used by the head that is trained on all rows, as in scikit-learn's CalibratedCla
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -52,12 +52,20 @@ def fit_temperature(logits: npt.NDArray[np.float32], labels: Indices) -> float:
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=1, keepdims=True)
     label_logit = shifted[np.arange(len(labels)), labels].mean()
+
+    def derivative(inverse: float) -> float:
+        weights = np.exp(shifted * inverse)
+        return float(((weights * shifted).sum(axis=1) / weights.sum(axis=1)).mean() - label_logit)
+
+    return find_temperature(derivative)
+
+
+def find_temperature(derivative: Callable[[float], float]) -> float:
+    """Find the temperature between 0.001 and 1,000 at whose inverse the derivative of a convex loss is 0."""
     low, high = np.log(1 / _HIGHEST), np.log(1 / _LOWEST)  # of log(1 / temperature)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        weights = np.exp(shifted * np.exp(middle))
-        derivative = ((weights * shifted).sum(axis=1) / weights.sum(axis=1)).mean() - label_logit
-        low, high = (low, middle) if derivative > 0 else (middle, high)
+        low, high = (low, middle) if derivative(float(np.exp(middle))) > 0 else (middle, high)
     return float(np.exp(-(low + high) / 2))
 
 
@@ -175,48 +183,79 @@ def _solve(product: Callable[[Float64Array], Float64Array], wanted: Float64Array
     return found
 
 
-def choose_map(
-    method: Calibration, logits: npt.NDArray[np.float32], labels: Indices, fold: Indices
-) -> tuple[Calibration, LogitMap, dict[Calibration, float]]:
-    """Fit a map of a method, or of the one that ``auto`` chooses by the log loss of folds.
-
-    Args:
-        logits: (rows, classes) float32, of heads that were not trained on the row.
-        labels: (rows,) int64.
-        fold: (rows,) int64, equal for rows that are calibrated together by a map of the others.
-
-    Returns:
-        The method, the map, and each method's log loss on rows that its map was not fitted to; none of the method
-        ``none``.
-    """
+def fit_label_map(method: Calibration, logits: npt.NDArray[Any], targets: npt.NDArray[np.uint8]) -> LogitMap:
+    """Fit a map where rows may have several labels: one temperature for all, or for each label a scale and a shift,
+    which is Platt's scaling. Both arrays are (rows, labels)."""
     if method is Calibration.NONE:
-        return method, LogitMap(), {}
-    losses = {}
-    for tried in (Calibration.NONE, Calibration.TEMPERATURE, Calibration.PER_CLASS):
-        if tried in (method, Calibration.NONE) or method is Calibration.AUTO:
-            losses[tried] = _log_loss(map_by_folds(tried, logits, labels, fold), labels)
-    if method is Calibration.AUTO:
-        method = min(losses, key=lambda tried: losses[tried])
-    return method, fit_map(method, logits, labels), losses
+        return LogitMap()
+
+    if method is Calibration.PER_CLASS:
+        maps = np.array([fit_platt(logits[:, label], targets[:, label] == 1) for label in range(logits.shape[1])])
+        return LogitMap(scale=maps[:, 0], shift=maps[:, 1])
+
+    def derivative(inverse: float) -> float:
+        """Of the mean log loss with respect to 1 / temperature."""
+        total = 0.0
+        for label in range(logits.shape[1]):
+            column = logits[:, label].astype(np.float64)
+            chance = 1 / (1 + np.exp(-np.clip(column * inverse, -700, 700)))
+            total += float(((chance - targets[:, label]) * column).sum())
+        return total
+
+    return LogitMap(float(np.float32(find_temperature(derivative))))
 
 
-def map_by_folds(method: Calibration, logits: npt.NDArray[np.float32], labels: Indices, fold: Indices) -> Float64Array:
-    """Calibrate each row with the map of the other folds' rows: (rows, classes) float64."""
+def fit_platt(logits: npt.NDArray[Any], is_label: Mask) -> tuple[float, float]:
+    """Find one label's scale and shift by Platt's scaling: the lowest log loss, with one row more of each side, so that
+    it is finite (Platt, Probabilistic Outputs for Support Vector Machines, 1999). Both arrays are (rows,)."""
+    with_label, rows = int(is_label.sum()), len(is_label)
+    wanted = np.where(is_label, (with_label + 1) / (with_label + 2), 1 / (rows - with_label + 2))
+    mean, deviation = float(logits.mean(dtype=np.float64)), float(logits.std(dtype=np.float64)) or 1.0
+    columns = np.stack([(logits - mean) / deviation, np.ones(rows)])  # (2, rows)
+
+    def loss(point: Float64Array) -> float:
+        mapped = point @ columns
+        return float((np.logaddexp(0, mapped) - wanted * mapped).sum())
+
+    point = np.array([0.0, np.log(wanted.mean() / (1 - wanted.mean()))])
+    for _ in range(_STEPS):  # Newton's method
+        chances = 1 / (1 + np.exp(-np.clip(point @ columns, -700, 700)))
+        gradient = columns @ (chances - wanted)
+        step = np.linalg.solve((columns * chances * (1 - chances)) @ columns.T + 1e-9 * rows * np.eye(2), gradient)
+        before, decrease, share = loss(point), float(gradient @ step), 1.0
+        if decrease < _GAP * before:
+            break
+        while loss(point - share * step) > before - share * decrease / 4 and share > _GAP:
+            share /= 2
+        point = point - share * step
+    scale = float(point[0]) / deviation
+    return scale, float(point[1]) - scale * mean
+
+
+def fit_ordinal_map(method: Calibration, logits: npt.NDArray[Any], labels: Indices) -> LogitMap:
+    """Fit a map where classes have an order: a temperature. Logits are (rows, classes - 1), labels (rows,) int64."""
+    if method is Calibration.NONE:
+        return LogitMap()
+    edge = np.full((len(logits), 1), np.inf)
+    bounds, place = np.concatenate([edge, logits.astype(np.float64), -edge], axis=1), np.arange(len(labels))
+    upper, lower = bounds[place, labels], bounds[place, labels + 1]
+    inner, gaps = np.isfinite(upper) & np.isfinite(lower), np.maximum(upper - lower, 1e-7)
+    upper, lower = np.where(np.isfinite(upper), upper, 700.0), np.where(np.isfinite(lower), lower, -700.0)
+
+    def derivative(inverse: float) -> float:
+        """Of -log(sigmoid(upper / temperature) - sigmoid(lower / temperature)), likewise."""
+        below, above = (1 / (1 + np.exp(np.clip(bound * inverse, -700, 700))) for bound in (upper, -lower))
+        terms = lower * above - upper * below
+        terms -= np.where(inner, gaps / np.expm1(np.clip(np.where(inner, gaps, 1.0) * inverse, 1e-300, 700)), 0.0)
+        return float(terms.sum())
+
+    return LogitMap(float(np.float32(find_temperature(derivative))))
+
+
+def held_out(fold: Indices) -> Iterator[tuple[Mask, Mask]]:
+    """Divide rows into at most ten parts, and yield each one and the others: (rows,) bool both. ``fold`` is (rows,)
+    int64, equal for rows of a part. Nothing of a single part."""
     numbers = np.unique(fold, return_inverse=True)[1] % _CHOOSING_FOLDS
-    calibrated: Float64Array = logits.astype(np.float64)
     for number in range(int(numbers.max(initial=0)) + 1):
-        ours, others = numbers == number, numbers != number
-        if others.any():
-            calibrated[ours] = fit_map(method, logits[others], labels[others])(logits[ours])
-    return calibrated
-
-
-def log_softmax(logits: Float64Array) -> Float64Array:
-    """Natural logarithms of the probabilities that these logits say, (rows, classes) both."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    result: Float64Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return result
-
-
-def _log_loss(logits: Float64Array, labels: Indices) -> float:
-    return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
+        if (others := numbers != number).any():
+            yield ~others, others

@@ -7,7 +7,6 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +14,15 @@ import torch
 from ...cache.errors import SettingsError
 from ..devices import choose_device
 from ..progress import Note, Report, Step, silent
-from ..settings import Solver, TrainSettings
+from ..settings import Scaling, Solver, TrainSettings
 from ..threads import WorkerThreads, open_threads
-from ..types import Float64Array, Indices
 from .dataset import Dataset, ScaledDataset, fit_scaler, fits_in_memory
 from .head import Head, Parameters
-from .logistic import ConvergenceReport, LogisticSolver
-from .metrics import RESAMPLES, evaluate
+from .logistic import ConvergenceReport
+from .losses import Curves
 from .sampling import CHUNK_ROWS, Chunk, epoch_order, random_bits, split_batches
-from .stacked import AdamW, Loss, StackedHeads, Tensor
+from .stacked import AdamW, StackedHeads, Tensor
+from .targets import Scores, Target
 
 TIE_TOLERANCE = 1e-6
 """Validation losses that differ by less are equal. The earlier epoch is kept, so that rounding does not choose."""
@@ -35,15 +34,15 @@ PER_HEAD = ("learning_rate", "weight_decay", "dropout", "label_smoothing", "clas
 class Epoch:
     """One line of the training curve.
 
-    Losses are mean cross-entropies, in nats. The training loss is the one that is minimised, with dropout, smoothing
-    and class weights; the validation loss is without them.
+    The training loss is the mean of what is minimised, with dropout, smoothing and class weights: see `Loss`. The
+    validation loss is the log loss that a head of this kind can be chosen by, in nats, without them.
     """
 
     epoch: int
     train_loss: float
     validation_loss: float
-    validation_accuracy: float
-    validation_macro_f1: float
+    validation_accuracy: float | None  # None of numbers
+    validation_macro_f1: float | None  # likewise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ class Fit:
     best_epoch: int | None = None
     """The epoch with the lowest validation loss, from 1; of equal ones (within 1e-6) the earliest. 0 if training
     diverged in the first epoch; None from the exact solver."""
-    history: tuple[Epoch, ...] = ()  # one entry per epoch; empty from the exact solver, to which a sweep adds epoch 0
+    history: tuple[Epoch, ...] = ()  # one entry per epoch; empty from the exact solver
     diverged: bool = False  # training stopped because the loss was no longer finite
     convergence: ConvergenceReport | None = None  # None from SGD
     seconds: float  # heads that train together report the time of all
@@ -76,12 +75,12 @@ def fit_head(
     train: Dataset,
     validation: Dataset,
     *,
-    classes: int,
+    target: Target,
     settings: TrainSettings,
     device: torch.device,
     report: Report = silent,
 ) -> Fit:
-    """Find one head with the solver that the settings name: by `fit_heads`, or by `LogisticSolver`.
+    """Find one head with the solver that the settings name: by `fit_heads`, or by the target's solver.
 
     Raises:
         SettingsError: training diverged.
@@ -91,7 +90,7 @@ def fit_head(
         (fit,) = fit_heads(
             train,
             validation,
-            classes=classes,
+            target=target,
             settings=[settings],
             device=device,
             on_epoch=lambda trainer: report(Step("training", trainer.epoch, settings.epochs, "epochs")),
@@ -101,8 +100,9 @@ def fit_head(
             raise SettingsError(f"{message}; lower the learning rate")
         return fit
     report(Step("solving", 0, 0, "iterations"))
+    scaling = Scaling.STANDARDIZED if settings.standardize else Scaling.NONE
     with open_threads() as threads:
-        solver = LogisticSolver(train, classes=classes, settings=settings, threads=threads)
+        solver = target.solver(train, scaling=scaling, settings=settings, threads=threads)
         parameters, convergence = solver.solve(settings.l2, lambda done: report(Step("solving", done, 0, "iterations")))
     if not convergence.converged:
         report(Note(f"the exact solver did not converge: {convergence.reason}"))
@@ -113,12 +113,12 @@ def fit_heads(
     train: Dataset,
     validation: Dataset,
     *,
-    classes: int,
+    target: Target,
     settings: Sequence[TrainSettings],
     device: torch.device,
     on_epoch: Callable[[Trainer], None] = lambda trainer: None,
 ) -> list[Fit]:
-    """Train linear heads or MLPs with dropout and AdamW on cross-entropy, and keep each head's best epoch.
+    """Train linear heads or MLPs with dropout and AdamW on the target's loss, and keep each head's best epoch.
 
     The heads share matrix products over the same rows in the same order. Each is the head that it would be alone: it
     has its own optimizer state, loss and early stopping, and its dropout mask depends on seed, epoch, rows and rate
@@ -137,22 +137,17 @@ def fit_heads(
     order = sorted(range(len(settings)), key=lambda head: settings[head].dropout)
     with open_threads() as threads:
         ordered = [settings[head] for head in order]
-        trainer = Trainer(train, validation, classes=classes, settings=ordered, device=device, threads=threads)
+        trainer = Trainer(train, validation, target=target, settings=ordered, device=device, threads=threads)
         for _ in trainer.run():
             on_epoch(trainer)
         fits = trainer.result(time.perf_counter() - started)
     return [fits[order.index(head)] for head in range(len(settings))]
 
 
-def score(head: Head, dataset: Dataset, groups: Indices, *, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """The metrics of a head on a dataset; see `evaluate`."""
-    found = log_probabilities(head, dataset)
-    return evaluate(dataset.targets, found, groups, names=head.label_names, resamples=resamples)
-
-
-def log_probabilities(head: Head, dataset: Dataset) -> Float64Array:
-    """What a head says of the rows of a dataset: (rows, classes) float64, natural logarithms."""
-    return np.concatenate([head.log_probabilities(chunk) for chunk in dataset.chunks()])
+def scores_of(head: Head, dataset: Dataset) -> Scores:
+    """A head's outputs before they become probabilities, (rows, outputs) float32."""
+    parts = [head.logits(chunk) for chunk in dataset.chunks()]
+    return np.concatenate(parts or [np.zeros((0, len(head.bias)), np.float32)])
 
 
 class Trainer:
@@ -168,7 +163,7 @@ class Trainer:
         train: Dataset,
         validation: Dataset,
         *,
-        classes: int,
+        target: Target,
         settings: Sequence[TrainSettings],
         device: torch.device,
         threads: WorkerThreads,
@@ -177,16 +172,18 @@ class Trainer:
         common = {dataclasses.replace(head, **{name: getattr(first, name) for name in PER_HEAD}) for head in settings}
         assert common == {first}, f"heads that train together differ in {PER_HEAD} alone"
         assert list(settings) == sorted(settings, key=lambda head: head.dropout), "heads are sorted by dropout"
-        self._settings, self._common, self._classes = settings, first, classes
-        self._threads, self._device = threads, device
+        self._settings, self._common, self._values = settings, first, train.targets
+        self._target, self._threads, self._device = target, threads, device
         in_memory = fits_in_memory((train, validation), first.memory)
         self._scaler = fit_scaler(train, center=first.center, standardize=first.standardize)
         self._train = ScaledDataset(train, self._scaler, in_memory=in_memory)
         self._validation = ScaledDataset(validation, self._scaler, in_memory=in_memory)
-        self._heads = StackedHeads(settings, width=train.width, classes=classes, device=device)
-        self._support = np.bincount(self._train.targets, minlength=classes)
-        self._loss = Loss(settings, self._support, device)
-        self._validation_support = np.bincount(self._validation.targets, minlength=classes)
+        self._loss = target.loss(settings, self._values, device)
+        for rows in (self._train, self._validation):
+            rows.targets = self._loss.encode(rows.targets)
+        self._heads = StackedHeads(
+            settings, width=train.width, weights=self._loss.weights, bias=self._loss.bias, device=device
+        )
         steps = first.epochs * math.ceil(len(train) / first.batch_size)
         self._optimizer = AdamW(self._heads, settings, steps)
         self.epoch = 0
@@ -209,7 +206,7 @@ class Trainer:
                     settings = [self._settings[head] for head in self.active]
                     self._heads.select(selected, settings)
                     self._optimizer.select(selected)
-                    self._loss = Loss(settings, self._support, self._device)
+                    self._loss = self._target.loss(settings, self._values, self._device)
             yield epoch
             if not self.active:
                 return
@@ -254,6 +251,7 @@ class Trainer:
             total += sums.pop("losses")
             self._heads.average(sums, sum(len(positions) for _, positions in chunks))
             self._optimizer.step(self._heads.parameters, sums)
+            self._loss.project(self._heads.parameters["bias"])
         means: list[float] = (total / len(self._train)).tolist()
         return means
 
@@ -269,42 +267,31 @@ class Trainer:
                 bits = random_bits(*features.shape, seed=self._common.seed, epoch=epoch, chunk=number)
                 dropped = [features * (bits >= threshold) if threshold else features for threshold in thresholds]
             inputs = [torch.from_numpy(array).to(self._device) for array in dropped]
-            labels = torch.from_numpy(self._train.targets[positions]).to(self._device)
+            targets = torch.from_numpy(self._train.targets[positions]).to(self._device)
             logits, hidden = self._heads.forward(inputs, first_weight)
-            losses, gradient = self._loss.loss_and_gradient(logits, labels)
+            losses, gradient = self._loss.loss_and_gradient(logits, targets)
             self._heads.backward(gradients, gradient, hidden, inputs)
             total += losses
         return {**gradients, "losses": total}
 
-    def _validate(self) -> tuple[list[float], list[float], list[float]]:
-        """Each active head's mean cross-entropy, accuracy and macro F1 on the validation rows, without dropout."""
+    def _validate(self) -> Curves:
+        """Each active head's scores on the validation rows, without dropout."""
         rows = len(self._validation)
-        shares = self._threads.map_shares(self._score, range(0, rows, CHUNK_ROWS))
-        loss, true_positives, predicted = (torch.stack(sums).sum(0) for sums in zip(*shares, strict=True))
-        both = predicted + torch.from_numpy(self._validation_support).to(self._device)
-        f1 = torch.where(both > 0, 2 * true_positives / both, 0).sum(1) / (both > 0).sum(1)
-        return (loss / rows).tolist(), (true_positives.sum(1) / rows).tolist(), f1.tolist()
+        shares = self._threads.map_shares(self._tally, range(0, rows, CHUNK_ROWS))
+        return self._loss.curves([torch.stack(sums).sum(0) for sums in zip(*shares, strict=True)], rows)
 
-    def _score(self, starts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Sums over some chunks: losses (heads,), true positives and predicted counts (heads, classes), all float64."""
-        heads, classes = len(self._heads), self._classes
-        loss = torch.zeros(heads, dtype=torch.float64, device=self._device)
-        true_positives, predicted_counts = torch.zeros(2, heads * classes, dtype=torch.float64, device=self._device)
-        first_class = torch.arange(heads, device=self._device)[:, None] * classes
+    def _tally(self, starts: Sequence[int]) -> list[Tensor]:
+        """What the loss needs of some chunks, summed over them."""
+        tallies = []
         for start in starts:
             rows = slice(start, start + CHUNK_ROWS)
             features = torch.from_numpy(self._validation.take(rows)).to(self._device)
-            labels = torch.from_numpy(self._validation.targets[rows]).to(self._device)
+            targets = torch.from_numpy(self._validation.targets[rows]).to(self._device)
             logits, _ = self._heads.forward([features], self._heads.first_weight)
-            highest, predicted = logits.max(1)  # (heads, rows)
-            label_logits = logits.gather(1, labels.expand(heads, 1, -1))[:, 0]  # (heads, rows)
-            cells = predicted + first_class
-            predicted_counts += torch.bincount(cells.reshape(-1), minlength=heads * classes)
-            true_positives += torch.bincount(cells[predicted == labels], minlength=heads * classes)
-            losses = (logits - highest.unsqueeze(1)).exp_().sum(1).log_() + highest - label_logits
-            loss += losses.sum(1, dtype=torch.float64)
-        return loss, true_positives.view(heads, classes), predicted_counts.view(heads, classes)
+            tallies.append(self._loss.tally(logits, targets))
+        return [torch.stack(terms).sum(0) for terms in zip(*tallies, strict=True)]
 
     def _for_raw_features(self, parameters: dict[str, Tensor]) -> Parameters:
         """Copy a head's parameters, because training goes on, and fold the scaling into them."""
-        return self._scaler.fold_into({name: value.cpu().numpy().copy() for name, value in parameters.items()})
+        copies = {name: value.cpu().numpy().copy() for name, value in parameters.items()}
+        return self._loss.fold_back(self._scaler.fold_into(copies))

@@ -65,16 +65,20 @@ class Head:
             return self.probabilities(features)
         return outputs_of(self.task, self.logits(features).astype(np.float64) / self.temperature).astype(np.float32)
 
-    def predictions(self, outputs: npt.NDArray[np.floating[Any]]) -> npt.NDArray[Any]:
+    def predictions(
+        self, outputs: npt.NDArray[np.floating[Any]], thresholds: Float64Array | None = None
+    ) -> npt.NDArray[Any]:
         """Return the predictions that rows of `outputs` say: classes (rows,) int64, indices into ``label_names``; which
-        labels (rows, labels) bool; or numbers (rows,) float64."""
+        labels (rows, labels) bool; or numbers (rows,) float64. Rows may have other thresholds (rows, labels) than the
+        head's."""
+        if thresholds is None and self.thresholds is not None:
+            thresholds = np.array(self.thresholds)
         if self.task is Task.REGRESSION:
             return outputs[:, 0].astype(np.float64)
         if self.task is Task.MULTI_LABEL:
-            least = LEAST_PROBABILITY if self.thresholds is None else np.array(self.thresholds)
-            said: npt.NDArray[np.bool_] = outputs >= least
+            said: npt.NDArray[np.bool_] = outputs >= (LEAST_PROBABILITY if thresholds is None else thresholds)
             return said
-        return decide(outputs, self.thresholds)
+        return decide(outputs, thresholds)
 
     def logits(self, features: StoredFeatures) -> npt.NDArray[np.float32]:
         """(rows, width) features to (rows, biases) float32, not yet divided by the temperature.
@@ -113,9 +117,13 @@ class Head:
 
 
 def decide(
-    probabilities: npt.NDArray[np.floating[Any]], thresholds: tuple[float, ...] | None, *, logarithms: bool = False
+    probabilities: npt.NDArray[np.floating[Any]],
+    thresholds: tuple[float, ...] | Float64Array | None,
+    *,
+    logarithms: bool = False,
 ) -> Indices:
     """Return the class that is predicted from these (rows, classes) probabilities, or their logarithms: (rows,) int64.
+    Thresholds are (classes,), or (rows, classes) where each row has its own.
 
     It is the most probable one; with thresholds, the one whose probability is largest in proportion to its threshold.
     Of two classes whose thresholds sum to 1, each is predicted where its probability is at least its threshold.

@@ -29,7 +29,7 @@ def evaluate(
     names: tuple[str, ...],
     seed: int = 0,
     resamples: int = RESAMPLES,
-    thresholds: tuple[float, ...] | None = None,
+    thresholds: tuple[float, ...] | Float64Array | None = None,
 ) -> dict[str, Any]:
     """Score predictions.
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..types import Float64Array, Indices, Mask
+from .calibration import reliability
 from .intervals import average_precision_interval, share_intervals
 from .metrics import RESAMPLES
 from .text_bootstrap import hold, ratio, sum_intervals
@@ -44,8 +45,10 @@ def evaluate_labels(
         ``rows``; ``micro_f1``, ``macro_f1``, ``samples_f1``, ``subset_accuracy`` (rows with each label right) and
         ``log_loss`` (in nats, the mean over rows and labels), each with its ``_interval``, [low, high] at 95%, which
         holds the score; ``average_precision``, the mean over the labels that have a row, with its ``_interval`` (both
-        None if none has); ``per_class``, by name: precision and recall with their intervals, f1, average_precision
-        (None without a row) and rows.
+        None if none has); ``reliability`` and ``calibration_error``, its expected gap, of each row's probability of
+        each label (see `reliability`; the accuracy is the share of pairs in which the row has the label);
+        ``per_class``, by name: precision and recall with their intervals, f1, average_precision (None without a row)
+        and rows.
 
         As in scikit-learn, a ratio of nothing is 0: macro F1 is a mean over all labels, and the samples' F1 of a row
         without labels and predictions is 0.
@@ -93,6 +96,8 @@ def evaluate_labels(
     known = [value for value in precisions if value is not None]
     mean = float(np.mean(known)) if known else None
     bounds = average_precision_interval(logits, lambda label: true[:, label], groups, seed=seed, resamples=resamples)
+    bins = reliability(true.reshape(-1), probabilities(logits).reshape(-1))
+    gaps = [each["rows"] * abs(each["accuracy"] - each["confidence"]) for each in bins if each["rows"]]
     return {
         "rows": rows,
         **scores,
@@ -101,6 +106,8 @@ def evaluate_labels(
         "average_precision_interval": None
         if mean is None or bounds is None
         else [min(float(bounds[0]), mean), max(float(bounds[1]), mean)],
+        "calibration_error": sum(gaps) / true.size,
+        "reliability": bins,
         "per_class": {
             name: {
                 "precision": float(ratio(counts[0][[i]], counts[2][[i]])[0]),

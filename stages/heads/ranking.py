@@ -12,29 +12,31 @@ import numpy as np
 
 from ..settings import Metric, SweepSettings, TrainSettings
 
-MEASURES = {
-    Metric.LOG_LOSS: ("validation_loss", 1),
-    Metric.ACCURACY: ("validation_accuracy", -1),
-    Metric.MACRO_F1: ("validation_macro_f1", -1),
-}
-"""Which measure each ranking compares, and whether a low value (1) or a high one (-1) wins."""
+_LOSS = "validation_loss"
+
+
+def measure_name(metric: Metric) -> str:
+    """The name of a metric in ``sweep.json``: ``validation_loss``, ``validation_macro_f1`` and so on."""
+    return _LOSS if metric is Metric.LOG_LOSS else f"validation_{metric.replace('-', '_')}"
 
 
 class History(TypedDict):
-    """The training curve of one head, one value per epoch; see `Epoch`. The exact solver's only epoch is 0."""
+    """The training curve of one head, one value per epoch; see `Epoch`. The only epoch of a head that was solved for is
+    0."""
 
     epoch: list[int]
     train_loss: list[float]
     validation_loss: list[float]
-    validation_accuracy: list[float]
-    validation_macro_f1: list[float]
+    validation_accuracy: list[float | None]
+    validation_macro_f1: list[float | None]
 
 
 class HeadResult(TypedDict):
     """What a sweep keeps of one head, as a JSON document.
 
     ``setting`` is the number of its settings, in the order of `SweepSettings.settings`. ``best_epoch`` is 0 if training
-    diverged at once. ``certificate`` is the exact solver's `ConvergenceReport`; None from SGD.
+    diverged at once. ``measures`` are the metrics that heads of this kind of target can be ranked by, at the best
+    epoch; empty if it diverged. ``certificate`` is the exact solver's `ConvergenceReport`; None from SGD.
     """
 
     setting: int
@@ -43,6 +45,7 @@ class HeadResult(TypedDict):
     diverged: bool
     best_epoch: int
     history: History
+    measures: dict[str, float]
     certificate: dict[str, Any] | None
 
 
@@ -67,21 +70,16 @@ def rank(settings: SweepSettings, results: Sequence[HeadResult]) -> list[dict[st
             "heads": len(heads),
             "diverged": diverged,
         }
-        for measure, _ in MEASURES.values():
+        for measure in dict.fromkeys(name for head in results for name in head["measures"]):
             mean = spread = None
             if not diverged:
-                values = [_at_best_epoch(head, measure) for head in heads]
+                values = [head["measures"][measure] for head in heads]
                 mean = float(np.mean(values))
                 spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
             line[measure] = {"mean": mean, "spread": spread}
         lines.append(line)
-    measure, sign = MEASURES[settings.rank_by]
+    measure, sign = measure_name(settings.rank_by), 1 if settings.rank_by.lower_is_better else -1
     return sorted(lines, key=lambda line: math.inf if line["diverged"] else sign * line[measure]["mean"])
-
-
-def _at_best_epoch(head: HeadResult, measure: str) -> float:
-    history: Mapping[str, Any] = head["history"]
-    return float(history[measure][history["epoch"].index(head["best_epoch"])])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +121,8 @@ def table_columns(settings: SweepSettings, results: Sequence[HeadResult]) -> dic
 def _kind(hint: Any) -> type:
     """The plain type of a field, of its values where it may be None, or of the items of its list; several names are one
     text."""
+    if get_origin(hint) is list:
+        return _kind(*get_args(hint))
     kinds = [kind for kind in get_args(hint) or (hint,) if kind is not NoneType]
     kind = str if get_origin(kinds[0]) is tuple else kinds[0]
     return next(plain for plain in (bool, int, float, str) if issubclass(kind, plain))

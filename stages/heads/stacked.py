@@ -1,6 +1,6 @@
-"""Several heads that train as one: stacked parameters, the gradient of their losses, and AdamW.
+"""Several heads that train as one: stacked parameters, and AdamW.
 
-The first dimension of every tensor is the head. Logits are (heads, classes, rows), so that the softmax runs over
+The first dimension of every tensor is the head. Logits are (heads, outputs, rows), so that the softmax runs over
 contiguous rows however many heads and classes there are. DINOv2's linear evaluation also trains many linear heads in
 one pass over the features, with one module per head (Oquab et al., 2023); here the heads share matrix products.
 """
@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ..settings import ClassWeight, HeadKind, Schedule, TrainSettings
@@ -26,39 +27,6 @@ texts in other batches give the same head, and no training curve is worse (bench
 _BETAS = 0.9, 0.999
 
 
-class Loss:
-    """Each head's loss: cross-entropy with label smoothing and class weights."""
-
-    def __init__(self, settings: Sequence[TrainSettings], counts: Indices, device: torch.device) -> None:
-        """Make the loss of heads with these settings; counts are (classes,) int64, the training rows of each class."""
-        smoothing = torch.tensor([head.label_smoothing for head in settings], dtype=torch.float32, device=device)
-        weights = np.stack([class_weights(head.class_weight, counts) for head in settings]).astype(np.float32)
-        self._smoothing = smoothing.reshape(-1, 1, 1)  # (heads, 1, 1)
-        self._class_weights = torch.from_numpy(weights).to(device)  # (heads, classes)
-        self._is_smoothed = any(head.label_smoothing > 0 for head in settings)
-        self._is_weighted = any(head.class_weight is not ClassWeight.NONE for head in settings)
-
-    def loss_and_gradient(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The losses summed over the rows, (heads,) float64, and their gradient with respect to the logits.
-
-        Logits and gradient are (heads, classes, rows) float32, labels (rows,) int64. The logits are overwritten.
-        """
-        _, classes, rows = logits.shape
-        target = torch.zeros(classes, rows, device=logits.device).scatter_(0, labels[None], 1.0)
-        if self._is_smoothed:
-            target = target * (1 - self._smoothing) + self._smoothing / classes  # (heads, classes, rows)
-        logits -= logits.amax(1, keepdim=True)
-        target_logits = (logits * target).sum(1)  # (heads, rows)
-        total = logits.exp_().sum(1, keepdim=True)
-        losses = total.log()[:, 0] - target_logits
-        gradient = logits.div_(total).sub_(target)
-        if self._is_weighted:
-            weights = self._class_weights.index_select(1, labels)  # (heads, rows)
-            losses *= weights
-            gradient *= weights.unsqueeze(1)
-        return losses.sum(1, dtype=torch.float64), gradient
-
-
 def class_weights(kind: ClassWeight, counts: Indices) -> Float64Array:
     """The weight of a row of each class, (classes,) float64; the mean over all rows is 1."""
     if kind is ClassWeight.NONE:
@@ -71,13 +39,22 @@ class StackedHeads:
     """Several heads of one kind, sorted by their dropout rates, that share matrix products.
 
     Attributes:
-        parameters: ``weight`` (heads, classes, width) and ``bias`` (heads, classes, 1), float32. Of MLPs ``weight`` is
-            (heads, classes, hidden), after ``hidden_weight`` (heads, hidden, width) and ``hidden_bias``
-            (heads, hidden, 1).
+        parameters: ``weight`` (heads, outputs, width) and ``bias`` (heads, outputs, 1), float32; all outputs may share
+            one row of weights. Of MLPs ``weight`` is (heads, outputs, hidden), after ``hidden_weight``
+            (heads, hidden, width) and ``hidden_bias`` (heads, hidden, 1).
         thresholds: The heads' distinct dropout thresholds, ascending.
     """
 
-    def __init__(self, settings: Sequence[TrainSettings], *, width: int, classes: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        settings: Sequence[TrainSettings],
+        *,
+        width: int,
+        weights: int,
+        bias: npt.NDArray[np.float32],
+        device: torch.device,
+    ) -> None:
+        """Make heads whose last layer has so many rows of weights, and biases (outputs,) that begin so."""
         heads, first = len(settings), settings[0]
         self.parameters: dict[str, Tensor] = {}
         inputs = width
@@ -90,8 +67,8 @@ class StackedHeads:
             self.parameters["hidden_weight"] = start.to(device).repeat(heads, 1, 1)
             self.parameters["hidden_bias"] = torch.zeros(heads, inputs, 1, device=device)
         # Zeros: the linear problem is convex, and so a linear head does not depend on the seed's first weights.
-        self.parameters["weight"] = torch.zeros(heads, classes, inputs, device=device)
-        self.parameters["bias"] = torch.zeros(heads, classes, 1, device=device)
+        self.parameters["weight"] = torch.zeros(heads, weights, inputs, device=device)
+        self.parameters["bias"] = torch.from_numpy(bias)[:, None].to(device).repeat(heads, 1, 1)
         self.device = device
         self._first_layer = "hidden_" if "hidden_weight" in self.parameters else ""
         self._set_dropout(settings)
@@ -125,24 +102,30 @@ class StackedHeads:
             first_weight: `scaled_first_weight` in training, `first_weight` in validation.
 
         Returns:
-            Logits (heads, classes, rows), and the hidden layer's outputs (heads, hidden, rows), which are empty for
+            Logits (heads, outputs, rows), and the hidden layer's outputs (heads, hidden, rows), which are empty for
             linear heads.
         """
         product = torch.empty(*first_weight.shape[:2], len(inputs[0]), device=self.device)
         for features, heads in zip(inputs, self._same_mask if len(inputs) > 1 else [slice(None)], strict=True):
             torch.mm(first_weight[heads].flatten(0, 1), features.T, out=product[heads].flatten(0, 1))
         if not self._first_layer:
-            return product.add_(self.parameters["bias"]), product.new_empty(0)
+            return self._add_bias(product), product.new_empty(0)
         hidden = product.add_(self.parameters["hidden_bias"]).relu_()
-        return torch.baddbmm(self.parameters["bias"], self.parameters["weight"], hidden), hidden
+        return self._add_bias(torch.bmm(self.parameters["weight"], hidden)), hidden
+
+    def _add_bias(self, product: Tensor) -> Tensor:
+        bias = self.parameters["bias"]
+        return product.add_(bias) if product.shape[1] == bias.shape[1] else product + bias
 
     def backward(self, sums: dict[str, Tensor], gradient: Tensor, hidden: Tensor, inputs: Sequence[Tensor]) -> None:
         """Add the parameters' gradients on one chunk of rows to their sums over earlier chunks.
 
-        The gradient is with respect to the logits, (heads, classes, rows); hidden and inputs are those of `forward`.
+        The gradient is with respect to the logits, (heads, outputs, rows); hidden and inputs are those of `forward`.
         The first weight's sum is not scaled yet: see `average`.
         """
         sums["bias"] += gradient.sum(2, keepdim=True)
+        if gradient.shape[1] != self.parameters["weight"].shape[1]:
+            gradient = gradient.sum(1, keepdim=True)
         if self._first_layer:
             sums["weight"].baddbmm_(gradient, hidden.transpose(1, 2))
             gradient = torch.bmm(self.parameters["weight"].transpose(1, 2), gradient).mul_(hidden > 0)

@@ -9,15 +9,19 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from ..settings import Metric, Scaling, Task, Thresholds, TrainSettings
+from ...cache.errors import SettingsError
+from ..settings import Calibration, Decision, Metric, Scaling, Task, TrainSettings, parse_floors
 from ..settings import Solver as SolverName
 from ..threads import WorkerThreads
 from ..types import Float64Array, Indices
+from .calibration import LogitMap, fit_label_map, fit_map, fit_ordinal_map
 from .dataset import Dataset, ScaledDataset, Scaler, fit_scaler, fits_in_memory, scaled
 from .head import Parameters
 from .logistic import ConvergenceReport, LogisticSolver
 from .logistic_path import LogisticPath, PathPoint
+from .losses import BinaryCrossEntropy, CrossEntropy, CumulativeLogits, Loss, SquaredError, normal_log_loss
 from .metrics import RESAMPLES, evaluate, mean_average_precision, plain_scores
 from .multi_label_metrics import (
     average_precision,
@@ -27,20 +31,20 @@ from .multi_label_metrics import (
     predict_labels,
     probabilities,
 )
-from .number_metrics import evaluate_numbers, order_metrics
+from .number_metrics import evaluate_numbers, order_metrics, spearman
 from .one_vs_rest import OneVsRestSolver, held_out_logits
 from .ordinal import OrdinalSolver, class_log_probabilities
 from .ridge import RidgeSolver
 from .stacked import class_weights
-from .thresholds import find_thresholds, thresholds_by_fold
+from .text_bootstrap import ratio
+from .thresholds import NEVER, best_threshold, find_thresholds
 
 TargetValues = npt.NDArray[Any]
 """What rows are trained on, and what is predicted: `Values`; of labels bool."""
-Scores = npt.NDArray[np.float32]
-"""A head's outputs, (rows, outputs) float32: logits, or of numbers the predictions."""
+Scores = npt.NDArray[np.floating[Any]]
+"""A head's outputs, (rows, outputs) float32: logits, or of numbers the predictions. Calibrated ones are float64."""
 _PATH_TOLERANCE = 1e-5
 """The gap to the optimum, as a share of the objective, at which a head is good enough to compare penalties."""
-_LEAST_VARIANCE = 1e-300
 
 _MAX_NUMBERS = 1 << 22
 """Most numbers in double precision at a time."""
@@ -71,6 +75,26 @@ class Target(Protocol):
     """A kind of target."""
 
     @property
+    def task(self) -> Task:
+        """The task that these targets are of."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The labels; none of numbers."""
+
+    @property
+    def has_several(self) -> bool:
+        """Whether a row may have several labels, so that values are (rows, labels)."""
+
+    @property
+    def unfit(self) -> tuple[str, ...]:
+        """Settings of a head that have no meaning for it."""
+
+    @property
+    def calibrations(self) -> tuple[Calibration, ...]:
+        """The ways in which its scores can be calibrated."""
+
+    @property
     def outputs(self) -> int:
         """Number of a head's outputs."""
 
@@ -93,6 +117,9 @@ class Target(Protocol):
     def solver(self, train: Dataset, *, scaling: Scaling, settings: TrainSettings, threads: WorkerThreads) -> Solver:
         """The problem of all rows. The parameters that it finds read rows of `scaled`."""
 
+    def loss(self, settings: Sequence[TrainSettings], values: TargetValues, device: torch.device) -> Loss:
+        """What heads with these settings minimise by AdamW, for training rows with these values."""
+
     def predict(self, scores: Scores) -> TargetValues:
         """The predictions that these scores say, as the values of rows."""
 
@@ -109,13 +136,29 @@ class Target(Protocol):
         thresholds: Any = None,
     ) -> dict[str, Any]:
         """All metrics of these rows, with intervals; ``groups`` (rows,) int64 are equal for copies of a text, and
-        ``thresholds`` (outputs,) or (rows, outputs) those of `thresholds`."""
+        ``thresholds`` (outputs,), or (rows, outputs) where each row has its own, those of `thresholds`."""
+
+    def fit_map(self, method: Calibration, scores: Scores, values: TargetValues) -> LogitMap:
+        """What calibrates scores, fitted to rows that were not trained on."""
 
     def thresholds(
-        self, values: TargetValues, scores: Scores, fold: Indices, settings: TrainSettings
-    ) -> tuple[Float64Array, Float64Array] | None:
-        """The probability from which on each label is predicted, chosen by rows that were not trained on: (outputs,)
-        float64; and (rows, outputs), each row's by the rows of other folds. None where predictions need none."""
+        self,
+        values: TargetValues,
+        scores: Float64Array,
+        weights: Float64Array,
+        settings: TrainSettings,
+        *,
+        required: bool,
+    ) -> Float64Array | None:
+        """The probability from which on each label is predicted, (outputs,) float64, chosen by rows that were not
+        trained on; None where nothing is to be chosen.
+
+        ``scores`` are calibrated, and divided by the temperature. ``weights`` say how much a row counts: (rows,), or
+        (rows, labels) where a row may have several.
+
+        Raises:
+            SettingsError: ``required`` is True, and no threshold of one of two classes has the least precision.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,12 +168,24 @@ class _LabelTarget:
     names: tuple[str, ...]
 
     @property
+    def has_several(self) -> bool:
+        return False
+
+    @property
+    def unfit(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def calibrations(self) -> tuple[Calibration, ...]:
+        return (Calibration.NONE, Calibration.TEMPERATURE, Calibration.PER_CLASS, Calibration.AUTO)
+
+    @property
     def outputs(self) -> int:
         return len(self.names)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        return tuple(Metric)
+        return (Metric.LOG_LOSS, Metric.ACCURACY, Metric.MACRO_F1, Metric.AVERAGE_PRECISION)
 
     @property
     def more_penalties(self) -> int:
@@ -139,15 +194,14 @@ class _LabelTarget:
     def leaves_one_out(self, settings: TrainSettings) -> bool:
         return False
 
-    def thresholds(
-        self, values: TargetValues, scores: Scores, fold: Indices, settings: TrainSettings
-    ) -> tuple[Float64Array, Float64Array] | None:
-        return None
-
 
 @dataclasses.dataclass(frozen=True)
 class ClassTarget(_LabelTarget):
     """One class for each text."""
+
+    @property
+    def task(self) -> Task:
+        return Task.CLASSES
 
     @property
     def more_penalties(self) -> int:
@@ -171,6 +225,9 @@ class ClassTarget(_LabelTarget):
         exact: dict[str, Any] = {"solver": SolverName.EXACT, "standardize": scaling is Scaling.STANDARDIZED}
         settings = dataclasses.replace(settings, **exact)
         return LogisticSolver(scaled(train, scaling), classes=self.outputs, settings=settings, threads=threads)
+
+    def loss(self, settings: Sequence[TrainSettings], values: TargetValues, device: torch.device) -> Loss:
+        return CrossEntropy(settings, np.bincount(values, minlength=self.outputs), device)
 
     def predict(self, scores: Scores) -> TargetValues:
         predicted: Indices = scores.argmax(axis=1)
@@ -199,10 +256,48 @@ class ClassTarget(_LabelTarget):
         log_probabilities = log_softmax(scores, temperature)
         return evaluate(values, log_probabilities, groups, names=self.names, resamples=RESAMPLES, thresholds=thresholds)
 
+    def fit_map(self, method: Calibration, scores: Scores, values: TargetValues) -> LogitMap:
+        return fit_map(method, scores, values)
+
+    def thresholds(
+        self,
+        values: TargetValues,
+        scores: Float64Array,
+        weights: Float64Array,
+        settings: TrainSettings,
+        *,
+        required: bool,
+    ) -> Float64Array | None:
+        if not settings.decides:
+            return None
+        label, floor = self.names[1], None
+        if settings.precision_floor is not None:
+            ((name, floor),) = parse_floors(settings.precision_floor).items()
+            label = str(name)
+        number = self.names.index(label)
+        probability = np.exp(log_softmax(scores)[:, number])
+        options: dict[str, Any] = {"metric": settings.decide_by, "floor": floor, "both": True}
+        threshold = best_threshold(probability, values == number, weights, **options)
+        if threshold == NEVER and required:
+            raise SettingsError(
+                f"no threshold gives {label!r} a precision of {floor:g} on the {len(values):,} validation rows; "
+                "lower `precision_floor`, or add rows"
+            )
+        threshold = min(threshold, 1 - 1e-12)
+        return np.array([1 - threshold, threshold] if number else [threshold, 1 - threshold])
+
 
 @dataclasses.dataclass(frozen=True)
 class MultiLabelTarget(_LabelTarget):
     """Any number of labels for each text: values are (rows, labels) uint8, and scores a logit for each label."""
+
+    @property
+    def task(self) -> Task:
+        return Task.MULTI_LABEL
+
+    @property
+    def has_several(self) -> bool:
+        return True
 
     def path(
         self, train: Dataset, folds: Folds, *, scaling: Scaling, settings: TrainSettings, threads: WorkerThreads
@@ -216,6 +311,9 @@ class MultiLabelTarget(_LabelTarget):
         rows, scaler = _center(train, scaling, settings.memory)
         options: dict[str, Any] = {"class_weight": settings.class_weight, "memory": settings.memory}
         return _WholeSolver(OneVsRestSolver(rows, train.targets, threads=threads, **options), scaler)
+
+    def loss(self, settings: Sequence[TrainSettings], values: TargetValues, device: torch.device) -> Loss:
+        return BinaryCrossEntropy(settings, values.sum(axis=0, dtype=np.int64), len(values), device)
 
     def predict(self, scores: Scores) -> TargetValues:
         return predict_labels(scores)
@@ -243,15 +341,24 @@ class MultiLabelTarget(_LabelTarget):
         logits = scores.astype(np.float64) / temperature
         return evaluate_labels(values, logits, groups, names=self.names, thresholds=thresholds)
 
+    def fit_map(self, method: Calibration, scores: Scores, values: TargetValues) -> LogitMap:
+        return fit_label_map(method, scores, values)
+
     def thresholds(
-        self, values: TargetValues, scores: Scores, fold: Indices, settings: TrainSettings
-    ) -> tuple[Float64Array, Float64Array] | None:
-        least = settings.least_precision
-        if settings.thresholds is Thresholds.HALF and least is None:
+        self,
+        values: TargetValues,
+        scores: Float64Array,
+        weights: Float64Array,
+        settings: TrainSettings,
+        *,
+        required: bool,
+    ) -> Float64Array | None:
+        if settings.decide_by is Decision.NONE:
             return None
-        chances = probabilities(scores)
-        whole = find_thresholds(values, chances, least_precision=least)
-        return whole, thresholds_by_fold(values, chances, fold, least_precision=least)
+        given = {} if settings.precision_floor is None else parse_floors(settings.precision_floor)
+        floors = {number: given[key] for number, name in enumerate(self.names) for key in (name, None) if key in given}
+        metric = Decision.ACCURACY if settings.decide_by is Decision.ACCURACY else Decision.MACRO_F1
+        return find_thresholds(values, probabilities(scores), weights, metric=metric, floors=floors)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,12 +369,32 @@ class NumberTarget:
     """
 
     @property
+    def task(self) -> Task:
+        return Task.REGRESSION
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def has_several(self) -> bool:
+        return False
+
+    @property
+    def unfit(self) -> tuple[str, ...]:
+        return ("class_weight", "label_smoothing", "calibrate", "prior", "decide_by", "precision_floor")
+
+    @property
+    def calibrations(self) -> tuple[Calibration, ...]:
+        return (Calibration.NONE,)
+
+    @property
     def outputs(self) -> int:
         return 1
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        return (Metric.LOG_LOSS,)
+        return (Metric.LOG_LOSS, Metric.R2, Metric.MAE, Metric.RMSE, Metric.SPEARMAN)
 
     @property
     def more_penalties(self) -> int:
@@ -287,12 +414,26 @@ class NumberTarget:
         rows, scaler = _center(train, scaling, settings.memory)
         return _WholeSolver(RidgeSolver(rows, train.targets, np.arange(len(rows)), threads=threads), scaler)
 
+    def loss(self, settings: Sequence[TrainSettings], values: TargetValues, device: torch.device) -> Loss:
+        return SquaredError(len(settings), values)
+
     def predict(self, scores: Scores) -> TargetValues:
         return scores[:, 0].astype(np.float64)
 
     def measure(self, metric: Metric, values: TargetValues, scores: Scores) -> float:
-        variance = float(((self.predict(scores) - values) ** 2).mean())
-        return math.log(2 * math.pi * math.e * max(variance, _LEAST_VARIANCE)) / 2
+        predicted = self.predict(scores)
+        errors = predicted - values
+        variance = float((errors**2).mean())
+        match metric:
+            case Metric.R2:
+                return float(ratio(values.var() - variance, values.var(), float(not errors.any())))
+            case Metric.MAE:
+                return float(np.abs(errors).mean())
+            case Metric.RMSE:
+                return math.sqrt(variance)
+            case Metric.SPEARMAN:
+                return spearman(values, predicted) or 0.0  # None where all numbers of one side are equal
+        return normal_log_loss(variance)
 
     def evaluate(
         self,
@@ -305,9 +446,18 @@ class NumberTarget:
     ) -> dict[str, Any]:
         return evaluate_numbers(values, self.predict(scores), groups)
 
+    def fit_map(self, method: Calibration, scores: Scores, values: TargetValues) -> LogitMap:
+        return LogitMap()
+
     def thresholds(
-        self, values: TargetValues, scores: Scores, fold: Indices, settings: TrainSettings
-    ) -> tuple[Float64Array, Float64Array] | None:
+        self,
+        values: TargetValues,
+        scores: Float64Array,
+        weights: Float64Array,
+        settings: TrainSettings,
+        *,
+        required: bool,
+    ) -> Float64Array | None:
         return None
 
 
@@ -315,6 +465,18 @@ class NumberTarget:
 class OrdinalTarget(_LabelTarget):
     """One of several classes that have an order: values are (rows,) int64, and scores the logits of a row being above
     each class but the last."""
+
+    @property
+    def task(self) -> Task:
+        return Task.ORDINAL
+
+    @property
+    def unfit(self) -> tuple[str, ...]:
+        return ("label_smoothing", "prior", "decide_by", "precision_floor")
+
+    @property
+    def calibrations(self) -> tuple[Calibration, ...]:
+        return (Calibration.NONE, Calibration.TEMPERATURE, Calibration.AUTO)
 
     @property
     def outputs(self) -> int:
@@ -332,6 +494,9 @@ class OrdinalTarget(_LabelTarget):
         rows, scaler = _center(train, scaling, settings.memory)
         weights = self._class_weights(train, settings)
         return _WholeSolver(OrdinalSolver(rows, train.targets, class_weights=weights, threads=threads), scaler)
+
+    def loss(self, settings: Sequence[TrainSettings], values: TargetValues, device: torch.device) -> Loss:
+        return CumulativeLogits(settings, np.bincount(values, minlength=len(self.names)), device)
 
     def _class_weights(self, train: Dataset, settings: TrainSettings) -> Float64Array:
         return class_weights(settings.class_weight, np.bincount(train.targets, minlength=len(self.names)))
@@ -361,6 +526,20 @@ class OrdinalTarget(_LabelTarget):
         found = evaluate(values, log_probabilities, groups, names=self.names, resamples=RESAMPLES)
         order = order_metrics(values, log_probabilities.argmax(axis=1), groups, classes=len(self.names))
         return {**found, **order}
+
+    def fit_map(self, method: Calibration, scores: Scores, values: TargetValues) -> LogitMap:
+        return fit_ordinal_map(method, scores, values)
+
+    def thresholds(
+        self,
+        values: TargetValues,
+        scores: Float64Array,
+        weights: Float64Array,
+        settings: TrainSettings,
+        *,
+        required: bool,
+    ) -> Float64Array | None:
+        return None
 
 
 def _center(train: Dataset, scaling: Scaling, memory: int | None) -> tuple[ScaledDataset, Scaler]:

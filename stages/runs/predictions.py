@@ -27,7 +27,8 @@ class PartPredictions:
     dataset: Dataset  # it knows where its rows come from
     outputs: Float64Array  # what `outputs_of` says of them
     thresholds: Float64Array | None = None
-    """(labels,) or (rows, labels), the least probability of a label that is predicted, where a row may have several."""
+    """(labels,) or (rows, labels), the least probability of a label that is predicted; None for one half, or the most
+    probable class."""
     fold: Indices | None = None
     """(rows,) int64, from 1: the fold that a row was in, so that the head that says this was trained without it. None
     without folds."""
@@ -66,9 +67,8 @@ def _columns(part: PartPredictions, head: Head, shown: int) -> Iterator[list[Any
     for start in range(0, len(part.dataset), _GROUP_ROWS):
         rows = slice(start, start + _GROUP_ROWS)
         labels, outputs = part.dataset.targets[rows], part.outputs[rows]
-        count, said = range(len(labels)), head.predictions(outputs)
-        if part.thresholds is not None:
-            said = outputs >= np.broadcast_to(part.thresholds, part.outputs.shape)[rows]
+        least = None if part.thresholds is None else np.broadcast_to(part.thresholds, part.outputs.shape)[rows]
+        count, said = range(len(labels)), head.predictions(outputs, least)
         digits = part.dataset.text_hashes[rows].tobytes().hex()
         yield [
             [part.part] * len(labels),

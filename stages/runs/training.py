@@ -9,19 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...cache.errors import SettingsError
 from ...cache.label_kind import LabelKind
 from ...cache.reader import Cache
-from ..heads.adjustment import Adjusted, adjust, require_adjustable
-from ..heads.dataset import Dataset, Splits
-from ..heads.fit import Fit, fit_head
+from ..heads.adjustment import adjust, require_fit
+from ..heads.dataset import Splits
+from ..heads.fit import Fit, fit_head, scores_of
 from ..heads.head import Head, outputs_of
 from ..heads.search import Found, Validated, search
-from ..heads.targets import Scores, Target, target_of
-from ..progress import Note, Report, Step
+from ..heads.targets import Target, target_of
+from ..heads.thresholds import NEVER
+from ..progress import Note, Report
 from ..provenance import provenance
-from ..settings import TASKS, Labels, Scaling, Solver, Task, TrainSettings
-from ..threads import open_threads
+from ..settings import TASKS, Labels, Scaling, Solver, TrainSettings
 from .predictions import PartPredictions
 from .savings import passes_of_cached
 
@@ -48,9 +47,8 @@ def train_run(
     Raises:
         SettingsError: training diverged.
     """
-    task, names = TASKS[cache.label_kind or LabelKind.CLASS], cache.label_names or ()
-    target = target_of(task, names)
-    _require_fit(settings, task, target, names)
+    target, names = target_of_cache(cache), cache.label_names or ()
+    require_fit(settings, target)
     feature, scaling = next(iter(splits)), Scaling.STANDARDIZED if settings.standardize else Scaling.NONE
     found: Found | None = None
     if settings.solver is Solver.AUTO:
@@ -59,28 +57,22 @@ def train_run(
         feature, scaling, fit = found.feature, found.scaling, found.fit
     settings, rows_of = dataclasses.replace(settings, feature=feature), splits[feature]
     train, validation, test = rows_of.train, rows_of.validation, rows_of.test
-    if found is None and task is Task.CLASSES:
-        fit = fit_head(train, validation, classes=len(names), settings=settings, device=device, report=report)
-    elif found is None:
-        fit = _solve(target, train, scaling, settings, report)
-    head = Head(
-        **fit.parameters,
-        temperature=1.0,
-        label_names=names,
-        identity=cache.identity.narrowed(feature),
-        dims=None,
-        normalize=scaling is Scaling.NORMALIZED,
-        task=task,
-        thresholds=None,
-    )
+    if found is None:
+        fit = fit_head(train, validation, target=target, settings=settings, device=device, report=report)
+    head = new_head(fit, cache, feature=feature, scaling=scaling)
     validated = _validate(head, rows_of, settings, found)
-    adjusted = _adjust(head, settings, validated, train, own=found is None or validated.fold is None)
-    head, thresholds = adjusted.head, None
-    if len(validated.dataset):
-        fold = validated.groups if validated.fold is None else validated.fold
-        thresholds = target.thresholds(validated.dataset.targets, validated.scores, fold, settings)
-    if thresholds is not None:
-        head = dataclasses.replace(head, thresholds=tuple(thresholds[0].tolist()))
+    adjusted = adjust(
+        head,
+        target,
+        settings,
+        scores=validated.scores,
+        values=validated.dataset.targets,
+        fold=validated.groups if found is None or validated.fold is None else validated.fold,
+        trained=train.targets,
+    )
+    head = adjusted.head
+    if never := [name for name, least in zip(names, head.thresholds or (), strict=False) if least == NEVER]:
+        report(Note(f"no threshold has the least precision, so these labels are never predicted: {', '.join(never)}"))
     whole = dataclasses.replace(head, dims=train.dims)  # the splits' vectors are cut already
     rows = {"train": len(train), "validation": len(validation), "test": len(test), "shared": rows_of.shared_rows}
     passes = rows_of.texts_read(len(fit.history) or 1)  # a solver would encode once
@@ -89,7 +81,7 @@ def train_run(
         "seed": settings.seed,
         "dims": None if train.dims is None else dataclasses.asdict(train.dims),
         "scaling": scaling,
-        "task": task,
+        "task": target.task,
         "label_names": list(names),
         "identity": dataclasses.asdict(head.identity),
         "encoder": cache.record["encoder"],
@@ -107,17 +99,15 @@ def train_run(
     }
     predictions: list[PartPredictions] = []
     metrics: dict[str, Any] = {"validation": None}
-    # Validation rows with several labels are scored by thresholds that other folds chose.
-    own, final = (head.thresholds, head.thresholds) if thresholds is None else (thresholds[1], thresholds[0])
+    final = None if head.thresholds is None else np.array(head.thresholds)
     for part, dataset, fold_of, groups, scores, temperature, least in (
-        ("validation", validated.dataset, validated.fold, validated.groups, adjusted.logits, 1.0, own),
-        ("test", test, None, rows_of.test_groups, _scores(head, test), head.temperature, final),
+        ("validation", validated.dataset, validated.fold, validated.groups, adjusted.scores, 1.0, adjusted.thresholds),
+        ("test", test, None, rows_of.test_groups, scores_of(head, test), head.temperature, final),
     ):
         if len(dataset):
-            said = outputs_of(task, scores.astype(np.float64) / temperature)
-            by_row = None if thresholds is None else np.asarray(least, np.float64)
+            said = outputs_of(target.task, scores.astype(np.float64) / temperature)
             predictions.append(
-                PartPredictions(part=part, dataset=dataset, fold=fold_of, outputs=said, thresholds=by_row)
+                PartPredictions(part=part, dataset=dataset, fold=fold_of, outputs=said, thresholds=least)
             )
             metrics[part] = target.evaluate(dataset.targets, scores, groups, temperature=temperature, thresholds=least)
     record = {
@@ -126,6 +116,25 @@ def train_run(
         "metrics": metrics,
     }
     return whole, record, predictions
+
+
+def target_of_cache(cache: Cache) -> Target:
+    """The kind of target that the labels of a cache are."""
+    return target_of(TASKS[cache.label_kind or LabelKind.CLASS], cache.label_names or ())
+
+
+def new_head(fit: Fit, cache: Cache, *, feature: str, scaling: Scaling) -> Head:
+    """A fitted head, not yet adjusted, which reads the vectors of splits: they are cut already."""
+    return Head(
+        **fit.parameters,
+        temperature=1.0,
+        label_names=cache.label_names or (),
+        identity=cache.identity.narrowed(feature),
+        dims=None,
+        normalize=scaling is Scaling.NORMALIZED,
+        task=TASKS[cache.label_kind or LabelKind.CLASS],
+        thresholds=None,
+    )
 
 
 def of_length_one(cache: Cache, features: Iterable[str]) -> set[str]:
@@ -141,57 +150,5 @@ def _validate(head: Head, splits: Splits, settings: TrainSettings, found: Found 
         dataset=splits.validation,
         groups=splits.validation_groups,
         fold=np.full(len(splits.validation), settings.fold) if settings.folds else None,
-        scores=_scores(head, splits.validation),
+        scores=scores_of(head, splits.validation),
     )
-
-
-def _adjust(head: Head, settings: TrainSettings, validated: Validated, train: Dataset, *, own: bool) -> Adjusted:
-    """Adjust a head of classes as the settings say; see `adjust`."""
-    if head.task is not Task.CLASSES:
-        return Adjusted(head, validated.scores, {})
-    return adjust(
-        head,
-        settings,
-        scores=validated.scores,
-        labels=validated.dataset.targets,
-        fold=validated.groups if validated.fold is None or own else validated.fold,
-        support=np.bincount(train.targets, minlength=len(head.label_names)),
-        own=own,
-    )
-
-
-def _scores(head: Head, dataset: Dataset) -> Scores:
-    """A head's outputs before they become probabilities."""
-    parts = [head.logits(chunk) for chunk in dataset.chunks()]
-    return np.concatenate(parts or [np.zeros((0, len(head.bias)), np.float32)])
-
-
-def _require_fit(settings: TrainSettings, task: Task, target: Target, names: tuple[str, ...]) -> None:
-    """Refuse settings that have no meaning for a task.
-
-    Raises:
-        SettingsError: one has none.
-    """
-    if settings.metric not in target.metrics:
-        known = ", ".join(target.metrics)
-        raise SettingsError(f"`metric={settings.metric}` does not go with `task={task}`; choose one of {known}")
-    if task is not Task.CLASSES and settings.solver is Solver.SGD:
-        raise SettingsError(f"`solver=sgd` trains heads of classes, and the task is {task}; leave it out")
-    if task is Task.CLASSES:
-        require_adjustable(settings, names)
-    for name in ("calibrate", "prior", "decide_by", "precision_floor"):
-        if task is not Task.CLASSES and getattr(settings, name) != getattr(TrainSettings, name):
-            raise SettingsError(f"`{name}` is for probabilities of classes, and the task is {task}; leave it out")
-    for name in ("thresholds", "least_precision"):
-        if task is not Task.MULTI_LABEL and getattr(settings, name) != getattr(TrainSettings, name):
-            raise SettingsError(f"`{name}` is for rows with several labels, and the task is {task}; leave it out")
-
-
-def _solve(target: Target, train: Dataset, scaling: Scaling, settings: TrainSettings, report: Report) -> Fit:
-    """Solve for one penalty."""
-    with open_threads() as threads:
-        solver = target.solver(train, scaling=scaling, settings=settings, threads=threads)
-        parameters, convergence = solver.solve(settings.l2, lambda done: report(Step("solving", done, 0, "iterations")))
-    if not convergence.converged:
-        report(Note(f"the exact solver did not converge: {convergence.reason}"))
-    return Fit(parameters=parameters, convergence=convergence, seconds=convergence.seconds)

@@ -45,9 +45,10 @@ def test_a_run_keeps_loads_and_uses_all_of_it(cache: Path, tmp_path: Path) -> No
     threshold, features = record["decision"]["threshold"], open_cache(cache).features("cls")
     for part, rows in table.groupby("part"):
         probability = rows[f"probability_{NAMES[1]}"].to_numpy()
-        assert (rows["prediction"] == NAMES[1]).tolist() == (probability >= threshold).tolist()
-        np.testing.assert_allclose(head.probabilities(features[rows["row"] - 1])[:, 1], probability, atol=1e-5)
-        assert np.array(NAMES)[head.predict(features[rows["row"] - 1])].tolist() == rows["prediction"].tolist()
+        if part == "test":  # validation rows are adjusted by others
+            assert (rows["prediction"] == NAMES[1]).tolist() == (probability >= threshold).tolist()
+            np.testing.assert_allclose(head.probabilities(features[rows["row"] - 1])[:, 1], probability, atol=1e-5)
+            assert np.array(NAMES)[head.predict(features[rows["row"] - 1])].tolist() == rows["prediction"].tolist()
         metrics = record["metrics"][part]
         assert metrics["accuracy"] == pytest.approx((rows["label"] == rows["prediction"]).mean())
         assert sum(each["rows"] for each in metrics["reliability"]) == len(rows)
@@ -69,8 +70,14 @@ def test_the_default_head_is_adjusted_by_the_rows_of_all_folds(cache: Path, tmp_
         probabilities = rows.iloc[:, -2:].to_numpy()
         assert record["metrics"][part]["log_loss"] == pytest.approx(log_loss(rows["label"], probabilities))
         assert record["metrics"][part]["accuracy"] == pytest.approx((rows["label"] == rows["prediction"]).mean())
-        said = probabilities[:, 1] >= record["decision"]["threshold"]
-        assert (rows["prediction"] == NAMES[1]).tolist() == said.tolist()
+        for fold, of_fold in rows.groupby("fold", dropna=False):  # whose threshold is of other folds
+            said = of_fold["prediction"] == NAMES[1]
+            chances = of_fold[f"probability_{NAMES[1]}"]
+            assert chances[~said].max() < chances[said].min(), fold
+            if part == "test":
+                assert chances[~said].max() < record["decision"]["threshold"] <= chances[said].min()
+    said = (validated["prediction"] == NAMES[1])[validated["label"] == NAMES[1]]
+    assert record["decision"]["validation_recall"] == pytest.approx(said.mean())
     features = open_cache(cache).features(record["settings"]["feature"])[tested["row"] - 1]
     np.testing.assert_allclose(head.probabilities(features), tested.iloc[:, -2:], atol=1e-5)
 

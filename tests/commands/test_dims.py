@@ -16,8 +16,9 @@ from headstart import terminal
 from headstart.cache.errors import DamagedError, SettingsError, UserError
 from headstart.cache.reader import open_cache
 from headstart.stages.heads.dataset import Dataset
-from headstart.stages.heads.fit import fit_head, score
+from headstart.stages.heads.fit import fit_head, scores_of
 from headstart.stages.heads.head import Head
+from headstart.stages.heads.targets import ClassTarget
 from headstart.stages.inspect import inspect_path
 from headstart.stages.model import load
 from headstart.stages.progress import silent
@@ -58,7 +59,8 @@ def test_a_head_is_that_of_columns_cut_by_hand(cache: Path, tmp_path: Path, feat
         Dataset(features=features, labels=part.labels, index=part.index)
         for part in (splits.train, splits.validation, splits.test)
     )
-    fit = fit_head(train, validation, classes=2, settings=settings, device=torch.device("cpu"), report=silent)
+    target = ClassTarget(("0", "1"))
+    fit = fit_head(train, validation, target=target, settings=settings, device=torch.device("cpu"), report=silent)
     head, record = load_head(out), inspect_path(out)
     identity = opened.identity.narrowed(feature)
     expected = Head(
@@ -72,7 +74,7 @@ def test_a_head_is_that_of_columns_cut_by_hand(cache: Path, tmp_path: Path, feat
         np.testing.assert_array_equal(getattr(head, name), value)
     whole = opened.features(feature)
     np.testing.assert_array_equal(head.logits(whole), expected.logits(features))
-    scored = score(expected, test, splits.test_groups)  # with the temperature rounded, as it is stored
+    scored = target.evaluate(test.targets, scores_of(expected, test), splits.test_groups, temperature=head.temperature)
     for name in ("accuracy", "log_loss", "calibration_error"):
         assert record["metrics"]["test"][name] == pytest.approx(scored[name], abs=1e-6)
     assert record["dims"] == {"dims": 8, "of": 32, "normalized": feature == "model"} and head.identity == identity

@@ -26,6 +26,7 @@ from headstart.cache.reader import open_cache
 from headstart.stages.extract import extract
 from headstart.stages.heads.dataset import Dataset
 from headstart.stages.heads.fit import fit_head
+from headstart.stages.heads.targets import ClassTarget
 from headstart.stages.inspect import inspect_path
 from headstart.stages.predict import predict
 from headstart.stages.progress import Action, Event, Note, Outcome
@@ -64,7 +65,7 @@ def test_float16_features_train_the_same_head_as_their_values_in_float32() -> No
         fit_head(
             Dataset(features=features, labels=train.labels, index=train.index),
             Dataset(features=features, labels=train.labels, index=validation.index),
-            classes=3,
+            target=ClassTarget(("0", "1", "2")),
             settings=settings,
             device=CPU,
         )

@@ -12,10 +12,12 @@ import pyarrow.parquet
 import pytest
 from extracting import run
 from headstart.cache.errors import SettingsError
+from headstart.stages.inspect import inspect_path
 from headstart.stages.runs.run import load_head
-from headstart.stages.settings import Task, TrainSettings
+from headstart.stages.settings import SweepSettings, Task, TrainSettings
+from headstart.stages.sweep import sweep
 from headstart.stages.train_head import train_head
-from headstart.terminal import show_run
+from headstart.terminal import show_run, show_sweep
 from processes import command
 from tiny import tiny_rows
 
@@ -75,12 +77,12 @@ def test_thresholds_are_chosen_unless_told_and_for_rows_with_several_labels_alon
     cache = runs[Task.MULTI_LABEL].parent / f"{Task.MULTI_LABEL}.h5"
     chosen, floor, half = (
         load_head(train_head(cache, tmp_path / str(number), TrainSettings(**options))).thresholds
-        for number, options in enumerate(({}, {"least_precision": 0.99}, {"thresholds": "half"}))
+        for number, options in enumerate(({}, {"precision_floor": 0.99}, {"decide_by": "none"}))
     )
     assert chosen is not None and floor is not None and half is None
     assert len(chosen) == 4 and chosen != floor
-    for options in ({"least_precision": 0.9}, {"thresholds": "half"}):
-        with pytest.raises(SettingsError, match="for rows with several labels"):
+    for options in ({"precision_floor": 0.9}, {"decide_by": "accuracy"}, {"calibrate": "temperature"}):
+        with pytest.raises(SettingsError, match="`task=regression`"):
             train_head(
                 runs[Task.REGRESSION].parent / f"{Task.REGRESSION}.h5", tmp_path / "no", TrainSettings(**options)
             )
@@ -108,10 +110,46 @@ def test_a_head_of_each_kind_is_made_at_the_command_line(runs: dict[Task, Path],
         ("regression", f"{Task.ORDINAL}.h5", ("--task", "regression")),
         ("ordinal", f"{Task.ORDINAL}.h5", ("--solver", "exact", "--l2", "10", "--order", "0,1,2", "--task", "ordinal")),
         ("classes", f"{Task.ORDINAL}.h5", ("--task", "classes")),
-        ("multi-label", f"{Task.MULTI_LABEL}.h5", ("--solver", "exact", "--thresholds", "half")),
+        ("multi-label", f"{Task.MULTI_LABEL}.h5", ("--solver", "exact", "--decide-by", "none")),
     ):
         done = command("train-head", folder / cache, "--out", tmp_path / task, *options)
         assert done.returncode == 0, done.stderr
         assert json.loads((tmp_path / task / "run.json").read_text())["task"] == task == load_head(tmp_path / task).task
         said = command("predict", tmp_path / task, "good film", "--quiet")
         assert said.returncode == 0 and said.stdout.rstrip().endswith("good film"), said.stderr
+
+
+def test_sweeps_rank_heads_of_each_kind_by_what_it_has(
+    runs: dict[Task, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A head in a sweep is that of train-head, with all three solvers."""
+    values = {"solver": ("auto", "exact", "sgd"), "l2": (1.0, 10.0), "head": ("linear", "mlp")}
+    for task, metric, name in (
+        (Task.MULTI_LABEL, "average-precision", "validation_average_precision"),
+        (Task.REGRESSION, "rmse", "validation_rmse"),
+        (Task.ORDINAL, "macro-f1", "validation_macro_f1"),
+    ):
+        cache, folder = runs[task].parent / f"{task}.h5", tmp_path / task
+        base = TrainSettings(solver="sgd", feature="cls", epochs=3, hidden=4)
+        found = inspect_path(sweep(cache, folder, SweepSettings(base=base, values=values, rank_by=metric)))
+        means = [line[name]["mean"] for line in found["ranking"]]
+        assert len(means) == 5 and means == sorted(means, reverse=metric != "rmse")
+        show_sweep(found)
+        assert name.removeprefix("validation_")[:4] in capsys.readouterr().out.replace("root mean", "rmse").lower()
+        assert load_head(folder / "winner").task is task
+        for line in found["ranking"]:
+            if line["values"]["solver"] != "auto":  # which has the validation rows to train on there
+                settings = {**line["values"], "feature": "cls"}
+                if line["values"]["solver"] == "sgd":
+                    settings = {"epochs": 3, "hidden": 4, **settings, "l2": 1.0}
+                run = train_head(cache, tmp_path / f"{task}{line['setting']}", TrainSettings(**settings))
+                fields = json.loads((run / "run.json").read_text())
+                show_run({**fields, "path": str(run)})
+                loss = fields["metrics"]["validation"].get("log_loss")
+                if loss is None:
+                    loss = fields["metrics"]["validation"]["root_mean_squared_error"]
+                    assert line["validation_rmse"]["mean"] == pytest.approx(loss, rel=1e-5)
+                else:
+                    assert line["validation_loss"]["mean"] == pytest.approx(loss, rel=1e-5)
+    with pytest.raises(SettingsError, match="`rank_by=accuracy` does not go with `task=regression`"):
+        sweep(runs[Task.REGRESSION].parent / "regression.h5", tmp_path / "no", SweepSettings(rank_by="accuracy"))

@@ -20,6 +20,7 @@ from headstart.stages.heads.dataset import Dataset
 from headstart.stages.heads.fit import fit_head
 from headstart.stages.heads.sampling import training_batches
 from headstart.stages.heads.stacked import ADAM_EPSILON
+from headstart.stages.heads.targets import ClassTarget
 from headstart.stages.settings import ExtractSettings, Precision, TrainSettings
 from headstart.stages.train_head import train_head
 from processor import needs_digits
@@ -174,7 +175,7 @@ def test_a_head_from_the_cache_is_the_head_from_the_encoder_in_the_loop(
     fit = fit_head(
         Dataset(features=cache.features(), labels=labels, index=train),
         Dataset(features=cache.features(), labels=labels, index=validation),
-        classes=3,
+        target=ClassTarget(("0", "1", "2")),
         settings=settings,
         device=torch.device("cpu"),
     )

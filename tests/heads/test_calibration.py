@@ -7,18 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 from headstart.stages.heads.calibration import (
-    LogitMap,
-    choose_map,
-    fit_map,
+    fit_label_map,
+    fit_ordinal_map,
     fit_per_class,
     fit_temperature,
-    map_by_folds,
     reliability,
 )
 from headstart.stages.settings import Calibration
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax
-from sklearn.calibration import calibration_curve
+from sklearn.calibration import _sigmoid_calibration, calibration_curve
 
 
 def said(rows: int, classes: int, *, seed: int = 0, skew: float = 1.0) -> tuple[Any, Any]:
@@ -59,28 +57,44 @@ def test_a_map_of_classes_that_are_told_apart_is_finite() -> None:
     assert np.isfinite(found(logits)).all() and (found(logits).argmax(1) == labels).all()
 
 
-@pytest.mark.parametrize(("skew", "rows", "chosen"), [(1.0, 1500, Calibration.PER_CLASS), (0.0, 60, Calibration.NONE)])
-def test_folds_choose_the_method(skew: float, rows: int, chosen: Calibration) -> None:
-    logits, labels = said(rows, 3, skew=skew)
-    fold = np.arange(rows) % 5 + 1
-    method, found, losses = choose_map(Calibration.AUTO, logits, labels, fold)
-    assert min(losses, key=lambda tried: losses[tried]) is chosen is method
-    np.testing.assert_array_equal(found(logits), fit_map(chosen, logits, labels)(logits))
-    for method, loss in losses.items():
-        parts = [fit_map(method, logits[fold != f], labels[fold != f])(logits[fold == f]) for f in range(1, 6)]
-        ordered = np.concatenate([np.flatnonzero(fold == f) for f in range(1, 6)])
-        assert loss == pytest.approx(log_loss(np.concatenate(parts), labels[ordered]))
-    assert choose_map(Calibration.NONE, logits, labels, fold) == (Calibration.NONE, LogitMap(), {})
+@pytest.mark.parametrize("kind", ["labels", "order"])
+def test_a_temperature_of_each_kind_is_at_its_optimum(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=(500, 1)) * 2 + [1.5, 0, -1]
+    above = (1 / (1 + np.exp(-true)) > (rng.random((500, 3)) if kind == "labels" else rng.random((500, 1)))).astype(
+        np.uint8
+    )
+    logits = (3 * true).astype(np.float32)
+    if kind == "labels":
+        found = fit_label_map(Calibration.TEMPERATURE, logits, above)
+        losses = [np.logaddexp(0, np.where(above, -1, 1) * logits / t).mean() for t in (1, 2.7, 3.3)]
+        best = np.logaddexp(0, np.where(above, -1, 1) * logits / found.temperature).mean()
+    else:
+        labels, rows = above.sum(axis=1).astype(np.int64), np.arange(500)
+        found = fit_ordinal_map(Calibration.TEMPERATURE, logits, labels)
+
+        def loss(temperature: float) -> float:
+            chances = 1 / (1 + np.exp(-logits.astype(float) / temperature))
+            bounds = np.concatenate([np.ones((500, 1)), chances, np.zeros((500, 1))], axis=1)
+            return float(-np.log(bounds[rows, labels] - bounds[rows, labels + 1]).mean())
+
+        losses, best = [loss(t) for t in (1, 2.7, 3.3)], loss(found.temperature)
+        assert minimize_scalar(loss, bounds=(1, 9), method="bounded").x == pytest.approx(found.temperature, rel=1e-4)
+    assert best < min(losses) and 2.5 < found.temperature < 3.5
 
 
-def test_no_row_is_calibrated_by_a_map_that_was_fitted_to_it() -> None:
-    logits, labels = said(90, 3)
-    fold = np.arange(90) // 2  # 45 folds, some of which share a map
-    mapped = map_by_folds(Calibration.PER_CLASS, logits, labels, fold)
-    for row in range(0, 90, 9):
-        others = labels.copy()
-        others[row] = (labels[row] + 1) % 3
-        np.testing.assert_array_equal(map_by_folds(Calibration.PER_CLASS, logits, others, fold)[row], mapped[row])
+def test_platts_scaling_of_labels_is_that_of_scikit_learn() -> None:
+    """Also where the logits say the opposite, and of labels that are told apart, or that no row has."""
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=(300, 5))
+    targets = (true + rng.logistic(size=(300, 5)) > [0, 1, 2, 0, 99]).astype(np.uint8)
+    targets[:, 3] = true[:, 3] > 0
+    logits = (true * [4, 0.5, -1, 9, 1] + [1, 2, 0, 0, 0]).astype(np.float32)
+    found = fit_label_map(Calibration.PER_CLASS, logits, targets)
+    for label in range(5):
+        a, b = _sigmoid_calibration(logits[:, label].astype(float), targets[:, label])
+        expected = 1 / (1 + np.exp(a * logits[:, label] + b))
+        np.testing.assert_allclose(1 / (1 + np.exp(-found(logits)[:, label])), expected, atol=1e-4)
 
 
 def test_bins_are_those_of_scikit_learn() -> None:

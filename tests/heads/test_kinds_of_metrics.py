@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 from headstart.stages.heads.multi_label_metrics import evaluate_labels, probabilities
 from headstart.stages.heads.number_metrics import evaluate_numbers, order_metrics
-from headstart.stages.heads.thresholds import NEVER, find_thresholds, thresholds_by_fold
+from headstart.stages.heads.thresholds import NEVER, find_thresholds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
@@ -147,7 +147,9 @@ def test_thresholds_have_the_highest_f1_or_the_most_rows_at_a_precision() -> Non
     targets = (rng.random((80, 4)) < [0.1, 0.3, 0.6, 0]).astype(np.uint8)
     chances = np.round(1 / (1 + np.exp(-rng.normal(size=(80, 4)) - targets)), 1)
     tried = np.append(np.unique(chances), 1.1)
-    found, precise = find_thresholds(targets, chances), find_thresholds(targets, chances, least_precision=0.6)
+    weights = np.ones((80, 4))
+    found = find_thresholds(targets, chances, weights)
+    precise = find_thresholds(targets, chances, weights, floors=dict.fromkeys(range(4), 0.6))
     for label in range(3):
         true, scores = targets[:, label], chances[:, label]
         best = max(sk.f1_score(true, scores >= threshold, zero_division=0) for threshold in tried)
@@ -161,15 +163,7 @@ def test_thresholds_have_the_highest_f1_or_the_most_rows_at_a_precision() -> Non
         assert sk.recall_score(true, said) == pytest.approx(max(recalls, default=0))
         assert not said.any() or sk.precision_score(true, said) >= 0.6
     assert found[3] == 0.5 and precise[3] == NEVER
-    assert find_thresholds(1 - targets[:, :1], targets[:, :1].astype(float), least_precision=0.99)[0] == NEVER
-
-
-def test_thresholds_of_a_row_are_chosen_by_other_folds() -> None:
-    rng = np.random.default_rng(0)
-    targets, chances = rng.integers(2, size=(60, 2)).astype(np.uint8), rng.random((60, 2))
-    fold = np.arange(60) % 3 + 1
-    found = thresholds_by_fold(targets, chances, fold)
-    for number in (1, 2, 3):
-        others = fold != number
-        expected = find_thresholds(targets[others], chances[others])
-        np.testing.assert_array_equal(found[~others], np.tile(expected, (20, 1)))
+    of_some = find_thresholds(targets, chances, weights, floors={1: 0.6})
+    assert (of_some == np.where(np.arange(4) == 1, precise, found)).all()
+    wrong = find_thresholds(1 - targets[:, :1], targets[:, :1].astype(float), weights[:, :1], floors={0: 0.99})
+    assert wrong[0] == NEVER

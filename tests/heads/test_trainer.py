@@ -15,13 +15,16 @@ from headstart.stages.heads.calibration import fit_temperature
 from headstart.stages.heads.dataset import Dataset, fit_scaler
 from headstart.stages.heads.fit import Fit, Trainer, fit_head, fit_heads
 from headstart.stages.heads.logistic import LogisticSolver
+from headstart.stages.heads.losses import CrossEntropy
 from headstart.stages.heads.sampling import training_batches
-from headstart.stages.heads.stacked import ADAM_EPSILON, Loss, StackedHeads, class_weights, schedule_factor
+from headstart.stages.heads.stacked import ADAM_EPSILON, StackedHeads, class_weights, schedule_factor
+from headstart.stages.heads.targets import ClassTarget
 from headstart.stages.settings import ClassWeight, HeadKind, Schedule, TrainSettings
 from headstart.stages.threads import open_threads
 from sklearn.utils.class_weight import compute_class_weight
 
 CPU = torch.device("cpu")
+THREE = ClassTarget(("0", "1", "2"))
 
 
 def problem(rows: int = 400, width: int = 12, classes: int = 3, seed: int = 0) -> tuple[Dataset, Dataset]:
@@ -49,7 +52,9 @@ def plain_torch(train: Dataset, validation: Dataset, settings: TrainSettings) ->
     if settings.head is HeadKind.MLP:
         last = torch.nn.Linear(settings.hidden, classes)
         first = torch.nn.Linear(width, settings.hidden)
-        start = StackedHeads([settings], width=width, classes=classes, device=CPU).parameters["hidden_weight"][0]
+        start = StackedHeads(
+            [settings], width=width, weights=classes, bias=np.zeros(classes, np.float32), device=CPU
+        ).parameters["hidden_weight"][0]
         first.weight.data.copy_(start)
         torch.nn.init.zeros_(first.bias)
         layers = [first, torch.nn.ReLU(), last]
@@ -119,7 +124,7 @@ def test_the_head_is_the_one_that_plain_torch_trains(changes: dict[str, Any]) ->
     )
     if settings.standardize:  # plain_torch always centers the columns that it standardizes
         settings = dataclasses.replace(settings, center=True)
-    fit = fit_head(train, validation, classes=3, settings=settings, device=CPU)
+    fit = fit_head(train, validation, target=THREE, settings=settings, device=CPU)
     heads, losses = plain_torch(train, validation, settings)
     np.testing.assert_allclose([e.validation_loss for e in fit.history], losses, rtol=2e-5)
     assert fit.best_epoch == int(np.argmin(losses)) + 1
@@ -135,7 +140,7 @@ def test_the_gradient_equals_autograds() -> None:
         for s in (0, 0.3)
         for w in (ClassWeight.NONE, "balanced")
     ]
-    loss = Loss(settings, np.array([10, 30, 60]), CPU)
+    loss = CrossEntropy(settings, np.array([10, 30, 60]), CPU)
     logits = (torch.randn(4, 3, 50) * 3).requires_grad_()
     labels = torch.randint(3, (50,))
     total = torch.zeros(())
@@ -181,7 +186,7 @@ def trace(train: Dataset, validation: Dataset, settings: list[TrainSettings]) ->
     ordered = sorted(settings, key=lambda each: each.dropout)
     found = {}
     with open_threads() as threads:
-        trainer = Trainer(train, validation, classes=3, settings=ordered, device=CPU, threads=threads)
+        trainer = Trainer(train, validation, target=THREE, settings=ordered, device=CPU, threads=threads)
         before = list(trainer.active)
         for epoch in trainer.run():
             for place, head in enumerate(trainer.active):
@@ -208,10 +213,10 @@ def test_a_head_trained_with_others_equals_the_head_alone_at_every_epoch(kind: H
 
 def test_many_heads_end_as_they_would_alone() -> None:
     train, validation = problem()
-    fits = fit_heads(train, validation, classes=3, settings=MANY, device=CPU)
+    fits = fit_heads(train, validation, target=THREE, settings=MANY, device=CPU)
     lengths = set()
     for each, fit in zip(MANY, fits, strict=True):
-        alone = fit_head(train, validation, classes=3, settings=each, device=CPU)
+        alone = fit_head(train, validation, target=THREE, settings=each, device=CPU)
         assert fit.best_epoch == alone.best_epoch and len(fit.history) == len(alone.history)
         np.testing.assert_allclose(fit.parameters["weight"], alone.parameters["weight"], atol=1e-4)
         for ours, theirs in zip(fit.history, alone.history, strict=True):
@@ -224,9 +229,9 @@ def test_a_head_that_diverges_harms_no_other() -> None:
     train, validation = problem()
     calm = TrainSettings(solver="sgd", epochs=12)
     wild = dataclasses.replace(calm, learning_rate=1000, weight_decay=1000)
-    fits = fit_heads(train, validation, classes=3, settings=[wild, calm], device=CPU)
+    fits = fit_heads(train, validation, target=THREE, settings=[wild, calm], device=CPU)
     assert fits[0].diverged and not fits[1].diverged
-    alone = fit_head(train, validation, classes=3, settings=calm, device=CPU)
+    alone = fit_head(train, validation, target=THREE, settings=calm, device=CPU)
     np.testing.assert_allclose(fits[1].parameters["weight"], alone.parameters["weight"], atol=1e-6)
 
 
@@ -234,12 +239,12 @@ def test_of_equal_epochs_the_earlier_is_kept() -> None:
     """With a learning rate of 1e-9 the loss changes by less than 1e-6 in all, so the first epoch is the best."""
     train, validation = problem()
     fit = fit_head(
-        train, validation, classes=3, settings=TrainSettings(solver="sgd", epochs=5, learning_rate=1e-9), device=CPU
+        train, validation, target=THREE, settings=TrainSettings(solver="sgd", epochs=5, learning_rate=1e-9), device=CPU
     )
     losses = [epoch.validation_loss for epoch in fit.history]
     assert np.argmin(losses) > 0 and fit.best_epoch == 1
     patient = TrainSettings(solver="sgd", epochs=50, learning_rate=1e-9, patience=4)
-    assert len(fit_head(train, validation, classes=3, settings=patient, device=CPU).history) == 5
+    assert len(fit_head(train, validation, target=THREE, settings=patient, device=CPU).history) == 5
 
 
 def test_the_number_of_threads_changes_nothing() -> None:
@@ -249,7 +254,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
-            fit = fit_head(train, validation, classes=3, settings=TrainSettings(solver="sgd", epochs=3), device=CPU)
+            fit = fit_head(train, validation, target=THREE, settings=TrainSettings(solver="sgd", epochs=3), device=CPU)
         finally:
             torch.set_num_threads(before)
         weights.append(fit.parameters["weight"])
@@ -271,7 +276,7 @@ def test_streamed_rows_train_the_same_head(kind: str) -> None:
         fit_head(
             train,
             validation,
-            classes=3,
+            target=THREE,
             settings=dataclasses.replace(settings, memory=memory),
             device=CPU,
         )
@@ -304,7 +309,7 @@ def test_streaming_keeps_to_its_bound(solver: str, tmp_path: Path) -> None:
                     LogisticSolver(train, classes=3, settings=settings, threads=threads).solve(1.0)
             else:
                 each = many if solver == "many heads" else [settings]
-                fit_heads(train, validation, classes=3, settings=each, device=CPU)
+                fit_heads(train, validation, target=THREE, settings=each, device=CPU)
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -363,7 +368,7 @@ def test_a_table_sorted_by_class_trains_like_a_shuffled_one() -> None:
     curves = []
     for index in (train, by_class):
         datasets = [Dataset(features=features, labels=labels, index=each) for each in (index, held)]
-        fit = fit_head(*datasets, classes=3, settings=settings, device=CPU)
+        fit = fit_head(*datasets, target=THREE, settings=settings, device=CPU)
         curves.append([epoch.validation_accuracy for epoch in fit.history[10:]])
     shuffled, ordered = np.array(curves)
     assert abs(shuffled.mean() - ordered.mean()) < 0.005
