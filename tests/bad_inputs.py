@@ -773,7 +773,6 @@ LABELS = [
     ),
     Case("numbers, in train-head --calibrate", trained(with_numbers, "--calibrate", "temperature")),
     Case("numbers, in train-head --class-weight", trained(with_numbers, "--class-weight", "balanced")),
-    Case("lists, in train-head --prior of 1", trained(with_lists, "--prior", "all=1")),
     Case("a label that all rows have, in train-head", trained(with_lists)),
     Case("lists, in train-head --task classes", trained(with_lists, "--task", "classes")),
     Case("the same text with two labels", rows(("good film", "class0"), ("good film", "class1"))),
