@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .stages.baseline.report import measured_in, sections, title
 from .stages.progress import Event, Note, Report, Step
-from .stages.runs.results import SCORES
+from .stages.runs.results import MEASURES, SCORES
 from .stages.runs.savings import EncoderPasses
 from .stages.settings import Long
 from .stages.units import duration, plain
@@ -30,17 +30,6 @@ MOST_CLASSES_SHOWN = 12
 MOST_SETTINGS_SHOWN = 10
 _TEXT_CELLS = 60
 """Cells of a terminal that a text gets in a table."""
-_MEASURES = {
-    "validation_loss": "log loss",
-    "validation_accuracy": "accuracy",
-    "validation_macro_f1": "macro F1",
-    "validation_average_precision": "average precision",
-    "validation_r2": "R2",
-    "validation_mae": "mean error",
-    "validation_rmse": "root mean squared error",
-    "validation_spearman": "Spearman",
-}
-"""What is shown of a sweep's ranking, where the heads' task has it."""
 
 
 @contextmanager
@@ -350,8 +339,8 @@ def show_sweep(sweep: Mapping[str, Any]) -> None:
         lines["resumed"] = f"{sweep['kept_heads']:,} heads were finished before"
     show_summary(sweep["path"], lines)
     varied = [name for name, values in settings["values"].items() if len(values) > 1]
-    names = [name for name in _MEASURES if name in ranking[0]]
-    rows = [["rank", *(_MEASURES[name] for name in names), *(name.replace("_", " ") for name in varied)]]
+    names = [name for name in MEASURES if name in ranking[0]]
+    rows = [["rank", *(MEASURES[name] for name in names), *(name.replace("_", " ") for name in varied)]]
     for place, line in enumerate(ranking[:MOST_SETTINGS_SHOWN], 1):
         measures = ["diverged" if line["diverged"] else _with_spread(line[name]) for name in names]
         values = [line["values"][name] for name in varied]

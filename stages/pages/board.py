@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..heads.ranking import measure_name
+from ..runs.results import MEASURES
+from ..settings import Metric
 from ..units import duration
 from .figures import curves, label, spreads
 from .html import Cell, Html, details, figure, join, paragraph, table, tag
 from .subject import Record, Section, Subject
 
-MEASURES = {
-    "log-loss": ("validation_loss", "log loss"),
-    "accuracy": ("validation_accuracy", "accuracy"),
-    "macro-f1": ("validation_macro_f1", "macro F1"),
-}
 _CURVES = 8
 
 
@@ -32,12 +30,12 @@ def section(subject: Subject) -> Section:
         "test rows, below, are those of the first alone: it was trained again, and tested once."
     )
     several = any(line["validation_loss"]["spread"] is not None for line in ranking)
-    header = ["rank", *names]
-    header += [name for _, name in MEASURES.values()]
+    measures = {key: name for key, name in MEASURES.items() if key in ranking[0]}
+    header = ["rank", *names, *measures.values()]
     rows: list[list[object]] = []
     for place, line in enumerate(ranking, 1):
         row: list[object] = [place, *(_setting(line["values"][name]) for name in names)]
-        for key, _ in MEASURES.values():
+        for key in measures:
             mean, spread = line[key]["mean"], line[key]["spread"]
             around = "" if spread is None else f" ± {spread:.4f}"
             row.append(Cell(mean, "diverged" if mean is None else f"{mean:.4f}{around}"))
@@ -92,7 +90,9 @@ def slices(subject: Subject) -> Section:
     sweep = subject.sweep
     if sweep is None:
         return Section("slices", "Slices", Html(""))
-    names, (key, score) = varied(sweep), MEASURES[sweep["settings"]["rank_by"]]
+    names, metric = varied(sweep), Metric(sweep["settings"]["rank_by"])
+    key = measure_name(metric)
+    score = MEASURES[key]
     lines = [line for line in sweep["ranking"] if line[key]["mean"] is not None]
     places = {id(line): place for place, line in enumerate(sweep["ranking"], 1)}
     plots, rows = [], []
@@ -105,9 +105,8 @@ def slices(subject: Subject) -> Section:
             texts.setdefault(value, []).append(f"rank {places[id(line)]}<br>{label(_words(line, names), 200)}")
         spelled = name.replace("_", " ")
         plots.append(figure(f"{score} by {spelled}", spreads(groups, texts, x=spelled, y=score), height=300))
-        lower = sweep["settings"]["rank_by"] == "log-loss"
         for value, scores in groups.items():
-            ordered = sorted(scores, reverse=not lower)
+            ordered = sorted(scores, reverse=not metric.lower_is_better)
             middle = ordered[len(ordered) // 2] if len(ordered) % 2 else sum(ordered[len(ordered) // 2 - 1 :][:2]) / 2
             rows.append([spelled, value, len(scores), ordered[0], middle, ordered[-1]])
     if not plots:

@@ -48,10 +48,9 @@ def _summary(subject: Subject) -> Html:
     metrics, run = subject.metrics, subject.run
     parts = []
     if metrics.get("calibration_error") is not None:
-        low, high = metrics["calibration_error_interval"]
-        parts.append(
-            f"The expected calibration error is {metrics['calibration_error']:.4f} (95%: {low:.4f} to {high:.4f})."
-        )
+        bounds = metrics.get("calibration_error_interval")  # of several labels there is none
+        around = f" (95%: {bounds[0]:.4f} to {bounds[1]:.4f})" if bounds else ""
+        parts.append(f"The expected calibration error is {metrics['calibration_error']:.4f}{around}.")
     if made := run.get("calibration"):
         parts.append(f"The head was calibrated: {made['method']}.")
     elif run["temperature"] != 1:

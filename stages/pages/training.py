@@ -84,9 +84,11 @@ def _epochs(history: Sequence[Record], best: int | None) -> Html:
         ("Score", {"accuracy": "validation_accuracy", "macro F1": "validation_macro_f1"}),
     ):
         key = list(names.values())[-1 if what == "Loss" else 0]
+        if history[0][key] is None:  # numbers have losses alone
+            continue
         marks = [] if at_best is None else [{"name": f"chosen: epoch {best}", "x": best, "y": at_best[key]}]
         plot = curves([line(*each) for each in names.items()], x="epoch", y=what.lower(), marks=marks)
         where = "training and validation rows" if what == "Loss" else "validation rows"
-        parts.append(figure(f"{what} on {where} after each epoch", plot, *[numbers] * (what == "Score"), height=320))
+        parts.append(figure(f"{what} on {where} after each epoch", plot, height=320))
     note = paragraph("The training loss is the one that is minimised: with dropout, smoothing and class weights.")
-    return join([*parts, note])
+    return join([*parts, numbers, note])

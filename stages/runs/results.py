@@ -34,6 +34,17 @@ SCORES = {
     "log loss": "log_loss",
 }
 """What is shown of the test rows' metrics, in this order, where a head's task has it."""
+MEASURES = {
+    "validation_loss": "log loss",
+    "validation_accuracy": "accuracy",
+    "validation_macro_f1": "macro F1",
+    "validation_average_precision": "average precision",
+    "validation_r2": "R2",
+    "validation_mae": "mean error",
+    "validation_rmse": "root mean squared error",
+    "validation_spearman": "Spearman",
+}
+"""What is shown of a sweep's ranking, where the heads' task has it."""
 _MOST_ROWS = 10
 
 
