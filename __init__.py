@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .cache.identity import Identity
     from .cache.reader import Cache, open_cache
     from .stages.audit import audit
+    from .stages.export import export
     from .stages.extract import extract, extract_tables
     from .stages.heads.head import Head
     from .stages.model import TextClassifier, load
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from .stages.runs.run import load_head
     from .stages.settings import (
         AuditSettings,
+        ExportFormat,
+        ExportSettings,
         ExtractSettings,
         Labels,
         Precision,
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "AuditSettings": "stages.settings",
     "Cache": "cache.reader",
+    "ExportFormat": "stages.settings",
+    "ExportSettings": "stages.settings",
     "ExtractSettings": "stages.settings",
     "Head": "stages.heads.head",
     "HeadstartError": "cache.errors",
@@ -66,6 +71,7 @@ _HOMES = {
     "TrainSettings": "stages.settings",
     "UserError": "cache.errors",
     "audit": "stages.audit",
+    "export": "stages.export",
     "extract": "stages.extract",
     "extract_tables": "stages.extract",
     "load": "stages.model",
@@ -83,6 +89,8 @@ _HOMES = {
 __all__ = [
     "AuditSettings",
     "Cache",
+    "ExportFormat",
+    "ExportSettings",
     "ExtractSettings",
     "Head",
     "HeadstartError",
@@ -102,6 +110,7 @@ __all__ = [
     "UserError",
     "__version__",
     "audit",
+    "export",
     "extract",
     "extract_tables",
     "load",

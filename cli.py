@@ -29,6 +29,7 @@ from .stages.settings import (
     VERIFY_SAMPLE,
     AuditSettings,
     Calibration,
+    ExportSettings,
     ExtractSettings,
     HeadKind,
     Labels,
@@ -529,6 +530,43 @@ def report_command(
         print(plain(str(written)))
 
 
+@command(app, "export")
+def export_command(
+    *,
+    ctx: typer.Context,
+    run: Annotated[Path, typer.Argument(help="Run folder of the head.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    settings: Annotated[ExportSettings, Fields(ExportSettings)],
+    texts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table of texts to compare with what headstart says.", show_default="texts that are built in"
+        ),
+    ] = None,
+    reading: Annotated[ExtractSettings, Fields(ExtractSettings, only=_READING[:-2], help=_OF_TEXTS)],
+    encoder: Annotated[str | None, typer.Option(help=_MOVED_ENCODER, show_default="where the run says it was")] = None,
+    loading: Annotated[Values, Fields(ExtractSettings, only=("allow_pickled_weights",))],
+    output: Annotated[Values, Fields(_Output)],
+    quiet: Quiet = False,
+) -> None:
+    """Write a head with its encoder in a format of another library, and compare both.
+
+    The folder is kept only if it says what headstart says.
+    """
+    if texts is None:
+        refuse_unused(ctx, "without --texts", "sample", *_READING[:-2])
+    with _reporting(ctx, quiet) as listener:
+        from .stages.export import export
+        from .stages.inspect import inspect_path
+
+        options: Values = {"encoder": encoder, **loading, **output}
+        export(run, out, settings, texts=texts, reading=reading, report=listener, **options)
+    if not quiet:
+        from . import terminal
+
+        terminal.show_export(inspect_path(out))
+
+
 @command(app, "verify")
 def verify_command(
     *,
@@ -581,11 +619,11 @@ def verify_command(
 @command(app, "inspect")
 def inspect_command(
     path: Annotated[
-        Path, typer.Argument(help="A cache, or the folder of a run, a sweep, an audit or a speedup report.")
+        Path, typer.Argument(help="A cache, or the folder of a run, a sweep, an audit, an export or a speedup report.")
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Show what is in a cache, a run, a sweep, an audit or a speedup report."""
+    """Show what is in a cache, a run, a sweep, an audit, an export or a speedup report."""
     from . import terminal
     from .stages.inspect import inspect_path
 
@@ -597,6 +635,7 @@ def inspect_command(
         "cache": terminal.show_cache,
         "sweep": terminal.show_sweep,
         "audit": terminal.show_audit,
+        "export": terminal.show_export,
         "speedup": terminal.show_speedup,
     }
     try:

@@ -256,6 +256,20 @@ def show_audit(audit: Mapping[str, Any]) -> None:
     show_rows(table)
 
 
+def show_export(export: Mapping[str, Any]) -> None:
+    """Print what an export is, and how it compares with headstart."""
+    compared, names = export["compared"], export["label_names"]
+    labels = "" if compared["equal"] is None else f", {compared['equal']:,} of them with the same label"
+    lines = {
+        "format": export["to"] + (", weights in 8-bit integers" if export["int8"] else ""),
+        "encoder": export["encoder"],
+        "labels": ", ".join(names[:MOST_CLASSES_SHOWN]) + ("" if len(names) <= MOST_CLASSES_SHOWN else ", …"),
+        "compared": f"{compared['texts']:,} texts{labels}; logits differ by at most {compared['difference']:.1e}",
+        "to load": "see its README.md",
+    }
+    show_summary(export["path"], lines if names else {**lines, "labels": "numbers"})
+
+
 def _short(text: str) -> str:
     """The beginning of a text, in one line."""
     text = plain(" ".join(text.split()))

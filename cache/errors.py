@@ -69,6 +69,10 @@ class DamagedError(HeadstartError):
     """A file that headstart wrote is cut short, or contradicts its own structure or checksums."""
 
 
+class ExportError(HeadstartError):
+    """An export does not say what the head says, or a library failed to write, load or upload it."""
+
+
 class StorageError(HeadstartError):
     """The machine cannot read or write: no space, no permission, or a failing disk."""
 

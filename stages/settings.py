@@ -57,6 +57,7 @@ _DELIMITER = _Limit(
 )
 _TEXT = _Limit("at least one character", lambda value: len(value) > 0)
 _PREFIX = _Limit("UTF-8, and at most 1024 characters long", lambda value: is_text(value) and len(value) <= 1024)
+_REPOSITORY = _Limit("ORG/NAME", lambda value: re.fullmatch(r"[\w.-]+/[\w.-]+", value) is not None)
 _SEEDS = _Limit(
     "distinct numbers of at least 0",
     lambda values: 0 < len(values) == len(set(values)) and 0 <= min(values) <= max(values) < 2**63,
@@ -897,6 +898,43 @@ class AuditSettings(_Settings):
         parse=parse_memory,
         shown="no limit",
     )
+
+
+class ExportFormat(enum.StrEnum):
+    """What `export` writes."""
+
+    TRANSFORMERS = "transformers"
+    """A folder for transformers' pipeline("text-classification"), of a stock class."""
+    SENTENCE_TRANSFORMERS = "sentence-transformers"
+    """Modules of sentence-transformers; the last one gives logits."""
+    ONNX = "onnx"
+    """One graph, from token ids to predictions."""
+    TORCH = "torch"
+    """The weights of the usual program of a frozen BERT, under its names."""
+    NUMPY = "numpy"
+    """The head alone, and a file that reads features."""
+
+
+@_documented
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportSettings(_Settings):
+    """Settings of `export`."""
+
+    to: ExportFormat | None = setting(None, f"Format: {', '.join(ExportFormat)}.", shown="none: it must be given")
+    int8: bool = setting(False, "With `to=onnx`: 8-bit integers as the weights of matrix products.")
+    sample: int = setting(256, "Number of rows of the `texts` table to compare, at most: its first ones.", _COUNT)
+    push: str | None = setting(
+        None, "Repository on the hub, ORG/NAME, to upload the folder to; it is private if it is new.", _REPOSITORY
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.to is None or self.to not in tuple(ExportFormat):
+            given = "not given" if self.to is None else repr(self.to)
+            raise SettingsError(f"`to` is {given}; choose one of {', '.join(ExportFormat)}")
+        object.__setattr__(self, "to", ExportFormat(self.to))
+        if self.int8 and self.to is not ExportFormat.ONNX:
+            raise SettingsError("`int8` has no effect without `to=onnx`")
 
 
 @_documented

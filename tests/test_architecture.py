@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages.splits": {"stages.tables", "stages.heads.dataset", "stages.heads.dims"},
     "stages.runs": {"stages.heads"},
     "stages.pages": {"stages.heads", "stages.runs"},
+    "stages.exporters": {"stages.encoders", "stages.heads"},
     "stages.baseline": {"stages.encoders", "stages.heads", "stages.splits", "stages.runs"},
 }
 """Beside themselves, the shared files and the cache."""

@@ -63,7 +63,7 @@ def load_encoder(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
 def _load(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
     with _loading(files):
         tokenizer = load_tokenizer(files)
-        model = _load_model(files, settings.pooled)
+        model = load_model(files, settings.pooled)
         notes = _check_vocabulary(files, tokenizer, model)
         if adapters := files.adapters():
             notes.append(f"encoder {files.name}: its adapters ({', '.join(adapters)}) are not applied")
@@ -144,7 +144,7 @@ def _try_packed(
     """The packed forward pass; None where a trial shows that it does not give the model's own numbers."""
     dtype, batch_tokens = DTYPES[settings.precision], settings.chosen_batch_tokens(ForwardMode.PACKED)
     packed = architecture.build(model.state_dict(), settings.pooled, dtype=dtype, batch_tokens=batch_tokens)
-    tokens, positions = model.get_input_embeddings().num_embeddings, _positions(model)
+    tokens, positions = model.get_input_embeddings().num_embeddings, most_positions(model)
     most = min(positions, settings.max_length)
     lengths = [min(len(settings.left_out) + length, most) for length in architecture.trial_lengths()]
     # RoBERTa's padding, 1, is among them.
@@ -263,7 +263,7 @@ def _check_fit(
     rotary positions, which have no end, were trained on fewer, or its tokenizer says another number.
     """
     encoder, length = forward.name, settings.max_length
-    positions = _positions(model) if own_length else min(_positions(model), tokenizer.model_max_length)
+    positions = most_positions(model) if own_length else min(most_positions(model), tokenizer.model_max_length)
     if own_length and hasattr(model, "rotary_emb") and "dynamic" not in _rope_types(model):
         positions = length
     special = tokenizer.num_special_tokens_to_add(pair=settings.pairs)
@@ -305,7 +305,8 @@ def load_tokenizer(files: EncoderFiles) -> Any:
     return tokenizer
 
 
-def _load_model(files: EncoderFiles, features: tuple[Feature, ...]) -> Any:
+def load_model(files: EncoderFiles, features: tuple[Feature, ...]) -> Any:
+    """The model of an encoder in float32, as transformers loads it; an EncoderError where it is not whole."""
     encoder = f"encoder {files.name}"
     with files.folder_with_metadata() as folder:
         model, loading = transformers.AutoModel.from_pretrained(
@@ -393,7 +394,7 @@ def _rope_types(model: Any) -> dict[str, int]:
     }
 
 
-def _positions(model: Any) -> int:
+def most_positions(model: Any) -> int:
     """Most tokens that the model has positions for; RoBERTa's positions start after its padding index."""
     most = getattr(model.config, "max_position_embeddings", None)
     if not isinstance(most, int) or most < 1:

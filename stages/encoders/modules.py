@@ -18,7 +18,7 @@ from .pooling import Pooling
 from .recipe import Activation, Dense, LayerNorm, Normalize, Truncate
 
 Tensor = torch.Tensor
-_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     Activation.IDENTITY: lambda values: values,
     Activation.TANH: torch.tanh,
     Activation.RELU: torch.relu,
@@ -73,6 +73,19 @@ def _operation(
         return functional.normalize
     if isinstance(module, Truncate):
         return lambda values: values[:, : module.width]
+    weight, bias = (part if part is None else part.to(settings.device) for part in module_weights(files, module))
+    if isinstance(module, LayerNorm):
+        return lambda values: functional.layer_norm(values, (module.width,), weight, bias)
+    assert weight is not None
+    return lambda values: ACTIVATIONS[module.activation](functional.linear(values, weight, bias))
+
+
+def module_weights(files: EncoderFiles, module: Dense | LayerNorm) -> tuple[Tensor, Tensor | None]:
+    """Read a module's weight and bias, float32; None for a dense layer that has no bias.
+
+    Raises:
+        EncoderError: the weights are missing, damaged, or do not fit.
+    """
     biased = not isinstance(module, Dense) or module.bias
     shapes = {"weight": (module.width, module.inputs) if isinstance(module, Dense) else (module.width,)}
     shapes |= {"bias": (module.width,)} if biased else {}
@@ -82,10 +95,8 @@ def _operation(
         raise EncoderError(f"encoder {files.name}: the weights of {module.path} do not fit its config.json")
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise EncoderError(f"encoder {files.name}: the weights of {module.path} hold values that are no numbers")
-    weight, bias = [*(weights[name].to(settings.device, torch.float32) for name in expected), None][:2]
-    if isinstance(module, LayerNorm):
-        return lambda values: functional.layer_norm(values, (module.width,), weight, bias)
-    return lambda values: _ACTIVATIONS[module.activation](functional.linear(values, weight, bias))
+    weight, bias = [*(weights[name].float() for name in expected), None][:2]
+    return weight, bias
 
 
 def _weights(files: EncoderFiles, path: str) -> dict[str, Any]:

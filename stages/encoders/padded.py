@@ -84,22 +84,21 @@ class PaddedForward:
         half = precision is not Precision.FLOAT32
         with torch.autocast(self._settings.device.type, DTYPES[precision], enabled=half):
             output = self._model(**inputs, output_hidden_states=any(feature.layer is not None for feature in features))
-        pooled: dict[str, torch.Tensor] = {}
-        for feature in features:
-            if feature.pooling is Pooling.POOLER:
-                pooled[feature.name] = output.pooler_output
-                continue
-            # (sequences, longest, width); the first of the hidden states is the embeddings'
-            hidden = output.last_hidden_state if feature.layer is None else output.hidden_states[feature.layer]
-            pooled[feature.name] = _pool(hidden, inputs["attention_mask"], feature)
-        return pooled
+        return {feature.name: pool_output(output, inputs["attention_mask"], feature) for feature in features}
 
 
-def _pool(hidden: torch.Tensor, real: torch.Tensor, feature: Feature) -> torch.Tensor:
-    """(sequences, tokens, width) to (sequences, width), over the tokens where ``real`` is 1."""
+def pool_output(output: Any, real: torch.Tensor, feature: Feature) -> torch.Tensor:
+    """Return a feature of a model's output: (sequences, width), over the tokens where ``real`` is 1.
+
+    ``real`` is (sequences, tokens) int64. Exporters trace this function.
+    """
+    if feature.pooling is Pooling.POOLER:
+        return output.pooler_output  # type: ignore[no-any-return]
+    # (sequences, tokens, width); the first of the hidden states is the embeddings'
+    hidden: torch.Tensor = output.last_hidden_state if feature.layer is None else output.hidden_states[feature.layer]
     pooling, skipped = feature.pooling, feature.skipped
     if pooling is Pooling.LAST:
-        return hidden[torch.arange(len(hidden), device=hidden.device), real.sum(1) - 1]
+        return hidden[torch.arange(hidden.shape[0], device=hidden.device), real.sum(1) - 1]
     if pooling is Pooling.CLS:
         return hidden[:, skipped]
     positions = real.cumsum(1)[:, skipped:]

@@ -38,6 +38,8 @@ _POOLINGS = {
     "weightedmean": (Pooling.WEIGHTED_MEAN, "mean over tokens weighted by position"),
     "lasttoken": (Pooling.LAST, "the last token"),
 }
+LEGACY_POOLINGS = {field: _POOLINGS[mode][0] for field, mode in _LEGACY.items()}
+"""What the fields of older files mean, in the same order. All releases of sentence-transformers read them."""
 _DIRECTION = re.compile(rb'"truncation"\s*:\s*\{[^{}]*"direction"\s*:\s*"(\w+)"')  # in tokenizer.json
 _WORDS = dict(_POOLINGS.values())
 _TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}

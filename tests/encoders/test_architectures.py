@@ -178,7 +178,7 @@ def test_heads_are_left_out_and_the_encoder_within_is_the_same(name: str, tiny: 
             folder, heads = saved(name, config, tiny, tmp_path / head, f"For{head}"), heads + 1
             with hf.quiet_transformers():
                 whole = getattr(transformers, f"{name}For{head}").from_pretrained(folder).base_model.state_dict()
-                model = hf._load_model(find_encoder(str(folder)), parse_features(["cls"], None))
+                model = hf.load_model(find_encoder(str(folder)), parse_features(["cls"], None))
             for weight, values in model.state_dict().items():
                 assert weight.startswith("pooler.") or torch.equal(values, whole[weight]), (head, weight)
     assert heads > 1
