@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     )
     from .stages.speedup import speedup
     from .stages.sweep import sweep
+    from .stages.trackers import log_to
     from .stages.train_head import train_head
 
     __version__: str
@@ -76,6 +77,7 @@ _HOMES = {
     "extract_tables": "stages.extract",
     "load": "stages.model",
     "load_head": "stages.runs.run",
+    "log_to": "stages.trackers",
     "open_cache": "cache.reader",
     "open_run": "stages.runs.results",
     "open_sweep": "stages.runs.results",
@@ -115,6 +117,7 @@ __all__ = [
     "extract_tables",
     "load",
     "load_head",
+    "log_to",
     "open_cache",
     "open_run",
     "open_sweep",

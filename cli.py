@@ -39,6 +39,7 @@ from .stages.settings import (
     SpeedupSettings,
     SweepSettings,
     TableSettings,
+    Tracker,
     TrainSettings,
     parse_delimiter,
     setting,
@@ -239,6 +240,29 @@ class _HeadData:
         return {"test": self.test, "validation": self.validation, "labels": labels}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Logging:
+    """Where heads are logged to, besides their folder."""
+
+    log: Tracker | None = setting(  # several, as an option
+        None, "Trackers to log settings, epochs and metrics to, once the output is complete.", shown="none"
+    )
+    log_dir: Path | None = setting(
+        None,
+        "Folder for the files of tensorboard and mlflow.",
+        shown="the run's own for tensorboard; MLFLOW_TRACKING_URI or mlruns for mlflow",
+    )
+
+    def report(self, ctx: typer.Context, listener: Report) -> Report:
+        """Return the listener, with these trackers."""
+        if not self.log:
+            refuse_unused(ctx, "without --log", "log_dir")
+            return listener
+        from .stages.trackers import log_to
+
+        return log_to(*self.log, log_dir=self.log_dir, report=listener)
+
+
 @command(app, "extract")
 def extract_command(
     *,
@@ -313,6 +337,7 @@ def train_head_command(
     data: Annotated[_HeadData, Fields(_HeadData)],
     columns: Annotated[Values, Fields(Labels, without=("table",))],
     settings: Annotated[TrainSettings, Fields(TrainSettings)],
+    logging: Annotated[_Logging, Fields(_Logging, lists=("log",))],
     output: Annotated[Values, Fields(_Output)],
     quiet: Quiet = False,
 ) -> None:
@@ -326,7 +351,7 @@ def train_head_command(
         from .stages.inspect import inspect_path
         from .stages.train_head import train_head
 
-        train_head(cache, out, settings, report=listener, **data.arguments(columns), **output)
+        train_head(cache, out, settings, report=logging.report(ctx, listener), **data.arguments(columns), **output)
     if not quiet:
         from . import terminal
 
@@ -347,6 +372,7 @@ def sweep_command(
         Values, Fields(TrainSettings, without=("fold", "seed"), lists=_VARIED, defaults=_SWEPT, help=_IN_A_SWEEP)
     ],
     ranking: Annotated[Values, Fields(SweepSettings, only=("seeds", "rank_by"))],
+    logging: Annotated[_Logging, Fields(_Logging, lists=("log",))],
     output: Annotated[Values, Fields(_Output)],
     quiet: Quiet = False,
 ) -> None:
@@ -363,7 +389,7 @@ def sweep_command(
         from .stages.inspect import inspect_path
         from .stages.sweep import sweep
 
-        sweep(cache, out, settings, report=listener, **data.arguments(columns), **output)
+        sweep(cache, out, settings, report=logging.report(ctx, listener), **data.arguments(columns), **output)
     if not quiet:
         from . import terminal
 

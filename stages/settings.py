@@ -837,6 +837,14 @@ class SweepSettings(_Settings):
         ]
 
 
+class Tracker(enum.StrEnum):
+    """A tracker of experiments; each is an extra of the same name."""
+
+    TENSORBOARD = "tensorboard"
+    MLFLOW = "mlflow"
+    TRACKIO = "trackio"
+
+
 class Pruning(enum.StrEnum):
     """Which rows `audit` finds as label errors: as many as the confident joint says, chosen in one of these ways."""
 

@@ -1120,6 +1120,14 @@ REPORTS = [
     Case("a column of texts without --texts", reported(lambda place: ["--text-column", "body"])),
     Case("--points without --cache", reported(lambda place: ["--points", 9])),
     Case("an audit that is a run", reported(lambda place: ["--audit", place.copy(place.run, "run")])),
+    Case(
+        "a tracker of another name",
+        lambda place: ["train-head", place.cache, "--out", place.folder / "h", "--log", "x"],
+    ),
+    Case(
+        "--log-dir without --log",
+        lambda place: ["train-head", place.cache, "--out", place.folder / "h", "--log-dir", place.folder],
+    ),
     Case("a cache that is a run", reported(lambda place: ["--cache", place.copy(place.run, "run")])),
 ]
 GROUPS = {

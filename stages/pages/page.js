@@ -67,6 +67,7 @@
       await Plotly.react(place, withColors(structuredClone(spec.data), style), layoutOf(structuredClone(spec.layout), style), config);
       if (mine !== turn) return;
     }
+    performance.mark("plots-drawn");
     root.dataset.plots = "drawn";
   };
 

@@ -83,14 +83,14 @@ def _labels(subject: Subject) -> Html:
     if not per_class:
         return Html("")
     ranked = any(of.get("average_precision") is not None for of in per_class.values())
-    header = ["label", "test rows", "precision", "95%", "", "recall", "95%", "", "F1"]
+    header = ["label", "test rows", "precision", "95%", "recall", "95%", "F1"]
     rows = []
     for name, of in per_class.items():
         row: list[object] = [name, of["rows"]]
         for key in ("precision", "recall"):
             low, high = of.get(f"{key}_interval") or (0.0, 1.0)
-            reach = Cell(high - low, f"{low:.3f} to {high:.3f}")
-            row += [Cell(of[key], f"{of[key]:.3f}"), reach, Cell(None, _bar(of[key], (low, high)), number=False)]
+            reach = join([_bar(of[key], (low, high)), f" {low:.3f} to {high:.3f}"])
+            row += [Cell(of[key], f"{of[key]:.3f}"), Cell(high - low, reach)]
         row.append(Cell(of["f1"], f"{of['f1']:.3f}"))
         if ranked:
             precision = of.get("average_precision")

@@ -32,7 +32,7 @@ RUN = FolderKind(
     format="headstart-run",
     version=2,
     command="headstart train-head",
-    others=r"head\.safetensors|predictions\.parquet",
+    others=r"head\.safetensors|predictions\.parquet|tensorboard/([^/]+)?",
 )
 
 

@@ -34,7 +34,7 @@ SWEEP = FolderKind(
     format="headstart-sweep",
     version=1,
     command="headstart sweep",
-    others=rf"sweep\.parquet|winner/({RUN.contents})?",
+    others=rf"sweep\.parquet|winner/({RUN.contents})?|tensorboard/(\d+/)?([^/]+)?",
 )
 _PLAN_FILE = "plan.json"
 _PLAN_FORMAT = {"format": "headstart-sweep-plan"}
