@@ -17,7 +17,7 @@ from headstart.cache.reader import open_cache
 from headstart.cache.seal import SEAL_BYTES, read_seal, write_seal
 from headstart.cli import inspect_command
 from headstart.stages.verify import verify
-from processes import SERVER
+from processes import SERVER, forked
 
 Extents = list[tuple[int, int]]
 KINDS = ("features", "labels", "hashes", "checksums", "identity")
@@ -120,8 +120,7 @@ def fuzz_structure(whole: Path, folder: Path, changes: int, *, seed: int) -> Fuz
         AssertionError: the process crashed, hung, or raised an error of another kind; or a file read back changed.
     """
     receiver, sender = SERVER.Pipe(duplex=False)
-    child = SERVER.Process(target=_fuzz, args=(whole, folder / "fuzzed.h5", changes, seed, sender))
-    child.start()
+    child = forked(_fuzz, whole, folder / "fuzzed.h5", changes, seed, sender)
     sender.close()
     found = None
     try:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from extracting import datasets
-from processes import SERVER, _command, blocks_of
+from processes import SERVER, _command, blocks_of, forked
 
 POINTS = ("rename", "replace", "exchange", "unlink", "rmdir", "fsync")
 OUT = "OUT"
@@ -70,8 +70,7 @@ def kill_everywhere(
         AssertionError: something was lost, or left over.
     """
     receiver, sender = SERVER.Pipe(duplex=False)
-    child = SERVER.Process(target=_drive, args=(sender, replacing, folder, step, least, exchange))
-    child.start()
+    child = forked(_drive, sender, replacing, folder, step, least, exchange)
     sender.close()
     try:
         found = receiver.recv()

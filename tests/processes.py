@@ -1,7 +1,8 @@
 """Real runs of the command line in processes of their own, also to be killed, stopped and starved at chosen instants.
 
-Each is forked from a server that has loaded torch and transformers but computed nothing: so it starts in a fraction of
-a second, and what happens to it is what happens to a run that was started at a terminal, but for Python's own end.
+Each is forked from a server that has loaded torch and transformers (`loaded`) but computed nothing: so it starts in a
+fraction of a second, and what happens to it is what happens to a run that was started at a terminal, but for the end of
+Python itself.
 `fresh_command` alone starts Python anew.
 """
 
@@ -22,16 +23,13 @@ import tempfile
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
+from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn
 from unittest.mock import patch
 
 SERVER = multiprocessing.get_context("forkserver")
-LOADED = "headstart.__main__ headstart.cli headstart.terminal headstart.stages.extract headstart.stages.inspect"
-LOADED += " headstart.stages.repair headstart.stages.encoders.hf transformers.models.bert.modeling_bert"
-LOADED += " pyarrow.csv pyarrow.compute"
-SERVER.set_forkserver_preload(LOADED.split())
 PATIENCE_SECONDS = 300.0
 """No command of the tests takes so long, on whatever machine."""
 Command = subprocess.CompletedProcess[str]
@@ -68,11 +66,25 @@ def command_here(*arguments: Any) -> Command:
     return Command(["headstart", *map(str, arguments)], code, stdout.getvalue(), stderr.getvalue())
 
 
-def start(arguments: Sequence[Any], log: Path, *preparations: Preparation) -> BaseProcess:
-    """Start ``headstart ARGUMENTS``; what it prints goes to ``log``."""
-    process = SERVER.Process(target=_command, args=([str(a) for a in arguments], str(log), preparations))
+def serve() -> None:
+    """Start the server, unless this process has one: the first to start it says what it loads."""
+    path = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    SERVER.set_forkserver_preload(["loaded"])
+    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(path)):  # Python 3.11 gives its server no path
+        ensure_running()
+
+
+def forked(target: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """Start ``target(*arguments)`` in a process that the server forks."""
+    serve()
+    process = SERVER.Process(target=target, args=arguments)
     process.start()
     return process
+
+
+def start(arguments: Sequence[Any], log: Path, *preparations: Preparation) -> BaseProcess:
+    """Start ``headstart ARGUMENTS``; what it prints goes to ``log``."""
+    return forked(_command, [str(a) for a in arguments], str(log), preparations)
 
 
 def finish(arguments: Sequence[Any], log: Path, *preparations: Preparation) -> tuple[int, str]:
