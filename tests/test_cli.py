@@ -21,7 +21,7 @@ from headstart.cache.reader import open_cache
 from headstart.cache.siblings import partial_path
 from headstart.stages.settings import ExtractSettings, TrainSettings, parse_memory
 from headstart.stages.units import plain
-from processes import Command, command, command_here, fresh_command
+from processes import Command, command, command_here, fresh_command, start
 from tiny import save_tiny_encoder, tiny_rows
 
 
@@ -58,26 +58,26 @@ def test_the_main_job_end_to_end(made: dict[str, Any]) -> None:
 
 
 def test_a_second_extract_says_that_the_cache_is_current(made: dict[str, Any], tiny: Path) -> None:
-    again = command("extract", made["table"], "--encoder", tiny, "--out", made["cache"], "--precision", "float32")
+    again = command_here("extract", made["table"], "--encoder", tiny, "--out", made["cache"], "--precision", "float32")
     assert again.returncode == 0 and "is current" in again.stderr
     assert re.fullmatch(r"Encoder passes: 0 done, 200 saved, which would have taken .*\n", again.stdout)
 
 
 def test_quiet_says_nothing(made: dict[str, Any], tiny: Path, tmp_path: Path) -> None:
-    first = command("extract", made["table"], "--encoder", tiny, "--out", tmp_path / "c.h5", "--quiet")
-    second = command(
+    first = command_here("extract", made["table"], "--encoder", tiny, "--out", tmp_path / "c.h5", "--quiet")
+    second = command_here(
         "train-head", tmp_path / "c.h5", "--out", tmp_path / "run", "--solver", "sgd", "--epochs", 2, "--quiet"
     )
     assert [(c.returncode, c.stdout, c.stderr) for c in (first, second)] == [(0, "", "")] * 2
 
 
 def test_inspect_shows_caches_and_runs(made: dict[str, Any]) -> None:
-    assert "cls (200 x 32)" in command("inspect", made["cache"]).stdout
-    assert "on the test rows" in command("inspect", made["run"]).stdout
-    cache = json.loads(command("inspect", made["cache"], "--json").stdout)
+    assert "cls (200 x 32)" in command_here("inspect", made["cache"]).stdout
+    assert "on the test rows" in command_here("inspect", made["run"]).stdout
+    cache = json.loads(command_here("inspect", made["cache"], "--json").stdout)
     assert (cache["kind"], cache["rows"], cache["identity"]["max_length"]) == ("cache", 200, 128)
     assert sum(cache["label_rows"].values()) == 200
-    run = json.loads(command("inspect", made["run"], "--json").stdout)
+    run = json.loads(command_here("inspect", made["run"], "--json").stdout)
     assert (run["kind"], run["settings"]["epochs"]) == ("run", 5)
 
 
@@ -140,15 +140,15 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(made: dict[str, Any], tiny:
     for number, (arguments, message) in enumerate(cases):  # one in a process of its own; all end in the same lines
         assert_one_line((command_here if number else command)(*arguments), 2, message)
     assert not (tmp_path / "c.h5").exists()
-    command("extract", tmp_path / "rare.csv", *out, *encoder, "--quiet")
-    rare = command("train-head", tmp_path / "c.h5", "--out", tmp_path / "run", "--solver", "sgd")
+    command_here("extract", tmp_path / "rare.csv", *out, *encoder, "--quiet")
+    rare = command_here("train-head", tmp_path / "c.h5", "--out", tmp_path / "run", "--solver", "sgd")
     assert_one_line(rare, 2, "the label 'y' has one distinct text only")
     assert not (tmp_path / "run").exists()
 
 
 def test_what_the_parser_refuses_is_exit_code_2(made: dict[str, Any]) -> None:
     for arguments in (("extract",), ("train-head", made["cache"]), ("no-such-command",), ("extract", "t", "--nope")):
-        done = command(*arguments)
+        done = command_here(*arguments)
         assert done.returncode == 2 and "Traceback" not in done.stderr
 
 
@@ -156,7 +156,7 @@ def test_the_machines_fault_is_one_line_and_exit_code_1(made: dict[str, Any], tm
     damaged = tmp_path / "damaged.h5"
     content = bytearray(made["cache"].read_bytes())
     damaged.write_bytes(content[: len(content) * 2 // 3])
-    assert_one_line(command("train-head", damaged, "--out", tmp_path / "run"), 1, "cut short")
+    assert_one_line(command_here("train-head", damaged, "--out", tmp_path / "run"), 1, "cut short")
 
 
 def test_ctrl_c_ends_with_130_and_is_carried_on_from(
@@ -181,8 +181,9 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(made: dict[str, Any]
     assert "\x1b" not in made["extracted"] + made["trained"]
 
 
-def test_help_shows_the_defaults_of_the_stages() -> None:
-    shown = " ".join(fresh_command("extract", "--help", env={**os.environ, "COLUMNS": "200"}).stdout.split())
+def test_help_shows_the_defaults_of_the_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = " ".join(command_here("extract", "--help").stdout.split())
     settings = ExtractSettings()
     for option, default in [
         ("--encoder", r"\(none: it must be given\)"),
@@ -193,7 +194,7 @@ def test_help_shows_the_defaults_of_the_stages() -> None:
         ("--text-column", settings.text_column),
     ]:
         assert re.search(rf"{option} .*?\[default: {default}\]", shown), option
-    shown = " ".join(fresh_command("train-head", "--help", env={**os.environ, "COLUMNS": "200"}).stdout.split())
+    shown = " ".join(command_here("train-head", "--help").stdout.split())
     train = TrainSettings()
     for option, value in [("--lr", train.learning_rate), ("--epochs", train.epochs), ("--dropout", train.dropout)]:
         assert re.search(rf"{option} .*?\[default: {value}\]", shown), option
@@ -204,8 +205,8 @@ def test_names_of_classes_are_shown_as_they_are(tiny: Path, tmp_path: Path) -> N
     rows = [(text, "[/bold] :smile:" if label == "class0" else "[red]") for text, label in tiny_rows(60)]
     table = tmp_path / "t.jsonl"
     table.write_text("".join(json.dumps({"text": t, "label": label}) + "\n" for t, label in rows))
-    command("extract", table, "--encoder", tiny, "--out", tmp_path / "c.h5", "--quiet")
-    shown = command("train-head", tmp_path / "c.h5", "--out", tmp_path / "run", "--solver", "sgd", "--epochs", 2)
+    command_here("extract", table, "--encoder", tiny, "--out", tmp_path / "c.h5", "--quiet")
+    shown = command_here("train-head", tmp_path / "c.h5", "--out", tmp_path / "run", "--solver", "sgd", "--epochs", 2)
     assert shown.returncode == 0, shown.stderr
     assert "[/bold] :smile:" in shown.stdout and "[red]" in shown.stdout
     ascii_only = fresh_command("inspect", tmp_path / "c.h5", env={**os.environ, "PYTHONIOENCODING": "ascii"})
@@ -221,7 +222,7 @@ def test_an_architecture_without_a_fast_path_is_encoded_by_its_own(tmp_path: Pat
     texts = ["a good film", "not a bad phone at all", "broke"]
     (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"{text},x\n" for text in texts))
     options = ("--encoder", folder, "--out", tmp_path / "c.h5", "--precision", "float32")
-    done = command("extract", tmp_path / "t.csv", *options)
+    done = command_here("extract", tmp_path / "t.csv", *options)
     assert done.returncode == 0, done.stderr
     assert re.search(r"batches +padded, about", done.stdout)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -265,7 +266,7 @@ def test_damaged_labels_are_not_counted(made: dict[str, Any], tmp_path: Path) ->
     content = bytearray(made["cache"].read_bytes())
     content[read_layout(made["cache"])[1]["labels"].offset + 5] = 1
     path.write_bytes(content)
-    assert_one_line(command("inspect", path), 1, "its labels are damaged")
+    assert_one_line(command_here("inspect", path), 1, "its labels are damaged")
 
 
 def test_absurd_values_in_a_run_are_one_line(made: dict[str, Any], tmp_path: Path) -> None:
@@ -289,20 +290,20 @@ def test_a_sweep_prints_its_ranking_and_its_winner_predicts(made: dict[str, Any]
         "--epochs",
         3,
     ]
-    done = command("sweep", made["cache"], "--out", out, *options)
+    done = command_here("sweep", made["cache"], "--out", out, *options)
     assert done.returncode == 0, done.stderr
     assert re.search(r"heads +16: 4 settings x 2 seeds x 2 folds", done.stdout)
     assert re.search(r"rank +log loss +accuracy +macro F1 +average precision +learning rate +dropout", done.stdout)
     assert len(re.findall(r"^  [1-4] +\d\.\d{4} ± \d\.\d{4} ", done.stdout, re.MULTILINE)) == 4
     assert "on the test rows" in done.stdout and "\x1b" not in done.stdout
-    assert command("predict", out / "winner", "good film").returncode == 0
-    assert "rank " in command("inspect", out).stdout
-    found = json.loads(command("inspect", out, "--json").stdout)
+    assert command_here("predict", out / "winner", "good film").returncode == 0
+    assert "rank " in command_here("inspect", out).stdout
+    found = json.loads(command_here("inspect", out, "--json").stdout)
     assert (found["kind"], len(found["ranking"])) == ("sweep", 4)
     assert inspect_absurd(out, "sweep.json") > 20
-    again = command("sweep", made["cache"], "--out", out, *options)
+    again = command_here("sweep", made["cache"], "--out", out, *options)
     assert_one_line(again, 2, "runs exists already")
-    quiet = command("sweep", made["cache"], "--out", out, *options, "--overwrite", "--quiet")
+    quiet = command_here("sweep", made["cache"], "--out", out, *options, "--overwrite", "--quiet")
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
 
 
@@ -324,11 +325,11 @@ def test_every_kind_of_head_is_trained_shown_and_loaded(made: dict[str, Any], tm
     ]
     for number, (options, fact) in enumerate(cases):
         out = tmp_path / str(number)
-        done = command("train-head", made["cache"], "--out", out, *options)
+        done = command_here("train-head", made["cache"], "--out", out, *options)
         assert done.returncode == 0, done.stderr
         assert re.search(fact, done.stdout), done.stdout
         assert re.search(r"log loss +\d", done.stdout) and re.search(r"weighted F1 +\d", done.stdout)
-        assert command("predict", out, "good film").returncode == 0
+        assert command_here("predict", out, "good film").returncode == 0
 
 
 def test_mistakes_of_stage_two_are_one_line(made: dict[str, Any], tmp_path: Path) -> None:
@@ -377,18 +378,17 @@ def test_ctrl_c_ends_a_sweep_with_130_and_it_is_carried_on(made: dict[str, Any],
     out = tmp_path / "runs"
     seeds = ",".join(map(str, range(40)))
     arguments = ["sweep", made["cache"], "--out", out, "--solver", "sgd", "--seed", seeds, "--epochs", "200"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "headstart", *map(str, arguments)], stderr=subprocess.PIPE, text=True
-    )
+    process = start(arguments, tmp_path / "log")
     while not list((tmp_path / "runs.headstart-partial").glob("groups/0*.json")):
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, printed = process.communicate(timeout=60)
-    assert process.returncode == 130
+    os.kill(process.pid or 0, signal.SIGINT)
+    process.join()
+    printed = (tmp_path / "log").read_text()
+    assert process.exitcode == 130
     assert "finished groups of heads are kept" in printed and "Traceback" not in printed
     assert not out.exists()
-    done = command(*arguments)
+    done = command_here(*arguments)
     assert done.returncode == 0, done.stderr
     assert re.search(r"resumed +[1-9]\d* heads were finished before", done.stdout)
 

@@ -16,7 +16,7 @@ from headstart.cache.reader import Cache
 from headstart.stages.audit import audit
 from headstart.stages.inspect import inspect_path
 from headstart.stages.settings import AuditSettings, ExtractSettings
-from processes import command
+from processes import command_here
 
 WRONG = (5, 16, 27)
 """Rows of the table, from 1, whose label is wrong."""
@@ -140,9 +140,9 @@ def test_the_command_shows_the_worst_with_their_texts(made: Any, tmp_path: Path)
     table, texts, _, cache = made
     out = tmp_path / "a"
     options = ["--texts", table, "--skip-bad-rows", "--l2", 1]
-    done = command("audit", cache.path, "--out", out, *options)
+    done = command_here("audit", cache.path, "--out", out, *options)
     assert done.returncode == 0, done.stderr
     assert "likely errors" in done.stdout and texts[WRONG[0] - 1] in done.stdout
     assert "Encoder passes: 0 done, 39 saved" in done.stdout
-    shown = command("inspect", out)
+    shown = command_here("inspect", out)
     assert shown.stdout == done.stdout.split("Encoder passes")[0]

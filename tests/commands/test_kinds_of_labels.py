@@ -17,7 +17,7 @@ from headstart.stages.inspect import inspect_path
 from headstart.stages.repair import repair
 from headstart.stages.settings import ExtractSettings
 from headstart.stages.verify import verify
-from processes import command
+from processes import command_here
 from tiny import tiny_rows
 
 TEXTS = [text for text, _ in tiny_rows(40)]
@@ -89,7 +89,7 @@ def test_columns_and_delimiters_are_options(tiny: Path, tmp_path: Path) -> None:
 
     def made(*options: str) -> tuple[list[Any], str]:
         common = ("--out", out, "--encoder", tiny, "--precision", "float32", "--overwrite")
-        done = command("extract", source, *common, *options)
+        done = command_here("extract", source, *common, *options)
         assert done.returncode == 0, done.stderr
         return labels_of(open_cache(out))[:2], done.stdout
 

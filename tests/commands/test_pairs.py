@@ -22,7 +22,7 @@ from headstart.cache.hashing import hash_texts
 from headstart.stages.encoders import hf
 from hypothesis import given
 from hypothesis import strategies as st
-from processes import command
+from processes import command_here
 from tiny import SEGMENTED, WORDS, require_kind, save_tiny_encoder
 
 KINDS = ("bert", "electra", "roberta", "distilbert", "albert", "nomic_bert", "gte")
@@ -206,5 +206,5 @@ def test_the_prefix_stands_before_the_first_text(tiny: Path, tmp_path: Path) -> 
 def test_the_command_reads_pairs(tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
     table = write_csv(list(zip(*pairs(20).values(), strict=True)), header=("text", "hypothesis", "label"))
     extract = ["extract", table, "--encoder", tiny, "--precision", "float32", "--text-pair-column", "hypothesis"]
-    done = command(*extract, "--out", tmp_path / "c.h5")
+    done = command_here(*extract, "--out", tmp_path / "c.h5")
     assert done.returncode == 0 and headstart.open_cache(tmp_path / "c.h5").identity.pairs

@@ -23,7 +23,7 @@ from headstart.stages.predict import predict, predict_table
 from headstart.stages.progress import Action, Event, Note, Outcome, Step
 from headstart.stages.settings import TrainSettings
 from headstart.stages.train_head import train_head
-from processes import Command, command
+from processes import Command, command_here
 from tiny import WORDS, tiny_rows
 
 ADDED = ["prediction", "probability_class0", "probability_class1"]
@@ -70,7 +70,7 @@ def assert_one_line(done: Command, code: int, message: str) -> None:
 
 
 def test_texts_are_classified_by_the_command(made: Path) -> None:
-    done = command("predict", made / "single", "good film", "bad phone")
+    done = command_here("predict", made / "single", "good film", "bad phone")
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and len(lines) == 2
     for line in lines:
@@ -117,7 +117,7 @@ def read_back(out: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
 def test_the_command_writes_a_table_with_its_predictions(made: Path, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"out.{suffix}"
-    done = command("predict", made / "single", "--input", made / "table.jsonl", "--out", out)
+    done = command_here("predict", made / "single", "--input", made / "table.jsonl", "--out", out)
     assert done.returncode == 0, done.stderr
     rows = read_back(out)
     given = [json.loads(line) for line in (made / "table.jsonl").read_text().splitlines()]
@@ -128,7 +128,7 @@ def test_the_command_writes_a_table_with_its_predictions(made: Path, tmp_path: P
     probabilities = np.array([[float(row[name]) for name in ADDED[1:]] for row in rows])
     np.testing.assert_allclose(probabilities, expected(made), atol=1e-5)
     assert [row["prediction"] for row in rows] == [f"class{number}" for number in probabilities.argmax(1)]
-    again = command("predict", made / "single", "--input", made / "table.jsonl", "--out", out)
+    again = command_here("predict", made / "single", "--input", made / "table.jsonl", "--out", out)
     assert_one_line(again, 2, "exists already")
 
 
@@ -194,10 +194,10 @@ def test_predictions_overwrite_nothing_of_value(made: Path, tmp_path: Path) -> N
     before, parts = given.read_bytes(), tmp_path / "parts"
     parts.mkdir()
     shutil.copy(given, parts)
-    same = command("predict", made / "single", "--input", given, "--out", given, "--overwrite")
+    same = command_here("predict", made / "single", "--input", given, "--out", given, "--overwrite")
     assert_one_line(same, 2, "is the table that is read")
     assert given.read_bytes() == before
-    nowhere = command("predict", made / "single", "--input", given, "--out", tmp_path / "no" / "x.csv")
+    nowhere = command_here("predict", made / "single", "--input", given, "--out", tmp_path / "no" / "x.csv")
     assert_one_line(nowhere, 2, "make its folder first")
     with pytest.raises(OutputExistsError, match=r"must end in \.csv"):
         predict_table(made / "single", given, tmp_path / "out.csv.gz")
@@ -248,7 +248,7 @@ def test_a_bad_row_is_kept_with_an_empty_prediction_where_told(made: Path, tmp_p
     lines = [b"id,text,note", b"1,good film,x", b"2,,x", b"3,bad film", b"4,caf\xe9,x", b"5,bad phone,y", b"6,x,y,z"]
     given = tmp_path / "t.csv"
     given.write_bytes(b"\n".join(lines) + b"\n")
-    done = command("predict", made / "single", "--input", given, "--out", tmp_path / "out.csv")
+    done = command_here("predict", made / "single", "--input", given, "--out", tmp_path / "out.csv")
     assert_one_line(done, 2, "use --skip-bad-rows")
     problems = ["", "its text ('text') is blank", "it has 2 cells", "byte 0xe9", "", "it has 4 cells"]
     for suffix, window_rows in (("csv", 4096), ("tsv", 1), ("jsonl", 2), ("parquet", 3)):
@@ -283,7 +283,7 @@ def tiny_rows_table(count: int) -> dict[str, list[str]]:
 
 
 def test_an_encoder_of_another_identity_is_refused(made: Path, minilm: Path) -> None:
-    done = command("predict", made / "single", "good film", "--encoder", minilm)
+    done = command_here("predict", made / "single", "good film", "--encoder", minilm)
     assert_one_line(done, 2, "they differ in weights_sha256")
     assert "is not the one that" in done.stderr and str(made / "single") in done.stderr
 
@@ -319,10 +319,10 @@ def test_a_head_is_given_what_it_was_trained_on(made: Path, tmp_path: Path) -> N
 
 def test_the_command_reads_pairs(made: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
     table = write_csv(list(zip(*pairs(20).values(), strict=True)), header=("text", "hypothesis", "label"))
-    done = command("predict", made / "pairs", "good film")
+    done = command_here("predict", made / "pairs", "good film")
     assert (done.returncode, done.stdout) == (2, "") and "was trained on pairs of texts" in done.stderr
     out = tmp_path / "out.csv"
-    done = command(
+    done = command_here(
         "predict", made / "pairs", "--input", table, "--text-pair-column", "hypothesis", "--out", out, "--quiet"
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

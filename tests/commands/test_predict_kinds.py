@@ -22,7 +22,7 @@ from headstart.stages.predict import predict_table
 from headstart.stages.runs.run import RUN, load_head, read_run, write_run
 from headstart.stages.settings import Task, TrainSettings
 from headstart.stages.train_head import train_head
-from processes import command
+from processes import command_here
 from scipy.special import expit
 from tiny import tiny_rows
 
@@ -128,7 +128,7 @@ def test_outputs_of_far_logits_are_finite() -> None:
 def test_a_table_holds_the_predictions(made: Path, tmp_path: Path, task: Task, suffix: str) -> None:
     source, out = tmp_path / "t.jsonl", tmp_path / f"out.{suffix}"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*TEXTS, " "]))
-    done = command("predict", made / task, "--input", source, "--out", out, "--skip-bad-rows")
+    done = command_here("predict", made / task, "--input", source, "--out", out, "--skip-bad-rows")
     assert done.returncode == 0, done.stderr
     expected = headstart.load(made / task).predict(TEXTS).tolist()
     rows: list[dict[str, Any]]
@@ -160,7 +160,7 @@ def test_a_delimiter_in_a_label_is_refused(made: Path, tmp_path: Path) -> None:
 
 
 def test_predictions_are_shown(made: Path, task: Task) -> None:
-    done = command("predict", made / task, *TEXTS[:2])
+    done = command_here("predict", made / task, *TEXTS[:2])
     assert done.returncode == 0, done.stderr
     said = [line.split("\t") for line in done.stdout.splitlines()]
     predicted = headstart.load(made / task).predict(TEXTS[:2]).tolist()

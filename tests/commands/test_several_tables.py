@@ -16,7 +16,7 @@ from headstart.cache.errors import OutputExistsError, SettingsError, TableError
 from headstart.cache.reader import Cache, open_cache
 from headstart.stages.encoders.encoder import Encoder
 from headstart.stages.extract import extract_tables
-from processes import command
+from processes import command_here
 from tiny import tiny_rows
 
 ROWS = tiny_rows(60)
@@ -153,13 +153,13 @@ def test_a_name_keeps_its_dots(tiny: Path, tmp_path: Path, write_csv: Callable[.
 
 def test_the_command(tiny: Path, tmp_path: Path, tables: list[Path]) -> None:
     options = ["--encoder", tiny, "--precision", "float32", "--out", tmp_path / "caches"]
-    done = command("extract", *tables, *options)
+    done = command_here("extract", *tables, *options)
     assert done.returncode == 0, done.stderr
     shown = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
     assert [Path(line).name for line in shown[:-1]] == ["train.h5", "validation.h5", "test.h5"]
     assert shown[-1].startswith("Encoder passes: ")
     assert len(re.findall(r"reused +\d+ rows were copied from other caches", done.stdout)) == 2
-    again = command("extract", *tables, *options)
+    again = command_here("extract", *tables, *options)
     assert again.returncode == 0 and again.stderr.count("is current") == 3
     assert re.fullmatch(r"Encoder passes: 0 done, 80 saved, [^\n]*\n", again.stdout), again.stdout
 
@@ -177,7 +177,7 @@ def test_a_users_mistake_is_one_line(
 ) -> None:
     given = [str(tmp_path / option) if "." in option else option for option in options]
     given = given if "--out" in given else [*given, "--out", str(tmp_path / "caches")]
-    done = command("extract", *tables, "--encoder", tiny, *given)
+    done = command_here("extract", *tables, "--encoder", tiny, *given)
     assert (done.returncode, done.stdout) == (code, "")
     assert re.fullmatch(f"headstart: .*{message}.*\n", done.stderr), done.stderr
 

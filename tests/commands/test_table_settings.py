@@ -13,7 +13,7 @@ from headstart.stages.settings import Labels, TableSettings, TrainSettings
 from headstart.stages.tables.table import open_table
 from headstart.stages.train_head import train_head
 from headstart.stages.verify import verify
-from processes import command
+from processes import command_here
 from tiny import tiny_rows
 
 DIALECT = {"delimiter": ";", "quotes": False, "encoding": "gbk", "header": False}
@@ -47,7 +47,7 @@ def test_every_command_reads_the_same_rows(tiny: Path, tmp_path: Path) -> None:
 
 def test_the_options_reach_the_reader(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('"中文;good film\n', encoding="gbk")
-    done = command(
+    done = command_here(
         "extract", tmp_path / "t.csv", "--encoder", tiny, "--out", tmp_path / "c.h5", *OPTIONS, "--no-labels"
     )
     assert done.returncode == 0, done.stderr

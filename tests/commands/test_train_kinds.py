@@ -18,7 +18,7 @@ from headstart.stages.settings import SweepSettings, Task, TrainSettings
 from headstart.stages.sweep import sweep
 from headstart.stages.train_head import train_head
 from headstart.terminal import show_run, show_sweep
-from processes import command
+from processes import command_here
 from tiny import tiny_rows
 
 ROWS = tiny_rows(120, classes=3)
@@ -112,10 +112,10 @@ def test_a_head_of_each_kind_is_made_at_the_command_line(runs: dict[Task, Path],
         ("classes", f"{Task.ORDINAL}.h5", ("--task", "classes")),
         ("multi-label", f"{Task.MULTI_LABEL}.h5", ("--solver", "exact", "--decide-by", "none")),
     ):
-        done = command("train-head", folder / cache, "--out", tmp_path / task, *options)
+        done = command_here("train-head", folder / cache, "--out", tmp_path / task, *options)
         assert done.returncode == 0, done.stderr
         assert json.loads((tmp_path / task / "run.json").read_text())["task"] == task == load_head(tmp_path / task).task
-        said = command("predict", tmp_path / task, "good film", "--quiet")
+        said = command_here("predict", tmp_path / task, "good film", "--quiet")
         assert said.returncode == 0 and said.stdout.rstrip().endswith("good film"), said.stderr
 
 
