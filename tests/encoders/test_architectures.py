@@ -172,16 +172,16 @@ def test_features_that_depend_on_chance_are_refused(
 
 @pytest.mark.parametrize("name", [*PACKED, *PADDED, *SAME_LENGTH])
 def test_heads_are_left_out_and_the_encoder_within_is_the_same(name: str, tiny: Path, tmp_path: Path) -> None:
-    config, heads = {**PACKED, **PADDED, **SAME_LENGTH}[name], 0
-    for head in HEADS:
-        if hasattr(transformers, f"{name}For{head}"):
-            folder, heads = saved(name, config, tiny, tmp_path / head, f"For{head}"), heads + 1
-            with hf.quiet_transformers():
-                whole = getattr(transformers, f"{name}For{head}").from_pretrained(folder).base_model.state_dict()
-                model = hf.load_model(find_encoder(str(folder)), parse_features(["cls"], None))
-            for weight, values in model.state_dict().items():
-                assert weight.startswith("pooler.") or torch.equal(values, whole[weight]), (head, weight)
-    assert heads > 1
+    config = {**PACKED, **PADDED, **SAME_LENGTH}[name]
+    heads = [head for head in HEADS if hasattr(transformers, f"{name}For{head}")]
+    assert len(heads) > 1
+    for head in heads if name in PACKED else heads[:2]:
+        folder = saved(name, config, tiny, tmp_path / head, f"For{head}")
+        with hf.quiet_transformers():
+            whole = getattr(transformers, f"{name}For{head}").from_pretrained(folder).base_model.state_dict()
+            model = hf.load_model(find_encoder(str(folder)), parse_features(["cls"], None))
+        for weight, values in model.state_dict().items():
+            assert weight.startswith("pooler.") or torch.equal(values, whole[weight]), (head, weight)
 
 
 MORE = {  # of BERT

@@ -227,12 +227,12 @@ def packed(model: Any, features: Any, dtype: torch.dtype = torch.float32) -> Pac
 
 
 @pytest.mark.parametrize("name", FAMILY)
-@pytest.mark.parametrize("lengths", [[60, 60, 31, 31, 31, 5, 1], [3, 9, 3, 60, 9], [7], [32, 32], [61, 61, 6]])
-def test_each_architecture_gives_its_own_numbers(name: str, lengths: list[int]) -> None:
+def test_each_architecture_gives_its_own_numbers(name: str) -> None:
     model = made(FAMILY[name])
-    with torch.inference_mode():
-        ours = packed(model, CLS)(sequences(lengths))["cls"]
-    torch.testing.assert_close(ours, stock(model, sequences(lengths)), atol=1e-5, rtol=0)
+    for lengths in ([60, 60, 31, 31, 31, 5, 1], [3, 9, 3, 60, 9], [7], [32, 32], [61, 61, 6]):
+        with torch.inference_mode():
+            ours = packed(model, CLS)(sequences(lengths))["cls"]
+        torch.testing.assert_close(ours, stock(model, sequences(lengths)), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", FAMILY)

@@ -165,7 +165,7 @@ def test_several_labels_are_calibrated_and_corrected_each_for_itself(method: str
     assert found.record["prior"]["trained"] == pytest.approx(dict(zip(NAMES, shares, strict=True)))
 
 
-@examples(max_examples=60)
+@examples(max_examples=25)
 @given(st.integers(2, 40), st.integers(0, 1000), st.sampled_from(["accuracy", "macro-f1", 0.4, 0.9]), st.booleans())
 def test_no_other_threshold_is_better(rows: int, seed: int, by: Any, both: bool) -> None:
     """Compared with every threshold, by scikit-learn's scores."""
