@@ -42,7 +42,7 @@ def runs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Task, Pat
     for task in (Task.MULTI_LABEL, Task.REGRESSION, Task.ORDINAL):
         cache = folder / f"{task}.h5"
         run({"text": TEXTS, "label": labels_of(task)}, cache, tiny, task=task)
-        found[task] = train_head(cache, folder / task)
+        found[task] = train_head(cache, folder / task).path
     return found
 
 
