@@ -1,6 +1,6 @@
 """What stage two costs: epochs, sweeps, the exact solver, and caches larger than memory, each beside the usual way.
 
-    .venv/bin/python bench/heads.py epochs|order|exact|path|sweep|memory|million|same
+    .venv/bin/python bench/heads.py epochs|order|exact|path|sweep|memory|million|wide|same
 
 Real features are MiniLM's on the 23,703 VADER texts, extracted once into ``.data/heads.h5``. The 35,000 x 768 features
 are random: a timing does not depend on their values. Ways that are compared take turns, and the medians are shown.
@@ -420,6 +420,86 @@ def million() -> None:
         print(f"test accuracy {run['metrics']['test']['accuracy']:.4f}")
 
 
+_WIDE = """
+import numpy as np, torch
+from headstart.stages.heads.dataset import Dataset
+from headstart.stages.heads.logistic import LogisticSolver
+from headstart.stages.settings import TrainSettings
+from headstart.stages.threads import open_threads
+features, labels = np.load({folder!r} + "/features.npy", mmap_mode="r"), np.load({folder!r} + "/labels.npy")
+rows = Dataset(features=features, labels=labels, index=np.arange(len(labels)))
+with open_threads() as threads:
+    settings = TrainSettings(solver="exact", memory={memory})
+    solver = LogisticSolver(rows, classes=int(labels.max()) + 1, settings=settings, threads=threads)
+    found, report = solver.solve({l2})
+np.savez({folder!r} + "/found.npz", **found, passes=report.passes, seconds=report.seconds, reason=report.reason)
+"""
+
+
+def wide() -> None:
+    """One fit of wide features and of many classes under a memory bound, and without one: peak anonymous memory,
+    seconds, and the objective in float64 beside the lowest that is known, of the lines shown."""
+    print("| rows x width, classes | solver | peak, MiB | s | passes | objective, float64 | above the lowest |")
+    print("|---|---|---|---|---|---|---|")
+    for count, width, classes, bound in (
+        (20_000, 4096, 10, 512),
+        (50_000, 768, 5000, 512),
+        (10_000, 4096, 5000, 1024),
+    ):
+        with tempfile.TemporaryDirectory(dir=DATA) as folder:
+            features = np.lib.format.open_memmap(f"{folder}/features.npy", "w+", np.float32, (count, width))
+            labels = wide_rows(features, classes)
+            np.save(f"{folder}/labels.npy", labels)
+            l2 = float(count) / classes / 10
+            lines = []
+            for memory in (bound << 20, None):
+                peak = watched(_WIDE.format(folder=folder, memory=memory, l2=l2).replace("\n", "\n    "))
+                found = np.load(f"{folder}/found.npz")
+                value = objective_in_parts(features, labels, found["weight"], found["bias"], l2)
+                name = "ours, no bound" if memory is None else f"ours, bound {bound} MiB"
+                lines.append(
+                    (f"{name} ({found['reason']})", peak, float(found["seconds"]), int(found["passes"]), value)
+                )
+            if classes < 100:
+                model = LogisticRegression(C=1 / l2, tol=1e-6, max_iter=10_000)
+                started = time.perf_counter()
+                model.fit(features.astype(np.float64), labels)
+                took = time.perf_counter() - started
+                value = objective_in_parts(features, labels, model.coef_, model.intercept_, l2)
+                lines.append(("scikit-learn, lbfgs, tol=1e-6", float("nan"), took, int(model.n_iter_[0]), value))
+            lowest = min(line[-1] for line in lines)
+            for name, peak, took, passes, value in lines:
+                what = f"{count:,} x {width:,}, {classes:,}"
+                above = (value - lowest) / lowest
+                print(
+                    f"| {what} | {name} | {peak:,.0f} | {took:.1f} | {passes} | {value:.9g} | {above:.1e} |", flush=True
+                )
+
+
+def wide_rows(features: Any, classes: int) -> Any:
+    """Fill features (rows, width) whose columns differ in spread, with classes that overlap; their labels, (rows,)."""
+    rng = np.random.default_rng(0)
+    count, width = features.shape
+    labels = rng.integers(classes, size=count)
+    labels[:classes] = np.arange(classes)
+    spread = np.logspace(0, -1, width).astype(np.float32)
+    centres = 2 / width**0.5 * rng.standard_normal((classes, width), np.float32)
+    for start in range(0, count, 4096):
+        rows = slice(start, min(start + 4096, count))
+        noise = rng.standard_normal((rows.stop - start, width), np.float32)
+        features[rows] = (noise + centres[labels[rows]]) * spread
+    return labels
+
+
+def objective_in_parts(features: Any, labels: Any, weight: Any, bias: Any, l2: float) -> float:
+    wide_weight, total = weight.astype(np.float64), 0.0
+    for start in range(0, len(labels), 2048):
+        rows = slice(start, start + 2048)
+        logits = features[rows].astype(np.float64) @ wide_weight.T + bias
+        total += log_loss(logits, labels[rows]) * len(logits)
+    return total + l2 / 2 * float((wide_weight**2).sum())
+
+
 def show(name: str, limit: int | None, peak: float, seconds: float, each: float | None, accuracy: float) -> None:
     bound = "no bound" if limit is None else "256 MiB"
     cell = "" if each is None else f"{each:.2f}"
@@ -546,6 +626,7 @@ if __name__ == "__main__":
         "sweep": sweeps,
         "memory": memory,
         "million": million,
+        "wide": wide,
         "same": same,
     }
     if len(sys.argv) != 2 or sys.argv[1] not in commands:

@@ -80,8 +80,14 @@ class Dataset:
 
     def chunks(self) -> Iterator[Features]:
         """Yield the features in order, (up to 2,048, width) float32 at a time."""
+        for _, chunk in self.chunks_at():
+            yield chunk
+
+    def chunks_at(self) -> Iterator[tuple[slice, Features]]:
+        """The same, each with its place among the rows."""
         for start in range(0, len(self), READ_ROWS):
-            yield self.take(slice(start, start + READ_ROWS))
+            span = slice(start, start + READ_ROWS)
+            yield span, self.take(span)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +20,12 @@ from ..threads import WorkerThreads
 from ..types import Float64Array, Indices
 from .dataset import Dataset, ScaledDataset, column_scales, fits_in_memory, scaled
 from .logistic import choose_scaler, history_within
-from .logistic_batch import Curvature, HeldOut, Limits, LogisticBatch, Problem
+from .logistic_batch import WIDE, Curvature, HeldOut, Limits, LogisticBatch, Problem
+from .scratch import empty, in_file
 from .spectrum import sum_over_rows
 from .stacked import class_weights
 
+_Item = TypeVar("_Item")
 _LIMITS = Limits(tolerance=1e-6, rounding=1e-7, loose_tolerance=1e-4, passes=200, history=10)
 _LEAST_LOSS = 1e-4
 """A mean loss below this is as good as none. Float32 has no digits for a gap that is small beside it."""
@@ -36,7 +39,9 @@ class PathPoint:
     """The heads of all folds for one penalty."""
 
     l2: float
-    logits: npt.NDArray[np.float32]  # (rows, classes): each row's by the head that it was not trained on; else 0
+    logits: npt.NDArray[np.float32]
+    """(rows, classes): each row's by the head that it was not trained on, or else 0; in a temporary file if they are
+    too large for memory."""
     converged: bool  # every fold's head is near enough to its optimum to compare penalties
 
 
@@ -61,7 +66,8 @@ class LogisticPath:
             train: The rows, as the cache holds them.
             fold: (rows of ``train``,) int64: 1 to ``folds``, or 0 for rows that every head is trained on. The head of
                 a fold is trained on all rows that are not in it.
-            memory: Most bytes to hold features in; the rest is read in every pass. None for no limit.
+            memory: Most bytes to take. Features that do not fit are read in every pass; heads that wait and logits
+                that do not fit lie in temporary files. None for no limit.
         """
         train = scaled(train, scaling)
         scaler = choose_scaler(train, standardize=scaling is Scaling.STANDARDIZED)
@@ -77,8 +83,11 @@ class LogisticPath:
         vector = 4 * classes * (train.width + 1)  # bytes
         history = history_within(memory, vector, _LIMITS.history)
         self._limits = dataclasses.replace(_LIMITS, history=history, floor=_LEAST_LOSS * len(rows))
-        bytes_each = (2 * self._limits.history + 20) * vector
-        self._group = folds * _BLOCK_COLUMNS if memory is None else max(memory // 4 // bytes_each, 1)
+        self._keeps_pairs = history == _LIMITS.history
+        self._waiting = (2 + 2 * history * self._keeps_pairs) * vector  # bytes of a problem that is not being solved
+        self._group = folds * _BLOCK_COLUMNS if memory is None else max(memory // 4 // ((2 * history + 20) * vector), 1)
+        if classes * train.width > WIDE:  # the features are a small part of the work
+            self._group = 1
         self._batch = LogisticBatch(
             rows,
             rows.targets,
@@ -100,28 +109,39 @@ class LogisticPath:
                 last = [self._batch.begin(fold, block[0], self._biases[fold]) for fold in range(1, self._folds + 1)]
                 for group in self._groups(last):
                     self._batch.evaluate(group)
-            logits = torch.zeros(len(block), self._rows, self._classes)
-            problems = [problem.with_penalty(l2) for l2 in block for problem in last]
-            for first, group in zip(range(0, len(problems), self._group), self._groups(problems), strict=True):
-                places = {id(problem): (first + place) // self._folds for place, problem in enumerate(group)}
-                self._batch.solve(group, self._limits, held_out=self._keeper(logits, places), on_pass=on_step)
+            logits = empty((len(block), self._rows, self._classes), np.float32, self._memory)
+            logits[:, self._fold.numpy() == 0] = 0
+            problems: list[Problem] = []
+            starts = [(place, problem) for place in range(len(block)) for problem in last]
+            for some in self._groups(starts):
+                group = [problem.with_penalty(block[place]) for place, problem in some]
+                places = {id(problem): place for problem, (place, _) in zip(group, some, strict=True)}
+                self._batch.solve(
+                    group, self._limits, held_out=self._keeper(torch.from_numpy(logits), places), on_pass=on_step
+                )
                 for problem in group:
-                    problem.step = None
-                    if self._limits.history < _LIMITS.history:  # memory does not hold the pairs of all folds
-                        problem.pairs = []
+                    problem.forget(keep_pairs=self._keeps_pairs)
+                    problem.point, problem.gradient = self._put_away(problem.point), self._put_away(problem.gradient)
+                problems += group
             for place, l2 in enumerate(block):
                 last = problems[place * self._folds : (place + 1) * self._folds]
-                yield PathPoint(l2, logits[place].numpy(), all(problem.converged for problem in last))
+                yield PathPoint(l2, logits[place], all(problem.converged for problem in last))
 
-    def _groups(self, problems: Sequence[Problem]) -> list[Sequence[Problem]]:
+    def _groups(self, problems: Sequence[_Item]) -> list[Sequence[_Item]]:
         """Problems that fit into memory together."""
         return [problems[first : first + self._group] for first in range(0, len(problems), self._group)]
+
+    def _put_away(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What waits until it is needed again: in a temporary file if that of all folds is too large for memory."""
+        array = empty(tensor.shape, np.float32, None if self._memory is None else self._memory // self._folds)
+        return torch.from_numpy(array).copy_(tensor) if in_file(array) else tensor
 
     def _blocks(self, penalties: Sequence[float]) -> Iterator[list[float]]:
         """Neighbouring penalties that are solved together."""
         most = max(_BLOCK_COLUMNS // (self._folds * self._classes), 1)
         if self._memory is not None:
-            most = max(min(most, self._memory // 8 // (4 * self._rows * self._classes)), 1)
+            logits, waiting = 4 * self._rows * self._classes, self._folds * self._waiting
+            most = max(min(most, self._memory // 8 // max(logits, waiting)), 1)
         block: list[float] = []
         for l2 in penalties:
             if block and (len(block) == most or l2 * _BLOCK_RATIO < block[0]):

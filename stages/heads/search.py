@@ -21,6 +21,7 @@ from ..types import Indices
 from .dataset import Dataset, Splits, scaled
 from .fit import Fit
 from .logistic_path import PathPoint
+from .scratch import empty, take
 from .targets import Folds, Scores, Target
 
 _LARGER = 10**0.26
@@ -195,11 +196,11 @@ class _Path:
             return
         best, worse = math.nan, 0
         for point in self._points():
-            scores = point.logits[rows.held]
+            scores = take(point.logits, rows.held)
             mean = self._target.measure(metric, rows.values, scores)
             folds = [
-                self._target.measure(metric, rows.values[rows.fold == fold], scores[rows.fold == fold])
-                for fold in range(1, rows.folds + 1)
+                self._target.measure(metric, rows.values[members], take(scores, members))
+                for members in (np.flatnonzero(rows.fold == fold) for fold in range(1, rows.folds + 1))
             ]
             yield (
                 Candidate(
@@ -239,9 +240,10 @@ class _Path:
         for l2 in penalties:
             parameters, report = solver.solve(l2, lambda done: self._on_step())
             weight, bias = parameters["weight"].T, parameters["bias"]
-            yield PathPoint(
-                l2, np.concatenate([rows @ weight + bias for rows in validation.chunks()]), report.converged
-            )
+            logits = empty((len(validation), len(bias)), np.float32, self._settings.memory)
+            for span, chunk in validation.chunks_at():
+                logits[span] = chunk @ weight + bias
+            yield PathPoint(l2, logits, report.converged)
 
 
 def _as_good(candidate: Candidate, best: Candidate, metric: Metric, folds: int) -> bool:
