@@ -21,6 +21,7 @@ from .heads.confident_learning import LabelErrors, find_label_errors, label_scor
 from .heads.dataset import Dataset, Origin
 from .heads.logistic import LogisticSolver
 from .heads.near_duplicates import find_partners
+from .heads.scratch import take
 from .progress import Action, Note, Outcome, Report, Step, in_notebooks
 from .provenance import provenance
 from .runs.audit_folder import AUDIT, ISSUES_FILE, NEXT_FILE, write_lines
@@ -117,7 +118,8 @@ def audit(
         require_trainable(labels, groups, names, str(opened.path), divided=False)
         dataset = _dataset(opened, settings.feature, labels, np.arange(opened.rows))
         judged = _judge(dataset, groups, names, settings, where=str(opened.path), report=report)
-        found = find_label_errors(judged.probabilities[judged.judged], labels[judged.judged], prune=settings.prune)
+        probabilities = take(judged.probabilities, np.flatnonzero(judged.judged))
+        found = find_label_errors(probabilities, labels[judged.judged], prune=settings.prune)
         lines, facts = _issues(dataset, groups, names, judged, found, settings, report)
         chosen: list[Line] = []
         if candidates is not None:

@@ -357,6 +357,10 @@ _TASK = (
 _ORDER = "Names of the classes from the least to the greatest, for `task` ordinal."
 _LABEL_COLUMN = "Column of the labels; or several columns of 0 and 1, such as a,b,c, each a label."
 _LABEL_DELIMITER = "Text between several labels in a cell, such as a semicolon."
+_BOUND = (
+    "Most memory for features, and of classes for what the solver keeps and for logits, for example 2GiB. The rest is "
+    "read from files. On top come about 150 MiB for Python and torch; a large head needs about ten times its bytes."
+)
 _DEVICE = "Device to compute on: auto, cpu, cuda, cuda:1 or mps."
 _ENCODER = "Hub id of the encoder, or folder of its files."
 _REVISION = "Branch, tag or commit of a hub id."
@@ -674,7 +678,7 @@ class TrainSettings(_Settings):
     device: str = setting("auto", _DEVICE)
     memory: int | None = setting(
         None,
-        "Read features from the file in every pass if they take more memory than this, for example 2GiB.",
+        _BOUND,
         _MEMORY,
         parse=parse_memory,
         shown="no limit",
@@ -901,7 +905,7 @@ class AuditSettings(_Settings):
     next: int = setting(0, "Number of rows of the `pool` to choose for labelling.", _COUNT_OR_ZERO)
     memory: int | None = setting(
         None,
-        "Read features from the file in every pass if they take more memory than this, for example 2GiB.",
+        _BOUND,
         _MEMORY,
         parse=parse_memory,
         shown="no limit",

@@ -110,6 +110,8 @@ def adjust(
     if not len(values) and (settings.calibrate is not Calibration.NONE or settings.decides):
         raise SettingsError("there are no validation rows for `calibrate`, `decide_by` or `precision_floor`; add rows")
     record: dict[str, Any] = {"calibration": None, "prior": None, "decision": None}
+    if not (settings.calibrate is not Calibration.NONE or settings.prior or settings.decides or target.has_several):
+        return Adjusted(head, scores, None, record)
     method, losses = _choose_method(target, settings.calibrate, scores, values, fold)
     move, weights = np.zeros(scores.shape[1]), np.ones(values.shape if target.has_several else len(values))
     if settings.prior is not None:

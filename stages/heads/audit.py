@@ -18,6 +18,7 @@ from ..types import Features, Float64Array, Indices, Mask
 from .dataset import Dataset
 from .head import Parameters
 from .logistic_path import LogisticPath
+from .scratch import map_rows
 from .targets import Scores, log_softmax
 
 CHOOSING_ROWS = 50_000
@@ -101,8 +102,8 @@ def out_of_fold(
         losses[point.l2] = loss
         if min(list(losses.values())[-2:]) > losses[best.l2]:
             break
-    probabilities: Float64Array = np.exp(log_softmax(best.logits))
-    right = probabilities[judged].argmax(axis=1) == labels[judged]
+    probabilities: Float64Array = map_rows(lambda rows: np.exp(log_softmax(rows)), best.logits)
+    right = (probabilities.argmax(axis=1) == labels)[judged]
     return OutOfFold(
         probabilities=probabilities,
         judged=judged,

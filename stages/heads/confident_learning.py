@@ -12,6 +12,7 @@ import numpy as np
 
 from ..settings import LabelScore, Pruning
 from ..types import Float64Array, Indices, Mask
+from .scratch import spans
 
 _ROUNDING = 1e-6
 """Probabilities that differ by less count as equal."""
@@ -66,9 +67,12 @@ def label_scores(probabilities: Float64Array, labels: Indices, score: LabelScore
     own: Float64Array = probabilities[rows, labels]
     if score is LabelScore.SELF_CONFIDENCE:
         return own
-    others = probabilities.copy()
-    others[rows, labels] = -1
-    margins: Float64Array = (own - others.max(axis=1) + 1) / 2
+    best = np.empty(len(labels))
+    for span in spans(probabilities):
+        others = np.array(probabilities[span])
+        others[np.arange(len(others)), labels[span]] = -1
+        best[span] = others.max(axis=1)
+    margins: Float64Array = (own - best + 1) / 2
     return margins
 
 
@@ -77,10 +81,12 @@ def _calibrated_joint(
 ) -> Indices:
     """The confident joint, scaled so that each row sums to the number of rows that have its label."""
     classes = len(counts)
-    confident = probabilities >= thresholds - _ROUNDING
-    several = confident.sum(axis=1) > 1
-    guess = np.where(several, probabilities.argmax(axis=1), confident.argmax(axis=1))
-    some = confident.any(axis=1)
+    guess, some = np.empty(len(labels), np.int64), np.empty(len(labels), bool)
+    for span in spans(probabilities):
+        confident = probabilities[span] >= thresholds - _ROUNDING
+        several = confident.sum(axis=1) > 1
+        guess[span] = np.where(several, probabilities[span].argmax(axis=1), confident.argmax(axis=1))
+        some[span] = confident.any(axis=1)
     joint = np.bincount(labels[some] * classes + guess[some], minlength=classes**2).reshape(classes, classes)
     diagonal = np.arange(classes)
     joint[diagonal, diagonal] = np.maximum(joint[diagonal, diagonal], 1)

@@ -21,6 +21,7 @@ from .head import Head, Parameters
 from .logistic import ConvergenceReport
 from .losses import Curves
 from .sampling import CHUNK_ROWS, Chunk, epoch_order, random_bits, split_batches
+from .scratch import empty
 from .stacked import AdamW, StackedHeads, Tensor
 from .targets import Scores, Target
 
@@ -144,10 +145,12 @@ def fit_heads(
     return [fits[order.index(head)] for head in range(len(settings))]
 
 
-def scores_of(head: Head, dataset: Dataset) -> Scores:
-    """A head's outputs before they become probabilities, (rows, outputs) float32."""
-    parts = [head.logits(chunk) for chunk in dataset.chunks()]
-    return np.concatenate(parts or [np.zeros((0, len(head.bias)), np.float32)])
+def scores_of(head: Head, dataset: Dataset, memory: int | None = None) -> Scores:
+    """A head's outputs before they become probabilities, (rows, outputs) float32; see `empty` of the memory bound."""
+    scores: Scores = empty((len(dataset), len(head.bias)), np.float32, memory)
+    for span, chunk in dataset.chunks_at():
+        scores[span] = head.logits(chunk)
+    return scores
 
 
 class Trainer:

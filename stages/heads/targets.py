@@ -35,6 +35,7 @@ from .number_metrics import evaluate_numbers, order_metrics, spearman
 from .one_vs_rest import OneVsRestSolver, held_out_logits
 from .ordinal import OrdinalSolver, class_log_probabilities
 from .ridge import RidgeSolver
+from .scratch import map_rows
 from .stacked import class_weights
 from .text_bootstrap import ratio
 from .thresholds import NEVER, best_threshold, find_thresholds
@@ -593,10 +594,14 @@ class _RidgePath:
 
 def log_softmax(logits: Scores, temperature: float = 1.0) -> Float64Array:
     """Logarithms of probabilities, (rows, classes) float64, from logits that are divided by the temperature."""
-    shifted = logits.astype(np.float64) / temperature
-    shifted -= shifted.max(axis=1, keepdims=True)
-    result: Float64Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return result
+
+    def work(rows: Scores) -> Float64Array:
+        shifted = rows.astype(np.float64) / temperature
+        shifted -= shifted.max(axis=1, keepdims=True)
+        result: Float64Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        return result
+
+    return map_rows(work, logits)
 
 
 def target_of(task: Task, names: tuple[str, ...]) -> Target:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,12 +16,14 @@ from ..heads.adjustment import adjust, require_fit
 from ..heads.dataset import Splits
 from ..heads.fit import Fit, fit_head, scores_of
 from ..heads.head import Head, outputs_of
+from ..heads.scratch import map_rows
 from ..heads.search import Found, Validated, search
-from ..heads.targets import Target, target_of
+from ..heads.targets import Scores, Target, target_of
 from ..heads.thresholds import NEVER
 from ..progress import Note, Report
 from ..provenance import provenance
-from ..settings import TASKS, Labels, Scaling, Solver, TrainSettings
+from ..settings import TASKS, Labels, Scaling, Solver, Task, TrainSettings
+from ..types import Float64Array
 from .predictions import PartPredictions
 from .savings import passes_of_cached
 
@@ -102,10 +105,10 @@ def train_run(
     final = None if head.thresholds is None else np.array(head.thresholds)
     for part, dataset, fold_of, groups, scores, temperature, least in (
         ("validation", validated.dataset, validated.fold, validated.groups, adjusted.scores, 1.0, adjusted.thresholds),
-        ("test", test, None, rows_of.test_groups, scores_of(head, test), head.temperature, final),
+        ("test", test, None, rows_of.test_groups, scores_of(head, test, settings.memory), head.temperature, final),
     ):
         if len(dataset):
-            said = outputs_of(target.task, scores.astype(np.float64) / temperature)
+            said = map_rows(functools.partial(_said, target.task, temperature), scores)
             predictions.append(
                 PartPredictions(part=part, dataset=dataset, fold=fold_of, outputs=said, thresholds=least)
             )
@@ -150,5 +153,10 @@ def _validate(head: Head, splits: Splits, settings: TrainSettings, found: Found 
         dataset=splits.validation,
         groups=splits.validation_groups,
         fold=np.full(len(splits.validation), settings.fold) if settings.folds else None,
-        scores=scores_of(head, splits.validation),
+        scores=scores_of(head, splits.validation, settings.memory),
     )
+
+
+def _said(task: Task, temperature: float, scores: Scores) -> Float64Array:
+    """What a head says whose outputs these are."""
+    return outputs_of(task, scores.astype(np.float64) / temperature)

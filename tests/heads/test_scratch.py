@@ -11,13 +11,12 @@ import pytest
 import torch
 from headstart.cache.errors import StorageError
 from headstart.stages.heads import logistic, logistic_batch, logistic_path, scratch
-from headstart.stages.heads.calibration import choose_map
 from headstart.stages.heads.confident_learning import find_label_errors, label_scores
 from headstart.stages.heads.dataset import Dataset, Splits
 from headstart.stages.heads.logistic import LogisticSolver
 from headstart.stages.heads.search import search
 from headstart.stages.heads.targets import ClassTarget
-from headstart.stages.settings import Calibration, LabelScore, Metric, TrainSettings
+from headstart.stages.settings import LabelScore, TrainSettings
 from headstart.stages.threads import WorkerThreads, open_threads
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -44,17 +43,16 @@ def splits(rows: Dataset) -> dict[str, Splits]:
     return {"one": Splits(**parts, **groups, shared_rows=0, fold=fold)}
 
 
-@pytest.mark.parametrize("metric", [Metric.LOG_LOSS, Metric.AVERAGE_PRECISION])
-def test_a_search_with_little_memory_finds_the_same(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_with_little_memory_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its logits lie in files; folds, penalties and pairs of L-BFGS are as many as fit."""
     rows, target = splits(data(400, 6, 7)), ClassTarget(tuple("abcdefg"))
-    whole = search(rows, target=target, settings=TrainSettings(metric=metric))
+    whole = search(rows, target=target, settings=TrainSettings())
     monkeypatch.setattr(scratch, "_SPAN_NUMBERS", 350)  # 50 rows of 7 classes
     monkeypatch.setattr(scratch, "_SHARE", MEMORY)
     monkeypatch.setattr(logistic_path, "history_within", lambda *_: 3)
     for module in (logistic, logistic_batch, logistic_path):
         monkeypatch.setattr(module, "WIDE", 20)
-    little = search(rows, target=target, settings=TrainSettings(metric=metric, memory=MEMORY))
+    little = search(rows, target=target, settings=TrainSettings(memory=MEMORY))
     assert isinstance(little.validated.scores, np.memmap) and not isinstance(whole.validated.scores, np.memmap)
     assert [each.l2 for each in little.search.candidates] == [each.l2 for each in whole.search.candidates]
     for one, other in zip(little.search.candidates, whole.search.candidates, strict=True):
@@ -111,29 +109,24 @@ def test_a_problem_of_many_weights_takes_few_times_their_bytes(monkeypatch: pyte
             rows, classes=375, settings=TrainSettings(solver="exact", memory=MEMORY), threads=threads
         )
         live.most = live.bytes
-        found, report = solver.solve(1.0)
-    assert report.converged and report.passes > 8
+        found, report = solver.solve(30.0)
+    assert report.converged and report.passes > 5
     spans = 4 * 64 * (400 + 6 * 375) * 4  # what four spans of 64 rows take
     assert 8 * vector < live.most < MEMORY / 2 + spans
     with open_threads() as many:
         plain = LogisticSolver(rows, classes=375, settings=TrainSettings(solver="exact"), threads=many)
-        best, without = plain.solve(1.0)
+        best, without = plain.solve(30.0)
     assert report.objective == pytest.approx(without.objective, rel=1e-7)
     np.testing.assert_allclose(found["weight"], best["weight"], atol=1e-3)
 
 
-@pytest.mark.parametrize("method", [Calibration.TEMPERATURE, Calibration.PER_CLASS])
-def test_what_is_made_of_logits_in_a_file_is_the_same(method: Calibration, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_made_of_logits_in_a_file_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    labels, fold = rng.integers(0, 5, 300), rng.integers(0, 4, 300)
+    labels = rng.integers(0, 5, 300)
     logits = (rng.normal(size=(300, 5)) + 2 * np.eye(5)[labels]).astype(np.float32)
     stored = scratch.empty(logits.shape, np.float32, 0)
     stored[:] = logits
     monkeypatch.setattr(scratch, "_SPAN_NUMBERS", 200)
-    one, other = (choose_map(method, each, labels, fold) for each in (logits, stored))
-    assert one[2] == pytest.approx(other[2], rel=1e-9)
-    assert isinstance(other[1](stored), np.memmap)
-    np.testing.assert_allclose(one[1](logits), other[1](stored), atol=1e-6)
     target = ClassTarget(tuple("abcde"))
     assert target.evaluate(labels, logits, np.arange(300)) == target.evaluate(labels, stored, np.arange(300))
     probabilities = [np.exp(logits), scratch.map_rows(np.exp, stored)]
