@@ -12,6 +12,7 @@ Each command is one file here, and each is built from folders:
     predict      tables -> encoders -> heads (by model)         new texts
     audit        cache -> splits -> heads -> runs               rows whose labels are likely wrong
     report       runs -> pages                                  one page to look at
+    export       runs, encoders -> exporters                     a folder that another library loads
     verify       cache, extraction -> findings                  checksums, and rows encoded again
     repair       cache, tables -> extraction -> cache           damaged blocks are encoded again
     inspect      cache or runs -> plain values                  what a file or a folder records

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import importlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -18,10 +19,10 @@ from .exporters.card import encoder_name, write_card
 from .exporters.check import Comparison, built_in, compare, require_same
 from .exporters.exporter import Exporter
 from .exporters.source import Source, Texts
-from .progress import Action, Note, Outcome, Report, Step, silent
+from .progress import Action, Note, Outcome, Report, Step, in_notebooks
 from .runs.export_folder import EXPORT
 from .runs.run import load_head, read_run
-from .settings import ExportFormat, ExportSettings, ExtractSettings
+from .settings import ExportFormat, ExportSettings, ExtractSettings, settings_from, takes
 from .tables.table import open_table
 
 _HOMES = {
@@ -33,10 +34,11 @@ _HOMES = {
 }
 
 
+@takes(ExportSettings)
 def export(
-    run: str | Path,
-    out: str | Path,
-    settings: ExportSettings,
+    run: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    settings: ExportSettings | None = None,
     *,
     texts: Any = None,
     reading: ExtractSettings | None = None,
@@ -44,21 +46,23 @@ def export(
     allow_pickled_weights: bool = False,
     overwrite: bool = False,
     wait: bool = False,
-    report: Report = silent,
+    report: Report = in_notebooks,
+    **options: Any,
 ) -> Path:
     """Write a run in a format of another library, and compare what it says with what headstart says.
 
     Args:
         run: The run folder.
         out: The folder to write.
-        settings: The format, and what goes with it.
+        settings: The format, and what goes with it; or as keyword arguments.
         texts: A table of texts to compare, as in `extract`; None for built-in ones.
         reading: How to read that table.
         encoder: A folder or hub id, where the encoder is no longer where the run says; it must be the same encoder.
         allow_pickled_weights: Read a ``pytorch_model.bin`` where the encoder has no safetensors.
         overwrite: Replace an export.
         wait: If another run is writing the folder, wait until it has finished.
-        report: Receives progress.
+        report: Receives progress; in a notebook, it is shown without one.
+        options: Fields of `ExportSettings`, in place of ``settings``.
 
     Returns:
         The folder. Its README.md says how to load it.
@@ -73,7 +77,7 @@ def export(
         TableError: the texts cannot be read.
         OutputExistsError: the folder exists and may not be replaced.
     """
-    run, out = Path(run), Path(out)
+    run, out, settings = Path(run), Path(out), settings_from(ExportSettings, settings, options)
     format = ExportFormat(str(settings.to))
     with EXPORT.held(out, overwrite=overwrite, wait=wait, report=report):
         source = _open(run, encoder, allow_pickled_weights=allow_pickled_weights, report=report)
