@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .cache.reader import Cache, open_cache
     from .stages.audit import audit
     from .stages.export import export
+    from .stages.estimators import CachedEncoder as CachedEncoder
+    from .stages.estimators import HeadClassifier as HeadClassifier
     from .stages.extract import extract, extract_tables
     from .stages.heads.head import Head
     from .stages.model import TextClassifier, load
@@ -51,11 +53,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AuditSettings": "stages.settings",
+    "CachedEncoder": "stages.estimators",
     "Cache": "cache.reader",
     "ExportFormat": "stages.settings",
     "ExportSettings": "stages.settings",
     "ExtractSettings": "stages.settings",
     "Head": "stages.heads.head",
+    "HeadClassifier": "stages.estimators",
     "HeadstartError": "cache.errors",
     "Identity": "cache.identity",
     "Labels": "stages.settings",
@@ -88,6 +92,7 @@ _HOMES = {
     "train_head": "stages.train_head",
 }
 
+# Without CachedEncoder and HeadClassifier: `import *` must not ask for scikit-learn.
 __all__ = [
     "AuditSettings",
     "Cache",

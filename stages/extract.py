@@ -241,12 +241,7 @@ def _prepare(
         from .extraction.windows import require_known_words
 
         require_known_words(encoder, scan, table.source)
-    plan = {
-        "batch_tokens": encoder.batch_tokens,
-        "window_rows": settings.window_rows,
-        "device": session.device.type,
-        "path": encoder.path.value,
-    }
+    plan = session.plan(settings.window_rows)
     return open_unfinished(request, widths=encoder.widths, plan=plan, report=report), caches
 
 

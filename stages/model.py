@@ -152,12 +152,12 @@ class TextClassifier:
     def read(self, texts: Any, pairs: Any = None) -> Texts:
         """Check texts without loading the encoder; arguments and errors as for `predict`."""
         self.require_pairs(pairs is not None)
-        checked = _read_texts(texts, "text")
+        checked = checked_texts(texts, "text")
         if pairs is None:
             return Texts(checked, None, isinstance(texts, str))
         if isinstance(texts, str) != isinstance(pairs, str):
             raise SettingsError("one text goes with one second text, a list of texts with a list of `pairs`")
-        seconds = _read_texts(pairs, "second text")
+        seconds = checked_texts(pairs, "second text")
         if len(seconds) != len(checked):
             raise SettingsError(
                 f"there are {len(checked):,} texts and {len(seconds):,} second texts; give one for each"
@@ -282,7 +282,7 @@ def load(
     return classifier
 
 
-def _read_texts(values: Any, what: str) -> list[str]:
+def checked_texts(values: Any, what: str) -> list[str]:
     """Return one str, or a sequence, an array or a Series of str, as a list; a message calls each ``what``.
 
     Raises:

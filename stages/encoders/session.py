@@ -221,6 +221,16 @@ class EncoderSession:
     def use(self, encoder: Encoder) -> None:
         self._encoder = encoder
 
+    def plan(self, window_rows: int) -> dict[str, Any]:
+        """What a cache's plan says of how rows are batched."""
+        encoder = self.encoder
+        return {
+            "batch_tokens": encoder.batch_tokens,
+            "window_rows": window_rows,
+            "device": self.device.type,
+            "path": encoder.path.value,
+        }
+
     def record(self) -> dict[str, Any]:
         """What a cache's record says of the encoder: ``precision_reason``, and what it takes to load it again."""
         files, config = self.files, self.encoder.config

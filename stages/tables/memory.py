@@ -12,6 +12,12 @@ from .columns import ColumnNames
 
 SOURCE = "the table in memory"
 """Its name in a message."""
+_ONCE = {
+    "IterableDataset": "can be read only once: write it to a file, or load it with streaming=False",
+    "LazyFrame": "is not computed yet: call its collect()",
+    "RecordBatchReader": "can be read only once: call its read_all()",
+}
+"""Tables that are no tables yet, by their types."""
 
 
 def as_arrow(table: Any, columns: ColumnNames) -> pa.Table:
@@ -25,6 +31,8 @@ def as_arrow(table: Any, columns: ColumnNames) -> pa.Table:
     Raises:
         TableError: a column is missing, or cannot be converted.
     """
+    if advice := _ONCE.get(type(table).__name__):
+        raise TableError(f"{SOURCE} cannot be read as columns: its type is {type(table).__name__}, which {advice}")
     kind = type(table)  # asked for its attributes, because a pandas frame has those of its columns' names too
     if isinstance(table, Mapping):
         given: Any = table
@@ -49,9 +57,21 @@ def as_arrow(table: Any, columns: ColumnNames) -> pa.Table:
             isinstance(table, pa.Table) or hasattr(kind, "get_column")
         ) and not columns.keep_others:  # the latter: polars'
             table = table.select(wanted)
-        return table if isinstance(table, pa.Table) else pa.table(table)
+        if isinstance(table, pa.Table):
+            return table
+        exports = hasattr(table, "__arrow_c_stream__") and not hasattr(kind, "iloc")
+        return _from_stream(table, wanted, columns) if exports else pa.table(table)
     except (pa.ArrowException, AttributeError, TypeError, ValueError, UnicodeError) as error:
         raise unreadable(error) from None
+
+
+def _from_stream(table: Any, wanted: Sequence[str], columns: ColumnNames) -> pa.Table:
+    """Read the stream that a table exports; of each batch, the columns that are read are kept."""
+    with pa.RecordBatchReader.from_stream(table) as reader:
+        columns.require(reader.schema.names, SOURCE)
+        names = wanted or (reader.schema.names if columns.keep_others else columns.names())
+        schema = pa.schema([reader.schema.field(name) for name in names], reader.schema.metadata)
+        return pa.Table.from_batches((batch.select(names) for batch in reader), schema)
 
 
 def texts_as_arrow(columns: Mapping[str, Sequence[Any]]) -> pa.Table:

@@ -136,3 +136,33 @@ def test_a_folder_of_several_saved_datasets_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     with pytest.raises(TableError, match=r"holds several tables, .* give the folder of one \(test, train\)"):
         read(tmp_path)
+
+
+def test_relations_of_duckdb_and_frames_of_polars_are_read() -> None:
+    duckdb, pl = pytest.importorskip("duckdb"), pytest.importorskip("polars")
+    table = pa.table({"text": TEXTS, "label": LABELS, "other": [[1]] * 4})
+    relation = duckdb.from_arrow(table)
+    for given in (relation, relation, pl.DataFrame(table), relation.filter("label = '1'").union(relation).limit(4)):
+        assert len(read(given)[0]) == 4
+    assert read(relation) == read(pl.DataFrame(table)) == (TEXTS, LABELS)
+    (batch,) = open_table(relation, text_column="text", label_column=None, keep_others=True).batches()
+    assert batch.cells is not None and batch.cells.schema.names == table.schema.names
+    with pytest.raises(TableError, match="type is LazyFrame, which is not computed yet"):
+        read(pl.DataFrame(table).lazy())
+
+
+def test_of_a_stream_only_the_columns_that_are_read_are_kept() -> None:
+    table = pa.table({"text": TEXTS, "label": LABELS, "other": ["x" * 1000] * 4})
+    opened = open_table(Exported(table), text_column="text", label_column="label")
+    assert opened.memory is not None and opened.memory.schema.names == ["text", "label"]
+    with pytest.raises(TableError, match="has no column 'text'; it has 'other'"):
+        read(Exported(table.select(["other"])))
+
+
+def test_what_can_be_read_only_once_is_refused_by_name() -> None:
+    datasets = pytest.importorskip("datasets")
+    stream = datasets.Dataset.from_dict({"text": TEXTS, "label": LABELS}).to_iterable_dataset()
+    with pytest.raises(TableError, match="type is IterableDataset, which can be read only once: write it to a file"):
+        read(stream)
+    with pytest.raises(TableError, match="type is RecordBatchReader, which can be read only once"):
+        read(pa.table({"text": TEXTS, "label": LABELS}).to_reader())
