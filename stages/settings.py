@@ -394,6 +394,7 @@ class TableSettings(_Settings):
         "Whether the first row names the columns. Without names, columns are called 1, 2, 3 and so on.",
         shown="the first row does, but not in .txt",
     )
+    sheet: str | None = setting(None, "Name of the sheet of an .xlsx file.", shown="the first sheet")
 
 
 BY_NAME = TableSettings()

@@ -34,6 +34,8 @@ class Format(enum.StrEnum):
     """Apache Parquet."""
     ARROW = "arrow"
     """Arrow's IPC format, which is Feather's too: a file or a stream."""
+    EXCEL = "xlsx"
+    """A workbook of Excel, of which one sheet is read."""
 
 
 SUFFIXES = {
@@ -46,6 +48,7 @@ SUFFIXES = {
     ".parquet": Format.PARQUET,
     ".arrow": Format.ARROW,
     ".feather": Format.ARROW,
+    ".xlsx": Format.EXCEL,
 }
 DIALECTS = {Format.CSV: CSV, Format.TSV: TSV, Format.TEXT: TEXT}
 
@@ -56,7 +59,7 @@ def file_format(path: Path) -> Format | None:
     if suffixes[-1] not in COMPRESSIONS:
         return SUFFIXES.get(suffixes[-1])
     inner = SUFFIXES.get("".join(suffixes[-2:-1]))
-    return None if inner is Format.ARROW else inner
+    return None if inner in (Format.ARROW, Format.EXCEL) else inner
 
 
 def table_name(path: str | os.PathLike[str]) -> str:
@@ -85,7 +88,9 @@ def require_settings(settings: TableSettings, kinds: set[Format | None], source:
     used = {"encoding", "delimiter", "quotes", "header"} if kinds & set(DIALECTS) else used
     if kinds == {Format.TEXT} and settings.delimiter is None:
         used.remove("quotes")
-    for name in ("delimiter", "quotes", "encoding", "header"):
+    if kinds == {Format.EXCEL}:
+        used.add("sheet")
+    for name in ("delimiter", "quotes", "encoding", "header", "sheet"):
         if getattr(settings, name) is not None and name not in used:
             raise SettingsError(f"`{name}` has no effect on {source}; leave it out")
 
@@ -109,6 +114,10 @@ def read_file(reading: Reading, columns: ColumnNames) -> Iterator[pa.RecordBatch
         yield from _read_parquet(file, columns)
     elif kind is Format.ARROW:
         yield from _read_arrow(file, columns)
+    elif kind is Format.EXCEL:
+        from .excel import read_excel
+
+        yield from read_excel(reading, columns)
     elif kind is Format.JSON_LINES:
         yield from read_json_lines(reading, columns)
     elif kind is not None:

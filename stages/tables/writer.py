@@ -33,7 +33,7 @@ def output_format(out: Path) -> Format:
         OutputExistsError: no format is written under such a name.
     """
     kind = file_format(out)
-    if kind in (None, Format.TEXT, Format.ARROW) or out.suffix.lower() in COMPRESSIONS:
+    if kind in (None, Format.TEXT, Format.ARROW, Format.EXCEL) or out.suffix.lower() in COMPRESSIONS:
         raise OutputExistsError(f"{out} must end in .csv, .tsv, .jsonl or .parquet")
     return kind
 
