@@ -13,12 +13,13 @@ from typing import Any
 import pyarrow as pa
 
 from ...cache.documents import is_text
-from ...cache.errors import OutputExistsError, SettingsError, StorageError, TableError
+from ...cache.errors import HeadstartError, OutputExistsError, SettingsError, StorageError, TableError
 from ..settings import BY_NAME, TableSettings
 from .columns import ColumnNames, blank_texts, read_texts, skip_advice
 from .formats import SUFFIXES, file_format, read_file, readable, require_settings
 from .labels import Label, LabelRules, blank_labels, read_label_column, read_label_flags
 from .memory import SOURCE, as_arrow, as_list, texts_as_arrow
+from .remote import RemoteFile, remote_url
 from .text_files import BATCH_ROWS, Reading
 
 
@@ -111,6 +112,7 @@ class Table:
     label_rules: LabelRules
     settings: TableSettings
     skip_bad_rows: bool | None
+    remote: RemoteFile | None = None  # whose copy is the only file
 
     def batches(self, note: Callable[[str], None] = lambda text: None) -> Iterator[TableRows]:
         """Read the rows in order.
@@ -128,13 +130,24 @@ class Table:
             except UnicodeError as error:
                 raise TableError(f"{self.source}: a text or a label is not UTF-8: {error}") from None
         rows = 0
+        named = str if self.remote is None else self.remote.named
         for file in self.files:
-            reading = Reading(file=file, settings=self.settings, skip_bad_rows=self.skip_bad_rows, note=note)
-            earlier = rows
-            with readable(reading):
-                for batch in self._good_rows(read_file(reading, self.columns), str(file), left_out=reading.left_out):
-                    rows += len(batch) + batch.skipped
-                    yield dataclasses.replace(batch, earlier=earlier)
+            reading = Reading(
+                file=file,
+                settings=self.settings,
+                skip_bad_rows=self.skip_bad_rows,
+                note=lambda text: note(named(text)),
+            )
+            earlier, where = rows, named(str(file))
+            try:
+                with readable(reading):
+                    for batch in self._good_rows(read_file(reading, self.columns), where, left_out=reading.left_out):
+                        rows += len(batch) + batch.skipped
+                        yield dataclasses.replace(batch, earlier=earlier)
+            except HeadstartError as error:
+                if self.remote is None:
+                    raise
+                raise type(error)(named(str(error))) from None
 
     def require_outside(self, out: Path) -> None:
         """Refuse an output that is a file of the table, or that would be one the next time.
@@ -165,7 +178,8 @@ class Table:
             stats = [file.stat() for file in self.files]
         except OSError as error:
             raise StorageError(f"cannot read {error.filename}: {error.strerror}") from None
-        return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
+        remote = () if self.remote is None else ((0, 0, self.remote.state()),)
+        return (*remote, *((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats))
 
     def _good_rows(
         self, batches: Iterable[pa.RecordBatch], where: str, *, left_out: dict[int, str]
@@ -282,7 +296,8 @@ def open_table(
     """Open a table. Files are found but not read; a table in memory is converted to Arrow.
 
     Args:
-        table: A file or folder; or in memory: a sequence of texts, a mapping of columns, an Arrow table, or a
+        table: A file or folder; a URL of a file that fsspec reads (``s3://``, ``gs://``, ``hf://``, ``https://``); or
+            in memory: a sequence of texts, a mapping of columns, an Arrow table, or a
             DataFrame or `datasets.Dataset`. Of a table in memory, only the columns that are read are converted.
         labels: One label per text, where ``table`` is a sequence of texts.
         text_column: Column of the texts.
@@ -312,7 +327,10 @@ def open_table(
     if labels is not None and (isinstance(table, (str, os.PathLike)) or not isinstance(table, Sequence)):
         raise SettingsError("labels go with a sequence of texts; a table brings its own, in its label column")
     if isinstance(table, (str, os.PathLike)):
-        files = _files(Path(table))
+        url = remote_url(table)
+        remote = None if url is None else RemoteFile(url)
+        table = table if url is None else url
+        files = _files(Path(table) if remote is None else remote.copy)
         require_settings(settings, {file_format(file) for file in files}, str(table))
         return Table(
             source=str(table),
@@ -322,6 +340,7 @@ def open_table(
             label_rules=rules,
             settings=settings,
             skip_bad_rows=skip_bad_rows,
+            remote=remote,
         )
     require_settings(settings, set(), SOURCE)
     if isinstance(table, Sequence) and pair_column is not None:

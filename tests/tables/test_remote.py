@@ -1,0 +1,81 @@
+"""Tables that fsspec reads: of any format, with what changes meanwhile noticed."""
+
+from __future__ import annotations
+
+import gzip
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from headstart.cache.errors import SettingsError, StorageError, TableError
+from headstart.stages.progress import silent
+from headstart.stages.tables.scan import read_windows, scan_table
+from headstart.stages.tables.table import Table, open_table
+
+CSV = b"text,label\na b,x\nc d,y\n"
+
+
+@pytest.fixture
+def store() -> Iterator[Any]:
+    system = fsspec.filesystem("memory")
+    yield system
+    system.store.clear()
+
+
+def opened(url: str | Path) -> Table:
+    return open_table(url, text_column="text", label_column="label")
+
+
+@pytest.mark.parametrize(("name", "content"), [("t.csv", CSV), ("t.csv.gz", gzip.compress(CSV))])
+def test_a_remote_file_is_read_as_a_local_one(store: Any, name: str, content: bytes) -> None:
+    store.pipe(f"/data/{name}", content)
+    table = opened(f"memory://data/{name}")
+    assert [batch.texts for batch in table.batches()] == [["a b", "c d"]]
+    assert table.source == f"memory://data/{name}"
+    assert opened(Path(f"memory://data/{name}")).source == table.source  # as the command line gives it
+    (copy,) = table.files
+    assert copy.exists()
+    del table
+    assert not copy.exists()
+
+
+def test_messages_name_the_url(store: Any) -> None:
+    store.pipe("/data/t.csv", b"text,label\na b,x\n ,y\n")
+    with pytest.raises(TableError, match=r"^memory://data/t.csv, row 2: its text \('text'\) is blank"):
+        list(opened("memory://data/t.csv").batches())
+    store.pipe("/data/t.csv", b"text,label\na b,x,y\n")
+    with pytest.raises(TableError, match=r"^memory://data/t.csv, row 1"):
+        list(opened("memory://data/t.csv").batches())
+
+
+def test_a_file_that_changes_is_noticed(store: Any) -> None:
+    store.pipe("/data/t.csv", CSV)
+    table = opened("memory://data/t.csv")
+    scan = scan_table(table, silent, keep_rows=0)
+    store.pipe("/data/t.csv", CSV)
+    with pytest.raises(TableError, match=r"memory://data/t.csv changed while it was read"):
+        list(read_windows(table, scan, 10))
+
+
+def test_what_cannot_be_read_is_refused(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TableError, match=r"memory://data/none.csv does not exist"):
+        opened("memory://data/none.csv")
+    with pytest.raises(TableError, match=r"abc://t.csv cannot be read: Protocol not known: abc"):
+        opened("abc://t.csv")
+    store.pipe("/data/t.xyz", CSV)
+    with pytest.raises(TableError, match="not a table by its name"):
+        opened("memory://data/t.xyz")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(SettingsError, match=r"pip install 'headstart\[s3\]'"):
+        opened("s3://bucket/t.csv")
+
+    def fail(self: Any, *arguments: Any, **options: Any) -> None:
+        raise OSError("the server is gone")
+
+    store.pipe("/data/t.csv", CSV)
+    monkeypatch.setattr(type(store), "get_file", fail)
+    with pytest.raises(StorageError, match=r"cannot read memory://data/t.csv: the server is gone"):
+        opened("memory://data/t.csv")
