@@ -672,7 +672,9 @@ TABLES = [
     Case("a .jsonl that is nested 100,000 deep", raw('{"text": ' + "[" * 100_000 + "\n", "t.jsonl")),
     Case("a .jsonl with a text that is a number", raw('{"text": 5, "label": "pos"}\n', "t.jsonl")),
     Case("texts that are lists", parquet(text=[["good"], ["bad"]], label=["pos", "neg"])),
-    Case("a file of another format", raw("text,label\ngood film,pos\n", "t.xlsx")),
+    Case("a file of another format", raw("text,label\ngood film,pos\n", "t.ods")),
+    Case("an .xlsx that is no workbook", raw("text,label\ngood film,pos\n", "t.xlsx")),
+    Case("a URL of an unknown kind", table(lambda place: Path("abc://t.csv"))),
     Case(
         "a folder of several formats",
         table(lambda place: (place.csv(GOOD), place.write("{}", "t.jsonl"), place.folder)[-1]),

@@ -161,9 +161,9 @@ def test_columns_that_hold_no_labels_are_refused(column: Any, message: str) -> N
 def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="does not exist"):
         opened(tmp_path / "a.csv")
-    (tmp_path / "a.xlsx").touch()
+    (tmp_path / "a.ods").touch()
     with pytest.raises(TableError, match="must end in one of"):
-        opened(tmp_path / "a.xlsx")
+        opened(tmp_path / "a.ods")
     (tmp_path / "a.parquet").write_text("not parquet")
     with pytest.raises(TableError, match=r"a.parquet"):
         read(tmp_path / "a.parquet")
