@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from .cache.identity import Identity
     from .cache.reader import Cache, open_cache
     from .stages.audit import audit
-    from .stages.export import export
     from .stages.estimators import CachedEncoder as CachedEncoder
     from .stages.estimators import HeadClassifier as HeadClassifier
+    from .stages.export import export
     from .stages.extract import extract, extract_tables
     from .stages.heads.head import Head
     from .stages.model import TextClassifier, load
