@@ -198,9 +198,9 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         rows, labels = np.arange(len(X)), labels.astype(np.int64)
         names, groups = tuple(map(str, self.classes_.tolist())), group_rows(hash_rows(row.tobytes() for row in X))
         train = Dataset(features=X, labels=labels, index=rows)
-        none = Dataset(features=X, labels=labels, index=rows[:0])
+        none, target = Dataset(features=X, labels=labels, index=rows[:0]), ClassTarget(names)
         if settings.solver is Solver.EXACT:
-            fit = fit_head(train, none, classes=len(names), settings=settings, device=head_device("cpu"))
+            fit = fit_head(train, none, target=target, settings=settings, device=head_device("cpu"))
             self.l2_, self.normalized_ = settings.l2, False
         else:
             fold = choosing_folds(rows, labels, groups, rng=np.random.default_rng(settings.split_seed))
@@ -214,7 +214,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 fold=fold,
                 shared_rows=0,
             )
-            found = search({"X": splits}, target=ClassTarget(names), settings=settings)
+            found = search({"X": splits}, target=target, settings=settings)
             fit, self.normalized_ = found.fit, found.scaling is Scaling.NORMALIZED
             self.l2_ = found.search.choice.l2 if found.search.choice else 1.0
         self.coef_, self.intercept_ = fit.parameters["weight"], fit.parameters["bias"]
