@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .stages.audit import audit
     from .stages.estimators import CachedEncoder as CachedEncoder
     from .stages.estimators import HeadClassifier as HeadClassifier
+    from .stages.evaluate import evaluate
     from .stages.export import export
     from .stages.extract import extract, extract_tables
     from .stages.heads.head import Head
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .stages.runs.run import load_head
     from .stages.settings import (
         AuditSettings,
+        EvaluateSettings,
         ExportFormat,
         ExportSettings,
         ExtractSettings,
@@ -55,6 +57,7 @@ _HOMES = {
     "AuditSettings": "stages.settings",
     "CachedEncoder": "stages.estimators",
     "Cache": "cache.reader",
+    "EvaluateSettings": "stages.settings",
     "ExportFormat": "stages.settings",
     "ExportSettings": "stages.settings",
     "ExtractSettings": "stages.settings",
@@ -76,6 +79,7 @@ _HOMES = {
     "TrainSettings": "stages.settings",
     "UserError": "cache.errors",
     "audit": "stages.audit",
+    "evaluate": "stages.evaluate",
     "export": "stages.export",
     "extract": "stages.extract",
     "extract_tables": "stages.extract",
@@ -96,6 +100,7 @@ _HOMES = {
 __all__ = [
     "AuditSettings",
     "Cache",
+    "EvaluateSettings",
     "ExportFormat",
     "ExportSettings",
     "ExtractSettings",
@@ -117,6 +122,7 @@ __all__ = [
     "UserError",
     "__version__",
     "audit",
+    "evaluate",
     "export",
     "extract",
     "extract_tables",

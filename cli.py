@@ -21,7 +21,7 @@ from . import stopping
 from .cache.errors import DamagedError, HeadstartError, SettingsError, UserError, spell_settings
 from .options import Fields, command, refuse_unused, was_given
 from .stages.encoders.memory import is_memory_full
-from .stages.progress import Action, Event, Outcome, Report, silent
+from .stages.progress import Action, Event, Outcome, Report, Step, silent
 from .stages.runs.savings import EncoderPasses, passes_of_extraction
 from .stages.settings import (
     UNUSED,
@@ -29,10 +29,12 @@ from .stages.settings import (
     VERIFY_SAMPLE,
     AuditSettings,
     Calibration,
+    EvaluateSettings,
     ExportSettings,
     ExtractSettings,
     HeadKind,
     Labels,
+    LineFormat,
     Long,
     ReportSettings,
     Solver,
@@ -72,6 +74,7 @@ _OF_INPUT = {
     "text_pair_column": "Column of the second texts in the `input` table, if the head was trained on pairs.",
     "skip_bad_rows": "Give a bad row an empty prediction and the column prediction_problem, instead of stopping at it.",
 }
+_OF_ROWS = {"skip_bad_rows": "Leave out bad rows of the table, instead of stopping at the first."}
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 Values = dict[str, Any]
 """Values of options by name: arguments of a function."""
@@ -130,6 +133,7 @@ def _explain(error: BaseException, command: str | None) -> tuple[str, int] | Non
         case KeyboardInterrupt():
             kept = {
                 "extract": "; finished blocks are kept, and the same command continues after them",
+                "predict": "; finished windows of rows are kept, and the same command continues after them",
                 "sweep": "; finished groups of heads are kept, and the same command continues after them",
                 "repair": "; the cache is unchanged",
             }
@@ -427,9 +431,18 @@ def predict_command(
     ctx: typer.Context,
     run: Annotated[Path, typer.Argument(help="Run folder of the head.")],
     texts: Annotated[list[str] | None, typer.Argument(help="Texts to classify.", show_default=False)] = None,
-    input_table: Annotated[Path | None, typer.Option("--input", help="Table of texts to classify.")] = None,
+    input_table: Annotated[
+        Path | None,
+        typer.Option("--input", help="Table of texts to classify; - for lines of the standard input, as they come."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="File for the results of --input: .csv, .tsv, .jsonl or .parquet.")
+    ] = None,
+    line_format: Annotated[
+        LineFormat, typer.Option("--format", help="What a line of --input - is. The answers are JSON lines.")
+    ] = LineFormat.TEXT,
+    cache: Annotated[
+        Path | None, typer.Option(help="Cache of the run's encoder: texts of --input that it holds are not encoded.")
     ] = None,
     encoder: Annotated[str | None, typer.Option(help=_MOVED_ENCODER, show_default="where the run says it was")] = None,
     columns: Annotated[Values, Fields(ExtractSettings, only=tuple(_OF_INPUT), help=_OF_INPUT)],
@@ -442,16 +455,29 @@ def predict_command(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Classify texts, or a table of texts, with a trained head."""
-    if bool(texts) == (input_table is not None) or (input_table is None) != (out is None):
-        raise SettingsError("give either texts, or a table with --input and a file for the results with --out")
+    streamed = str(input_table) == "-"
+    if bool(texts) == (input_table is not None) or (input_table is None or streamed) == (out is not None):
+        raise SettingsError(
+            "give either texts, or a table with --input and a file for the results with --out, or --input - alone"
+        )
     if input_table is None:
-        refuse_unused(ctx, "without --input", *columns, "label_delimiter", *_DIALECT, *output)
+        refuse_unused(ctx, "without --input", *columns)
+    if input_table is None or streamed:
+        reason = "with --input -" if streamed else "without --input"
+        refuse_unused(ctx, reason, "skip_bad_rows", "label_delimiter", "cache", *_DIALECT, *output)
+    if not streamed:
+        refuse_unused(ctx, "without --input -", "line_format")
     encoding["encoder"] = encoder
+    if streamed:
+        _predict_stdin(ctx, run, quiet, {**encoding, **columns, "line_format": line_format})
+        return
     with _reporting(ctx, quiet) as listener:
         from .stages.predict import predict, predict_table
 
         if input_table is not None and out is not None:
-            options = columns | encoding | output | {"label_delimiter": parse_delimiter(label_delimiter)}
+            options = (
+                columns | encoding | output | {"label_delimiter": parse_delimiter(label_delimiter), "cache": cache}
+            )
             written = predict_table(run, input_table, out, table_settings=dialect, report=listener, **options)
         else:
             found = predict(run, texts or [], report=listener, **encoding)
@@ -461,6 +487,63 @@ def predict_command(
         terminal.show_predictions(found.texts, found.labels, found.label_names, found.probabilities)
     elif not quiet:
         print(plain(str(written)))
+
+
+def _predict_stdin(ctx: typer.Context, run: Path, quiet: bool, options: Values) -> None:
+    """Answer lines of the standard input as they come. Ctrl-C ends it as the end of the input does, without a word."""
+    from .stages.predict import predict_lines
+
+    def write(answers: str) -> None:
+        sys.stdout.write(answers)
+        sys.stdout.flush()
+
+    del options["skip_bad_rows"]  # a bad line is answered with its problem
+    stopped = False
+    try:
+        with _reporting(ctx, quiet) as listener, open(sys.stdin.fileno(), "rb", closefd=False) as source:
+
+            def note(event: Event) -> None:  # a bar would stand between what is typed and its answer
+                if not isinstance(event, Step):
+                    listener(event)
+
+            predict_lines(run, source, write, report=note, **options)
+    except KeyboardInterrupt:
+        stopped = True
+    if stopped:
+        sys.exit(stopping.INTERRUPTED)
+
+
+@command(app, "evaluate")
+def evaluate_command(
+    *,
+    ctx: typer.Context,
+    run: Annotated[Path, typer.Argument(help="Run folder of the head.")],
+    rows: Annotated[Path, typer.Argument(help="New rows with labels: a cache of the run's encoder, or a table.")],
+    settings: Annotated[EvaluateSettings, Fields(EvaluateSettings)],
+    train_cache: Annotated[
+        Path | None,
+        typer.Option(help="Cache that the head was trained on.", show_default="where the run says it was"),
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help=_MOVED_ENCODER, show_default="where the run says it was")] = None,
+    reading: Annotated[
+        ExtractSettings, Fields(ExtractSettings, only=(*_READING, "label_column", "label_delimiter"), help=_OF_ROWS)
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder to write the metrics and the predictions to.")] = None,
+    output: Annotated[Values, Fields(_Output)],
+    quiet: Quiet = False,
+) -> None:
+    """Score a trained head on new rows, and say how far they are from those of training."""
+    if out is None:
+        refuse_unused(ctx, "without --out", *output)
+    with _reporting(ctx, quiet) as listener:
+        from .stages.evaluate import evaluate
+
+        options: Values = {"train_cache": train_cache, "encoder": encoder, "out": out, **output}
+        found = evaluate(run, rows, settings, reading=reading, report=listener, **options)
+    if not quiet:
+        from . import terminal
+
+        terminal.show_evaluation(found | {"path": None if out is None else str(out)})
 
 
 @command(app, "speedup")
@@ -645,11 +728,14 @@ def verify_command(
 @command(app, "inspect")
 def inspect_command(
     path: Annotated[
-        Path, typer.Argument(help="A cache, or the folder of a run, a sweep, an audit, an export or a speedup report.")
+        Path,
+        typer.Argument(
+            help="A cache, or the folder of a run, a sweep, an audit, an evaluation, an export or a report."
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Show what is in a cache, a run, a sweep, an audit, an export or a speedup report."""
+    """Show what is in a cache, a run, a sweep, an audit, an evaluation, an export or a speedup report."""
     from . import terminal
     from .stages.inspect import inspect_path
 
@@ -661,6 +747,7 @@ def inspect_command(
         "cache": terminal.show_cache,
         "sweep": terminal.show_sweep,
         "audit": terminal.show_audit,
+        "evaluation": terminal.show_evaluation,
         "export": terminal.show_export,
         "speedup": terminal.show_speedup,
     }

@@ -195,12 +195,7 @@ def show_run(run: Mapping[str, Any]) -> None:
         lines |= _epochs(run)
     if certificate := run.get("certificate"):
         lines |= _convergence(certificate)
-    on = " on the test rows"
-    for name, key in SCORES.items():
-        if test.get(key) is not None:
-            bounds = test.get(f"{key}_interval")
-            lines[name] = f"{test[key]:.4f}{on}" + (f" (95%: {_interval(bounds)})" if bounds else "")
-            on = ""
+    lines |= _scores(test, " on the test rows")
     if "calibration_error" in test:
         temperature = "" if run["temperature"] == 1 else f", at temperature {run['temperature']:.3f}"
         if calibration := run.get("calibration"):
@@ -219,6 +214,50 @@ def show_run(run: Mapping[str, Any]) -> None:
     lines["time"] = f"{duration(run['seconds'])}, {duration(run['fit_seconds'])} of it {work}"
     show_summary(run["path"], lines)
     show_confusion(run["label_names"], test)
+
+
+def _scores(metrics: Mapping[str, Any], on: str) -> dict[str, str]:
+    """The metrics of some rows with their intervals; the first says of which rows."""
+    lines = {}
+    for name, key in SCORES.items():
+        if metrics.get(key) is not None:
+            bounds = metrics.get(f"{key}_interval")
+            lines[name] = f"{metrics[key]:.4f}{on}" + (f" (95%: {_interval(bounds)})" if bounds else "")
+            on = ""
+    return lines
+
+
+def show_evaluation(found: Mapping[str, Any]) -> None:
+    """Print the metrics of a head on new rows, how far these are from those of training, and the worst of them."""
+    rows, drift = found["rows"], found["drift"]
+    seen = rows["seen_evaluated"]
+    shared = "" if seen is None else f", the texts of {seen:,} were in training"
+    lines = {"rows": f"{rows['evaluated']:,} of {found['source']}{shared}", **_scores(found["metrics"], "")}
+    if "calibration_error" in found["metrics"]:
+        error = _interval(found["metrics"]["calibration_error_interval"])
+        lines["calibration"] = f"expected error {found['metrics']['calibration_error']:.4f} (95%: {error})"
+    if before := _scores(found["test_metrics"], ""):
+        name, value = next(iter(before.items()))
+        lines["training"] = f"{name} {value} on the test rows of training"
+    if drift is not None:
+        told = f"{drift['texts']:,} texts told from {drift['texts_of_training']:,} of training"
+        lines["drift"] = f"{drift['auc']:.4f} (95%: {_interval(drift['auc_interval'])}): {told}; 0.5 is by chance"
+    lines["time"] = duration(found["seconds"])
+    show_summary(found.get("path") or found["run"], lines)
+    show_confusion(found["label_names"], found["metrics"])
+    if not found["worst"]:
+        return
+    texts = [_short(" / ".join(filter(None, (line["text"], line["text_pair"])))) for line in found["worst"]]
+    width = max(map(cell_len, texts))
+    table = [["row", "label", "prediction", "loss", *([set_cell_size("text", width)] if width else [])]]
+    for line, text in zip(found["worst"], texts, strict=True):
+        said = [_label(line["label"]), _label(line["prediction"]), f"{line.get('loss', line.get('error')):.4g}"]
+        table.append([str(line["row"]), *said, *([set_cell_size(text, width)] if width else [])])
+    show_rows(table)
+
+
+def _label(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else value
 
 
 def show_audit(audit: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ Each command is one file here, and each is built from folders:
     train_head   cache -> splits -> heads -> runs               one head
     sweep        cache -> splits -> heads -> runs               many heads as one product; the best one is tested
     predict      tables -> encoders -> heads (by model)         new texts
+    evaluate     cache or tables -> heads -> runs               a head on new rows, and how far these are from training
     audit        cache -> splits -> heads -> runs               rows whose labels are likely wrong
     report       runs -> pages                                  one page to look at
     export       runs, encoders -> exporters                     a folder that another library loads

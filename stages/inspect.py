@@ -1,4 +1,4 @@
-"""What a cache, a run, a sweep, an audit, an export or a speedup report records, as plain values."""
+"""What a cache or an output folder records, as plain values for a screen or for JSON."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from ..cache.reader import open_cache
 from .baseline.report import SPEEDUP
 from .runs.audit_folder import AUDIT, ISSUES_FILE, read_audit
+from .runs.evaluation_folder import EVALUATION, read_evaluation
 from .runs.export_folder import EXPORT, read_export
 from .runs.predictions import PREDICTIONS_FILE
 from .runs.run import RUN, read_run
@@ -20,8 +21,8 @@ def inspect_path(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Describe a cache file or an output folder.
 
     Returns:
-        ``kind`` (``cache``, ``run``, ``sweep``, ``audit``, ``export`` or ``speedup``), ``path``, and everything that it
-        records.
+        ``kind`` (``cache``, ``run``, ``sweep``, ``audit``, ``evaluation``, ``export`` or ``speedup``), ``path``, and
+        everything that it records.
 
     Raises:
         FormatError: the path is neither a cache nor a folder of headstart's.
@@ -34,6 +35,8 @@ def inspect_path(path: str | os.PathLike[str]) -> dict[str, Any]:
         return {"kind": "speedup", "path": str(path), **SPEEDUP.read(path)}
     if (path / AUDIT.file).is_file():
         return {"kind": "audit", "path": str(path), **read_audit(path), "lines": str(path / ISSUES_FILE)}
+    if (path / EVALUATION.file).is_file():
+        return {"kind": "evaluation", "path": str(path), **read_evaluation(path)}
     if (path / EXPORT.file).is_file():
         return {"kind": "export", "path": str(path), **read_export(path)}
     if path.is_dir() or path.name == RUN.file:

@@ -21,7 +21,7 @@ from .progress import Note, Report, Step, in_notebooks
 from .runs.run import load_head, read_run
 from .settings import ExtractSettings, Task
 from .tables.memory import as_list
-from .types import TokenIds
+from .types import Features, TokenIds
 
 if TYPE_CHECKING:
     from .encoders.encoder import BatchReport, Encoder, UnknownTokens
@@ -35,6 +35,10 @@ Probabilities = npt.NDArray[np.float32]
 """(n, classes) float32; each row sums to 1, unless a row may have several labels."""
 Outputs = npt.NDArray[np.float32]
 """`Probabilities`; of numbers, (n, 1) float32, the numbers."""
+
+
+def _text_number(index: int) -> str:
+    return f"text {index + 1:,}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +61,9 @@ class TextClassifier:
     the encoder uses all cores by itself.
 
     Attributes:
+        run: The run folder.
         head: The head.
+        device: The device that the encoder was loaded to; "" before.
         classes_: (classes,) the class names, in the order of the columns of `predict_proba`; where classes have an
             order, from the least to the greatest; (0,) where the head predicts numbers.
     """
@@ -79,16 +85,17 @@ class TextClassifier:
         self.head = load_head(run)
         self.classes_: Names = np.array(self.head.label_names, object)
         self.window_rows = window_rows
-        self._run, self._report = Path(run), report
+        self.run, self._report = Path(run), report
         self._open_session = functools.partial(
             EncoderSession.from_identity,
-            where=self._run,
+            where=self.run,
             encoder=encoder,
             device=device,
             allow_pickled_weights=allow_pickled_weights,
             report=report,
         )
         self._encoder: Encoder | None = None
+        self.device = ""
         self._loading, self._encoding = threading.Lock(), threading.Lock()
 
     @overload
@@ -131,7 +138,7 @@ class TextClassifier:
             SettingsError: the head predicts numbers, which have no probabilities.
         """
         if self.head.task is Task.REGRESSION:
-            raise SettingsError(f"{self._run} predicts numbers, which have no probabilities; call predict")
+            raise SettingsError(f"{self.run} predicts numbers, which have no probabilities; call predict")
         checked = self.read(texts, pairs)
         probabilities = self.classify(checked)
         return probabilities[0] if checked.is_one else probabilities
@@ -172,7 +179,7 @@ class TextClassifier:
         """
         if self.head.identity.pairs != pairs:
             wanted = "single texts" if pairs else "pairs of texts: give a table with `text_pair_column`"
-            raise SettingsError(f"{self._run} was trained on {wanted}")
+            raise SettingsError(f"{self.run} was trained on {wanted}")
 
     @property
     def no_outputs(self) -> Outputs:
@@ -200,7 +207,7 @@ class TextClassifier:
         return np.concatenate(parts)
 
     def tokenize(
-        self, texts: Sequence[str], pairs: Sequence[str] | None, place: Callable[[int], str]
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, place: Callable[[int], str] = _text_number
     ) -> list[TokenIds]:
         """Return the token sequence of each text. ``place`` gives the name of a text in a message, by its index.
 
@@ -216,10 +223,19 @@ class TextClassifier:
     def outputs(
         self,
         sequences: Sequence[TokenIds],
-        place: Callable[[int], str],
+        place: Callable[[int], str] = _text_number,
         on_batch: Callable[[BatchReport], None] | None = None,
     ) -> Outputs:
-        """Return the outputs of some token sequences, which are encoded together, equal ones once.
+        """Return the outputs of some token sequences; arguments and errors as for `features`."""
+        return self.head.outputs(self.features(sequences, place, on_batch)) if sequences else self.no_outputs
+
+    def features(
+        self,
+        sequences: Sequence[TokenIds],
+        place: Callable[[int], str] = _text_number,
+        on_batch: Callable[[BatchReport], None] | None = None,
+    ) -> Features:
+        """Return the features of some token sequences, which are encoded together, equal ones once: (n, width) float32.
 
         ``place`` is as for `tokenize`, ``on_batch`` as for `encode_sequences`.
 
@@ -242,13 +258,14 @@ class TextClassifier:
         finite = np.isfinite(features).all(axis=1)
         if not finite.all():
             raise EncoderError(f"{place(int(np.argmin(finite)))}: the encoder's feature of this text is not finite")
-        return self.head.outputs(features)
+        return features
 
     def load_encoder(self) -> Encoder:
         """Return the encoder; the first call finds, checks and loads it. Errors as for `predict`."""
         with self._loading:
             if self._encoder is None:
-                self._encoder = self._open_session(self.head.identity, read_run(self._run)["encoder"]).encoder
+                session = self._open_session(self.head.identity, read_run(self.run)["encoder"])
+                self._encoder, self.device = session.encoder, str(session.device)
             return self._encoder
 
 

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from ..cache.errors import OutputExistsError, SettingsError, TableError
+from ..cache.errors import EncoderError, OutputExistsError, SettingsError, TableError
+from ..cache.hashing import digest, hash_texts
 from ..cache.lock import hold
 from ..cache.siblings import followed
-from .model import NO_TOKENS, Outputs, Probabilities, TextClassifier
+from .extraction.reuse import ReusableCaches, RowLocations, by_cache, find_rows, open_reusable
+from .model import NO_TOKENS, Probabilities, TextClassifier
 from .prefetch import prefetch
 from .progress import Action, Note, Outcome, Report, Step, in_notebooks
-from .settings import BY_NAME, ExtractSettings, TableSettings, Task
+from .runs.output_log import OutputLog, WindowOutputs
+from .runs.run import HEAD_FILE, RUN
+from .settings import BY_NAME, ExtractSettings, LineFormat, Storage, TableSettings, Task
 from .tables.formats import DIALECTS
 from .tables.scan import ColumnScan, read_column_windows, scan_columns
+from .tables.stream import LineFields, json_line, read_lines
 from .tables.table import Table, TableRows, open_table
 from .tables.writer import open_writer, output_format
 from .types import TokenIds
@@ -98,13 +105,17 @@ def predict_table(
     table_settings: TableSettings = BY_NAME,
     label_delimiter: str = ";",
     skip_bad_rows: bool = False,
+    cache: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     window_rows: int = ExtractSettings.window_rows,
     report: Report = in_notebooks,
 ) -> Path:
     """Classify a table's rows, and write the table with its predictions to a file.
 
-    The memory that it takes does not grow with the rows: they are read, encoded and written a window at a time.
+    The memory that it takes does not grow with the rows: they are read, encoded and written a window at a time. What
+    the head says of each window is kept beside ``out`` until that is complete (see `OutputLog`), so a run that was
+    stopped carries on after its last window, and the file has the same bytes. Where the run, the encoder, the cache or
+    a setting is another one, it begins again, and a note says so; where texts have changed, it goes on from there.
 
     Args:
         run: The run folder.
@@ -121,6 +132,8 @@ def predict_table(
         skip_bad_rows: Give a bad row (without text, not UTF-8, with too many or too few cells, or with a text of no
             tokens) an empty prediction, instead of raising. One more column, ``prediction_problem``, says why; it is
             empty for the other rows. A row whose cells cannot be read is written with empty cells.
+        cache: A cache of the run's encoder and settings: texts that it holds are not encoded. Where it stores float16,
+            their features are rounded.
         overwrite: Replace the file at ``out``.
         window_rows: Rows that are read, encoded and written together.
         report: Receives progress, and an `Outcome` at the end.
@@ -133,6 +146,7 @@ def predict_table(
         TableError: the table cannot be read, has a bad row, has a column of the name of one of the predictions',
             changes while it is read, or has a column that the format of ``out`` cannot hold.
         BusyError: another run is writing ``out``.
+        IdentityError: the cache has another identity, or lacks the head's feature.
         StorageError: the machine cannot read or write.
         SettingsError: the delimiter occurs in a label.
         HeadstartError: as for `TextClassifier.predict`.
@@ -161,10 +175,89 @@ def predict_table(
     delimiter = label_delimiter if classifier.head.task is Task.MULTI_LABEL and output_format(out) in DIALECTS else None
     if delimiter is not None and (joined := [name for name in classifier.head.label_names if delimiter in name]):
         raise SettingsError(f"the label {joined[0]!r} holds {delimiter!r}; choose another `label_delimiter`")
+    held = open_reusable([] if cache is None else [Path(cache)], classifier.head.identity, Storage.FLOAT16)
     with hold(out, note=lambda text: report(Note(text))):
-        counts = _classify_table(classifier, source, out, delimiter=delimiter, overwrite=overwrite, report=report)
+        work = _Work(classifier, source, ReusableCaches(held, report), delimiter, report)
+        counts = work.write(out, overwrite=overwrite)
     report(Outcome(command="predict", output=out, action=Action.MADE, counts=counts))
     return out
+
+
+def predict_lines(
+    run: str | os.PathLike[str],
+    source: io.BufferedReader,
+    write: Callable[[str], object],
+    *,
+    line_format: LineFormat = LineFormat.TEXT,
+    text_column: str = "text",
+    text_pair_column: str | None = None,
+    encoder: str | None = None,
+    device: str = "auto",
+    allow_pickled_weights: bool = False,
+    window_rows: int = ExtractSettings.window_rows,
+    report: Report = in_notebooks,
+) -> int:
+    """Classify lines as they come, and answer each with a JSON object, in their order.
+
+    An answer has the columns of its line, then those of `predict_table`. A line that cannot be classified has a null
+    prediction, and ``prediction_problem`` says why.
+
+    Args:
+        run: The run folder.
+        source: What is read to its end. Lines that are there already are encoded together.
+        write: Receives the answers to these lines, in one text.
+        line_format: What a line is.
+        text_column: The column of the text; that of the answers, where a line is a text.
+        text_pair_column: The column of the second text, where the head was trained on pairs.
+        encoder: As for `predict`.
+        device: As for `predict`.
+        allow_pickled_weights: As for `predict`.
+        window_rows: Lines that are encoded together, at most.
+        report: Receives notes.
+
+    Returns:
+        The number of lines.
+
+    Raises:
+        TableError: a line has a column of the name of one of the predictions'.
+        SettingsError: the head was trained on pairs and there are none, or the other way round.
+        HeadstartError: as for `TextClassifier.predict`.
+    """
+    classifier = TextClassifier(
+        run, encoder=encoder, device=device, allow_pickled_weights=allow_pickled_weights, report=report
+    )
+    classifier.require_pairs(text_pair_column is not None)
+    model = classifier.load_encoder()
+    if text_pair_column is not None and line_format is LineFormat.TEXT:
+        raise SettingsError("a line of text is one text; give pairs as `line_format=json`")
+    names = [f"probability_{name}" for name in classifier.head.label_names]
+    fields, done = LineFields(format=line_format, text=text_column, pair=text_pair_column), 0
+    for lines in read_lines(source, fields, most=window_rows):
+        for number, line in enumerate(lines, done + 1):
+            if taken := next((name for name in line.cells if name in {PREDICTION, PROBLEM, *names}), None):
+                raise TableError(f"line {number:,} has a column {taken!r}, as the predictions have; rename it")
+        good = [line.cells for line in lines if not line.problem]
+        pairs = None if text_pair_column is None else [cells[text_pair_column] for cells in good]
+        sequences, _ = model.tokenize([cells[text_column] for cells in good], pairs)
+        said = [{PREDICTION: None, PROBLEM: NO_TOKENS} for _ in good]
+        whole = [place for place, sequence in enumerate(sequences) if len(sequence)]
+        numbers = [done + 1 + place for place, line in enumerate(lines) if not line.problem]
+
+        def name(index: int, numbers: list[int] = numbers, whole: list[int] = whole) -> str:
+            return f"line {numbers[whole[index]]:,}"
+
+        outputs = classifier.outputs([sequences[place] for place in whole], name)
+        for place, prediction, row in zip(whole, classifier.predictions(outputs).tolist(), outputs, strict=True):
+            said[place] = {PREDICTION: prediction, **dict(zip(names, row.tolist(), strict=False))}
+        answers = iter(said)
+        write(
+            "".join(
+                json_line(line.cells | ({PREDICTION: None, PROBLEM: line.problem} if line.problem else next(answers)))
+                for line in lines
+            )
+        )
+        done += len(lines)
+    return done
 
 
 def _require_writable(out: Path, overwrite: bool) -> None:
@@ -176,88 +269,170 @@ def _require_writable(out: Path, overwrite: bool) -> None:
         raise OutputExistsError(f"{out} exists already; choose another `out`, or pass `overwrite=True`")
 
 
-def _classify_table(
-    classifier: TextClassifier, source: Table, out: Path, *, delimiter: str | None, overwrite: bool, report: Report
-) -> dict[str, float]:
-    """Do what `predict_table` says; return the outcome's counts. With a delimiter, lists of labels become text."""
-    scan = scan_columns(source, report)
-    lists = pa.list_(pa.string()) if delimiter is None else pa.string()
-    kind = {Task.REGRESSION: pa.float64(), Task.MULTI_LABEL: lists}.get(classifier.head.task, pa.string())
-    added = pa.schema(
-        [(PREDICTION, kind), *((f"probability_{name}", pa.float64()) for name in classifier.head.label_names)]
-    )
-    if source.skip_bad_rows:
-        added = added.append(pa.field(PROBLEM, pa.string()))
-    if taken := [name for name in added.names if name in scan.schema.names]:
-        raise TableError(f"{source.source} has a column {taken[0]!r}, as the predictions have; rename it")
-    schema = pa.schema([*scan.schema, *added], scan.schema.metadata)
-    counts: dict[str, float] = {"rows": 0, "skipped_rows": 0, "sequences_encoded": 0, "tokens_encoded": 0}
+class _Work:
+    """A table on its way through a head."""
 
-    def count(batch: BatchReport) -> None:
-        counts["sequences_encoded"] += len(batch.sequences)
-        counts["tokens_encoded"] += batch.tokens
+    def __init__(
+        self, classifier: TextClassifier, source: Table, reusable: ReusableCaches, delimiter: str | None, report: Report
+    ) -> None:
+        """With a delimiter, lists of labels become text."""
+        self.classifier, self.source, self.reusable = classifier, source, reusable
+        self.delimiter, self.report = delimiter, report
+        names = ("rows", "skipped_rows", "kept_rows", "cached_rows", "sequences_encoded", "tokens_encoded")
+        self.counts: dict[str, float] = dict.fromkeys(names, 0)
 
-    with open_writer(out, schema, scan.json_types, overwrite=overwrite) as write:
-        encoder = classifier.load_encoder()
+    def write(self, out: Path, *, overwrite: bool) -> dict[str, float]:
+        """Do what `predict_table` says; return the outcome's counts."""
+        counts, source, report = self.counts, self.source, self.report
+        scan = scan_columns(source, report)
+        added = self._added(scan)
+        schema = pa.schema([*scan.schema, *added], scan.schema.metadata)
+        encoder = self.classifier.load_encoder()
         unknown = encoder.count_unknown([])
-        for window in prefetch(_windows(classifier, source, scan)):
-            outputs = classifier.no_outputs
-            if window.sequences:
-                outputs = classifier.outputs(window.sequences, window.place, count)
-            write(_with_predictions(window, added, classifier, outputs, delimiter))
-            unknown += encoder.count_unknown(window.sequences)
-            counts["rows"] += len(window.rows)
-            counts["skipped_rows"] += len(window.rows) - len(window.good)
-            report(Step("encoding", int(counts["rows"]), scan.rows, "rows", int(counts["tokens_encoded"])))
-    if note := unknown.note():
-        report(Note(note))
-    if counts["skipped_rows"]:
-        number = f"{int(counts['skipped_rows']):,} of {int(counts['rows']):,} rows"
-        report(Note(f"{number} of {source.source} have no prediction: the column {PROBLEM!r} says why"))
-    return counts
+        with OutputLog(out, self._key()) as log:
+            if log.is_other:
+                report(Note(f"{log.path} is of another run, encoder, cache or settings: beginning again"))
+            with open_writer(out, schema, scan.json_types, overwrite=overwrite) as write:
+                said = False
+                for window in prefetch(_windows(self.classifier, source, scan, self.reusable, log)):
+                    found = window.found or self._classify(window)
+                    if window.found is None and not said:
+                        self._note_kept(log)
+                        said = True
+                    write(_with_predictions(window.rows, found, added, self.classifier, self.delimiter))
+                    if window.found is None:
+                        log.add(window.texts, found)
+                    unknown += type(unknown)(found.unknown, found.tokens)
+                    counts["rows"] += len(window.rows)
+                    counts["skipped_rows"] += int((~found.good).sum())
+                    report(Step("encoding", int(counts["rows"]), scan.rows, "rows", int(counts["tokens_encoded"])))
+                for cache in self.reusable.caches:
+                    cache.require_unchanged()
+            log.remove()
+        counts["kept_rows"] = log.kept
+        if note := unknown.note():
+            report(Note(note))
+        if counts["skipped_rows"]:
+            number = f"{int(counts['skipped_rows']):,} of {int(counts['rows']):,} rows"
+            report(Note(f"{number} of {source.source} have no prediction: the column {PROBLEM!r} says why"))
+        return counts
+
+    def _added(self, scan: ColumnScan) -> pa.Schema:
+        """The columns that the output has besides those of the table."""
+        head = self.classifier.head
+        lists = pa.list_(pa.string()) if self.delimiter is None else pa.string()
+        kind = {Task.REGRESSION: pa.float64(), Task.MULTI_LABEL: lists}.get(head.task, pa.string())
+        added = pa.schema([(PREDICTION, kind), *((f"probability_{name}", pa.float64()) for name in head.label_names)])
+        if self.source.skip_bad_rows:
+            added = added.append(pa.field(PROBLEM, pa.string()))
+        if taken := [name for name in added.names if name in scan.schema.names]:
+            raise TableError(f"{self.source.source} has a column {taken[0]!r}, as the predictions have; rename it")
+        return added
+
+    def _key(self) -> bytes:
+        """A hash of all that decides what the head says of a window, but its texts."""
+        encoder, run = self.classifier.load_encoder(), self.classifier.run
+        how = {"path": encoder.path, "batch_tokens": encoder.batch_tokens, "skip": bool(self.source.skip_bad_rows)}
+        held = [part for cache in self.reusable.caches for part in (cache.text_hashes, cache.block_checksums)]
+        return digest(
+            json.dumps([how, str(self.classifier.device)]).encode(),
+            *((run / name).read_bytes() for name in (RUN.file, HEAD_FILE)),
+            *held,
+        )
+
+    def _note_kept(self, log: OutputLog) -> None:
+        if log.kept:
+            changed = "; then the table's texts are others, and are encoded anew" if log.changed else ""
+            self.report(Note(f"carrying on with {log.path}: {log.kept:,} rows are done{changed}"))
+        elif log.changed:
+            self.report(Note(f"{log.path} is of another table: beginning again"))
+
+    def _classify(self, window: _Window) -> WindowOutputs:
+        """Return what the head says of a window: of texts that a cache holds by its features, of others by the
+        encoder's."""
+        classifier, cached = self.classifier, window.cached["cache"] >= 0
+        outputs = np.empty((len(window.good), classifier.no_outputs.shape[1]), np.float32)
+        outputs[~cached] = classifier.outputs(window.sequences, window.place, self._count)
+        (feature,) = classifier.head.identity.features
+        for cache, positions, rows in by_cache(self.reusable.caches, window.cached):
+            outputs[positions] = classifier.head.outputs(cache.features(feature)[rows])
+        self.counts["cached_rows"] += int(cached.sum())
+        good = np.zeros(len(window.rows), bool)
+        good[window.good] = True
+        unknown = classifier.load_encoder().count_unknown(window.sequences)
+        return WindowOutputs(good, outputs, unknown.unknown, unknown.tokens)
+
+    def _count(self, batch: BatchReport) -> None:
+        self.counts["sequences_encoded"] += len(batch.sequences)
+        self.counts["tokens_encoded"] += batch.tokens
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Window:
-    """Some consecutive rows of a table, and the token sequences of those that can be classified."""
+    """Some consecutive rows of a table, and the token sequences of those that are to be encoded."""
 
     rows: TableRows
-    problems: list[str]  # (rows,) why a row cannot be classified, or ""
-    good: list[int]  # the other rows
-    sequences: list[TokenIds]  # (good,)
+    texts: bytes  # the hash of them all
+    found: WindowOutputs | None = None  # what an earlier run found
+    good: Sequence[int] = ()  # rows that can be classified
+    cached: RowLocations  # (good,) where caches hold them
+    sequences: Sequence[TokenIds] = ()  # of the good rows that no cache holds
 
     def place(self, index: int) -> str:
-        return self.rows.place(self.good[index])
+        """The name of a row that is to be encoded."""
+        lacking = np.flatnonzero(self.cached["cache"] < 0)
+        return self.rows.place(self.good[int(lacking[index])])
 
 
-def _windows(classifier: TextClassifier, source: Table, scan: ColumnScan) -> Iterator[_Window]:
-    """Yield the table's rows, each window with its token sequences."""
+def _windows(
+    classifier: TextClassifier, source: Table, scan: ColumnScan, reusable: ReusableCaches, log: OutputLog
+) -> Iterator[_Window]:
+    """Yield the table's rows in windows, each with what an earlier run found, or with its token sequences.
+
+    Raises:
+        EncoderError: a text has no tokens, and bad rows are not skipped.
+    """
+    encoder = classifier.load_encoder()
     for rows in read_column_windows(source, scan, classifier.window_rows):
-        if rows.problems is None:
-            sequences = classifier.tokenize(rows.texts, rows.pairs, rows.place)
-            yield _Window(rows, [""] * len(rows), list(range(len(rows))), sequences)
+        hashes = hash_texts(rows.texts, rows.pairs)
+        texts = digest(hashes)
+        if (found := log.find(texts)) is not None:
+            yield _Window(rows=rows, texts=texts, found=found, cached=find_rows([], hashes[:0]))
             continue
-        sequences, _ = classifier.load_encoder().tokenize(rows.texts, rows.pairs)
-        empty = (NO_TOKENS if not len(sequence) else "" for sequence in sequences)
-        problems = [known or found for known, found in zip(rows.problems, empty, strict=True)]
-        good = [index for index, problem in enumerate(problems) if not problem]
-        yield _Window(rows, problems, good, [sequences[index] for index in good])
+        good = [i for i in range(len(rows)) if rows.problems is None or not rows.problems[i]]
+        cached = find_rows(reusable.texts, hashes[good])
+        lacking = [good[i] for i in np.flatnonzero(cached["cache"] < 0)]
+        pairs = None if rows.pairs is None else [rows.pairs[i] for i in lacking]
+        sequences, _ = encoder.tokenize([rows.texts[i] for i in lacking], pairs)
+        empty = {i for i, sequence in zip(lacking, sequences, strict=True) if not len(sequence)}
+        if empty and not source.skip_bad_rows:
+            raise EncoderError(f"{rows.place(min(empty))}: {NO_TOKENS}; change it")
+        kept = np.array([i not in empty for i in good], bool)
+        yield _Window(
+            rows=rows,
+            texts=texts,
+            good=[i for i in good if i not in empty],
+            cached=cached[kept],
+            sequences=[sequence for sequence in sequences if len(sequence)],
+        )
 
 
 def _with_predictions(
-    window: _Window, added: pa.Schema, classifier: TextClassifier, outputs: Outputs, delimiter: str | None
+    rows: TableRows, found: WindowOutputs, added: pa.Schema, classifier: TextClassifier, delimiter: str | None
 ) -> pa.Table:
     """Return the columns of some rows, and those of their predictions."""
-    predicted: list[Any] = [None] * len(window.rows)
-    values = np.zeros((len(window.rows), len(classifier.classes_)))
-    values[window.good] = outputs[:, : len(classifier.classes_)]
-    for index, prediction in zip(window.good, classifier.predictions(outputs).tolist(), strict=True):
+    good = np.flatnonzero(found.good)
+    predicted: list[Any] = [None] * len(rows)
+    values = np.zeros((len(rows), len(classifier.classes_)))
+    values[good] = found.outputs[:, : len(classifier.classes_)]
+    for index, prediction in zip(good.tolist(), classifier.predictions(found.outputs).tolist(), strict=True):
         predicted[index] = prediction if delimiter is None else delimiter.join(prediction)
-    bad = np.array(window.problems, object) != ""
-    columns = [pa.array(predicted, added[0].type), *(pa.array(column, mask=bad) for column in values.T)]
+    columns = [pa.array(predicted, added[0].type), *(pa.array(column, mask=~found.good) for column in values.T)]
     if PROBLEM in added.names:
-        columns.append(pa.array([problem or None for problem in window.problems], pa.string()))
-    cells = window.rows.cells
+        known = rows.problems or [""] * len(rows)
+        reasons = [None if fine else problem or NO_TOKENS for fine, problem in zip(found.good, known, strict=True)]
+        columns.append(pa.array(reasons, pa.string()))
+    cells = rows.cells
     assert cells is not None  # the table was opened to keep its other columns
     for field, column in zip(added, columns, strict=True):
         cells = cells.append_column(field, column)

@@ -472,6 +472,15 @@ class ExtractSettings(TableSettings):
         _require(whole_blocks, "window_rows", self.window_rows, f"a multiple of {self.block_rows} (`block_rows`)")
 
 
+class LineFormat(enum.StrEnum):
+    """What a line of a stream of texts is."""
+
+    TEXT = "text"
+    """A text."""
+    JSON = "json"
+    """A JSON object, with the text in one of its columns."""
+
+
 class HeadKind(enum.StrEnum):
     """Kind of classifier head."""
 
@@ -959,6 +968,22 @@ class ReportSettings(_Settings):
     points: int = setting(
         2000, "Number of rows on the map of the features, chosen in proportion to the labels.", _COUNT
     )
+
+
+@_documented
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(_Settings):
+    """Settings of `evaluate`."""
+
+    worst: int = setting(10, "Number of rows to show that the head got most wrong.", _COUNT_OR_ZERO)
+    leave_out_seen: bool = setting(False, "Leave out rows whose texts the head was trained on or chosen by.")
+    skip_unknown_labels: bool = setting(
+        False, "Leave out rows with a label that the run does not know, instead of stopping at the first."
+    )
+    drift_sample: int = setting(
+        2000, "Number of new texts, and of texts of training, to compare for drift. 0: none.", _COUNT_OR_ZERO
+    )
+    split_seed: int = setting(0, "Seed of the choice of texts that are compared, and of their folds.", _SEED)
 
 
 @_documented

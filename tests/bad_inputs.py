@@ -232,6 +232,12 @@ def predicted(
     ]
 
 
+def thesis_beside(place: Place, name: str) -> list[str]:
+    """Put a file of somebody's where `predict` would keep its unfinished work; no more arguments."""
+    place.write("my thesis", f"{name}.headstart-partial")
+    return []
+
+
 def nothing(path: Path) -> None:
     """Harm nothing."""
 
@@ -1063,6 +1069,21 @@ PREDICTIONS = [
     Case("two columns of one name, to .jsonl", predicted(b"text,x,x\ngood film,1,2\n", out="p.jsonl")),
     Case("a name for the predictions that tells no format", predicted(b"text\ngood film\n", out="p.txt")),
     Case("a table to classify that has no column of texts", predicted(b"body\ngood film\n")),
+    Case(
+        "a file where predict keeps its unfinished work",
+        lambda place: [*predicted(b"text\ngood film\n")(place), *thesis_beside(place, "p.csv")],
+    ),
+    Case("--format of predict without --input -", predicted(b"text\ngood film\n", "--format", "json")),
+    Case("--input - with --out", lambda place: ["predict", place.run, "--input", "-", "--out", place.folder / "p.csv"]),
+    Case(
+        "a label to evaluate that the run does not know",
+        lambda place: ["evaluate", place.copy(place.run, "run"), place.csv([("good", "class0"), ("bad", "class9")])],
+    ),
+    Case("a table to evaluate without labels", lambda place: ["evaluate", place.run, place.write("text\ngood film\n")]),
+    Case(
+        "--overwrite of evaluate without --out",
+        lambda place: ["evaluate", place.run, place.csv(GOOD), "--overwrite"],
+    ),
 ]
 OUTPUTS = [
     Case(

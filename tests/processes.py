@@ -127,6 +127,14 @@ def blocks_of(rows: int) -> None:
     defaults.update(block_rows=rows, window_rows=2 * rows)
 
 
+def windows_of(rows: int) -> None:
+    """Let `predict` take so many rows of a table at a time, which no option of the command line sets."""
+    from headstart.stages.predict import predict_table
+
+    defaults: dict[str, Any] = predict_table.__kwdefaults__  # type: ignore[assignment]
+    defaults.update(window_rows=rows)
+
+
 def limit_file_size(size: int) -> None:
     """Refuse to let any file grow past so many bytes, as a quota does."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))

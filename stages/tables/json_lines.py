@@ -111,23 +111,13 @@ def _fitting_type(kinds: set[str]) -> pa.DataType:
 def _objects(reading: Reading, columns: ColumnNames) -> Iterator[dict[str, Any]]:
     """Parse and check each line that is not blank."""
     kinds = {column: "text" for column in (columns.text, columns.pair) if column is not None}
-    decode = json.JSONDecoder(parse_float=_finite, parse_constant=_finite).raw_decode
     wanted, number = columns.names(), 0
     for line_number, line in enumerate(reading.lines(), 1):
         text = line.strip()
         if not text:
             continue
         number += 1
-        try:
-            row, end = decode(text)
-            problem = "" if isinstance(row, dict) else "not a JSON object; the file must hold one object a line"
-            if end < len(text):
-                raise ValueError(f"more follows after character {end:,}")
-        except RecursionError:
-            problem = "it is nested too deep"
-        except ValueError as error:
-            reason = f"{error.msg}, character {error.pos + 1:,}" if isinstance(error, json.JSONDecodeError) else error
-            problem = f"not JSON ({reason}); it must hold one object a line"
+        row, problem = parse_object(text)
         for column in () if problem else wanted:
             value = row.get(column)
             is_label = column in columns.labels()
@@ -136,7 +126,7 @@ def _objects(reading: Reading, columns: ColumnNames) -> Iterator[dict[str, Any]]
                 problem = f"{column!r} holds {kind}, where {kinds[column]} is expected"
             if isinstance(value, list) and (mixed := _mixed_items(value)):
                 problem = f"{column!r} holds {mixed}; give a list of names"
-            if text.count(f'"{column}"') > 1 and _names(text).count(column) > 1:
+            if repeats(text, column):
                 problem = f"it has {column!r} twice; leave one of them"
         if problem:
             raise TableError(f"{reading.file}, line {line_number:,}: {problem}")
@@ -150,6 +140,22 @@ def _objects(reading: Reading, columns: ColumnNames) -> Iterator[dict[str, Any]]
         yield row
 
 
+def parse_object(text: str) -> tuple[dict[str, Any], str]:
+    """Parse a line without white space around it; return the object, and what is wrong with it, or an empty string."""
+    try:
+        row, end = _DECODER.raw_decode(text)
+        if end < len(text):
+            raise ValueError(f"more follows after character {end:,}")
+    except RecursionError:
+        return {}, "it is nested too deep"
+    except ValueError as error:
+        reason = f"{error.msg}, character {error.pos + 1:,}" if isinstance(error, json.JSONDecodeError) else error
+        return {}, f"not JSON ({reason}); it must hold one object a line"
+    if not isinstance(row, dict):
+        return {}, "not a JSON object; the file must hold one object a line"
+    return row, ""
+
+
 def _mixed_items(values: list[Any]) -> str:
     """Return what is wrong with the items of a list of labels, for which Arrow has no type; else an empty string."""
     kinds = dict.fromkeys("a number" if type(v) in (int, float) else _KINDS[type(v)] for v in values if v is not None)
@@ -158,9 +164,11 @@ def _mixed_items(values: list[Any]) -> str:
     return "a list within a list" if "a list" in kinds else "an object in a list"
 
 
-def _names(text: str) -> list[str]:
-    """Return the names in an object, also those that it has twice: Python's parser keeps the last of them."""
-    return [name for name, _ in json.loads(text, object_pairs_hook=list)]
+def repeats(text: str, name: str) -> bool:
+    """Return whether an object has a name more than once: Python's parser keeps the last."""
+    if text.count(f'"{name}"') < 2:
+        return False
+    return [other for other, _ in json.loads(text, object_pairs_hook=list)].count(name) > 1
 
 
 def _dumps(value: Any) -> str:
@@ -172,3 +180,6 @@ def _finite(number: str) -> float:
     if not math.isfinite(value := float(number)):
         raise ValueError(f"{number} is not a number that JSON can hold")
     return value
+
+
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)

@@ -167,6 +167,8 @@ def test_a_table_is_classified_window_by_window(made: Path, tmp_path: Path, enco
     counts = {
         "rows": 200,
         "skipped_rows": 0,
+        "kept_rows": 0,
+        "cached_rows": 0,
         "sequences_encoded": len(encoded),
         "tokens_encoded": sum(map(len, encoded)),
     }
