@@ -232,7 +232,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> npt.NDArray[Any]:  # noqa: N803
         """Return the most probable class of each row: (rows,)."""
-        predicted: npt.NDArray[Any] = self.classes_[self._logits(X).argmax(axis=1)]
+        logits = self._logits(X)
+        predicted: npt.NDArray[Any] = self.classes_[logits.argmax(axis=1)]
         return predicted
 
     def _logits(self, X: Any) -> Features:  # noqa: N803

@@ -206,6 +206,9 @@ def test_the_head_is_that_of_train_head(tiny: Path, tmp_path: Path) -> None:
         assert (probabilities.argmax(axis=1) == trained.predict(cache.features("cls"))).mean() > 0.9
 
 
+NOT_PASSED = {"check_class_weight_classifiers": "a weight of each class is not taken: None or balanced"}
+
+
 def test_the_head_predicts_labels_of_any_kind() -> None:
     rows, labels = head_data()
     head = headstart.HeadClassifier().fit(rows, labels)
@@ -217,7 +220,7 @@ def test_the_head_predicts_labels_of_any_kind() -> None:
         headstart.HeadClassifier(metric="loss").fit(rows, labels)
 
 
-@parametrize_with_checks([headstart.HeadClassifier(l2=1.0)])
+@parametrize_with_checks([headstart.HeadClassifier(l2=1.0)], expected_failed_checks=lambda _: NOT_PASSED)
 def test_the_head_passes_scikit_learns_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 

@@ -55,7 +55,7 @@ def test_an_option_takes_several_values_or_a_quantity() -> None:
 @pytest.mark.parametrize(("given", "delimiter"), [("tab", "\t"), (r"\t", "\t"), (";", ";"), (None, None)])
 def test_a_tab_can_be_written_on_the_command_line(given: str | None, delimiter: str | None) -> None:
     _, collect = expand(Fields(TableSettings), TableSettings)
-    values = {"delimiter": given, "quotes": None, "encoding": None, "header": None}
+    values = {"delimiter": given, "quotes": None, "encoding": None, "header": None, "sheet": None}
     assert collect(values) == TableSettings(delimiter=delimiter)
 
 
