@@ -1,20 +1,26 @@
-"""What `headstart audit` finds, beside cleanlab; and its time and memory on many rows.
+"""What `headstart audit` finds, beside cleanlab; what its choice of rows to label gains; its time and memory.
 
     .venv/bin/python bench/audit.py noise [--seeds 3]
-    .venv/bin/python bench/audit.py labelling [--seeds 8]
+    .venv/bin/python bench/audit.py next [--seeds 5]
     .venv/bin/python bench/audit.py large [--rows 350000] [--width 768]
 
-`noise` needs cleanlab 2.9.0 and scikit-learn beside headstart, and what `demo/fetch.py --news` fetches. It changes
-labels of the VADER texts and of the news articles: 5, 10 and 20% of the rows get another label at random, or the label
-that the clean heads most often mistake theirs for. A row is found rightly if it is one of these. But the tables have
-wrong labels of their own, which count as found wrongly: so precision says less than the comparison. cleanlab is given
-headstart's probabilities, and in another line makes its own (`CleanLearning` with `LogisticRegression(max_iter=1000)`
-and five folds, which divide copies of a text, where ours do not). "First" is the precision of as many rows as were
-changed, those with the lowest score. What was encoded stays in `.bench/audit`.
+`noise` needs cleanlab beside headstart, and what `demo/fetch.py --news` fetches:
 
-`labelling` trains a head on 200 rows of the same tables, labels 200 more, and trains again: those that `--next`
-chooses, those of the smallest margin, or any. It prints the accuracy on a third of the rows, and what is gained over
-any rows, with the standard error of that over the seeds.
+    pip install --target .bench/cleanlab --no-deps cleanlab==2.9.0 termcolor
+    PYTHONPATH=.bench/cleanlab .venv/bin/python bench/audit.py noise
+
+It changes labels of the VADER texts and of the news articles: 5, 10 and 20% of the rows get another label at random, or
+the label that the clean heads most often mistake theirs for. A row is found rightly if it is one of these. But the
+tables have wrong labels of their own, which count as found wrongly: so precision says less than the comparison, and "of
+new" is the precision among rows that the clean audit does not find. cleanlab is given headstart's probabilities, and in
+another line makes its own (`LogisticRegression(max_iter=1000)` in five folds, which divide copies of a text, where ours
+do not). "First" is the precision of as many rows as were changed, those with the lowest score: self-confidence, and the
+normalized margin. What was encoded, and the probabilities of each trial, stay in `.bench/audit`: a run that was stopped
+goes on where it was.
+
+`next` trains a head on 100 rows of the same tables, and four times labels 100 more and trains again: those that
+`--next` chooses, those that a plainer rule chooses, or any. It prints the accuracy on a third of the rows, and what is
+gained over any rows, with the standard error of the mean gain over the seeds.
 
 `large` makes rows of 20 classes with a spectrum like that of texts, one in a hundred nearly a copy of another, one in
 ten with another label. Each part of the audit runs in a process of its own; its memory is the peak of `RssAnon`, beside
@@ -48,23 +54,24 @@ from headstart.stages.heads.confident_learning import find_label_errors, label_s
 from headstart.stages.heads.dataset import Dataset
 from headstart.stages.heads.logistic import LogisticSolver
 from headstart.stages.heads.near_duplicates import find_partners
-from headstart.stages.settings import ExtractSettings, LabelScore, Precision, Solver, TrainSettings
+from headstart.stages.heads.targets import log_softmax
+from headstart.stages.settings import ExtractSettings, LabelScore, Precision, Pruning, Solver, TrainSettings
 from headstart.stages.splits.stratify import assign_folds, group_rows
 from headstart.stages.threads import open_threads
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA, KEPT = ROOT / ".data", ROOT / ".bench" / "audit"
 RATES = (0.05, 0.1, 0.2)
+ROUND, ROUNDS = 100, 4
+"""Rows that are labelled at first and each time, and how often."""
 SAMPLE = 1000
 """Rows that are compared with all others."""
 MEMORY = 512 << 20
-Found = tuple[Any, Any]
-"""Which rows are found, (rows,) bool, and the score of each, (rows,); the lowest is the worst."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("part", choices=["noise", "labelling", "large", *PARTS])
+    parser.add_argument("part", choices=["noise", "next", "large", *PARTS])
     parser.add_argument("--corpora", nargs="*", default=["vader", "news"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=350_000)
@@ -73,8 +80,8 @@ def main() -> None:
     KEPT.mkdir(parents=True, exist_ok=True)
     if arguments.part == "noise":
         noise(arguments.corpora, arguments.seeds)
-    elif arguments.part == "labelling":
-        labelling(arguments.corpora, arguments.seeds)
+    elif arguments.part == "next":
+        following_labels(arguments.corpora, arguments.seeds)
     elif arguments.part == "large":
         large(arguments.rows, arguments.width)
     else:
@@ -85,25 +92,60 @@ def noise(corpora: list[str], seeds: int) -> None:
     print(f"{cpu_name()}; means of {seeds} seeds")
     for name in corpora:
         cache = open_corpus(name)
-        features, groups = np.array(cache.features(), np.float32), group_rows(cache.token_hashes)
-        labels = np.array(cache.labels)
-        classes = len(cache.label_names or ())
-        clean = judge(features, labels, groups, classes)
-        confusion = np.zeros((classes, classes))
-        np.add.at(confusion, (labels, clean.probabilities.argmax(axis=1)), 1)
-        np.fill_diagonal(confusion, -1)
-        found = find_label_errors(clean.probabilities, labels).found
-        print(
-            f"\n{name}: {len(labels):,} rows, {classes} classes; {found.mean():.1%} found with the labels as they are\n"
+        corpus = Corpus(
+            name, np.array(cache.features(), np.float32), np.array(cache.labels), group_rows(cache.token_hashes)
         )
-        print("| labels changed | way | found | precision | recall | first |\n|---|---|---|---|---|---|")
+        clean = corpus.ours(corpus.labels, "clean")
+        confusion = np.zeros((corpus.classes, corpus.classes))
+        np.add.at(confusion, (corpus.labels, clean.argmax(axis=1)), 1)
+        np.fill_diagonal(confusion, -1)
+        before = find_label_errors(clean, corpus.labels).found
+        print(
+            f"\n{name}: {len(before):,} rows, {corpus.classes} classes; {before.mean():.1%} found as the labels are\n"
+        )
+        columns = ("labels changed", "way", "found", "precision", "of new", "recall", "first", "first, margin")
+        print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
         for kind in ("at random", "to the class they are mistaken for"):
             for rate in RATES:
-                runs = [trial(features, labels, groups, confusion, kind, rate, seed) for seed in range(seeds)]
+                runs = [trial(corpus, confusion, before, kind, rate, seed) for seed in range(seeds)]
                 for way in runs[0]:
                     count, *shares = np.mean([run[way] for run in runs], axis=0)
                     cells = (f"{rate:.0%} {kind}", way, f"{count:,.0f}", *(f"{share:.3f}" for share in shares))
                     print(f"| {' | '.join(cells)} |", flush=True)
+
+
+@dataclasses.dataclass
+class Corpus:
+    """A table, and out-of-fold probabilities for labels of it, which are computed once."""
+
+    name: str
+    features: Any
+    labels: Any
+    groups: Any
+
+    @property
+    def classes(self) -> int:
+        return int(self.labels.max()) + 1
+
+    def ours(self, labels: Any, trial: str) -> Any:
+        return self._kept("ours", trial, lambda: judge(self.features, labels, self.groups, self.classes).probabilities)
+
+    def theirs(self, labels: Any, trial: str) -> Any:
+        from cleanlab.count import estimate_confident_joint_and_cv_pred_proba
+        from sklearn.linear_model import LogisticRegression
+
+        def compute() -> Any:
+            learner = LogisticRegression(max_iter=1000)
+            return estimate_confident_joint_and_cv_pred_proba(self.features, labels, learner, cv_n_folds=5, seed=0)[1]
+
+        return self._kept("theirs", trial, compute)
+
+    def _kept(self, way: str, trial: str, compute: Callable[[], Any]) -> Any:
+        path = KEPT / f"{self.name}-{trial}-{way}.npy"
+        if not path.exists():
+            np.save(path.with_suffix(".part.npy"), compute())
+            path.with_suffix(".part.npy").rename(path)
+        return np.load(path)
 
 
 def open_corpus(name: str) -> Cache:
@@ -113,40 +155,37 @@ def open_corpus(name: str) -> Cache:
     return open_cache(path)
 
 
-def trial(
-    features: Any, labels: Any, groups: Any, confusion: Any, kind: str, rate: float, seed: int
-) -> dict[str, list[float]]:
-    """Change labels, find them in each way, and return rows found, precision, recall, and precision of the first."""
-    rng = np.random.default_rng(seed)
-    rows, classes = len(labels), len(confusion)
+def trial(corpus: Corpus, confusion: Any, before: Any, kind: str, rate: float, seed: int) -> dict[str, list[float]]:
+    """Change labels and find them in each way; see `noise` for what is returned of each."""
+    rng, labels = np.random.default_rng(seed), corpus.labels
+    rows, classes = len(labels), corpus.classes
     changed = np.zeros(rows, bool)
     changed[rng.permutation(rows)[: round(rate * rows)]] = True
     other = (labels + rng.integers(1, classes, size=rows)) % classes
     if kind != "at random":
         other = confusion.argmax(axis=1)[labels]
     given = np.where(changed, other, labels)
-    judged = judge(features, given, groups, classes)
-    ours = find_label_errors(judged.probabilities, given).found
-    ways: dict[str, Found] = {
-        "headstart": (ours, label_scores(judged.probabilities, given, LabelScore.SELF_CONFIDENCE))
-    }
+    name = f"{kind.rsplit(maxsplit=1)[-1]}-{rate:g}-{seed}"
+    ours = corpus.ours(given, name)
+    ways = {"headstart": (find_label_errors(ours, given).found, ours)}
+    ways["headstart, --prune both"] = find_label_errors(ours, given, prune=Pruning.BOTH).found, ours
     try:
-        from cleanlab.classification import CleanLearning
         from cleanlab.filter import find_label_issues
-        from sklearn.linear_model import LogisticRegression
     except ImportError:
-        print("cleanlab is not installed: pip install cleanlab==2.9.0", file=sys.stderr)
+        print("cleanlab is not installed; the docstring of this file says how", file=sys.stderr)
     else:
-        theirs = find_label_issues(given, judged.probabilities, n_jobs=1)
-        ways["cleanlab, headstart's probabilities"] = (theirs, ways["headstart"][1])
-        learner = CleanLearning(LogisticRegression(max_iter=1000), seed=0, find_label_issues_kwargs={"n_jobs": 1})
-        issues = learner.find_label_issues(features, given)
-        ways["cleanlab, its own"] = (issues["is_label_issue"].to_numpy(), issues["label_quality"].to_numpy())
+        theirs = corpus.theirs(given, name)
+        ways["cleanlab, headstart's probabilities"] = find_label_issues(given, ours, n_jobs=1), ours
+        ways["cleanlab, its own"] = find_label_issues(given, theirs, n_jobs=1), theirs
     result = {}
-    for way, (found, scores) in ways.items():
-        first = np.argsort(scores, kind="stable")[: changed.sum()]
-        hits = (found & changed).sum()
-        result[way] = [found.sum(), hits / max(found.sum(), 1), hits / changed.sum(), changed[first].mean()]
+    for way, (found, probabilities) in ways.items():
+        hits, new = found & changed, found & ~before
+        firsts = [
+            changed[np.argsort(label_scores(probabilities, given, score), kind="stable")[: changed.sum()]].mean()
+            for score in (LabelScore.SELF_CONFIDENCE, LabelScore.NORMALIZED_MARGIN)
+        ]
+        shares = [hits.sum() / max(found.sum(), 1), (hits & new).sum() / max(new.sum(), 1), hits.sum() / changed.sum()]
+        result[way] = [found.sum(), *shares, *firsts]
     return result
 
 
@@ -160,44 +199,67 @@ def judge(features: Any, labels: Any, groups: Any, classes: int, memory: int | N
         return out_of_fold(dataset, fold, classes=classes, penalties=penalties, memory=memory, threads=threads)
 
 
-def labelling(corpora: list[str], seeds: int) -> None:
+def following_labels(corpora: list[str], seeds: int) -> None:
+    sizes = [f"{ROUND * (number + 2)} rows" for number in range(ROUNDS)]
     print(f"{cpu_name()}; means of {seeds} seeds\n")
-    print("| table | 200 rows more | accuracy | gain over any rows | standard error |\n|---|---|---|---|---|")
+    print(f"| table | way | {' | '.join(sizes)} | mean gain | standard error |\n|{'---|' * (ROUNDS + 4)}")
     for name in corpora:
         cache = open_corpus(name)
         _, first = np.unique(group_rows(cache.token_hashes), return_index=True)
         whole = Dataset(features=np.array(cache.features(), np.float32), labels=np.array(cache.labels), index=first)
-        results: dict[str, list[float]] = {}
+        results: dict[str, list[list[float]]] = {}
         for seed in range(seeds):
             rows = np.random.default_rng(seed).permutation(first)
-            test, labelled, pool = np.split(rows, [len(rows) // 3, len(rows) // 3 + 200])
-            unlabelled = dataclasses.replace(whole, index=pool)
-            choice = choose_next(unlabelled, head_of(whole, labelled), 200)
-            ways = {"chosen": choice.rows, "smallest margin": np.argsort(choice.margins)[:200], "any": np.arange(200)}
-            for way, chosen in ways.items():
-                head = head_of(whole, np.concatenate([labelled, pool[chosen]]))
-                tested = dataclasses.replace(whole, index=test)
-                logits = tested.take(slice(None)) @ head["weight"].T + head["bias"]
-                results.setdefault(way, []).append(float((logits.argmax(axis=1) == tested.targets).mean()))
+            test, start, pool = np.split(rows, [len(rows) // 3, len(rows) // 3 + ROUND])
+            begin = head_of(whole, start)
+            for way, choose in WAYS.items():
+                labelled, unlabelled, head, scores = start, pool, begin, []
+                for _ in range(ROUNDS):
+                    chosen = choose(dataclasses.replace(whole, index=unlabelled), head)
+                    labelled = np.concatenate([labelled, unlabelled[chosen]])
+                    unlabelled = np.delete(unlabelled, chosen)
+                    head = head_of(whole, labelled)
+                    logits = logits_of(dataclasses.replace(whole, index=test), head)
+                    scores.append(float((logits.argmax(axis=1) == whole.labels[test]).mean()))
+                results.setdefault(way, []).append(scores)
         for way, accuracies in results.items():
-            gains = np.array(accuracies) - results["any"]
+            gains = (np.array(accuracies) - results["any"]).mean(axis=1)
             error = gains.std(ddof=1) / np.sqrt(seeds)
-            print(f"| {name} | {way} | {np.mean(accuracies):.4f} | {gains.mean():+.4f} | {error:.4f} |", flush=True)
+            cells = " | ".join(f"{score:.4f}" for score in np.mean(accuracies, axis=0))
+            print(f"| {name} | {way} | {cells} | {gains.mean():+.4f} | {error:.4f} |", flush=True)
 
 
 def head_of(whole: Dataset, rows: Any) -> Any:
-    """Logistic regression on these rows."""
-    settings = TrainSettings(solver=Solver.EXACT, standardize=True)
+    """Logistic regression on these rows, with the penalty that `audit` would choose."""
+    train = dataclasses.replace(whole, index=rows)
+    classes = int(whole.labels.max()) + 1
+    l2 = judge(train.take(slice(None)), train.targets, np.arange(len(rows)), classes).l2
     with open_threads() as threads:
-        train = dataclasses.replace(whole, index=rows)
-        solver = LogisticSolver(train, classes=int(whole.labels.max()) + 1, settings=settings, threads=threads)
-        return solver.solve(float(whole.width))[0]
+        settings = TrainSettings(solver=Solver.EXACT, standardize=True)
+        return LogisticSolver(train, classes=classes, settings=settings, threads=threads).solve(l2)[0]
+
+
+def logits_of(rows: Dataset, head: Any) -> Any:
+    return rows.take(slice(None)) @ head["weight"].T + head["bias"]
+
+
+def least_certain(score: Callable[[Any], Any]) -> Callable[[Dataset, Any], Any]:
+    """Take the rows with the lowest score of their probabilities."""
+    return lambda pool, head: np.argsort(score(np.exp(log_softmax(logits_of(pool, head)))), kind="stable")[:ROUND]
+
+
+WAYS: dict[str, Callable[[Dataset, Any], Any]] = {
+    "any": lambda pool, head: np.arange(ROUND),
+    "--next": lambda pool, head: choose_next(pool, head, ROUND).rows,
+    "smallest margin": least_certain(lambda p: np.diff(np.sort(p, axis=1)[:, -2:], axis=1)[:, 0]),
+    "largest entropy": least_certain(lambda p: (p * np.log(np.maximum(p, 1e-300))).sum(axis=1)),
+}
 
 
 def large(rows: int, width: int) -> None:
     make(rows, width)
-    print(f"{cpu_name()}; {rows:,} x {width}, {rows * width * 4 / 1e6:,.0f} MB as float32\n")
-    print("| part | seconds | CPU seconds | MB | of it libraries | |\n|---|---|---|---|---|---|")
+    print(f"{cpu_name()}; {rows:,} x {width}, {rows * width * 4 / 2**20:,.0f} MiB as float32\n")
+    print("| part | seconds | CPU seconds | MiB | of it libraries | |\n|---|---|---|---|---|---|")
     for part in PARTS:
         command = [sys.executable, __file__, part, "--rows", str(rows), "--width", str(width)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -264,7 +326,10 @@ def heads(dataset: Dataset) -> str:
     groups = np.arange(len(dataset))
     judged = judge(dataset.features, dataset.targets, groups, 20, MEMORY)
     errors = find_label_errors(judged.probabilities, dataset.targets)
-    return f"{len(judged.losses)} penalties x 5 folds, streamed above 512 MiB; {errors.found.sum():,} label errors"
+    return (
+        f"{len(judged.losses)} penalties x 5 folds of {judged.chosen_by:,} rows, one of all, streamed above 512 MiB; "
+        f"{errors.found.sum():,} label errors"
+    )
 
 
 def distances(dataset: Dataset) -> str:
@@ -301,21 +366,21 @@ def measure(part: str, rows: int, width: int) -> None:
     said = {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu, "before": before}
     stop.set()
     watch.join()
-    print(json.dumps({**said, "peak": peak.megabytes, "note": note or PARTS[part](dataset)}))
+    print(json.dumps({**said, "peak": peak.mebibytes, "note": note or PARTS[part](dataset)}))
 
 
 class Peak:
-    megabytes = 0.0
+    mebibytes = 0.0
 
     def watch(self, stop: threading.Event) -> None:
         while not stop.wait(0.05):
-            self.megabytes = max(self.megabytes, anonymous())
+            self.mebibytes = max(self.mebibytes, anonymous())
 
 
 def anonymous() -> float:
-    """Megabytes of memory that this process asked for."""
+    """Mebibytes of memory that this process asked for."""
     with Path("/proc/self/status").open() as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) / 1e3
+        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) / 1024
 
 
 if __name__ == "__main__":
