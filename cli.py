@@ -63,9 +63,10 @@ _IN_A_SWEEP = {
     "folds": "Rank by the mean over this many folds. 0: rank on held-out rows.",
 }
 _OF_TEXTS = {
-    "text_column": "Column of the texts in the `texts` table.",
-    "text_pair_column": "Column of the second texts in the `texts` table, if rows are pairs of texts.",
-    "skip_bad_rows": "Leave out bad rows of the `texts` table, instead of stopping at the first.",
+    "text_column": "Column of the texts in the `texts` and the `labels` table.",
+    "text_pair_column": "Column of the second texts in these tables, if rows are pairs of texts.",
+    "label_column": "Column of the labels in the `labels` table.",
+    "skip_bad_rows": "Leave out bad rows of these tables, instead of stopping at the first.",
 }
 _SWEPT = {"solver": (Solver.AUTO, Solver.SGD)}
 """Defaults of `sweep` that `train-head` does not have."""
@@ -584,21 +585,30 @@ def audit_command(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     settings: Annotated[AuditSettings, Fields(AuditSettings)],
     pool: Annotated[Path | None, typer.Option(help="Cache of texts to choose from, for labelling.")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Table whose labels replace those of the cache. Rows are matched by their texts."),
+    ] = None,
     texts: Annotated[
         Path | None, typer.Option(help="Table that holds the texts, to show and write them beside the rows.")
     ] = None,
-    reading: Annotated[ExtractSettings, Fields(ExtractSettings, only=_READING[:-2], help=_OF_TEXTS)],
+    reading: Annotated[ExtractSettings, Fields(ExtractSettings, only=(*_READING[:-2], "label_column"), help=_OF_TEXTS)],
     output: Annotated[Values, Fields(_Output)],
     quiet: Quiet = False,
 ) -> None:
     """Find labels that are likely wrong, near-duplicates with different labels, outliers, and what to label next."""
-    if texts is None:
-        refuse_unused(ctx, "without --texts", *_READING[:-2])
+    if texts is None and labels is None:
+        refuse_unused(ctx, "without --texts or --labels", *_READING[:-2])
+    if labels is None:
+        refuse_unused(ctx, "without --labels", "label_column")
+    columns = {name: getattr(reading, name) for name in (*_READING[:-2], "label_column")}
     with _reporting(ctx, quiet) as listener:
         from .stages.audit import audit
         from .stages.inspect import inspect_path
 
-        audit(cache, out, settings, pool=pool, texts=texts, reading=reading, report=listener, **output)
+        replaced = None if labels is None else Labels(labels, **columns)
+        tables: dict[str, Any] = {"pool": pool, "labels": replaced, "texts": texts, "reading": reading}
+        audit(cache, out, settings, **tables, report=listener, **output)
     if not quiet:
         from . import terminal
 

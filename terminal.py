@@ -265,8 +265,9 @@ def show_audit(audit: Mapping[str, Any]) -> None:
     rows, head, issues, settings = audit["rows"], audit["head"], audit["issues"], audit["settings"]
     share = issues["label-error"] / max(rows["judged"], 1)
     confused = [f"{pair['label']} as {pair['suggested']} {pair['rows']:,}" for pair in audit["confusions"][:4]]
+    dims = f", the first {settings['dims']:,} numbers" if settings.get("dims") else ""
     lines = {
-        "features": settings["feature"],
+        "features": settings["feature"] + dims,
         "rows": f"{rows['audited']:,} with {rows['texts']:,} distinct token sequences; {rows['judged']:,} were judged "
         f"by heads of {settings['folds']} folds",
         "heads": f"l2 {head['l2']:g}: accuracy {head['accuracy']:.4f}, log loss {head['log_loss']:.4f}",

@@ -26,8 +26,9 @@ from .progress import Action, Note, Outcome, Report, Step, in_notebooks
 from .provenance import provenance
 from .runs.audit_folder import AUDIT, ISSUES_FILE, NEXT_FILE, write_lines
 from .runs.savings import passes_of_cached
-from .settings import AuditSettings, ExtractSettings, Solver, TrainSettings, settings_from, takes
-from .splits.divide import require_fit, require_unchanged
+from .settings import AuditSettings, ExtractSettings, Labels, Solver, Task, TrainSettings, settings_from, takes
+from .splits.divide import find_dims, require_fit, require_unchanged
+from .splits.relabel import is_labelled, relabel
 from .splits.stratify import assign_folds, group_rows, require_trainable
 from .threads import open_threads
 from .types import Float64Array, Indices
@@ -58,6 +59,7 @@ def audit(
     settings: AuditSettings | None = None,
     *,
     pool: str | os.PathLike[str] | None = None,
+    labels: Labels | None = None,
     texts: Any = None,
     reading: ExtractSettings | None = None,
     overwrite: bool = False,
@@ -83,6 +85,7 @@ def audit(
         settings: See `AuditSettings`.
         pool: A cache of rows to choose ``settings.next`` rows from, for labelling: ``next.parquet``. Its own labels are
             not read, and texts that ``cache`` holds are left out.
+        labels: A table whose labels replace the cache's own. Rows whose text it does not hold are left out.
         texts: A table that holds the texts, as for `extract`. Lines get the texts that it has, by their hashes.
         reading: How to read that table.
         overwrite: Replace the audit at ``out``.
@@ -111,15 +114,17 @@ def audit(
     with AUDIT.held(out, overwrite=overwrite, wait=wait, report=report):
         started = time.perf_counter()
         opened = _open(cache, report)
+        if labels is not None:
+            opened = relabel(opened, labels, report, task=Task.AUTO, order=None)
         settings = dataclasses.replace(settings, feature=opened.feature_name(settings.feature))
         candidates = None if pool is None else _open_pool(pool, opened, settings.feature, report)
-        labels, names = _classes_of(opened)
-        groups = group_rows(opened.token_hashes)
-        require_trainable(labels, groups, names, str(opened.path), divided=False)
-        dataset = _dataset(opened, settings.feature, labels, np.arange(opened.rows))
+        classes, names = _classes_of(opened)
+        rows = np.flatnonzero(is_labelled(classes))
+        dataset, groups = _dataset(opened, settings, classes, rows), group_rows(opened.token_hashes)[rows]
+        require_trainable(dataset.targets, groups, names, str(opened.path), divided=False)
         judged = _judge(dataset, groups, names, settings, where=str(opened.path), report=report)
         probabilities = take(judged.probabilities, np.flatnonzero(judged.judged))
-        found = find_label_errors(probabilities, labels[judged.judged], prune=settings.prune)
+        found = find_label_errors(probabilities, dataset.targets[judged.judged], prune=settings.prune)
         lines, facts = _issues(dataset, groups, names, judged, found, settings, report)
         chosen: list[Line] = []
         if candidates is not None:
@@ -128,7 +133,7 @@ def audit(
             _add_texts([*lines, *chosen], opened, texts, reading or ExtractSettings(), report)
         require_unchanged((opened, candidates and candidates[0]))
         counts = {kind: sum(line["kind"] == kind for line in lines) for kind in KINDS}
-        passes = passes_of_cached(opened.record, opened.rows + (0 if candidates is None else len(candidates[1])))
+        passes = passes_of_cached(opened.record, len(dataset) + (0 if candidates is None else len(candidates[1])))
         fields = {
             "settings": dataclasses.asdict(settings),
             "label_names": list(names),
@@ -136,8 +141,9 @@ def audit(
             "encoder": opened.record["encoder"],
             "cache": str(opened.path.resolve()),
             "pool": None if candidates is None else str(candidates[0].path.resolve()),
+            "labels": None if labels is None else {**dataclasses.asdict(labels), "table": str(labels.table)},
             "rows": {
-                "audited": len(labels),
+                "audited": len(dataset),
                 "judged": int(judged.judged.sum()),
                 "texts": len(np.unique(groups)),
                 "pool": 0 if candidates is None else len(candidates[1]),
@@ -175,15 +181,22 @@ def _classes_of(cache: Cache) -> tuple[Indices, tuple[str, ...]]:
     """The class number of each row, and the classes' names."""
     if cache.labels is None or cache.label_names is None:
         what = "has no labels" if cache.labels is None else "has numbers as labels"
-        raise TableError(f"{cache.path} {what}; an audit needs one class for each row: extract it with such labels")
+        raise TableError(
+            f"{cache.path} {what}; an audit needs one class for each row: name a table of them with `labels`"
+        )
     if cache.label_kind is LabelKind.MULTI_LABEL:
         raise TableError(f"{cache.path} has several labels for each row; an audit needs one class for each row")
     return np.asarray(cache.labels, np.int64), cache.label_names
 
 
-def _dataset(cache: Cache, feature: str, labels: Indices, rows: Indices) -> Dataset:
-    origin = Origin(text_hashes=cache.text_hashes, row_numbers=cache.row_numbers)
-    return Dataset(features=cache.features(feature), labels=labels, index=rows, origin=origin)
+def _dataset(cache: Cache, settings: AuditSettings, labels: Indices, rows: Indices) -> Dataset:
+    return Dataset(
+        features=cache.features(settings.feature),
+        labels=labels,
+        index=rows,
+        dims=find_dims(cache, TrainSettings(feature=settings.feature, dims=settings.dims)),
+        origin=Origin(text_hashes=cache.text_hashes, row_numbers=cache.row_numbers),
+    )
 
 
 def _open_pool(path: str | os.PathLike[str], cache: Cache, feature: str, report: Report) -> tuple[Cache, Indices]:
@@ -211,7 +224,7 @@ def _judge(
         report(Step("judging", steps, 0, "steps"))
 
     fold = assign_folds(
-        dataset.index,
+        np.arange(len(dataset)),
         labels,
         groups,
         folds=settings.folds,
@@ -320,7 +333,7 @@ def _next(
 ) -> list[Line]:
     """The lines of ``next.parquet``: rows of the pool to label, the most uncertain first."""
     pool, rows = candidates
-    unlabelled = _dataset(pool, settings.feature, np.zeros(pool.rows, np.int64), rows)
+    unlabelled = _dataset(pool, settings, np.zeros(pool.rows, np.int64), rows)
     training = TrainSettings(solver=Solver.EXACT, standardize=True, memory=settings.memory)
     with open_threads() as threads:
         solver = LogisticSolver(dataset, classes=len(names), settings=training, threads=threads)

@@ -887,6 +887,9 @@ class AuditSettings(_Settings):
     feature: str = setting(
         "auto", "Feature to read. auto: the only one that the cache holds, or model; of several others, name one."
     )
+    dims: int | None = setting(
+        None, "Numbers of each vector to read, its first ones, as in `train_head`.", _COUNT, shown="all"
+    )
     folds: int = setting(5, "Each fold's labels are judged by a head that is trained on the others.", _SOME_FOLDS)
     split_seed: int = setting(0, "Seed of the division into folds.", _SEED)
     l2: float | None = setting(
@@ -912,7 +915,12 @@ class AuditSettings(_Settings):
         "quartile.",
         _POSITIVE,
     )
-    next: int = setting(0, "Number of rows of the `pool` to choose for labelling.", _COUNT_OR_ZERO)
+    next: int = setting(
+        0,
+        "Number of rows of the `pool` to choose for labelling: uncertain ones that differ from each other. On two "
+        "tables that were measured, such rows were not reliably better than any rows.",
+        _COUNT_OR_ZERO,
+    )
     memory: int | None = setting(
         None,
         _BOUND,

@@ -1125,6 +1125,8 @@ AUDITS = [
     Case("a pool of another --max-length", pooled("--max-length", 9)),
     Case("--texts without any of the texts", lambda place: [*audit_of(place), "--texts", place.csv([("other", "x")])]),
     Case("--text-column without --texts", lambda place: [*audit_of(place), "--text-column", "body"]),
+    Case("--label-column without --labels", lambda place: [*audit_of(place), "--label-column", "view"]),
+    Case("--dims more than an audited feature has", lambda place: [*audit_of(place), "--dims", 5000]),
     Case("--similarity 1", lambda place: [*audit_of(place), "--similarity", 1]),
     Case("--out is a run", lambda place: ["audit", place.cache, "--out", place.copy(place.run, "run"), "--overwrite"]),
     Case("an audit.json without its counts", inspected_audit(change("audit.json", issues=None))),

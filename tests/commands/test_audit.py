@@ -15,7 +15,7 @@ from headstart.cache.hashing import hash_texts
 from headstart.cache.reader import Cache
 from headstart.stages.audit import audit
 from headstart.stages.inspect import inspect_path
-from headstart.stages.settings import AuditSettings, ExtractSettings
+from headstart.stages.settings import AuditSettings, ExtractSettings, Labels
 from processes import command_here
 
 WRONG = (5, 16, 27)
@@ -120,6 +120,29 @@ def test_what_to_label_next_is_new_and_chosen_once(made: Any, tiny: Path, tmp_pa
         assert [line["margin"] for line in chosen] == sorted(line["margin"] for line in chosen)
         assert json.loads((folder / "audit.json").read_text())["next"] == len(chosen)
     assert any("24 texts to choose from; all are taken" in note for note in notes)
+
+
+def test_labels_of_another_table_are_audited_where_it_has_them(made: Any, tmp_path: Path) -> None:
+    _, texts, _, cache = made
+    others = tmp_path / "labels.csv"
+    rows = [row for row in range(2, 39) if row % 5]  # of 40; the second is blank, and the last two are copies
+    named = [(texts[row], ("good", "bad")[("love" in texts[row]) == (row in (6, 31))]) for row in rows]
+    others.write_text("text,view\n" + "".join(f"{text},{view}\n" for text, view in named))
+    notes: list[str] = []
+    labels = Labels(table=others, label_column="view")
+    folder = audit(cache.path, tmp_path / "a", AuditSettings(l2=1.0, dims=20), labels=labels, report=noting(notes))
+    record = json.loads((folder / "audit.json").read_text())
+    audited = [row for row in range(40) if row != 1 and texts[row] in dict(named)]
+    assert record["rows"]["audited"] == len(audited) and record["label_names"] == ["bad", "good"]
+    assert record["labels"]["table"] == str(others) and record["settings"]["dims"] == 20
+    assert any(f"{39 - len(audited)} of 39 rows" in note and "left out" in note for note in notes)
+    errors = [line for line in lines_of(folder) if line["kind"] == "label-error"]
+    assert {7, 32} <= {line["row"] for line in errors} <= {row + 1 for row in audited}
+    for line in errors:
+        assert line["label"] == dict(named)[texts[line["row"] - 1]]
+    options = ["--labels", others, "--label-column", "view", "--l2", 1, "--dims", 20]
+    assert command_here("audit", cache.path, "--out", tmp_path / "b", *options).returncode == 0
+    assert lines_of(tmp_path / "b") == lines_of(folder)
 
 
 def test_a_cache_that_changes_meanwhile_leaves_no_audit(
