@@ -52,7 +52,7 @@ def test_each_row_gets_the_logits_of_the_head_that_did_not_see_it(scaling: Scali
             expected = model.predict_log_proba(rows[out] / scale)
             logits = point.logits[out].astype(np.float64)
             found = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-            np.testing.assert_allclose(found, expected, atol=0.02)  # near enough to choose by
+            np.testing.assert_allclose(found, expected, atol=0.01)  # near enough to choose by
 
 
 def solve(features: Any, labels: Any, fold: Any, l2s: list[float], **options: Any) -> list[PathPoint]:
@@ -100,7 +100,7 @@ def test_heads_of_a_path_are_those_of_the_folds_alone(
                 parameters, _ = solver.solve(point.l2)
                 expected = train.take(out) @ parameters["weight"].T + parameters["bias"]
                 found = point.logits[out]
-                np.testing.assert_allclose(centered(found), centered(expected), atol=0.01)
+                np.testing.assert_allclose(centered(found), centered(expected), atol=1e-3)
     assert all(point.converged and not point.logits[fold == 0].any() for point in points)
 
 
@@ -137,7 +137,7 @@ def test_a_path_over_streamed_rows_is_the_same(dtype: str) -> None:
     fold = np.arange(1000) % 3 + 1
     memory, streamed = (solve(features, labels, fold, [10.0, 1.0], memory=bound) for bound in (1 << 30, 1 << 16))
     for one, other in zip(memory, streamed, strict=True):
-        np.testing.assert_allclose(centered(one.logits), centered(other.logits), atol=0.02)
+        np.testing.assert_allclose(centered(one.logits), centered(other.logits), atol=1e-5)
         assert one.converged and other.converged
 
 
@@ -159,7 +159,7 @@ def test_many_classes_use_the_diagonal_of_their_covariance_and_find_the_same(mon
     monkeypatch.setattr(logistic_batch, "_FULL_CLASSES", 2)
     diagonal = solve(features, labels, fold, [10.0, 0.1])
     for one, other in zip(full, diagonal, strict=True):
-        np.testing.assert_allclose(centered(one.logits), centered(other.logits), atol=0.02)
+        np.testing.assert_allclose(centered(one.logits), centered(other.logits), atol=0.015)
         assert other.converged
 
 
@@ -171,5 +171,18 @@ def test_wide_features_have_few_directions_and_find_the_same(monkeypatch: pytest
     monkeypatch.setattr(logistic_batch, "_RANK", 8)
     few = solve(features, labels, fold, [10.0, 0.1])
     for one, other in zip(full, few, strict=True):
-        np.testing.assert_allclose(centered(one.logits), centered(other.logits), atol=0.02)
+        np.testing.assert_allclose(centered(one.logits), centered(other.logits), atol=0.01)
         assert other.converged
+
+
+def test_a_fold_may_lack_a_class() -> None:
+    """A class of one fold's rows alone is unknown to that fold's head, which says next to nothing of it; the heads of
+    other folds have it."""
+    features, labels = correlated(300, 8)
+    fold = np.arange(300) % 3 + 1
+    labels = np.where(fold == 2, labels, labels % 2)  # class 2 is in fold 2 alone
+    for point in solve(features, labels, fold, [10.0, 0.1]):
+        probabilities = np.exp(point.logits - point.logits.max(1, keepdims=True))
+        probabilities /= probabilities.sum(1, keepdims=True)
+        assert point.converged and np.isfinite(point.logits).all()
+        assert probabilities[fold == 2, 2].max() < 1e-3 < probabilities[fold != 2, 2].mean()
