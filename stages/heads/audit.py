@@ -118,7 +118,11 @@ def out_of_fold(
 
 def _logits(dataset: Dataset, parameters: Parameters) -> Scores:
     """(rows, classes) float32 of a linear head."""
-    return np.concatenate([chunk @ parameters["weight"].T + parameters["bias"] for chunk in dataset.chunks()])
+    logits, start = np.empty((len(dataset), len(parameters["bias"])), np.float32), 0
+    for chunk in dataset.chunks():
+        logits[start : start + len(chunk)] = chunk @ parameters["weight"].T + parameters["bias"]
+        start += len(chunk)
+    return logits
 
 
 def class_distances(dataset: Dataset, classes: int) -> Float64Array:
@@ -151,12 +155,13 @@ def class_distances(dataset: Dataset, classes: int) -> Float64Array:
     present = np.flatnonzero(counts)
     centres = torch.from_numpy(means[present] - means[present[0]]) @ whiten  # (classes, width); any origin would do
     whiten = whiten.to(torch.float32)
-    distances = []
+    distances, start = np.empty(len(dataset)), 0  # small arrays kept between large ones would break up the memory
     for chunk in dataset.chunks():
         rows = (torch.from_numpy(chunk - means[present[0]].astype(np.float32)) @ whiten).to(torch.float64)
         squares = _squares(rows, centres) + (rows**2).sum(1, keepdim=True)
-        distances.append(squares.amin(1).clamp(min=0).sqrt())
-    return torch.cat(distances).numpy()
+        distances[start : start + len(chunk)] = squares.amin(1).clamp(min=0).sqrt().numpy()
+        start += len(chunk)
+    return distances
 
 
 def _shrinkage(covariance: Float64Array, rows: int) -> float:
