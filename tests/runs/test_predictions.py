@@ -63,7 +63,8 @@ def test_each_row_is_that_of_the_table(cache: Path, tmp_path: Path, solver: str)
         predicted = np.array(head.label_names)[head.predict(features)]
         assert rows["prediction"].tolist() == predicted.tolist()
         probabilities = rows[[f"probability_class{number}" for number in range(3)]]
-        np.testing.assert_allclose(probabilities, head.probabilities(features), atol=1e-6)
+        if part == "test" or not SOLVERS[solver].get("calibrate"):  # by which validation rows have maps of other folds
+            np.testing.assert_allclose(probabilities, head.probabilities(features), atol=1e-6)
         assert (rows["prediction_probability"] == probabilities.max(axis=1)).all()
         assert all(row[f"probability_{row['label']}"] == row["label_probability"] for _, row in rows.iterrows())
         metrics = json.loads((folder / "run.json").read_text())["metrics"][part]
