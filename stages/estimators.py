@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from .heads.head import outputs_of
 from .heads.search import search
 from .heads.targets import ClassTarget
 from .model import checked_texts
-from .progress import in_notebooks
+from .progress import Event, Note, in_notebooks
 from .settings import ExtractSettings, Scaling, Solver, Task, TrainSettings
 from .splits.stratify import choosing_folds, group_rows
 from .types import Features, Float64Array, StoredFeatures
@@ -135,7 +136,7 @@ class CachedEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         options = {**{name: getattr(self, name) for name in names}, "features": (self.feature,)}
         if self.encoder is not None:
             options["encoder"] = os.fspath(self.encoder)
-        return TextStore(Path(self.cache), ExtractSettings(**options), in_notebooks)
+        return TextStore(Path(self.cache), ExtractSettings(**options), _warn)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -143,6 +144,14 @@ class CachedEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         tags.input_tags.two_d_array = False
         tags.transformer_tags.preserves_dtype = []
         return tags
+
+
+def _warn(event: Event) -> None:
+    """Make a note a warning, as scikit-learn does; show the progress in a notebook."""
+    if isinstance(event, Note):
+        warnings.warn(event.text, stacklevel=2)
+    else:
+        in_notebooks(event)
 
 
 class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

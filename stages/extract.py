@@ -35,9 +35,6 @@ from .tables.labels import LabelRules
 from .tables.scan import scan_table
 from .tables.table import Table, open_table
 
-_MANY_TRUNCATED = 0.1
-"""The share of truncated texts from which a user is told how to encode all of them."""
-
 
 @takes(ExtractSettings)
 def extract(
@@ -192,10 +189,6 @@ def _extract_table(table: Table, out: Path, reuse: Sequence[str | os.PathLike[st
                 report=report,
             )
             remove_superseded(out)
-            share, identity = record["truncated_rows"] / record["rows"], session.identity
-            if share >= _MANY_TRUNCATED and not identity.pairs:
-                lost = f"{share:.0%} of the texts have more than {identity.max_length} tokens, and lost the rest"
-                report(Note(f"{lost}: `long=chunks` encodes all of a text"))
             counts = outcome_counts(record, filled=True)
             outcome = Outcome(command="extract", output=out, action=Action.MADE, counts=counts)
     report(outcome)

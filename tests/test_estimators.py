@@ -231,3 +231,8 @@ def test_importing_headstart_loads_no_scikit_learn() -> None:
     code += "try: headstart.CachedEncoder\nexcept headstart.UserError as error: print(error)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'headstart[scikit-learn]'" in done.stdout
+
+
+def test_texts_that_lose_their_end_are_warned_of(make: Any) -> None:
+    with pytest.warns(UserWarning, match="100% of the texts have more than 8 tokens, and lost the rest"):
+        make(max_length=8).fit(["the good film " * 9])

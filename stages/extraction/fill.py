@@ -14,10 +14,13 @@ from typing import Any
 from ...cache.writer import CacheWriter
 from ..encoders.memory import freed_memory_kept
 from ..encoders.session import EncoderSession
-from ..progress import Report
+from ..progress import Note, Report
 from ..tables.table import Table
 from .resume import UnfinishedCache
 from .reuse import ReusableCaches
+
+_MANY_TRUNCATED = 0.1
+"""The share of truncated texts from which a user is told how to encode all of them."""
 
 
 def fill_cache(
@@ -67,6 +70,10 @@ def fill_cache(
             cache.require_unchanged()
         record = provenance(session.device, fields, timespec="milliseconds", versions=VERSIONS)
         writer.finish(record, out)
+    share, identity = counts.truncated_rows / scan.rows, session.identity
+    if share >= _MANY_TRUNCATED and not identity.pairs:
+        lost = f"{share:.0%} of the texts have more than {identity.max_length} tokens, and lost the rest"
+        report(Note(f"{lost}: `long=chunks` encodes all of a text"))
     return record
 
 
