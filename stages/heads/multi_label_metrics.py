@@ -60,7 +60,10 @@ def evaluate_labels(
     f1 = f1_of_labels(true, said)
     precisions = [average_precision(true[:, label], logits[:, label]) for label in range(labels)]
     of_rows = [array.sum(axis=1, dtype=np.float64) for array in (right, true, said)]
-    losses = label_losses(targets, logits).mean(axis=1)
+    of_labels = label_losses(targets, logits)
+    losses = of_labels.mean(axis=1)
+    # What a row would lose if the label that costs least were wrong, or as much as the worst row.
+    one_wrong = losses + (label_losses(1 - targets, logits) - of_labels).min(axis=1) / labels
     all_right = (true == said).all(axis=1)
 
     def terms(hits: Float64Array, predicted: Float64Array, losses: Float64Array) -> Float64Array:
@@ -71,7 +74,7 @@ def evaluate_labels(
         terms(of_rows[0], of_rows[2], losses),
         _sum_scores,
         groups,
-        bad=terms(np.zeros(rows), np.maximum(of_rows[1], 1), np.full(rows, losses.max())),
+        bad=terms(np.zeros(rows), np.maximum(of_rows[1], 1), np.maximum(losses.max(), one_wrong)),
         good=terms(of_rows[1], of_rows[1], np.zeros(rows)),
         seed=seed,
         resamples=resamples,
@@ -194,6 +197,7 @@ def _macro_interval(true: Mask, said: Mask, groups: Indices, *, seed: int, resam
         own = true[first[added]].astype(np.float64)
         wrong = np.roll(own, int(rng.integers(1, max(labels, 2))), axis=1)
         wrong[np.arange(n), rng.integers(labels, size=n)] += own.sum(axis=1) == 0
-        for side, (more_hits, more) in zip(resampled, ((0 * own, own + wrong), (own, 2 * own)), strict=True):
-            side.append(ratio(2 * (hits + weight * more_hits), whole + weight * more).mean(axis=1))
+        sides = ((0 * own, own + wrong, 0.0), (own, 2 * own, 1.0))  # a label of which there is nothing may be either
+        for side, (more_hits, more, unknown) in zip(resampled, sides, strict=True):
+            side.append(ratio(2 * (hits + weight * more_hits), whole + weight * more, unknown).mean(axis=1))
     return hold(float(f1_of_labels(true, said).mean()), *map(np.concatenate, resampled))

@@ -9,9 +9,10 @@ import numpy as np
 
 from ..types import Float64Array, Indices
 from .metrics import RESAMPLES
-from .text_bootstrap import ratio, sum_intervals
+from .text_bootstrap import hold, ratio, sum_intervals
 
 _NORMAL_QUANTILE = 1.959963984540054
+_MAX_DRAWS = 200_000_000
 
 
 def evaluate_numbers(
@@ -58,7 +59,9 @@ def evaluate_numbers(
         **scores,
         "spearman": rank,
         **{f"{name}_interval": interval for name, interval in intervals.items()},
-        "spearman_interval": None if rank is None else _correlation_interval(rank, groups),
+        "spearman_interval": None
+        if rank is None
+        else _correlation_interval(rank, values, predicted, groups, seed=seed, resamples=resamples),
     }
 
 
@@ -83,19 +86,40 @@ def spearman(values: Float64Array, predicted: Float64Array) -> float | None:
     return float(np.clip((ranks[0] * ranks[1]).sum() / length, -1, 1)) if length else None
 
 
-def _correlation_interval(rank: float, groups: Indices) -> list[float]:
-    """The interval of a rank correlation by Fisher's transformation, with the variance of Bonett and Wright (Sample
-    Size Requirements for Estimating Pearson, Kendall and Spearman Correlations, 2000).
+def _correlation_interval(
+    rank: float, values: Float64Array, predicted: Float64Array, groups: Indices, *, seed: int, resamples: int
+) -> list[float]:
+    """The interval of a rank correlation: from the lower to the upper of two bounds each.
 
-    Texts are counted by Kish's effective size. With three or fewer, nothing is known.
+    One pair comes from Fisher's transformation, with the variance of Bonett and Wright (Sample Size Requirements for
+    Estimating Pearson, Kendall and Spearman Correlations, 2000), which holds for normal errors. There, texts are
+    counted by Kish's effective size, and with three or fewer, nothing is known. The other pair comes from the Bayesian
+    bootstrap, which sees where a few rows are far off.
     """
-    sizes = np.unique(groups, return_counts=True)[1]
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    places = [np.unique(side, return_inverse=True)[1] for side in (values, predicted)]
+    rng = np.random.default_rng(seed)
+    resamples = max(min(resamples, 200), min(resamples, _MAX_DRAWS // (10 * len(values))))
+    resampled = [_weighted_correlation(places, rng.standard_exponential(len(sizes))[group]) for _ in range(resamples)]
+    low, high = hold(rank, np.array(resampled))
     texts = float(sizes.sum() ** 2 / (sizes**2).sum())
     if texts <= 3:
         return [-1.0, 1.0]
     middle = math.atanh(max(min(rank, 1 - 1 / texts), -1 + 1 / texts))  # ranks that agree wholly are not certain
     reach = _NORMAL_QUANTILE * math.sqrt((1 + rank**2 / 2) / (texts - 3))
-    return [min(math.tanh(middle - reach), rank), max(math.tanh(middle + reach), rank)]
+    return [min(math.tanh(middle - reach), low), max(math.tanh(middle + reach), high)]
+
+
+def _weighted_correlation(places: list[Indices], weights: Float64Array) -> float:
+    """Spearman's rank correlation of weighted rows, from the place of each one's number among the distinct numbers."""
+    ranks = []
+    for place in places:
+        of_numbers = np.bincount(place, weights)
+        rank = (np.cumsum(of_numbers) - of_numbers / 2)[place]
+        ranks.append(rank - rank @ weights / weights.sum())
+    one, other = ranks
+    correlation = (one * other) @ weights / math.sqrt((one**2 @ weights) * (other**2 @ weights))
+    return float(np.clip(correlation, -1, 1))
 
 
 def order_metrics(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from headstart.stages.heads.multi_label_metrics import evaluate_labels, probabilities
-from headstart.stages.heads.number_metrics import evaluate_numbers, order_metrics
+from headstart.stages.heads.number_metrics import _weighted_correlation, evaluate_numbers, order_metrics
 from headstart.stages.heads.thresholds import NEVER, find_thresholds
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -167,3 +167,33 @@ def test_thresholds_have_the_highest_f1_or_the_most_rows_at_a_precision() -> Non
     assert (of_some == np.where(np.arange(4) == 1, precise, found)).all()
     wrong = find_thresholds(1 - targets[:, :1], targets[:, :1].astype(float), weights[:, :1], floors={0: 0.99})
     assert wrong[0] == NEVER
+
+
+def test_a_rank_correlation_of_rows_that_are_far_off_in_part_is_held() -> None:
+    """One row of twenty is ten times as far off: a formula for normal errors held the truth in half of the samples."""
+    rng = np.random.default_rng(5)
+
+    def sample(rows: int) -> Any:
+        values = rng.normal(size=rows)
+        errors = np.where(rng.random(rows) < 0.05, 1.0, 0.1) * rng.normal(size=rows)
+        return values, values + errors
+
+    truth = scipy.stats.spearmanr(*sample(200_000)).statistic
+    bounds = [evaluate_numbers(*sample(200), np.arange(200), resamples=200)["spearman_interval"] for _ in range(50)]
+    assert np.mean([low <= truth <= high for low, high in bounds]) >= 0.86
+
+
+def test_a_rank_correlation_with_weights_is_that_of_repeated_rows() -> None:
+    rng = np.random.default_rng(6)
+    values, predicted = rng.integers(9, size=(2, 40)).astype(float)
+    times = rng.integers(1, 4, size=40)
+    places = [np.unique(side, return_inverse=True)[1] for side in (values, predicted)]
+    expected = scipy.stats.spearmanr(np.repeat(values, times), np.repeat(predicted, times)).statistic
+    assert _weighted_correlation(places, times.astype(float)) == pytest.approx(expected)
+
+
+def test_a_label_of_which_there_is_nothing_may_be_right() -> None:
+    targets = np.tile(np.array([[1, 0], [0, 0]], np.uint8), (20, 1))
+    found = evaluate_labels(targets, 8.0 * targets - 4, np.arange(40), names=("a", "b"))
+    low, high = found["macro_f1_interval"]
+    assert found["macro_f1"] == 0.5 and low < 0.5 and high > 0.95
