@@ -82,13 +82,14 @@ def main() -> None:
             to, _, int8 = name.partition(" ")
             options = {"texts": DATA / "vader.csv", "reading": ExtractSettings()}
             export(runs[feature], folders[name], ExportSettings(to=to, int8=bool(int8)), **options)
-        found = answers(folders, texts, load(runs["model"]), Path(scratch))
+        models = {feature: load(run) for feature, run in runs.items()}
+        expected = {feature: (logits(model, texts), model.predict(texts).tolist()) for feature, model in models.items()}
+        found = answers(folders, texts, models["model"], Path(scratch))
         print(f"{len(texts)} texts\n\n| format | largest difference of two logits | same label |\n|---|---|---|")
         for name, feature in FORMATS.items():
-            model = load(runs[feature])
-            expected = logits(model, texts)
-            difference = np.abs(np.array(found[name]["logits"]) - expected).max()
-            same = sum(a == b for a, b in zip(found[name]["labels"], model.predict(texts).tolist(), strict=True))
+            values, labels = expected[feature]
+            difference = np.abs(np.array(found[name]["logits"]) - values).max()
+            same = sum(a == b for a, b in zip(found[name]["labels"], labels, strict=True))
             print(f"| {name} | {difference:.1e} | {same / len(texts):.1%} |")
 
 

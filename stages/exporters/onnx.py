@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import warnings
 from pathlib import Path
@@ -46,22 +47,11 @@ class OnnxExporter(Exporter):
         work = folder / "work"
         work.mkdir()
         self._trace(work / FILE)
+        graph = onnx.load(work / FILE)
         if self.int8:
-            from onnxruntime.quantization import QuantType, quantize_dynamic
-
-            quantize_dynamic(
-                work / FILE,
-                folder / FILE,
-                weight_type=QuantType.QInt8,
-                per_channel=True,
-                op_types_to_quantize=["MatMul", "Gemm"],
-                use_external_data_format=_bytes(work) >= _LARGEST,
-            )
-        else:
-            graph = onnx.load(work / FILE)
-            onnx.save_model(
-                graph, folder / FILE, save_as_external_data=_bytes(work) >= _LARGEST, location=f"{FILE}.data"
-            )
+            graph = _with_8_bits(graph)
+        large = _bytes(work) >= _LARGEST
+        onnx.save_model(graph, folder / FILE, save_as_external_data=large, location=f"{FILE}.data")
         shutil.rmtree(work)
         tokenizer = self.source.tokenizer
         tokenizer.save_pretrained(folder)
@@ -191,6 +181,23 @@ class _Graph(nn.Module):
         else:
             said = logits.softmax(dim=1)
         return said, (said if thresholds is None else said / torch.tensor(thresholds)).argmax(dim=1)
+
+
+def _with_8_bits(graph: Any) -> Any:
+    """Return the graph with 8-bit integers as the weights of its matrix products, each block of 32 with a scale.
+
+    Products are computed in float32. With 8-bit inputs as well, MiniLM gave 4% of the demo's texts other labels.
+    """
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addHandler(handler)  # without a handler, this import would set up logging for the whole process
+    try:
+        from onnxruntime.quantization import matmul_nbits_quantizer as quantizers
+    finally:
+        root.removeHandler(handler)
+    config = quantizers.DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, bits=8)
+    quantizer = quantizers.MatMulNBitsQuantizer(graph, algo_config=config)
+    quantizer.process()
+    return quantizer.model.model
 
 
 def _inputs(source: Source) -> tuple[str, ...]:

@@ -112,6 +112,16 @@ def test_an_export_says_what_the_head_says(folder: Path, tmp_path: Path, to: str
             assert secret.encode() not in file.read_bytes(), f"{file.name} names {secret}"
 
 
+def test_weights_of_8_bits_keep_the_labels(folder: Path, tmp_path: Path) -> None:
+    one = made(folder, "plain", "mean")
+    whole = headstart.export(one, tmp_path / "whole", to="onnx")
+    out = headstart.export(one, tmp_path / "out", to="onnx", int8=True)
+    assert 0 < read_export(out)["compared"]["difference"] < 0.5
+    assert (out / "model.onnx").stat().st_size < (whole / "model.onnx").stat().st_size
+    with pytest.raises(SettingsError, match="8-bit weights would change"):
+        headstart.export(made(folder, "regression", "cls"), tmp_path / "no", to="onnx", int8=True)
+
+
 @pytest.mark.parametrize(
     ("to", "kind", "feature", "problem"),
     [
