@@ -29,7 +29,7 @@ def opened(url: str | Path) -> Table:
     return open_table(url, text_column="text", label_column="label")
 
 
-@pytest.mark.parametrize(("name", "content"), [("t.csv", CSV), ("t.csv.gz", gzip.compress(CSV))])
+@pytest.mark.parametrize(("name", "content"), [("t.csv", CSV), ("t.csv.gz", gzip.compress(CSV, mtime=0))])
 def test_a_remote_file_is_read_as_a_local_one(store: Any, name: str, content: bytes) -> None:
     store.pipe(f"/data/{name}", content)
     table = opened(f"memory://data/{name}")
