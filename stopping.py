@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -86,8 +87,8 @@ def _request(number: int, frame: FrameType | None) -> None:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    """Raise the request. The first one waits until a running import has finished."""
-    wait = len(_requests) == 1 and _is_importing(frame)
+    """Raise the request. The first one waits until a running import has finished, and until a lock is taken."""
+    wait = len(_requests) == 1 and (_is_taking_lock(frame) or _is_importing(frame))
     if hasattr(signal, "setitimer"):  # without a timer, `raise_request` raises it later
         # A second request ends the wait for the first, which would be raised once more.
         signal.setitimer(signal.ITIMER_REAL, _RETRY_SECONDS if wait else 0)
@@ -102,6 +103,14 @@ def _is_importing(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def _is_taking_lock(frame: FrameType | None) -> bool:
+    """Return whether the main thread is between taking a condition's lock and the block that releases it.
+
+    The lock would be kept for ever, and a thread that needs it, as of a future or a pool, would never end.
+    """
+    return frame is not None and frame.f_code is threading.Condition.__enter__.__code__
 
 
 def _print_other_errors(lost: Any, requests: list[KeyboardInterrupt] = _requests) -> None:

@@ -17,7 +17,7 @@ from ..cache.siblings import partial_path, superseded_paths
 from ..cache.workspace import remove_leftovers
 from .encoders.files import require_encoder_name
 from .encoders.session import EncoderSession
-from .extraction.fill import fill_cache, outcome_counts
+from .extraction.fill import fill_cache, note_truncated, outcome_counts
 from .extraction.resume import (
     CacheRequest,
     UnfinishedCache,
@@ -189,6 +189,7 @@ def _extract_table(table: Table, out: Path, reuse: Sequence[str | os.PathLike[st
                 report=report,
             )
             remove_superseded(out)
+            note_truncated(record, session.identity, report)
             counts = outcome_counts(record, filled=True)
             outcome = Outcome(command="extract", output=out, action=Action.MADE, counts=counts)
     report(outcome)

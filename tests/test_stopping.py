@@ -55,6 +55,36 @@ def test_the_command_line_heeds_it_from_its_first_import_to_after_its_last_word(
     assert (tmp_path / "run").exists() == (when == "the end")
 
 
+AT_A_LOCK = """
+import signal, threading, time
+from headstart import stopping
+
+stopping.catch_signals()
+lock, entered = threading.Lock(), False
+lock.acquire()
+
+def interrupt():
+    time.sleep(0.3)
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    time.sleep(0.3)
+    lock.release()
+
+threading.Thread(target=interrupt).start()
+try:
+    with threading.Condition(lock):
+        entered = True
+        time.sleep(60)
+except KeyboardInterrupt:
+    print(entered, lock.locked())
+"""
+
+
+def test_it_waits_until_a_lock_is_taken() -> None:
+    """Where it comes between a lock and the block that releases it, a thread that needs the lock would never end."""
+    done = subprocess.run([sys.executable, "-c", AT_A_LOCK], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("True False\n", "")
+
+
 IMPORTING = """
 import time
 from headstart import stopping

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...cache.identity import Identity
 from ...cache.writer import CacheWriter
 from ..encoders.memory import freed_memory_kept
 from ..encoders.session import EncoderSession
@@ -70,11 +71,15 @@ def fill_cache(
             cache.require_unchanged()
         record = provenance(session.device, fields, timespec="milliseconds", versions=VERSIONS)
         writer.finish(record, out)
-    share, identity = counts.truncated_rows / scan.rows, session.identity
+    return record
+
+
+def note_truncated(record: Mapping[str, Any], identity: Identity, report: Report) -> None:
+    """Tell how to encode all of the texts, if many of a cache's lost their end."""
+    share = record["truncated_rows"] / record["rows"]
     if share >= _MANY_TRUNCATED and not identity.pairs:
         lost = f"{share:.0%} of the texts have more than {identity.max_length} tokens, and lost the rest"
         report(Note(f"{lost}: `long=chunks` encodes all of a text"))
-    return record
 
 
 def outcome_counts(record: Mapping[str, Any], *, filled: bool) -> dict[str, float]:

@@ -32,7 +32,7 @@ from ..settings import ExtractSettings
 from ..tables.scan import scan_table
 from ..tables.table import open_table
 from ..types import StoredFeatures
-from .fill import fill_cache
+from .fill import fill_cache, note_truncated
 from .resume import CacheRequest, open_unfinished, remove_superseded
 from .reuse import ReusableCaches, by_cache, find_rows, open_reusable
 
@@ -125,7 +125,7 @@ class TextStore:
         unfinished = open_unfinished(request, widths=session.encoder.widths, plan=plan, report=self._report)
         earlier = open_reusable(superseded_paths(out), session.identity, settings.storage, superseded=True)
         reusable = ReusableCaches(earlier, self._report)
-        fill_cache(
+        record = fill_cache(
             unfinished,
             out,
             table=table,
@@ -135,6 +135,7 @@ class TextStore:
             report=self._report,
         )
         remove_superseded(out)
+        note_truncated(record, session.identity, self._report)
         (cache,) = open_reusable([out], session.identity, settings.storage)
         return cache
 

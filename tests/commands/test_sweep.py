@@ -136,8 +136,8 @@ def test_the_winner_is_a_run_that_was_tested(swept: Path, cache: Path, tmp_path:
     alone = train_head(cache, tmp_path / "run", winner)
     assert (alone / "head.safetensors").read_bytes() == (swept / "winner" / "head.safetensors").read_bytes()
     assert load_head(swept / "winner").label_names == ("class0", "class1", "class2")
-    assert sorted(path.name for path in swept.iterdir()) == ["sweep.json", "sweep.parquet", "winner"]
-    assert [path.name for path in swept.parent.iterdir()] == ["runs"]
+    assert sorted(path.name for path in Path(swept).iterdir()) == ["sweep.json", "sweep.parquet", "winner"]
+    assert [path.name for path in Path(swept).parent.iterdir()] == ["runs"]
 
 
 def test_no_test_row_is_trained_or_ranked_on(cache: Path) -> None:
@@ -250,7 +250,7 @@ def test_a_file_of_anothers_in_an_unfinished_sweep_stays(
             sweep(cache, tmp_path / "runs", settings, overwrite=True)
     assert notes.read_text() == "mine"
     notes.rename(tmp_path / "notes.txt")
-    assert sweep(cache, tmp_path / "runs", SETTINGS).is_dir()
+    assert Path(sweep(cache, tmp_path / "runs", SETTINGS)).is_dir()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "runs"]
 
 

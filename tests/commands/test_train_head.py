@@ -150,7 +150,7 @@ def test_a_saved_mlp_predicts_as_torch_does(cache: Path, tmp_path: Path) -> None
 
 
 def test_a_temperature_is_saved_and_divides_the_logits(cache: Path, tmp_path: Path) -> None:
-    """The temperature is fitted to the validation rows, so their log loss falls."""
+    """Which temperature it is, and what the validation rows are scored with: `test_adjustment.py`."""
     settings = TrainSettings(solver="sgd", epochs=100, learning_rate=0.3, dropout=0.0)
     plain, scaled = (
         train_head(cache, tmp_path / str(calibrate), dataclasses.replace(settings, calibrate=calibrate))
@@ -163,8 +163,6 @@ def test_a_temperature_is_saved_and_divides_the_logits(cache: Path, tmp_path: Pa
     features = np.random.default_rng(0).normal(size=(50, 32)).astype(np.float32)
     expected = (torch.from_numpy(heads[0].logits(features)) / temperature).softmax(1)
     np.testing.assert_allclose(heads[1].probabilities(features), expected, atol=1e-6)
-    losses = [run_of(run)["metrics"]["validation"]["log_loss"] for run in (plain, scaled)]
-    assert losses[1] < losses[0]
 
 
 def test_no_text_is_trained_on_and_tested(tiny: Path, tmp_path: Path) -> None:
