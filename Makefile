@@ -26,7 +26,7 @@ test: $(INSTALLED) data
 
 # Pages in Chromium, and trackers read back. CHROMIUM names the browser, if it is not /usr/bin/chromium.
 test-report: $(VENV)/installed-report
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/pages -m apart
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m apart
 
 # The tests with the lowest versions that pyproject.toml allows, in an environment of its own. CI does not run this.
 test-oldest: $(OLDEST)/installed data

@@ -213,6 +213,7 @@ def test_settings_that_have_no_meaning_are_refused() -> None:
         ExportSettings(to="torch", push="name")
 
 
+@pytest.mark.apart
 def test_cards_load_their_exports_without_headstart(minilm: Path, vader: list[dict[str, str]], tmp_path: Path) -> None:
     """Of the real MiniLM: one process for all formats."""
     texts = [row["text"] for row in vader[:60]]
