@@ -38,10 +38,12 @@ def read_excel(reading: Reading, columns: ColumnNames) -> Iterator[pa.RecordBatc
         except (zipfile.BadZipFile, KeyError, ValueError, openpyxl.utils.exceptions.InvalidFileException) as error:
             raise TableError(f"{reading.file} is no workbook of Excel: {error}") from None
         try:
-            names, wanted = book.sheetnames, reading.settings.sheet
-            if wanted is not None and wanted not in names:
-                raise SettingsError(f"{reading.file} has no sheet {wanted!r}; it has {', '.join(names)}")
-            yield from _read_rows(book[names[0] if wanted is None else wanted], reading, columns)
+            sheets = {sheet.title: sheet for sheet in book.worksheets}  # charts have sheets, too
+            wanted = reading.settings.sheet or next(iter(sheets), "")
+            if wanted not in sheets:
+                raise SettingsError(f"{reading.file} has no sheet {wanted!r}; it has {', '.join(sheets)}")
+            sheets[wanted].reset_dimensions()  # what the file says of its size may be wrong, and rows would be missing
+            yield from _read_rows(sheets[wanted], reading, columns)
         finally:
             book.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,15 @@ def test_a_sheet_is_chosen_by_name(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("text,label\na,b\n")
     with pytest.raises(SettingsError, match="`sheet` has no effect on"):
         read(tmp_path / "t.csv", settings=TableSettings(sheet="x"))
+
+
+def test_rows_beyond_the_size_that_the_file_states_are_read(tmp_path: Path) -> None:
+    """Programs that are not Excel write a wrong one."""
+    path, other = save(tmp_path / "t.xlsx", ROWS), tmp_path / "o.xlsx"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(other, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name).replace(b'<dimension ref="A1:C4"', b'<dimension ref="A1:C2"'))
+    assert read(other) == read(path)
 
 
 def test_bad_rows_are_refused_or_left_out(tmp_path: Path) -> None:
