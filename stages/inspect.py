@@ -9,12 +9,12 @@ from typing import Any
 
 from ..cache.reader import open_cache
 from .baseline.report import SPEEDUP
-from .runs.audit_folder import AUDIT, ISSUES_FILE, read_audit
-from .runs.evaluation_folder import EVALUATION, read_evaluation
-from .runs.export_folder import EXPORT, read_export
+from .runs.audit_folder import AUDIT, ISSUES_FILE
+from .runs.evaluation_folder import EVALUATION
+from .runs.export_folder import EXPORT
 from .runs.predictions import PREDICTIONS_FILE
 from .runs.run import RUN, read_run
-from .runs.sweep_folder import SWEEP, read_sweep
+from .runs.sweep_folder import SWEEP
 
 
 def inspect_path(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -30,15 +30,15 @@ def inspect_path(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     if (path / SWEEP.file).is_file():
-        return {"kind": "sweep", "path": str(path), **read_sweep(path)}
+        return {"kind": "sweep", "path": str(path), **SWEEP.read(path)}
     if (path / SPEEDUP.file).is_file():
         return {"kind": "speedup", "path": str(path), **SPEEDUP.read(path)}
     if (path / AUDIT.file).is_file():
-        return {"kind": "audit", "path": str(path), **read_audit(path), "lines": str(path / ISSUES_FILE)}
+        return {"kind": "audit", "path": str(path), **AUDIT.read(path), "lines": str(path / ISSUES_FILE)}
     if (path / EVALUATION.file).is_file():
-        return {"kind": "evaluation", "path": str(path), **read_evaluation(path)}
+        return {"kind": "evaluation", "path": str(path), **EVALUATION.read(path)}
     if (path / EXPORT.file).is_file():
-        return {"kind": "export", "path": str(path), **read_export(path)}
+        return {"kind": "export", "path": str(path), **EXPORT.read(path)}
     if path.is_dir() or path.name == RUN.file:
         folder = path.parent if path.name == RUN.file else path
         predictions = folder / PREDICTIONS_FILE  # runs made earlier lack it

@@ -25,7 +25,7 @@ from .pages.page import BEGINNING, Material, build
 from .pages.subject import Key, Subject, read_issues, read_subject
 from .pages.texts import least_sure, most_wrong
 from .progress import Action, Note, Outcome, Report, Step, in_notebooks
-from .runs.audit_folder import ISSUES_FILE, read_audit
+from .runs.audit_folder import AUDIT, ISSUES_FILE
 from .settings import ExtractSettings, ReportSettings, settings_from, takes
 from .tables.table import open_table
 from .types import Indices
@@ -80,7 +80,7 @@ def report(
     subjects = [read_subject(path, name) for path, name in zip(paths, _names(paths), strict=True)]
     opened = None if cache is None else _open(cache, report)
     maps = [None if opened is None else _map(opened, subject, settings.points) for subject in subjects]
-    found = None if audit is None else read_audit(Path(audit))
+    found = None if audit is None else AUDIT.read(Path(audit))
     issues = [] if audit is None else read_issues(Path(audit) / ISSUES_FILE)
     try:
         wanted = {key for subject in subjects for key in _keys_shown(subject, settings.worst)}

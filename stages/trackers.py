@@ -18,7 +18,7 @@ from typing import Any
 from ..cache.errors import HeadstartError, SettingsError, StorageError
 from .progress import Action, Event, Outcome, Report, silent
 from .runs.run import read_run
-from .runs.sweep_folder import TABLE_FILE, WINNER, read_sweep
+from .runs.sweep_folder import SWEEP, TABLE_FILE, WINNER
 from .settings import Tracker
 
 Scalar = str | int | float | bool
@@ -106,7 +106,7 @@ def _entries(outcome: Outcome) -> Iterator[Entry]:
     yield _of_run(out / WINNER, out.name)
     import pyarrow.parquet
 
-    names = [name for name, values in read_sweep(out)["settings"]["values"].items() if len(values) > 1]
+    names = [name for name, values in SWEEP.read(out)["settings"]["values"].items() if len(values) > 1]
     heads: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for line in pyarrow.parquet.read_table(out / TABLE_FILE).to_pylist():
         heads.setdefault((line["setting"], line["seed"], line["fold"]), []).append(line)

@@ -13,7 +13,7 @@ import numpy as np
 from ...cache.errors import DamagedError, FormatError
 from ..runs.predictions import PREDICTIONS_FILE
 from ..runs.run import read_run
-from ..runs.sweep_folder import SWEEP, TABLE_FILE, WINNER, read_sweep
+from ..runs.sweep_folder import SWEEP, TABLE_FILE, WINNER
 from ..settings import Task
 from ..types import Float64Array
 from .html import Html
@@ -92,7 +92,7 @@ def read_subject(path: Path, name: str) -> Subject:
     if not (path / SWEEP.file).is_file():
         return _read_run(path, name)
     winner, epochs = _read_run(path / WINNER, name), _read_columns(path / TABLE_FILE)
-    return dataclasses.replace(winner, sweep=read_sweep(path), epochs=epochs)
+    return dataclasses.replace(winner, sweep=SWEEP.read(path), epochs=epochs)
 
 
 def _read_run(folder: Path, name: str) -> Subject:

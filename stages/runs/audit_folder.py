@@ -6,18 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from ...cache.documents import checked
 from .folders import FolderKind
 
 ISSUES_FILE, NEXT_FILE = "issues.parquet", "next.parquet"
-AUDIT = FolderKind(
-    name="label audit",
-    file="audit.json",
-    format="headstart-audit",
-    version=1,
-    command="headstart audit",
-    others=r"(issues|next)\.parquet",
-)
 
 
 class _AuditRecord(TypedDict):
@@ -32,15 +23,15 @@ class _AuditRecord(TypedDict):
     seconds: float
 
 
-def read_audit(folder: Path) -> dict[str, Any]:
-    """Read and check ``audit.json``.
-
-    Raises:
-        As `FolderKind.read`; DamagedError also if a field is missing, or has the wrong type.
-    """
-    fields = AUDIT.read(folder)
-    checked(fields, _AuditRecord, str(folder / AUDIT.file))
-    return fields
+AUDIT = FolderKind(
+    name="label audit",
+    file="audit.json",
+    format="headstart-audit",
+    version=1,
+    command="headstart audit",
+    others=r"(issues|next)\.parquet",
+    record=_AuditRecord,
+)
 
 
 def write_lines(path: Path, lines: Sequence[Mapping[str, Any]], types: Mapping[str, type]) -> None:

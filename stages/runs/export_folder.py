@@ -2,24 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, TypedDict
 
-from ...cache.documents import checked
 from .folders import FolderKind
-
-EXPORT = FolderKind(
-    name="export",
-    file="headstart.json",
-    format="headstart-export",
-    version=1,
-    command="headstart export",
-    others=r"README\.md|(config|tokenizer|tokenizer_config|special_tokens_map|modules|head)\.json"
-    r"|sentence_bert_config\.json|config_sentence_transformers\.json|best_bert_sentiment_model\.pth"
-    r"|(model|head)\.py|head\.npz|model\.onnx(\.data)?|__pycache__/.*"
-    r"|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|chat_template\.jinja"
-    r"|\d+_(Pooling|Dense|Normalize|LayerNorm)/(config\.json|model\.safetensors)?",
-)
 
 
 class _Compared(TypedDict):
@@ -41,12 +26,16 @@ class _ExportRecord(TypedDict):
     compared: _Compared
 
 
-def read_export(folder: Path) -> dict[str, Any]:
-    """Read and check ``headstart.json``.
-
-    Raises:
-        As `FolderKind.read`; DamagedError also if a field is missing, or has the wrong type.
-    """
-    fields = EXPORT.read(folder)
-    checked(fields, _ExportRecord, str(folder / EXPORT.file))
-    return fields
+EXPORT = FolderKind(
+    name="export",
+    file="headstart.json",
+    format="headstart-export",
+    version=1,
+    command="headstart export",
+    others=r"README\.md|(config|tokenizer|tokenizer_config|special_tokens_map|modules|head)\.json"
+    r"|sentence_bert_config\.json|config_sentence_transformers\.json|best_bert_sentiment_model\.pth"
+    r"|(model|head)\.py|head\.npz|model\.onnx(\.data)?|__pycache__/.*"
+    r"|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|chat_template\.jinja"
+    r"|\d+_(Pooling|Dense|Normalize|LayerNorm)/(config\.json|model\.safetensors)?",
+    record=_ExportRecord,
+)

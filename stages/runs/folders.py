@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...cache.documents import read_json_file
+from ...cache.documents import checked, read_json_file
 from ...cache.errors import DamagedError, FormatError, OutputExistsError, StorageError, storage_errors
 from ...cache.lock import hold
 from ...cache.siblings import followed
@@ -30,6 +30,7 @@ class FolderKind:
         version: The newest value of ``version`` in that file.
         command: The command that makes such a folder.
         others: A pattern of the other files in it, by their paths from it; a folder ends in a slash.
+        record: A `TypedDict` of the fields that every such file holds; it MAY hold more. None: they are not checked.
     """
 
     name: str
@@ -38,6 +39,7 @@ class FolderKind:
     version: int
     command: str
     others: str
+    record: type[Any] | None = None
 
     def write(self, folder: Path, fields: dict[str, Any], *, version: int = 1) -> None:
         """Write the JSON file into a folder that is not complete yet."""
@@ -45,11 +47,11 @@ class FolderKind:
         (folder / self.file).write_text(content + "\n", encoding="utf-8")
 
     def read(self, folder: Path) -> dict[str, Any]:
-        """Read the JSON file.
+        """Read and check the JSON file.
 
         Raises:
             FormatError: the folder is not of this kind, or was written by a newer version.
-            DamagedError: the file is not JSON, or is a pipe or the like.
+            DamagedError: the file is not JSON, is a pipe or the like, lacks a field, or a field has the wrong type.
             StorageError: the file cannot be read.
         """
         path = folder / self.file
@@ -67,7 +69,7 @@ class FolderKind:
             raise FormatError(
                 f"{path} is of version {fields.get('version')!r}; this headstart reads up to {self.version}: upgrade it"
             )
-        return fields
+        return fields if self.record is None else checked(fields, self.record, str(path))
 
     def require_free(self, folder: Path, *, overwrite: bool) -> None:
         """Refuse an output folder that exists, unless it is empty, or is of this kind and may be overwritten.

@@ -13,7 +13,7 @@ from ...cache.notebook import import_pandas, summary
 from ..units import duration
 from .predictions import PREDICTIONS_FILE
 from .run import RunMetrics, read_run
-from .sweep_folder import WINNER, read_sweep
+from .sweep_folder import SWEEP, WINNER
 
 if TYPE_CHECKING:
     import pandas
@@ -188,7 +188,7 @@ def open_run(path: str | os.PathLike[str]) -> Run:
 
 def open_sweep(path: str | os.PathLike[str]) -> Sweep:
     """Open the folder of a sweep. Errors are as for `open_run`."""
-    return Sweep(Path(path), read_sweep(Path(path)))
+    return Sweep(Path(path), SWEEP.read(Path(path)))
 
 
 def _scores(metrics: Mapping[str, Any]) -> list[list[str]]:

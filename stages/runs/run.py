@@ -26,14 +26,6 @@ from .predictions import PartPredictions, write_predictions
 HEAD_FILE = "head.safetensors"
 _TENSORS = {name.replace("_", "."): name for name in ("weight", "bias", "hidden_weight", "hidden_bias")}
 """The names of a head's tensors in the file, and in `Head`."""
-RUN = FolderKind(
-    name="run",
-    file="run.json",
-    format="headstart-run",
-    version=2,
-    command="headstart train-head",
-    others=r"head\.safetensors|predictions\.parquet|tensorboard/([^/]+)?",
-)
 
 
 class RunRows(TypedDict):
@@ -73,14 +65,24 @@ class RunRecord(TypedDict):
     seconds: float
 
 
+RUN = FolderKind(
+    name="run",
+    file="run.json",
+    format="headstart-run",
+    version=2,
+    command="headstart train-head",
+    others=r"head\.safetensors|predictions\.parquet|tensorboard/([^/]+)?",
+    record=RunRecord,
+)
+
+
 def read_run(folder: Path) -> dict[str, Any]:
     """Read and check ``run.json``.
 
     Raises:
-        As `FolderKind.read`; DamagedError also if a field is missing, or has the wrong type.
+        As `FolderKind.read`; FormatError also for an unknown task, DamagedError for label names that are none.
     """
     fields, path = RUN.read(folder), folder / RUN.file
-    checked(fields, RunRecord, str(path))
     task = _task(fields, str(path))
     if not are_names(fields["label_names"]) and (task is not Task.REGRESSION or fields["label_names"]):
         raise DamagedError(f"{path}: its label_names are not a list of distinct names")

@@ -28,14 +28,6 @@ from .run import RUN, write_run
 
 TABLE_FILE = "sweep.parquet"
 WINNER = "winner"
-SWEEP = FolderKind(
-    name="sweep",
-    file="sweep.json",
-    format="headstart-sweep",
-    version=1,
-    command="headstart sweep",
-    others=rf"sweep\.parquet|winner/({RUN.contents})?|tensorboard/(\d+/)?([^/]+)?",
-)
 _PLAN_FILE = "plan.json"
 _PLAN_FORMAT = {"format": "headstart-sweep-plan"}
 _GROUPS = "groups"
@@ -58,6 +50,17 @@ class _SweepRecord(TypedDict):
     diverged: int
     kept_heads: int
     seconds: float
+
+
+SWEEP = FolderKind(
+    name="sweep",
+    file="sweep.json",
+    format="headstart-sweep",
+    version=1,
+    command="headstart sweep",
+    others=rf"sweep\.parquet|winner/({RUN.contents})?|tensorboard/(\d+/)?([^/]+)?",
+    record=_SweepRecord,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,19 +164,6 @@ def open_folder(folder: Path, plan: Mapping[str, Any], *, overwrite: bool) -> It
                 replace_folder(made, partial)
             new.mkdir()
         yield SweepFolder(new, folder)
-
-
-def read_sweep(folder: Path) -> dict[str, Any]:
-    """Read and check ``sweep.json``.
-
-    Raises:
-        FormatError: the folder is not a sweep, or was written by a newer version.
-        DamagedError: ``sweep.json`` lacks a field, or a field has the wrong type.
-        StorageError: the file cannot be read.
-    """
-    fields, path = SWEEP.read(folder), folder / SWEEP.file
-    checked(fields, _SweepRecord, str(path))
-    return fields
 
 
 def _read_plan(partial: Path) -> dict[str, Any]:

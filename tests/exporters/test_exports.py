@@ -16,7 +16,7 @@ from headstart.cache.errors import ExportError, OutputExistsError, SettingsError
 from headstart.stages.exporters import transformers as stock
 from headstart.stages.heads.dims import Dims
 from headstart.stages.heads.head import Head
-from headstart.stages.runs.export_folder import read_export
+from headstart.stages.runs.export_folder import EXPORT
 from headstart.stages.runs.run import load_head, read_run, write_run
 from headstart.stages.settings import ExportSettings, Task, TrainSettings
 from tiny import save_tiny_encoder, tiny_rows
@@ -103,7 +103,7 @@ def made(folder: Path, kind: str, feature: str, encoder: Path | None = None) -> 
 )
 def test_an_export_says_what_the_head_says(folder: Path, tmp_path: Path, to: str, kind: str, feature: str) -> None:
     out = headstart.export(made(folder, kind, feature), tmp_path / "out", ExportSettings(to=to))
-    compared = read_export(out)["compared"]
+    compared = EXPORT.read(out)["compared"]
     assert compared["texts"] >= 32 and compared["difference"] < 1e-4
     assert compared["equal"] == (None if kind == "regression" else compared["texts"])
     assert "```python" in (out / "README.md").read_text(encoding="utf-8")
@@ -116,7 +116,7 @@ def test_weights_of_8_bits_keep_the_labels(folder: Path, tmp_path: Path) -> None
     one = made(folder, "plain", "mean")
     whole = headstart.export(one, tmp_path / "whole", to="onnx")
     out = headstart.export(one, tmp_path / "out", to="onnx", int8=True)
-    assert 0 < read_export(out)["compared"]["difference"] < 0.5
+    assert 0 < EXPORT.read(out)["compared"]["difference"] < 0.5
     assert (out / "model.onnx").stat().st_size < (whole / "model.onnx").stat().st_size
     with pytest.raises(SettingsError, match="8-bit weights would change"):
         headstart.export(made(folder, "regression", "cls"), tmp_path / "no", to="onnx", int8=True)
@@ -150,7 +150,7 @@ def test_stock_classes_of_other_encoders_give_the_same_logits(tmp_path: Path, en
     headstart.train_head(tmp_path / "c.h5", tmp_path / "base", TrainSettings(solver="exact"))
     kind = "hidden" if encoder == "distilbert" else "plain"
     out = headstart.export(made(tmp_path, kind, "cls"), tmp_path / "out", ExportSettings(to="transformers"))
-    assert read_export(out)["compared"]["difference"] < 1e-4
+    assert EXPORT.read(out)["compared"]["difference"] < 1e-4
 
 
 def test_an_export_that_says_something_else_is_removed(
