@@ -21,7 +21,8 @@ import sys
 import numpy as np
 
 FOLDER = pathlib.Path(__file__).parent
-ARRAYS = np.load(FOLDER / "head.npz")
+with np.load(FOLDER / "head.npz") as file:
+    ARRAYS = dict(file)
 HEAD = json.loads((FOLDER / "head.json").read_text(encoding="utf-8"))
 
 
