@@ -165,9 +165,7 @@ def test_digits_of_nothing_leave_the_bias() -> None:
 
 def test_rows_are_rounded_up_to_few_numbers() -> None:
     for rows in range(1, 4 * SHAPE_ROWS):
-        step = (
-            SHAPE_ROWS if rows > SHAPE_ROWS else SHAPE_ROWS // 4
-        )  # a short text is not padded much
+        step = SHAPE_ROWS if rows > SHAPE_ROWS else SHAPE_ROWS // 4  # a short text is not padded much
         assert padded_rows(rows) % step == 0 and rows <= padded_rows(rows) < rows + step
     assert padded_rows(2048) == 2048
 
