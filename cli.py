@@ -443,8 +443,14 @@ def predict_command(
         LineFormat, typer.Option("--format", help="What a line of --input - is. The answers are JSON lines.")
     ] = LineFormat.TEXT,
     cache: Annotated[
-        Path | None, typer.Option(help="Cache of the run's encoder: texts of --input that it holds are not encoded.")
+        Path | None,
+        typer.Option(
+            help="Cache of the run's encoder, or a folder of them: texts of --input that it holds are not encoded."
+        ),
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the features of other texts in the folder --cache.")
+    ] = False,
     encoder: Annotated[str | None, typer.Option(help=_MOVED_ENCODER, show_default="where the run says it was")] = None,
     columns: Annotated[Values, Fields(ExtractSettings, only=tuple(_OF_INPUT), help=_OF_INPUT)],
     label_delimiter: Annotated[
@@ -465,7 +471,7 @@ def predict_command(
         refuse_unused(ctx, "without --input", *columns)
     if input_table is None or streamed:
         reason = "with --input -" if streamed else "without --input"
-        refuse_unused(ctx, reason, "skip_bad_rows", "label_delimiter", "cache", *_DIALECT, *output)
+        refuse_unused(ctx, reason, "skip_bad_rows", "label_delimiter", "cache", "keep", *_DIALECT, *output)
     if not streamed:
         refuse_unused(ctx, "without --input -", "line_format")
     encoding["encoder"] = encoder
@@ -476,9 +482,8 @@ def predict_command(
         from .stages.predict import predict, predict_table
 
         if input_table is not None and out is not None:
-            options = (
-                columns | encoding | output | {"label_delimiter": parse_delimiter(label_delimiter), "cache": cache}
-            )
+            options = columns | encoding | output | {"cache": cache, "keep": keep}
+            options["label_delimiter"] = parse_delimiter(label_delimiter)
             written = predict_table(run, input_table, out, table_settings=dialect, report=listener, **options)
         else:
             found = predict(run, texts or [], report=listener, **encoding)

@@ -94,7 +94,7 @@ class TextClassifier:
             allow_pickled_weights=allow_pickled_weights,
             report=report,
         )
-        self._encoder: Encoder | None = None
+        self._session: EncoderSession | None = None
         self.device = ""
         self._loading, self._encoding = threading.Lock(), threading.Lock()
 
@@ -262,11 +262,16 @@ class TextClassifier:
 
     def load_encoder(self) -> Encoder:
         """Return the encoder; the first call finds, checks and loads it. Errors as for `predict`."""
+        return self.session().encoder
+
+    def session(self) -> EncoderSession:
+        """Return the encoder with its settings, loaded as by `load_encoder`."""
         with self._loading:
-            if self._encoder is None:
+            if self._session is None:
                 session = self._open_session(self.head.identity, read_run(self.run)["encoder"])
-                self._encoder, self.device = session.encoder, str(session.device)
-            return self._encoder
+                _ = session.encoder
+                self._session, self.device = session, str(session.device)
+            return self._session
 
 
 def load(

@@ -14,10 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from ..cache.errors import EncoderError, OutputExistsError, SettingsError, TableError
-from ..cache.hashing import digest, hash_texts
+from ..cache.hashing import Hashes, digest, hash_sequences, hash_texts
+from ..cache.identity import Identity
 from ..cache.lock import hold
 from ..cache.siblings import followed
 from .extraction.reuse import ReusableCaches, RowLocations, by_cache, find_rows, open_reusable
+from .extraction.text_caches import NewRows, TextCaches
 from .model import NO_TOKENS, Probabilities, TextClassifier
 from .prefetch import prefetch
 from .progress import Action, Note, Outcome, Report, Step, in_notebooks
@@ -29,7 +31,7 @@ from .tables.scan import ColumnScan, read_column_windows, scan_columns
 from .tables.stream import LineFields, json_line, read_lines
 from .tables.table import Table, TableRows, open_table
 from .tables.writer import open_writer, output_format
-from .types import TokenIds
+from .types import Features, Mask, TokenIds
 
 if TYPE_CHECKING:
     from .encoders.encoder import BatchReport
@@ -106,6 +108,7 @@ def predict_table(
     label_delimiter: str = ";",
     skip_bad_rows: bool = False,
     cache: str | os.PathLike[str] | None = None,
+    keep: bool = False,
     overwrite: bool = False,
     window_rows: int = ExtractSettings.window_rows,
     report: Report = in_notebooks,
@@ -116,6 +119,7 @@ def predict_table(
     the head says of each window is kept beside ``out`` until that is complete (see `OutputLog`), so a run that was
     stopped carries on after its last window, and the file has the same bytes. Where the run, the encoder, the cache or
     a setting is another one, it begins again, and a note says so; where texts have changed, it goes on from there.
+    With ``keep``, what a stopped run has kept is not encoded again, so probabilities may differ by rounding.
 
     Args:
         run: The run folder.
@@ -132,8 +136,9 @@ def predict_table(
         skip_bad_rows: Give a bad row (without text, not UTF-8, with too many or too few cells, or with a text of no
             tokens) an empty prediction, instead of raising. One more column, ``prediction_problem``, says why; it is
             empty for the other rows. A row whose cells cannot be read is written with empty cells.
-        cache: A cache of the run's encoder and settings: texts that it holds are not encoded. Where it stores float16,
-            their features are rounded.
+        cache: A cache of the run's encoder and settings, or a folder of such caches, as `CachedEncoder` fills it:
+            texts that it holds are not encoded. Where a cache stores float16, their features are rounded.
+        keep: Keep the features of other texts in the folder at ``cache``, which is made where it is missing.
         overwrite: Replace the file at ``out``.
         window_rows: Rows that are read, encoded and written together.
         report: Receives progress, and an `Outcome` at the end.
@@ -148,11 +153,13 @@ def predict_table(
         BusyError: another run is writing ``out``.
         IdentityError: the cache has another identity, or lacks the head's feature.
         StorageError: the machine cannot read or write.
-        SettingsError: the delimiter occurs in a label.
+        SettingsError: the delimiter occurs in a label, or ``keep`` has no folder.
         HeadstartError: as for `TextClassifier.predict`.
     """
     out = Path(out)
     _require_writable(out, overwrite)
+    if keep and (cache is None or Path(cache).is_file()):
+        raise SettingsError("`keep` needs a folder as `cache`: the cache of a table holds the rows of its table alone")
     source = open_table(
         table,
         text_column=text_column,
@@ -175,9 +182,9 @@ def predict_table(
     delimiter = label_delimiter if classifier.head.task is Task.MULTI_LABEL and output_format(out) in DIALECTS else None
     if delimiter is not None and (joined := [name for name in classifier.head.label_names if delimiter in name]):
         raise SettingsError(f"the label {joined[0]!r} holds {delimiter!r}; choose another `label_delimiter`")
-    held = open_reusable([] if cache is None else [Path(cache)], classifier.head.identity, Storage.FLOAT16)
+    held, folder = _cached(cache, classifier.head.identity, report, keep=keep)
     with hold(out, note=lambda text: report(Note(text))):
-        work = _Work(classifier, source, ReusableCaches(held, report), delimiter, report)
+        work = _Work(classifier, source, held, delimiter, report, kept=folder if keep else None)
         counts = work.write(out, overwrite=overwrite)
     report(Outcome(command="predict", output=out, action=Action.MADE, counts=counts))
     return out
@@ -260,6 +267,18 @@ def predict_lines(
     return done
 
 
+def _cached(
+    cache: str | os.PathLike[str] | None, identity: Identity, report: Report, *, keep: bool
+) -> tuple[ReusableCaches, TextCaches | None]:
+    """Open what holds features already; of a folder of caches, give that, too."""
+    if cache is not None and (keep or Path(cache).is_dir()):
+        folder = TextCaches(Path(cache), identity, Storage.FLOAT32, report)
+        return folder.open(), folder
+    return ReusableCaches(
+        open_reusable([] if cache is None else [Path(cache)], identity, Storage.FLOAT16), report
+    ), None
+
+
 def _require_writable(out: Path, overwrite: bool) -> None:
     output_format(out)
     followed(out)  # a link that leads to itself is refused
@@ -273,12 +292,31 @@ class _Work:
     """A table on its way through a head."""
 
     def __init__(
-        self, classifier: TextClassifier, source: Table, reusable: ReusableCaches, delimiter: str | None, report: Report
+        self,
+        classifier: TextClassifier,
+        source: Table,
+        reusable: ReusableCaches,
+        delimiter: str | None,
+        report: Report,
+        *,
+        kept: TextCaches | None,
     ) -> None:
-        """With a delimiter, lists of labels become text."""
+        """With a delimiter, lists of labels become text. New features are kept in ``kept``."""
         self.classifier, self.source, self.reusable = classifier, source, reusable
-        self.delimiter, self.report = delimiter, report
-        names = ("rows", "skipped_rows", "kept_rows", "cached_rows", "sequences_encoded", "tokens_encoded")
+        self.delimiter, self.report, self.kept = delimiter, report, kept
+        self.tokens, self.seconds = (
+            0,
+            0.0,
+        )  # that went through the encoder since features were kept, and how long it took
+        names = (
+            "rows",
+            "skipped_rows",
+            "kept_rows",
+            "cached_rows",
+            "kept_texts",
+            "sequences_encoded",
+            "tokens_encoded",
+        )
         self.counts: dict[str, float] = dict.fromkeys(names, 0)
 
     def write(self, out: Path, *, overwrite: bool) -> dict[str, float]:
@@ -333,7 +371,8 @@ class _Work:
         """A hash of all that decides what the head says of a window, but its texts."""
         encoder, run = self.classifier.load_encoder(), self.classifier.run
         how = {"path": encoder.path, "batch_tokens": encoder.batch_tokens, "skip": bool(self.source.skip_bad_rows)}
-        held = [part for cache in self.reusable.caches for part in (cache.text_hashes, cache.block_checksums)]
+        caches = [] if self.kept else self.reusable.caches  # what is kept grows while this runs
+        held = [part for cache in caches for part in (cache.text_hashes, cache.block_checksums)]
         return digest(
             json.dumps([how, str(self.classifier.device)]).encode(),
             *((run / name).read_bytes() for name in (RUN.file, HEAD_FILE)),
@@ -352,7 +391,10 @@ class _Work:
         encoder's."""
         classifier, cached = self.classifier, window.cached["cache"] >= 0
         outputs = np.empty((len(window.good), classifier.no_outputs.shape[1]), np.float32)
-        outputs[~cached] = classifier.outputs(window.sequences, window.place, self._count)
+        if window.sequences:
+            features = classifier.features(window.sequences, window.place, self._count)
+            outputs[~cached] = classifier.head.outputs(features)
+            self._keep(window, features)
         (feature,) = classifier.head.identity.features
         for cache, positions, rows in by_cache(self.reusable.caches, window.cached):
             outputs[positions] = classifier.head.outputs(cache.features(feature)[rows])
@@ -362,7 +404,29 @@ class _Work:
         unknown = classifier.load_encoder().count_unknown(window.sequences)
         return WindowOutputs(good, outputs, unknown.unknown, unknown.tokens)
 
+    def _keep(self, window: _Window, features: Features) -> None:
+        """Keep the features of a window's texts, if that is asked for."""
+        if self.kept is None:
+            return
+        rows = NewRows(
+            text_hashes=window.hashes,
+            token_hashes=hash_sequences(window.sequences),
+            lengths=np.array([len(sequence) for sequence in window.sequences], np.int32),
+            truncated=window.truncated.astype(np.uint8),
+            features=features,
+        )
+        self.counts["kept_texts"] += self.kept.add(
+            rows,
+            session=self.classifier.session(),
+            table=self.source.source,
+            batched=len(window.rows),
+            tokens=self.tokens,
+            seconds=self.seconds,
+        )
+        self.tokens, self.seconds = 0, 0.0
+
     def _count(self, batch: BatchReport) -> None:
+        self.tokens, self.seconds = self.tokens + batch.tokens, self.seconds + batch.seconds
         self.counts["sequences_encoded"] += len(batch.sequences)
         self.counts["tokens_encoded"] += batch.tokens
 
@@ -376,7 +440,9 @@ class _Window:
     found: WindowOutputs | None = None  # what an earlier run found
     good: Sequence[int] = ()  # rows that can be classified
     cached: RowLocations  # (good,) where caches hold them
-    sequences: Sequence[TokenIds] = ()  # of the good rows that no cache holds
+    sequences: Sequence[TokenIds] = ()  # of the good rows that no cache holds; the same for the next two
+    hashes: Hashes  # (sequences, 16) uint8, of their texts
+    truncated: Mask  # (sequences,), which texts have more tokens than their sequence
 
     def place(self, index: int) -> str:
         """The name of a row that is to be encoded."""
@@ -397,23 +463,29 @@ def _windows(
         hashes = hash_texts(rows.texts, rows.pairs)
         texts = digest(hashes)
         if (found := log.find(texts)) is not None:
-            yield _Window(rows=rows, texts=texts, found=found, cached=find_rows([], hashes[:0]))
+            none = np.zeros(0, bool)
+            yield _Window(
+                rows=rows, texts=texts, found=found, cached=find_rows([], hashes[:0]), hashes=hashes[:0], truncated=none
+            )
             continue
         good = [i for i in range(len(rows)) if rows.problems is None or not rows.problems[i]]
         cached = find_rows(reusable.texts, hashes[good])
         lacking = [good[i] for i in np.flatnonzero(cached["cache"] < 0)]
         pairs = None if rows.pairs is None else [rows.pairs[i] for i in lacking]
-        sequences, _ = encoder.tokenize([rows.texts[i] for i in lacking], pairs)
+        sequences, truncated = encoder.tokenize([rows.texts[i] for i in lacking], pairs)
         empty = {i for i, sequence in zip(lacking, sequences, strict=True) if not len(sequence)}
         if empty and not source.skip_bad_rows:
             raise EncoderError(f"{rows.place(min(empty))}: {NO_TOKENS}; change it")
         kept = np.array([i not in empty for i in good], bool)
+        encoded = [place for place, sequence in enumerate(sequences) if len(sequence)]
         yield _Window(
             rows=rows,
             texts=texts,
             good=[i for i in good if i not in empty],
             cached=cached[kept],
-            sequences=[sequence for sequence in sequences if len(sequence)],
+            sequences=[sequences[place] for place in encoded],
+            hashes=hashes[[lacking[place] for place in encoded]],
+            truncated=truncated[encoded],
         )
 
 

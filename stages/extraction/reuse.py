@@ -12,7 +12,7 @@ from ...cache.errors import IdentityError
 from ...cache.hashing import Hashes
 from ...cache.identity import Identity, differences
 from ...cache.reader import Cache, open_any, open_cache
-from ..progress import Note, Report, Step
+from ..progress import Note, Report, Step, silent
 from ..types import Indices
 from .row_index import RowIndex
 
@@ -37,6 +37,16 @@ class ReusableCaches:
             rows = np.flatnonzero(np.repeat(whole, cache.layout.block_rows)[: cache.rows])
             self.texts.append(RowIndex(cache.text_hashes, rows))
             self.sequences.append(RowIndex(cache.token_hashes, rows))
+
+    @classmethod
+    def joined(cls, parts: Iterable[ReusableCaches]) -> ReusableCaches:
+        """The caches of some, which are not read again."""
+        whole = cls((), silent)
+        for part in parts:
+            whole.caches += part.caches
+            whole.texts += part.texts
+            whole.sequences += part.sequences
+        return whole
 
 
 def find_rows(indexes: Sequence[RowIndex], hashes: Hashes) -> RowLocations:

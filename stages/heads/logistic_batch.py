@@ -364,16 +364,22 @@ class LogisticBatch:
         folds = torch.tensor([problem.fold for problem in problems])
         scales = None if self._scales is None else self._scales[folds][:, None, :]
         weight = point[:, :, :-1] if scales is None else point[:, :, :-1] * scales
-        weight, bias = weight.to(torch.float32).reshape(count * classes, width), point[:, :, -1:]
+        # The weights sum to 0 over the classes, as `_invert` makes steps; the residuals, as probabilities sum to 1. So
+        # the products of the last class with the features follow from those of the others.
+        multiplied = classes - 1 if classes <= _FULL_CLASSES else classes
+        if multiplied < classes:
+            weight = (weight - weight.mean(1, keepdim=True))[:, :-1]
+        weight, bias = weight.to(torch.float32).reshape(count * multiplied, width), point[:, :, -1:]
         class_weights = self._class_weights[folds]  # (problems, classes)
 
         def residuals_of(span: slice, features: Tensor) -> tuple[Tensor, list[Tensor]]:
-            """What, times the features, is the weights' gradient, (problems x classes, rows) float32; and all else."""
+            """What, times the features, is the weights' gradient, (problems x multiplied, rows) float32; all else."""
             labels, rows = self._targets[span], len(features)
             row_weights = class_weights[:, labels]  # (problems, rows)
             if self._fold is not None:
                 row_weights = row_weights * (self._fold[span] != folds[:, None])
-            logits = torch.mm(weight, features.T).view(count, classes, rows).to(self._dtype).add_(bias)
+            product = torch.mm(weight, features.T).view(count, multiplied, rows)
+            logits = _all_classes(product, classes, self._dtype).add_(bias)
             if held_out is not None:
                 held_out(span, logits)
             logits -= logits.amax(1, keepdim=True)
@@ -381,20 +387,19 @@ class LogisticBatch:
             total = logits.exp_().sum(1)
             values = ((total.log() - label_logits) * row_weights).sum(1, dtype=torch.float64)
             probabilities = logits.div_(total[:, None])
+            residuals = probabilities * row_weights[:, None]
             if classes <= _FULL_CLASSES:
-                weighted = probabilities * row_weights[:, None]
-                covariance = torch.diag_embed(weighted.sum(2)) - torch.bmm(weighted, probabilities.mT)
-                residuals = weighted
+                covariance = torch.diag_embed(residuals.sum(2)) - torch.bmm(residuals, probabilities.mT)
             else:
-                residuals = probabilities * row_weights[:, None]
                 covariance = (residuals - residuals * probabilities).sum(2)
             residuals.scatter_add_(1, labels.expand(count, 1, rows), -row_weights[:, None])
-            return residuals.view(count * classes, rows).to(torch.float32), [values, residuals.sum(2), covariance]
+            multipliers = residuals[:, :multiplied].to(torch.float32).reshape(-1, rows)
+            return multipliers, [values, residuals.sum(2), covariance]
 
         most = min(_SPAN_FEATURES // width, _SPAN_LOGITS // (count * classes))
         span_rows = min(max(most, _LEAST_SPAN), _MOST_SPAN)
         if count * classes * width > WIDE:
-            gradients, values, biases, covariances = self._sum_by_classes(residuals_of, count * classes, span_rows)
+            gradients, values, biases, covariances = self._sum_by_classes(residuals_of, count * multiplied, span_rows)
         else:
 
             def work(span: slice, features: Tensor) -> list[Tensor]:
@@ -403,9 +408,13 @@ class LogisticBatch:
 
             sums = sum_over_rows(self._rows, work, self._threads, span_rows=span_rows)
             gradients, values, biases, covariances = (torch.from_numpy(each) for each in sums)
-        whole = torch.empty(count, classes, width + 1, dtype=self._dtype)
-        whole[:, :, :-1] = gradients.view(count, classes, width)
-        whole[:, :, -1] = biases
+        whole = torch.cat(
+            [
+                _all_classes(gradients.view(count, multiplied, width), classes, self._dtype),
+                biases[:, :, None].to(self._dtype),
+            ],
+            2,
+        )
         if scales is not None:
             whole[:, :, :-1] *= scales
         for number, problem in enumerate(problems):
@@ -447,6 +456,16 @@ class LogisticBatch:
                 wide = [term.to(torch.float64) for term in terms]
                 totals = [total.add_(term) for total, term in zip(totals, wide, strict=True)] if totals else wide
         return [gradient, *totals]
+
+
+def _all_classes(some: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Cast (problems, classes, n); if the last class is not there, add what makes the sum over the classes 0."""
+    if some.shape[1] == classes:
+        return some.to(dtype)
+    every = torch.empty(len(some), classes, some.shape[2], dtype=dtype)
+    every[:, :-1] = some
+    torch.sum(every[:, :-1], 1, out=every[:, -1]).neg_()
+    return every
 
 
 def _move(problem: Problem, point: Tensor, value: float, gradient: Tensor, covariance: Tensor, history: int) -> None:

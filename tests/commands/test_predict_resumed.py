@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from extracting import interrupted_after, run
-from headstart.cache.errors import IdentityError, OutputExistsError
+from headstart.cache.errors import IdentityError, OutputExistsError, SettingsError
 from headstart.cache.siblings import partial_path
 from headstart.stages.predict import predict_table
 from headstart.stages.progress import Event, Note, Outcome
@@ -172,3 +172,51 @@ def test_a_cache_of_another_identity_is_refused(made: Path, tiny: Path, tmp_path
     run(made / "half.jsonl", tmp_path / "short.h5", tiny, max_length=8)
     with pytest.raises(IdentityError, match="max_length"):
         predict_table(made / "run", made / "table.jsonl", tmp_path / "o.csv", cache=tmp_path / "short.h5")
+
+
+def test_features_are_kept_in_a_folder_when_that_is_asked_for(
+    made: Path, tiny: Path, tmp_path: Path, encoded: list[list[int]]
+) -> None:
+    folder, out = tmp_path / "kept", tmp_path / "out.jsonl"
+    counts, _ = carry_on(made, out, cache=folder, keep=True)
+    assert out.read_bytes() == (made / "whole.jsonl").read_bytes()
+    texts = {row["text"] for row in rows_of(made / "table.jsonl")}
+    assert counts["kept_texts"] == len(texts) and counts["cached_rows"] == 0 < counts["sequences_encoded"]
+    opened = [headstart.open_cache(path) for path in folder.glob("*/*.h5")]
+    for cache in opened:
+        cache.check()
+        assert headstart.inspect(cache.path) is not None
+    assert sum(cache.rows for cache in opened) == len(texts) and len(opened) <= 3
+    encoded.clear()
+    again = tmp_path / "again.parquet"
+    counts, _ = carry_on(made, again, cache=folder)
+    assert (counts["cached_rows"], counts["kept_texts"], len(encoded)) == (200, 0, 0)
+    found, whole = (pyarrow.parquet.read_table(path).to_pandas() for path in (again, made / "whole.parquet"))
+    assert found["prediction"].tolist() == whole["prediction"].tolist()
+    np.testing.assert_allclose(found.filter(like="probability"), whole.filter(like="probability"), atol=1e-6)
+    features = headstart.CachedEncoder(tiny, cache=folder, precision="float32").fit_transform(sorted(texts))
+    assert len(encoded) == 0
+    with_cache, _ = run(sorted(texts), tmp_path / "plain.h5", tiny, label_column=None)
+    np.testing.assert_allclose(features, with_cache.features("cls"), atol=1e-5)
+
+
+def test_what_a_stopped_run_kept_is_not_encoded_again(made: Path, tmp_path: Path, encoded: list[list[int]]) -> None:
+    folder, out = tmp_path / "kept", tmp_path / "out.parquet"
+    stop(made, out, cache=folder, keep=True)
+    before = len(encoded)
+    counts, notes = carry_on(made, out, cache=folder, keep=True)
+    assert counts["kept_rows"] == 96 and notes == [f"carrying on with {partial_path(out)}: 96 rows are done"]
+    texts = [row["text"] for row in rows_of(made / "table.jsonl")]
+    assert len(encoded) - before <= len(set(texts[96:]) - set(texts[:96]))
+    found, whole = (pyarrow.parquet.read_table(path).to_pandas() for path in (out, made / "whole.parquet"))
+    assert found["prediction"].tolist() == whole["prediction"].tolist()
+    np.testing.assert_allclose(found.filter(like="probability"), whole.filter(like="probability"), atol=1e-6)
+    assert sum(headstart.open_cache(path).rows for path in folder.glob("*/*.h5")) == len(set(texts))
+
+
+@pytest.mark.parametrize("given", ["no cache", "the cache of a table"])
+def test_without_a_folder_nothing_can_be_kept(made: Path, tmp_path: Path, given: str) -> None:
+    cache = None if given == "no cache" else made / "half.h5"
+    with pytest.raises(SettingsError, match="`keep` needs a folder as `cache`"):
+        predict_table(made / "run", made / "table.jsonl", tmp_path / "o.csv", cache=cache, keep=True)
+    assert not list(tmp_path.iterdir())

@@ -164,7 +164,7 @@ def test_a_layer_gives_what_the_formulas_give(case: str) -> None:
         rough = dataclasses.replace(builder, dtype=torch.bfloat16).layer(0)(states.clone(), groups)
     assert every.isfinite().all()
     together = torch.cat(expected)
-    # In float32: a norm behind a branch of small values enlarges what a product rounds, by an order that its library picks.
+    # A norm behind a branch of small values enlarges what a product rounds; its library picks the order of the sums.
     torch.testing.assert_close(every[: sum(LENGTHS)], together, atol=3e-4, rtol=1e-5)
     for token, found in ones.items():
         alone = torch.stack([rows[token.value] for rows in expected])
