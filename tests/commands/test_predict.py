@@ -169,6 +169,7 @@ def test_a_table_is_classified_window_by_window(made: Path, tmp_path: Path, enco
         "skipped_rows": 0,
         "kept_rows": 0,
         "cached_rows": 0,
+        "kept_texts": 0,
         "sequences_encoded": len(encoded),
         "tokens_encoded": sum(map(len, encoded)),
     }
