@@ -40,7 +40,13 @@ class Holder:
 
 
 @contextlib.contextmanager
-def hold(output: Path, *, wait: bool | None = None, note: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+def hold(
+    output: Path,
+    *,
+    wait: bool | None = None,
+    note: Callable[[str], None] = lambda text: None,
+    note_waiting: bool = True,
+) -> Iterator[None]:
     """Lock an output while the block runs, so that no other run writes it.
 
     The operating system holds the lock, on a file beside the output. So the lock ends when its process ends, for
@@ -53,6 +59,7 @@ def hold(output: Path, *, wait: bool | None = None, note: Callable[[str], None] 
         wait: Wait for another run that holds the lock. None: the caller has no such setting, so no message offers it.
         note: Called with a text when the block has to wait, or when it runs without a lock, because the file system has
             none.
+        note_waiting: Whether a wait is noted.
 
     Raises:
         BusyError: another run holds the lock, and ``wait`` is not True; or the lock file cannot be read.
@@ -102,7 +109,7 @@ def hold(output: Path, *, wait: bool | None = None, note: Callable[[str], None] 
         if not wait:
             advice = "try again when it has finished" if wait is None else "wait for it with `wait=True`"
             raise BusyError(f"another run is writing {output}: {holder}; {advice}")
-        if not noted:
+        if note_waiting and not noted:
             note(f"waiting for another run, which is writing {output}: {holder}")
             noted = True
         time.sleep(_POLL_SECONDS)

@@ -211,6 +211,34 @@ def reported(options: Callable[[Place], list[Any]]) -> Callable[[Place], list[An
     return lambda place: ["report", place.run, "--out", place.folder / "p.html", *options(place)]
 
 
+def exported(*options: Any) -> Callable[[Place], list[Any]]:
+    """Export the run with these options."""
+    return lambda place: ["export", place.run, "--out", place.folder / "x", *options]
+
+
+def harmed_export(harm: Callable[[Path], Any]) -> Callable[[Place], list[Any]]:
+    """Export a copy of the run that was harmed."""
+
+    def make(place: Place) -> list[Any]:
+        folder = place.copy(place.run, "run")
+        harm(folder)
+        return ["export", folder, "--out", place.folder / "x", "--to", "torch"]
+
+    return make
+
+
+def inspected_export(harm: Callable[[Path], Any]) -> Callable[[Place], list[Any]]:
+    """Inspect an export that was harmed."""
+
+    def make(place: Place) -> list[Any]:
+        answer = command(exported("--to", "numpy")(place), place)
+        assert answer.code == 0, answer
+        harm(place.folder / "x")
+        return ["inspect", place.folder / "x"]
+
+    return make
+
+
 def inspected_audit(harm: Callable[[Path], Any]) -> Callable[[Place], list[Any]]:
     """Inspect an audit that was harmed."""
 
@@ -1132,6 +1160,36 @@ AUDITS = [
     Case("an audit.json without its counts", inspected_audit(change("audit.json", issues=None))),
     Case("an audit.json whose counts are texts", inspected_audit(change("audit.json", issues={"label-error": "many"}))),
 ]
+EXPORTS = [
+    Case("--to is not given", lambda place: ["export", place.run, "--out", place.folder / "x"]),
+    Case("--int8 of another format", exported("--to", "torch", "--int8")),
+    Case("--push without a name", exported("--to", "torch", "--push", "mine")),
+    Case("--sample without --texts", exported("--to", "torch", "--sample", 5)),
+    Case(
+        "a cache in place of a run",
+        lambda place: ["export", place.copy(place.cache, "c.h5"), "--out", place.folder / "x", "--to", "numpy"],
+    ),
+    Case(
+        "--out of an export is a run",
+        lambda place: ["export", place.run, "--out", place.copy(place.run, "run"), "--to", "numpy"],
+    ),
+    Case(
+        "--out of an export is a run, with --overwrite",
+        lambda place: ["export", place.run, "--out", place.copy(place.run, "run"), "--to", "numpy", "--overwrite"],
+    ),
+    Case(
+        "--texts without a column of texts",
+        lambda place: exported("--to", "numpy", "--texts", place.write("body\ngood film\n"))(place),
+    ),
+    Case(
+        "the encoder of the run is gone",
+        harmed_export(change("run.json", encoder={"name": "gone", "folder": "gone", "revision": None})),
+    ),
+    Case("a head whose weights are cut short", harmed_export(truncated("head.safetensors"))),
+    Case(
+        "an export.json whose counts are texts, inspected", inspected_export(change("headstart.json", compared="a lot"))
+    ),
+]
 REPORTS = [
     Case("a folder that is no run", lambda place: ["report", place.folder, "--out", place.folder / "p.html"]),
     Case("a page named p.txt", lambda place: ["report", place.run, "--out", place.folder / "p.txt"]),
@@ -1163,6 +1221,7 @@ GROUPS = {
     "Caches, heads and runs": FILES,
     "Tables to classify": PREDICTIONS,
     "Audits": AUDITS,
+    "Exports": EXPORTS,
     "Reports": REPORTS,
     "What lies beside an output, and in it": OUTPUTS,
 }
@@ -1188,7 +1247,7 @@ def require_options(message: str, *, ran: str) -> None:
         ]
         parameters = COMMANDS[named[-1] if named else ran].params
         options = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
-        assert set(re.findall(r"--[a-z][a-z-]+", clause)) <= options, message
+        assert set(re.findall(r"--[a-z][a-z0-9-]+", clause)) <= options, message
 
 
 def done(folder: Path) -> str:

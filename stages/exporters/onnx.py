@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ...cache.errors import ExportError, one_line
 from ..encoders.modules import ACTIVATIONS
 from ..encoders.padded import pool_output
 from ..encoders.recipe import Normalize, Truncate
@@ -70,16 +71,22 @@ class OnnxExporter(Exporter):
         axes = {name: {0: "batch", 1: "tokens"} for name in graph.inputs}
         with warnings.catch_warnings(), torch.inference_mode(mode=False):
             warnings.simplefilter("ignore")  # of the exporter's own code, and of checks that a trace cannot record
-            torch.onnx.export(
-                graph,
-                inputs,
-                str(path),
-                input_names=list(graph.inputs),
-                output_names=list(graph.outputs),
-                dynamic_axes={**axes, **{name: {0: "batch"} for name in graph.outputs}},
-                opset_version=_OPSET,
-                dynamo=False,  # which takes ten times as long for the same graph
-            )
+            try:
+                torch.onnx.export(
+                    graph,
+                    inputs,
+                    str(path),
+                    input_names=list(graph.inputs),
+                    output_names=list(graph.outputs),
+                    dynamic_axes={**axes, **{name: {0: "batch"} for name in graph.outputs}},
+                    opset_version=_OPSET,
+                    dynamo=False,  # which takes ten times as long for the same graph
+                )
+            except RuntimeError as error:  # as for EmbeddingGemma's masks
+                raise ExportError(
+                    f"torch cannot make a graph of an encoder of this kind, {self.source.kind} ({one_line(error)}); "
+                    "choose `to=sentence-transformers` or `to=numpy`"
+                ) from error
 
     def answers(self, folder: Path, texts: Texts) -> Answers:
         import onnxruntime

@@ -78,8 +78,8 @@ class TextCaches:
                 return ReusableCaches.joined(opened)
 
     def hold(self) -> AbstractContextManager[None]:
-        """Wait for other processes that add to the folder, and keep them waiting."""
-        return hold(self.folder / "texts", wait=True, note=lambda text: self._report(Note(text)))
+        """Wait for other processes that add to the folder, and keep them waiting. It is what they do all the time."""
+        return hold(self.folder / "texts", wait=True, note=lambda text: self._report(Note(text)), note_waiting=False)
 
     def next_path(self, caches: Sequence[Cache]) -> Path:
         """The path of the cache that comes after these."""

@@ -59,17 +59,22 @@ class FolderKind:
             fields = read_json_file(path)
         except (FileNotFoundError, NotADirectoryError):
             raise FormatError(
-                f"{folder} is not a {self.name} (it holds no {self.file}); make one with {self.command}"
+                f"{folder} is not {self._a} {self.name} (it holds no {self.file}); make one with {self.command}"
             ) from None
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}") from None
         if not isinstance(fields, dict) or fields.get("format") != self.format:
-            raise FormatError(f"{folder} is not a {self.name}: its {self.file} was not written by headstart")
+            raise FormatError(f"{folder} is not {self._a} {self.name}: its {self.file} was not written by headstart")
         if fields.get("version") not in range(1, self.version + 1):
             raise FormatError(
                 f"{path} is of version {fields.get('version')!r}; this headstart reads up to {self.version}: upgrade it"
             )
         return fields if self.record is None else checked(fields, self.record, str(path))
+
+    @property
+    def _a(self) -> str:
+        """The article of the name."""
+        return "an" if self.name[0] in "aeiou" else "a"
 
     def require_free(self, folder: Path, *, overwrite: bool) -> None:
         """Refuse an output folder that exists, unless it is empty, or is of this kind and may be overwritten.
@@ -81,7 +86,9 @@ class FolderKind:
             StorageError: the folder cannot be read.
         """
         if not folder.name:
-            raise OutputExistsError(f"{str(folder)!r} is no name for a {self.name}; name a new folder with `out`")
+            raise OutputExistsError(
+                f"{str(folder)!r} is no name for {self._a} {self.name}; name a new folder with `out`"
+            )
         followed(folder)  # a link that leads to itself, or a name that is too long, is refused
         if folder.exists() and not folder.is_dir():
             raise OutputExistsError(f"{folder} is a file; choose another `out` for the {self.name}'s folder")
@@ -94,7 +101,7 @@ class FolderKind:
             self.read(folder)
         except FormatError:
             raise OutputExistsError(
-                f"{folder} is not a {self.name}, so it is not overwritten; choose another `out`"
+                f"{folder} is not {self._a} {self.name}, so it is not overwritten; choose another `out`"
             ) from None
         except DamagedError:  # a damaged folder of this kind may be replaced
             if not self._wrote(folder / self.file):

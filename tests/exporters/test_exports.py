@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import headstart
 import numpy as np
 import pytest
+import survey
 from exports import answers
 from extracting import run
 from headstart.cache.errors import ExportError, OutputExistsError, SettingsError
@@ -151,6 +153,42 @@ def test_stock_classes_of_other_encoders_give_the_same_logits(tmp_path: Path, en
     kind = "hidden" if encoder == "distilbert" else "plain"
     out = headstart.export(made(tmp_path, kind, "cls"), tmp_path / "out", ExportSettings(to="transformers"))
     assert EXPORT.read(out)["compared"]["difference"] < 1e-4
+
+
+@pytest.mark.parametrize("encoder", ["LaBSE", "ModernBERT-base", "Qwen3-Embedding-0.6B", "embeddinggemma-300m"])
+def test_encoders_of_other_kinds_leave_by_graphs_and_modules(tmp_path: Path, encoder: str) -> None:
+    (row,) = [row for row in survey.ROWS if row.name.endswith(f"/{encoder}")]
+    survey.save_tiny(row, tmp_path / "encoder")
+    table = {"text": [text for text, _ in ROWS], "label": [label for _, label in ROWS]}
+    run(table, tmp_path / "c.h5", tmp_path / "encoder", features=("auto",))
+    trained = headstart.train_head(tmp_path / "c.h5", tmp_path / "run", TrainSettings(solver="exact"))
+    for to in ("onnx", "sentence-transformers"):
+        if (to, encoder) == ("onnx", "embeddinggemma-300m"):
+            with pytest.raises(ExportError, match=r"cannot make a graph of an encoder of this kind, gemma3_text"):
+                headstart.export(trained, tmp_path / to, to=to)
+            assert not (tmp_path / to).exists()
+            continue
+        out = headstart.export(trained, tmp_path / to, to=to)
+        assert EXPORT.read(out)["compared"]["difference"] < 1e-4
+
+
+def test_cards_say_how_pairs_and_prompts_are_given(tiny: Path, tmp_path: Path) -> None:
+    texts, labels = zip(*ROWS, strict=True)
+    pairs = {"text": list(texts), "second": list(texts[::-1]), "label": list(labels)}
+    run(pairs, tmp_path / "pairs.h5", tiny, text_pair_column="second", max_length=24)
+    run({"text": list(texts), "label": list(labels)}, tmp_path / "prompt.h5", tiny, prefix="query: ", max_length=24)
+    for name in ("pairs", "prompt"):
+        trained = headstart.train_head(tmp_path / f"{name}.h5", tmp_path / name, TrainSettings(solver="exact"))
+        out = headstart.export(trained, tmp_path / f"{name}-onnx", to="onnx")
+        card = (out / "README.md").read_text(encoding="utf-8")
+        code = card.partition("```python\n")[2].partition("\n```")[0]
+        given = {"texts": list(texts), "pairs": list(texts[::-1])}
+        with contextlib.chdir(out):
+            exec(compile(code, name, "exec"), given)
+        model = headstart.load(trained)
+        expected = model.predict(list(texts), list(texts[::-1])) if name == "pairs" else model.predict(list(texts))
+        assert given["labels"] == expected.tolist()
+        assert ("`pairs`" in card) == (name == "pairs") and ('begins with `"query: "`' in card) == (name == "prompt")
 
 
 def test_an_export_that_says_something_else_is_removed(
