@@ -443,8 +443,8 @@ def wide() -> None:
     print("|---|---|---|---|---|---|---|")
     for count, width, classes, bound in (
         (20_000, 4096, 10, 512),
-        (50_000, 768, 5000, 512),
-        (10_000, 4096, 5000, 1024),
+        (10_000, 768, 5000, 512),
+        (5_000, 4096, 5000, 1024),
     ):
         with tempfile.TemporaryDirectory(dir=DATA) as folder:
             features = np.lib.format.open_memmap(f"{folder}/features.npy", "w+", np.float32, (count, width))

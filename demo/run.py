@@ -25,6 +25,8 @@ def main(folder: str) -> None:
     headstart("train-head", cache, "--out", run, "--overwrite")
     headstart("train-head", cache, "--features", "cls", "--out", f"{run}-cls", "--overwrite")
     headstart("predict", run, *TEXTS)
+    looked = "--cache", cache, "--texts", ".data/vader.csv", "--out", f"{folder}/report.html"
+    headstart("report", run, f"{run}-cls", *looked, "--overwrite")
 
 
 def headstart(*arguments: str) -> None:
