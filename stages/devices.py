@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..cache.errors import SettingsError
+from .hardware import cpu_precision
 from .settings import ForwardMode, Precision
 
 DTYPES = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT16: torch.float16}
@@ -57,10 +58,7 @@ def choose_precision(wanted: Precision, device: torch.device) -> tuple[Precision
             return Precision.FLOAT16, "this GPU has float16 units, and none for bfloat16"
         return Precision.FLOAT32, "this GPU has no units for half precision"
     if device.type == "cpu":
-        units = [unit for unit in ("amx_bf16", "avx512_bf16", "bf16") if cpu_capabilities().get(unit)]
-        if units:
-            return Precision.BFLOAT16, f"this CPU has bfloat16 units ({units[0]})"
-        return Precision.FLOAT32, "this CPU has no bfloat16 units"
+        return cpu_precision()
     return Precision.FLOAT32, f"half precision was never tried on {device.type}"
 
 

@@ -15,6 +15,7 @@ from tiny import save_tiny_encoder
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HEADSTART_CACHE"] = ""  # each test loads its encoder by transformers, and leaves nothing in a home
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Where the tests were started with `&` or `nohup`, what they start would rightly ignore their Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)

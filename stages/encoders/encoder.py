@@ -138,7 +138,7 @@ class Encoder:
         notes: Sequence[str] = (),  # what a user should know of how the encoder runs
     ) -> None:
         """Put together the parts that `headstart.stages.encoders.hf` or `headstart.stages.encoders.fast_load` made."""
-        self._prefix, self._pairs, self._segments = settings.prefix, settings.pairs, segments
+        self._prefix, self.takes_pairs, self._segments = settings.prefix, settings.pairs, segments
         self._tokenizer, self._left_out = Tokenizer(tokenizer), np.array(settings.left_out, np.int32)
         self.features = tuple(feature.name for feature in settings.features)
         self.widths = dict.fromkeys(self.features, width)
@@ -200,7 +200,7 @@ class Encoder:
             return UnknownTokens(0, 0)
         ids = np.concatenate([sequence if sequence.ndim == 1 else sequence[:, 0] for sequence in sequences])
         unknown = self._tokenizer.unknown
-        special = int(self.long_texts.split(sequences)[1].sum()) * self._tokenizer.special(pairs=self._pairs)
+        special = int(self.long_texts.split(sequences)[1].sum()) * self._tokenizer.special(pairs=self.takes_pairs)
         return UnknownTokens(0 if unknown is None else int((ids == unknown).sum()), max(0, len(ids) - special))
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...cache.errors import IdentityError, SettingsError
 from ...cache.identity import Identity, differences
+from ..hardware import cpu_precision, has_no_gpu
 from ..progress import Note, Report, Step, silent
 from ..settings import AUTO, OTHER_MAX_LENGTH, ChunkPooling, ExtractSettings, Long, Precision
 from .files import EncoderFiles, find_encoder, recorded_encoder
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from .encoder import Encoder, EncoderSettings
+    from .long_texts import LongTextSettings
 
 
 _OVERLAP = 8  # of this many parts of a chunk, one is also in the next chunk, unless the settings say otherwise
@@ -92,22 +94,25 @@ class EncoderSession:
     def identity(self) -> Identity:
         """The identity of the features that this encoder gives with these settings."""
         features, prefix, recipe = self._features, self._prefix, self._recipe  # refused before anything slow
-        with ThreadPoolExecutor(1) as thread:  # a second for each GB, and torch takes one to load
-            hashes, settings = thread.submit(self.files.hashes), self.encoder_settings
+        long_texts = self._long_texts
+        with ThreadPoolExecutor(
+            1
+        ) as thread:  # a second for each GB; where torch is asked for the precision, it takes one
+            hashes, precision = thread.submit(self.files.hashes), self._precision[0]
             return Identity(
                 **hashes.result(),
                 modules_sha256=None if recipe is None else self.files.modules_sha256(),
                 model=None if recipe is None else recipe.words,
                 prefix=prefix,
                 prefix_pooled=not prefix or recipe is None or recipe.includes_prompt,
-                lower_case=settings.lower_case,
-                pairs=settings.pairs,
-                max_length=settings.max_length,
-                truncation_side=settings.truncation_side,
-                long=settings.long_texts.long.value,
-                overlap=settings.long_texts.overlap,
-                chunk_pooling=settings.long_texts.pooling,
-                precision=settings.precision.value,
+                lower_case=self._texts.lower_case,
+                pairs=self._pairs,
+                max_length=self._max_length,
+                truncation_side=read_truncation_side(self.files),
+                long=long_texts.long.value,
+                overlap=long_texts.overlap,
+                chunk_pooling=long_texts.pooling,
+                precision=precision.value,
                 quantization="none",
                 features=tuple(feature.name for feature in features),
             )
@@ -163,19 +168,28 @@ class EncoderSession:
 
     @functools.cached_property
     def _precision(self) -> tuple[Precision, str]:
+        wanted = self._settings.precision
+        if wanted is Precision.AUTO and self._settings.device in (AUTO, "cpu") and has_no_gpu():
+            return cpu_precision()
         from ..devices import choose_precision
 
-        return choose_precision(self._settings.precision, self.device)
+        return choose_precision(wanted, self.device)
+
+    @functools.cached_property
+    def _long_texts(self) -> LongTextSettings:
+        from .long_texts import LongTextSettings
+
+        settings = self._settings
+        if settings.long is not Long.CHUNKS:
+            return LongTextSettings(long=settings.long)
+        overlap = self._max_length // _OVERLAP if settings.overlap is None else settings.overlap
+        return LongTextSettings(long=settings.long, overlap=overlap, pooling=settings.chunk_pooling)
 
     @functools.cached_property
     def encoder_settings(self) -> EncoderSettings:
         from .encoder import EncoderSettings
-        from .long_texts import LongTextSettings
 
-        settings, long_texts = self._settings, LongTextSettings(long=self._settings.long)
-        if settings.long is Long.CHUNKS:
-            overlap = self._max_length // _OVERLAP if settings.overlap is None else settings.overlap
-            long_texts = LongTextSettings(long=settings.long, overlap=overlap, pooling=settings.chunk_pooling)
+        settings = self._settings
         return EncoderSettings(
             features=self._features,
             device=self.device,
@@ -186,18 +200,25 @@ class EncoderSession:
             batch_tokens=settings.batch_tokens,
             lower_case=self._texts.lower_case,
             truncation_side=read_truncation_side(self.files),
-            long_texts=long_texts,
+            long_texts=self._long_texts,
             recipe=self._recipe,
         )
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder, loaded by transformers unless it is loaded already."""
+        """The encoder, loaded unless it is loaded already: as an earlier run did, or by transformers."""
         if self._encoder is None:
-            from .hf import load_encoder  # which loads transformers
+            from .trials import recall, remember
 
             self._report(Step("loading the encoder", 0, 0, "files"))
-            self._encoder = load_encoder(self.files, self.encoder_settings)
+            on_cpu = self.device.type == "cpu"
+            self._encoder = recall(self.identity, self.load_packed) if on_cpu else None
+            if self._encoder is None:
+                from .hf import load_encoder  # which loads transformers
+
+                self._encoder = load_encoder(self.files, self.encoder_settings)
+                if on_cpu:
+                    remember(self.identity, self._encoder)
             notes = list(self._encoder.notes)
             if tuple(self._settings.features) == (AUTO,) and self._recipe is None:
                 notes.append(
