@@ -12,6 +12,9 @@ BENCH := .bench
 # begun. `make test PARALLEL=` runs them one after the other.
 PARALLEL ?= --numprocesses 2 --dist worksteal
 
+# Where it is set, every process would compile torch and transformers anew: that takes seconds each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-report test-oldest docs soak data bench-encoder bench-heads bench-speedup clean
 
 demo: $(INSTALLED) data
