@@ -116,7 +116,7 @@ def show_cache(cache: Mapping[str, Any]) -> None:
         **({"model": f"the model's own: {recipe}, {identity['max_length']} tokens"} if recipe else {}),
         "labels": "none",
         **_long_texts(cache),
-        "precision": f"{identity['precision']}: {record['precision_reason']}",
+        **_precision(cache),
         "tokens": f"{record['tokens']:,}, of which {record['tokens_encoded']:,} were encoded",
         "batches": f"{cache['plan']['path']}, about {cache['plan']['batch_tokens']:,} tokens each",
         "speed": "nothing was encoded",
@@ -147,6 +147,19 @@ def show_cache(cache: Mapping[str, Any]) -> None:
     if record["skipped_rows"]:
         lines["skipped"] = f"{record['skipped_rows']:,} bad rows"
     show_summary(cache["path"], lines)
+
+
+def _precision(cache: Mapping[str, Any]) -> dict[str, str]:
+    """What the encoder of a cache computed in, and how far from float32 that is, where this was measured."""
+    record, identity = cache["record"], cache["identity"]
+    quantization, alike = identity["quantization"], record.get("likeness")
+    computed_in = identity["precision"] if quantization == "none" else quantization
+    lines = {"precision": f"{computed_in}: {record['precision_reason']}"}
+    found = [alike.get(name) for name in ("median", "lowest", "texts")] if isinstance(alike, dict) else [None]
+    if all(isinstance(value, int | float) for value in found):  # of a file that may come from anyone
+        middle, lowest, count = found
+        lines["int8"] = f"cosine with float32: {middle:.4f} in the middle, {lowest:.4f} at the least, of {count} texts"
+    return lines
 
 
 def _long_texts(cache: Mapping[str, Any]) -> dict[str, str]:

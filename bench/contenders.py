@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import json
 import multiprocessing
 import os
 import time
@@ -131,7 +132,7 @@ class Headstart:
     As in a run, freed memory is kept: from here on for the whole process.
     """
 
-    def __init__(self, folder: Path, precision: Precision) -> None:
+    def __init__(self, folder: Path, precision: Precision, *, int8: bool = False) -> None:
         self._device = torch.device("cpu")
         self._kept = contextlib.ExitStack()
         self._kept.enter_context(freed_memory_kept())
@@ -140,6 +141,7 @@ class Headstart:
             features=parse_features(("cls",), files.layers()),
             device=self._device,
             precision=precision,
+            int8=int8,
             prefix="",
             max_length=MAX_LENGTH,
         )
@@ -292,7 +294,8 @@ def onnx_ways(folder: Path, scratch: Path) -> dict[str, Encode]:
     return ways
 
 
-def openvino_ways(folder: Path) -> dict[str, Encode]:
+def openvino_ways(folder: Path, calibration: Path | None = None) -> dict[str, Encode]:
+    """In float32, or in int8, calibrated by the texts of a file."""
     import openvino
 
     model = openvino.convert_model(Traced(folder), example_input=tuple(example().values()))
@@ -303,8 +306,23 @@ def openvino_ways(folder: Path) -> dict[str, Encode]:
         "PERFORMANCE_HINT": "LATENCY",  # what optimum-intel asks for
         "INFERENCE_NUM_THREADS": CORES,
     }
+    if calibration is not None:
+        model = rounded(model, folder, calibration)
     request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
     return batch_sizes(with_runtime(folder, lambda inputs: np.array(request.infer(inputs, share_inputs=True)[0])))
+
+
+def rounded(model: Any, folder: Path, calibration: Path) -> Any:
+    """A model of OpenVINO in int8, by its own tool, as optimum-intel calls it (`OVStaticQuantizationConfig`)."""
+    import nncf
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    texts = json.loads(calibration.read_text(encoding="utf-8"))
+    inputs = [dict(tokenizer(text, truncation=True, max_length=MAX_LENGTH, return_tensors="np")) for text in texts]
+    for given in inputs:
+        given.setdefault("token_type_ids", np.zeros_like(given["input_ids"]))
+    dataset = nncf.Dataset([{name: given[name] for name in INPUTS} for given in inputs])
+    return nncf.quantize(model, dataset, subset_size=len(texts), model_type=nncf.ModelType.TRANSFORMER)
 
 
 def load(key: str, folder: Path, scratch: Path) -> Contender:
@@ -336,11 +354,26 @@ def load(key: str, folder: Path, scratch: Path) -> Contender:
         return Contender("sentence-transformers, ONNX", "float32", onnx_ways(folder, scratch))
     if key == "st-openvino":
         return Contender("sentence-transformers, OpenVINO", "float32", openvino_ways(folder))
+    if key == "st-openvino-int8":
+        ways = openvino_ways(folder, scratch / CALIBRATION)
+        return Contender("sentence-transformers, OpenVINO", "int8", ways)
+    if key == "st-bfloat16":
+        model = sentence_transformer(folder).to(torch.bfloat16)
+        return Contender("sentence-transformers, torch", "bfloat16", batch_sizes(model))
+    if key == "headstart-int8":
+        ours = Headstart(folder, Precision.FLOAT32, int8=True)
+        return Contender("headstart", "int8", {"each sequence once, by length": ours})
     precision = Precision.FLOAT32
     if key == "headstart-auto":
         precision, _ = choose_precision(Precision.AUTO, torch.device("cpu"))
     return Contender("headstart", precision.value, {"each sequence once, by length": Headstart(folder, precision)})
 
 
-CONTENDERS = ("headstart", "baseline", "transformers", "st-torch", "st-onnx", "st-openvino", "headstart-auto")
-"""Ours in float32, the others in float32, and ours in the precision that it chooses of itself."""
+CONTENDERS = (
+    *("headstart", "baseline", "transformers", "st-torch", "st-onnx", "st-openvino"),
+    *("headstart-auto", "st-bfloat16", "headstart-int8", "st-openvino-int8"),
+)
+"""Ours in float32, the others in float32, and ours in the precision that it chooses of itself; then others that compute
+in less, and ours in int8."""
+CALIBRATION = "calibration.json"
+"""In the folder for what is exported: texts of the table, by which OpenVINO chooses ranges for int8."""

@@ -441,16 +441,11 @@ def wide() -> None:
     seconds, and the objective in float64 beside the lowest that is known, of the lines shown."""
     print("| rows x width, classes | solver | peak, MiB | s | passes | objective, float64 | above the lowest |")
     print("|---|---|---|---|---|---|---|")
-    for count, width, classes, bound in (
-        (20_000, 4096, 10, 512),
-        (10_000, 768, 5000, 512),
-        (5_000, 4096, 5000, 1024),
-    ):
+    for count, width, classes, bound, l2 in ((20_000, 4096, 10, 512, 200.0), (10_000, 384, 5000, 256, 1.0)):
         with tempfile.TemporaryDirectory(dir=DATA) as folder:
             features = np.lib.format.open_memmap(f"{folder}/features.npy", "w+", np.float32, (count, width))
             labels = wide_rows(features, classes)
             np.save(f"{folder}/labels.npy", labels)
-            l2 = float(count) / classes / 10
             lines = []
             for memory in (bound << 20, None):
                 peak = watched(_WIDE.format(folder=folder, memory=memory, l2=l2).replace("\n", "\n    "))

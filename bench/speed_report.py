@@ -47,6 +47,8 @@ class Row:
     way: str
     difference: float
     """The largest, of any feature's value from plain transformers'; infinity where one is not finite."""
+    cosine: float
+    """The lowest of a text's features with plain transformers'."""
 
     @property
     def wrong(self) -> bool:
@@ -94,6 +96,8 @@ def _table(rows: Sequence[Row], measured: Sequence[Measurement]) -> str:
             ratio = spread(times_as_fast(ours, found))
             whole = f"{sum(m.seconds for m in found) / sum(m.seconds for m in ours):.2f}"
         difference = f"{row.difference:.1e}" + (" **WRONG**" if row.wrong else "")
+        if row.precision != "float32":
+            difference += f", lowest cosine {row.cosine:.4f}"
         share = spread([m.share for m in found])
         label = row.name if row.precision == "float32" else f"{row.name} in {row.precision}"
         lines.append(

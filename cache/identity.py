@@ -20,7 +20,7 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "long": ("cut", "head-tail", "chunks"),
     "chunk_pooling": ("mean", "max", None),
     "precision": PRECISIONS,
-    "quantization": ("none",),
+    "quantization": ("none", "int8"),
 }
 _FIRST = {
     *("weights_sha256", "config_sha256", "tokenizer_sha256"),
@@ -37,7 +37,7 @@ _MEANINGS = {
     "long": ", what is done with a text that is too long",
     "overlap": ", of two chunks of a text, in tokens",
     "chunk_pooling": ", how the chunks of a text become one vector",
-    "quantization": ", of the encoder's weights",
+    "quantization": ", of the encoder's products",
 }
 """What the name of a field does not say, for a user who knows only what was changed."""
 
@@ -78,7 +78,7 @@ class Identity:
     precision: str
     """Number format that the encoder computed in: ``float32``, ``bfloat16`` or ``float16``."""
     quantization: str
-    """Of the encoder's weights: ``none``."""
+    """Of the encoder's products: ``none``, or ``int8``, where all else was computed in ``precision``."""
     features: tuple[str, ...]
     """Names of the features, sorted."""
 
@@ -136,6 +136,11 @@ class Identity:
         ):
             raise DamagedError(f"{where}: its identity contradicts itself")
         return cls(**{**fields, "features": tuple(features)})
+
+    @property
+    def computed_in(self) -> str:
+        """The number format of the encoder's products: ``precision``, or ``int8``."""
+        return self.precision if self.quantization == "none" else self.quantization
 
     @property
     def normalized(self) -> bool:

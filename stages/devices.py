@@ -48,7 +48,12 @@ def choose_precision(wanted: Precision, device: torch.device) -> tuple[Precision
 
     Half precision is taken only where the hardware multiplies matrices in it: on a CPU without such units,
     bfloat16 is emulated and several times slower than float32.
+
+    Raises:
+        SettingsError: the device has no such products.
     """
+    if wanted is Precision.INT8 and device.type != "cpu":
+        raise SettingsError(f"`precision=int8` is for CPUs, and this device is {device}; choose `device=cpu`")
     if wanted is not Precision.AUTO:
         return wanted, "as asked for"
     if device.type == "cuda":

@@ -121,7 +121,7 @@ def _open(run: Path, encoder: str | None, *, allow_pickled_weights: bool, report
     """Find the encoder of a run. An export computes in float32, so the precision of the features is left aside."""
     head, record = load_head(run), read_run(run)
     session = EncoderSession.from_identity(
-        dataclasses.replace(head.identity, precision="float32"),
+        dataclasses.replace(head.identity, precision="float32", quantization="none"),
         record["encoder"],
         where=run,
         encoder=encoder,

@@ -32,8 +32,10 @@ from .progress import Action, Note, Outcome, Report, Step, in_notebooks
 from .settings import ExtractSettings, settings_from, takes
 from .tables.formats import table_name
 from .tables.labels import LabelRules
-from .tables.scan import scan_table
+from .tables.scan import TableScan, scan_table
 from .tables.table import Table, open_table
+
+_COMPARED_ROWS = 64  # of a table that are encoded in float32 beside int8
 
 
 @takes(ExtractSettings)
@@ -235,8 +237,18 @@ def _prepare(
         from .extraction.windows import require_known_words
 
         require_known_words(encoder, scan, table.source)
+    _compare_with_float32(session, scan)
     plan = session.plan(settings.window_rows)
     return open_unfinished(request, widths=encoder.widths, plan=plan, report=report), caches
+
+
+def _compare_with_float32(session: EncoderSession, scan: TableScan) -> None:
+    """Where the encoder computes in int8, let the record say what that costs, by some of the table's first rows."""
+    top = scan.top
+    count = len(top.texts)
+    chosen = sorted({number * count // _COMPARED_ROWS for number in range(_COMPARED_ROWS)}) if count else []
+    pairs = None if top.pairs is None else [top.pairs[row] for row in chosen]
+    session.compare_with_float32([top.texts[row] for row in chosen], pairs)
 
 
 def _use_finished(request: CacheRequest, report: Report) -> Outcome | None:

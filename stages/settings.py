@@ -308,6 +308,8 @@ class Precision(enum.StrEnum):
     """Autocast to bfloat16: the range of float32, with 8 bits of precision."""
     FLOAT16 = "float16"
     """Autocast to float16: more precision than bfloat16, less range."""
+    INT8 = "int8"
+    """Products of 8-bit integers, on a CPU: quicker than float32, less exact than bfloat16. Never chosen by itself."""
 
 
 class Storage(enum.StrEnum):
@@ -445,7 +447,11 @@ class ExtractSettings(TableSettings):
     chunk_pooling: ChunkPooling = setting(
         ChunkPooling.MEAN, "How the vectors of chunks become one. mean: weighted by the text's tokens in each."
     )
-    precision: Precision = setting(Precision.AUTO, "Number format that the encoder computes in.")
+    precision: Precision = setting(
+        Precision.AUTO,
+        "Number format that the encoder computes in. auto: half precision where the hardware has units for it. int8 is "
+        "for CPUs without them, and never chosen by itself.",
+    )
     storage: Storage = setting(Storage.FLOAT32, "Number format of the stored features.")
     batch_tokens: int | None = setting(None, "Tokens in a batch, with padding.", _COUNT, shown="chosen for the device")
     device: str = setting("auto", _DEVICE)

@@ -1016,7 +1016,7 @@ FILES = [
         cache(resealed(label_kind="spans"), sealed=False),
     ),
     Case("a cache joined from shards, of a newer version", cache(resealed(shards=2), sealed=False)),
-    Case("an identity of a newer version", cache(document("identity", quantization="int8"), sealed=False)),
+    Case("an identity of a newer version", cache(document("identity", quantization="int4"), sealed=False)),
     Case("an identity that contradicts itself", cache(document("identity", overlap=7), sealed=False)),
     Case("a record of no rows", cache(document("record", rows=0), sealed=False)),
     Case("a record with an impossible date", cache(document("record", created="some day"), sealed=False)),

@@ -87,12 +87,13 @@ def test_ratios_are_taken_within_a_round() -> None:
 )
 def test_a_fast_wrong_answer_is_shown_as_wrong(precision: str, difference: float, wrong: bool) -> None:
     rows = [
-        Row(key="headstart", name="headstart", precision="float32", way="", difference=0),
-        Row(key="other", name="other", precision=precision, way="", difference=difference),
+        Row(key="headstart", name="headstart", precision="float32", way="", difference=0, cosine=1),
+        Row(key="other", name="other", precision=precision, way="", difference=difference, cosine=0.998),
     ]
     table = markdown(rows, measured("headstart", [1, 1]) + measured("other", [0.5, 0.5]))
     (line,) = (line for line in table.splitlines() if line.startswith("| other"))
     assert ("WRONG" in line) == wrong
+    assert ("lowest cosine 0.9980" in line) == (precision != "float32")
     assert "0.50 (0.50 to 0.50) | 0.50" in line
     assert ("Not in float32" in table) == (precision != "float32")
 

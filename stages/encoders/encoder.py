@@ -38,7 +38,7 @@ class EncoderSettings:
 
     features: tuple[Feature, ...]
     device: torch.device
-    precision: Precision
+    precision: Precision  # of all but the products, where these are of 8-bit integers
     prefix: str  # put before every text; of a pair, before the first
     max_length: int  # of a token sequence, special tokens included
     pairs: bool = False  # which take more special tokens
@@ -47,6 +47,7 @@ class EncoderSettings:
     truncation_side: str = "right"  # where a sequence that is too long is cut: right or left
     long_texts: LongTextSettings = dataclasses.field(default_factory=LongTextSettings)
     recipe: Recipe | None = None  # of the feature `model`, where that is among the features
+    int8: bool = False  # whether products are of 8-bit integers
     left_out: tuple[int, ...] = ()  # tokens that begin each sequence, and that `model` leaves out: `leave_out_prompt`
 
     @property

@@ -18,6 +18,7 @@ from ..settings import ForwardMode
 from .config import EncoderConfig
 from .encoder import Encoder, EncoderSettings, leave_out_prompt
 from .files import CONFIG, TOKENIZER, EncoderFiles
+from .int8 import to_int8
 from .modules import with_modules
 from .packed.architecture import Architecture, find_architecture
 from .packed.backend import PackedCpuBackend
@@ -49,6 +50,8 @@ def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> 
     forward = architecture.build(weights, settings.pooled, dtype=dtype, batch_tokens=batch_tokens)
     if weights.unused():
         return None  # transformers says which
+    if settings.int8:
+        to_int8(forward, settings, tokenizer)
     width, segments = config.width, config.segments
     backend = PackedCpuBackend(with_modules(forward, files, settings, width=width))
     return Encoder(settings, tokenizer=tokenizer, backend=backend, width=width, segments=segments, config=config)

@@ -29,6 +29,7 @@ from .config import EncoderConfig, tokenizer_sha256
 from .cuda import CopyStream, CudaBackend
 from .encoder import Encoder, EncoderSettings, leave_out_prompt
 from .files import TOKENIZER_CONFIG, EncoderFiles
+from .int8 import to_int8
 from .modules import with_modules
 from .packed.architecture import Architecture, architecture_class, find_architecture
 from .packed.backend import PackedCpuBackend
@@ -95,11 +96,16 @@ def _load(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
     config = None
     architecture = model_architecture(model) if settings.device.type == "cpu" else None
     if architecture is not None and (packed := _try_packed(architecture, model, settings, forward, segments=segments)):
+        if settings.int8:
+            to_int8(packed, settings, fast_tokenizer)
         packed_pass = with_modules(packed, files, settings, width=width)
         backend: Backend = PackedCpuBackend(packed_pass)  # which keeps the model's weights, and not the model
         if not fast_tokenizer.encode_special_tokens:  # its JSON does not say that
             digest = tokenizer_sha256(fast_tokenizer)
             config = EncoderConfig(architecture=architecture, width=width, segments=segments, tokenizer_sha256=digest)
+    elif settings.int8:
+        problem = "int8 is for encoders that headstart runs packed, on a CPU; choose `precision` float32"
+        raise SettingsError(f"{forward.name} ({forward.kind}) runs padded, and {problem}")
     else:
         tokens = model.get_input_embeddings().num_embeddings
         trial = make_padded(dataclasses.replace(settings, precision=Precision.FLOAT32))

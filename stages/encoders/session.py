@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from .encoder import Encoder, EncoderSettings
+    from .int8 import Likeness
     from .long_texts import LongTextSettings
 
 
@@ -38,6 +39,7 @@ class EncoderSession:
         self._settings, self._report = settings, report
         self._pairs = settings.text_pair_column is not None
         self._encoder: Encoder | None = None
+        self._likeness: Likeness | None = None
 
     @classmethod
     def from_identity(
@@ -70,7 +72,7 @@ class EncoderSession:
             long=Long(identity.long),
             overlap=identity.overlap if identity.long == Long.CHUNKS else None,
             chunk_pooling=ChunkPooling(identity.chunk_pooling or ChunkPooling.MEAN),
-            precision=Precision(identity.precision),
+            precision=Precision(identity.computed_in),
             batch_tokens=batch_tokens,
             device=device,
             allow_pickled_weights=allow_pickled_weights,
@@ -112,8 +114,8 @@ class EncoderSession:
                 long=long_texts.long.value,
                 overlap=long_texts.overlap,
                 chunk_pooling=long_texts.pooling,
-                precision=precision.value,
-                quantization="none",
+                precision=Precision.FLOAT32.value if precision is Precision.INT8 else precision.value,
+                quantization=precision.value if precision is Precision.INT8 else "none",
                 features=tuple(feature.name for feature in features),
             )
 
@@ -189,11 +191,12 @@ class EncoderSession:
     def encoder_settings(self) -> EncoderSettings:
         from .encoder import EncoderSettings
 
-        settings = self._settings
+        settings, int8 = self._settings, self._precision[0] is Precision.INT8
         return EncoderSettings(
             features=self._features,
             device=self.device,
-            precision=self._precision[0],
+            precision=Precision.FLOAT32 if int8 else self._precision[0],
+            int8=int8,
             prefix=self._prefix,
             max_length=self._max_length,
             pairs=self._pairs,
@@ -242,6 +245,25 @@ class EncoderSession:
     def use(self, encoder: Encoder) -> None:
         self._encoder = encoder
 
+    def compare_with_float32(self, texts: Sequence[str], pairs: Sequence[str] | None) -> None:
+        """Where the encoder computes in int8, encode some texts in float32 beside it, for the record."""
+        settings, encoder = self.encoder_settings, self.encoder
+        if not settings.int8 or not texts:
+            return
+        from .int8 import likeness
+
+        in_float32 = dataclasses.replace(settings, int8=False)
+        plain = None
+        if encoder.config is not None:
+            from .fast_load import load_packed
+
+            plain = load_packed(self.files, in_float32, encoder.config.to_record())
+        if plain is None:
+            from .hf import load_encoder
+
+            plain = load_encoder(self.files, in_float32)
+        self._likeness = likeness(encoder, plain, texts, pairs)
+
     def plan(self, window_rows: int) -> dict[str, Any]:
         """What a cache's plan says of how rows are batched."""
         encoder = self.encoder
@@ -258,4 +280,5 @@ class EncoderSession:
         encoder = {"name": files.name, "folder": str(files.folder), "revision": files.revision}
         packed = {} if config is None else {"packed": config.to_record()}
         recipe = {} if self._recipe is None else {"model": str(self._recipe)}
-        return {"precision_reason": self._precision[1], "encoder": {**encoder, **recipe, **packed}}
+        alike = {} if self._likeness is None else {"likeness": dataclasses.asdict(self._likeness)}
+        return {"precision_reason": self._precision[1], "encoder": {**encoder, **recipe, **packed}, **alike}

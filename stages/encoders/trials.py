@@ -32,7 +32,7 @@ from .encoder import VERSIONS, Encoder, encode_sequences
 
 _VARIABLE = "HEADSTART_CACHE"
 _TEXTS = ("a good film", "the plot drags, but the acting is superb", "Never again! 42 times")
-_ALIKE = {Precision.FLOAT32: 1e-4, Precision.BFLOAT16: 1e-2, Precision.FLOAT16: 1e-2}
+_ALIKE = {Precision.FLOAT32: 1e-4, Precision.BFLOAT16: 1e-2, Precision.FLOAT16: 1e-2, Precision.INT8: 1e-2}
 """Largest difference of a number, as a share of the largest number of its feature."""
 
 
@@ -48,7 +48,7 @@ def recall(identity: Identity, load: Callable[[Any], Encoder | None]) -> Encoder
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             packed, vectors = json.loads(str(kept["packed"])), {n: kept[n] for n in kept.files if n != "packed"}
         encoder = load(packed)
-        return encoder if encoder is not None and _agree(encoder, vectors, identity.precision) else None
+        return encoder if encoder is not None and _agree(encoder, vectors, identity.computed_in) else None
     except Exception:  # of any kind, from a file that is odd
         return None
 

@@ -53,8 +53,8 @@ def write_card(path: Path, exporter: Exporter, comparison: Comparison, *, title:
         "The metrics are those of the test rows, which are of the same data as the training rows. "
         "Texts of other kinds may be classified worse.",
     ]
-    if identity.precision != Precision.FLOAT32:
-        limits.append(f"The head was trained on features in {identity.precision}; this export computes in float32.")
+    if identity.computed_in != Precision.FLOAT32:
+        limits.append(f"The head was trained on features in {identity.computed_in}; this export computes in float32.")
     if int8:
         limits.append("The weights are 8-bit integers: logits differ from those of float32, and some labels may.")
     if exporter.library == "transformers":

@@ -25,7 +25,7 @@ from .tolerance import relative_differences, tolerance_of
 
 FIRST_ROWS = 4096  # at the top of the table, and of the cache, among which shared rows are looked for
 SAMPLE_ROWS = 16  # that are encoded again before the encoder is trusted
-_ALIKE = {Precision.FLOAT32: 1e-3, Precision.BFLOAT16: 0.1, Precision.FLOAT16: 0.1}
+_ALIKE = {Precision.FLOAT32: 1e-3, Precision.BFLOAT16: 0.1, Precision.FLOAT16: 0.1, Precision.INT8: 0.2}
 """Largest error of a row, as a share of the row's distance from the sample's mean. The numbers that tell texts apart
 must be right, and not only the few large numbers that are nearly equal in all texts."""
 _STORED_ALIKE = {"float32": 0.0, "float16": 0.02}
@@ -88,7 +88,7 @@ def _is_proven(
     if any(features[name].shape != (len(sequences), width) for name, width in encoder.widths.items()):
         return False
     features = encoder.long_texts.join(features, sequences, counts)
-    alike = max(_ALIKE[Precision(cache.identity.precision)], _STORED_ALIKE[cache.layout.storage])
+    alike = max(_ALIKE[Precision(cache.identity.computed_in)], _STORED_ALIKE[cache.layout.storage])
     if not all(_tell_apart(values, cache, name, rows, alike) for name, values in features.items()):
         return False
     return bool((relative_differences(features, cache, rows) <= tolerance_of(cache)).all())

@@ -9,15 +9,15 @@ import numpy as np
 from ...cache.reader import Cache
 from ..types import Features, Float64Array, Indices
 
-TOLERANCE = {"float32": 1e-5, "bfloat16": 0.1, "float16": 0.02}
-"""Largest relative difference by the encoder's precision. In float32 other batches cause it, in half precision other
-batches and other machines."""
+TOLERANCE = {"float32": 1e-5, "bfloat16": 0.1, "float16": 0.02, "int8": 0.1}
+"""Largest relative difference by what the encoder computes in. In float32 other batches cause it, in half precision and
+int8 other batches and other machines."""
 _FLOAT16_STORAGE = 1e-3
 
 
 def tolerance_of(cache: Cache) -> float:
     """Return how much a row of this cache may differ from what its encoder gives now, as `relative_differences`."""
-    return TOLERANCE[cache.identity.precision] + (_FLOAT16_STORAGE if cache.layout.storage == "float16" else 0)
+    return TOLERANCE[cache.identity.computed_in] + (_FLOAT16_STORAGE if cache.layout.storage == "float16" else 0)
 
 
 def relative_differences(encoded: Mapping[str, Features], cache: Cache, rows: Indices) -> Float64Array:

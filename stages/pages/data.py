@@ -33,7 +33,7 @@ def section(subject: Subject, cache: Record | None) -> Section:
         "left out": f"{rows['shared']:,} training rows whose text is a test or validation row"
         * bool(rows.get("shared"))
         or None,
-        "precision of the encoder": identity.get("precision"),
+        "precision of the encoder": _precision(identity),
         "tokens of a text": _tokens(identity),
         "trained": f"{run['created'].replace('T', ' ').split('+')[0]} UTC by headstart {run['headstart']}, "
         f"in {duration(run['seconds'])} on {run['machine']['device']}"
@@ -70,6 +70,11 @@ def _rows(run: Record, rows: Mapping[str, int]) -> str:
     held = f"{rows['validation']:,} to choose by" if rows["validation"] else ""
     folds = f"{found['rows']:,} of the former in {found['folds']} folds to choose by" if found.get("folds") else ""
     return ", ".join(filter(None, (f"{rows['train']:,} to train on", held or folds, f"{rows['test']:,} to test on")))
+
+
+def _precision(identity: Record) -> str | None:
+    quantization = identity.get("quantization", "none")
+    return identity.get("precision") if quantization == "none" else quantization
 
 
 def _tokens(identity: Record) -> str | None:

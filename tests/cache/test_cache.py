@@ -501,7 +501,7 @@ def test_an_impossible_identity_is_damage(change: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"pooling": "max"}, {"quantization": "int8"}, {"long": "summary"}, {"precision": "float8"}]
+    "change", [{"pooling": "max"}, {"quantization": "int4"}, {"long": "summary"}, {"precision": "float8"}]
 )
 def test_what_a_newer_version_may_say_asks_for_an_upgrade(change: dict[str, Any]) -> None:
     with pytest.raises(FormatError, match=r"does not know.*upgrade headstart"):

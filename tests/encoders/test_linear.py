@@ -218,7 +218,7 @@ def test_half_precision_that_onednn_lacks_is_multiplied_by_torch(
 
 def test_digits_are_left_where_octets_are_not_multiplied_exactly() -> None:
     """oneDNN is held to instructions of before VNNI, which cut sums at 16 bits."""
-    asked = "linear_int8.int8_products_are_exact(), linear_cpu._split_pays(3072, 768, 512)"
+    asked = "linear_int8.products_are_exact(), linear_cpu._split_pays(3072, 768, 512)"
     program = f"from headstart.stages.encoders.packed import linear_cpu, linear_int8; print({asked})"
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
     ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)

@@ -26,14 +26,16 @@ from headstart.stages.encoders.packed.backend import PackedCpuBackend
 from headstart.stages.encoders.packed.bert import Embeddings
 from headstart.stages.encoders.packed.deberta_v2 import DebertaV2
 from headstart.stages.encoders.packed.forward import PackedForward
+from headstart.stages.encoders.packed.linear import Linear
 from headstart.stages.encoders.packed.linear_int8 import Int8SplitLinear
 from headstart.stages.encoders.packed.modernbert import ModernBert
 from headstart.stages.encoders.packed.mpnet import RelativeBias
+from headstart.stages.encoders.packed.quantized import Int8Linear, quantize
 from headstart.stages.encoders.packed.rope import RopeScaling, RopeShape
 from headstart.stages.encoders.pooling import Feature, Pooling, parse_features
 from headstart.stages.extract import extract
 from headstart.stages.settings import ExtractSettings, Precision
-from processor import needs_digits
+from processor import needs_digits, needs_int8
 from tiny import save_tiny_encoder, tiny_rows
 
 CLS = parse_features(["cls"], None)
@@ -265,6 +267,33 @@ def test_a_layer_in_chunks_gives_the_same(name: str, rows: int, monkeypatch: pyt
     with torch.inference_mode():
         ours = packed(model, CLS)(batch)["cls"]
     torch.testing.assert_close(ours, stock(model, batch), atol=1e-5, rtol=0)
+
+
+@needs_int8
+@pytest.mark.parametrize("name", FAMILY)
+def test_products_of_8_bit_integers_are_close(name: str) -> None:
+    """Of every architecture: all products of all tokens are replaced, and what layers share stays shared."""
+    model, batch = made(FAMILY[name]), sequences([60, 60, 31, 31, 31, 5, 1])
+    features = parse_features(["mean", "last"], None)
+    with torch.inference_mode():
+        plain, ours = packed(model, features), packed(model, features)
+        linears = {id(linear) for layer in ours.layers for linear in linears_of(layer)}
+        quantize(ours, batch)
+        expected, found = plain(batch), ours(batch)
+    made_anew = [linear for layer in ours.layers for linear in linears_of(layer)]
+    assert all(isinstance(linear, Int8Linear) for linear in made_anew)
+    assert len({id(linear) for linear in made_anew}) == len(linears)
+    for feature in expected:
+        assert torch.nn.functional.cosine_similarity(found[feature], expected[feature]).min() > 0.98
+        assert not torch.equal(found[feature], expected[feature])
+
+
+def linears_of(part: Any) -> list[Linear]:
+    """All linear layers within a part of a pass, by the fields of its objects."""
+    if isinstance(part, Linear):
+        return [part]
+    fields = vars(part).values() if dataclasses.is_dataclass(part) else ()
+    return [linear for value in fields for linear in linears_of(value)]
 
 
 def test_batches_side_by_side_give_what_each_gives_alone(tiny: Path) -> None:

@@ -27,6 +27,10 @@ class Linear:
         """The product plus the bias, as a new tensor."""
         return linear(rows, self._weight, self._bias)
 
+    def plain(self) -> tuple[Tensor, Tensor]:
+        """The weight as it was given, and the bias, of no outputs or of all; of a layer in float32."""
+        return self._weight, torch.empty(0) if self._bias is None else self._bias
+
     def gelu(self, rows: Tensor) -> Tensor:
         """The exact GELU (by erf) of the product plus the bias."""
         output: Tensor = torch.ops.aten.gelu_(self(rows))

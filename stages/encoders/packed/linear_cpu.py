@@ -7,7 +7,7 @@ import torch
 
 from ...devices import cpu_capabilities
 from .linear import Linear, Tensor
-from .linear_int8 import Int8SplitLinear, int8_products_are_exact
+from .linear_int8 import Int8SplitLinear, products_are_exact
 
 
 class MklLinear(Linear):
@@ -26,6 +26,9 @@ class MklLinear(Linear):
             output[:, : len(self._biased)] += self._biased
         return output
 
+    def plain(self) -> tuple[Tensor, Tensor]:
+        return self._weight, self._biased
+
 
 class OneDnnLinear(Linear):
     """oneDNN: the weight is laid out once, for about so many rows."""
@@ -37,6 +40,10 @@ class OneDnnLinear(Linear):
 
     def __call__(self, rows: Tensor) -> Tensor:
         return self._product(rows, "none")
+
+    def plain(self) -> tuple[Tensor, Tensor]:
+        weight, bias = super().plain()
+        return weight.to_dense(), bias
 
     def gelu(self, rows: Tensor) -> Tensor:
         return self._product(rows, "gelu") if self._fuses_gelu else super().gelu(rows)
@@ -71,7 +78,7 @@ def _made_by_intel() -> bool:
 
 def _split_pays(out: int, width: int, rows: int) -> bool:
     large = rows >= 256 and width >= 768 and out >= 3 * width
-    return large and bool(cpu_capabilities().get("amx_int8")) and int8_products_are_exact()
+    return large and bool(cpu_capabilities().get("amx_int8")) and products_are_exact()
 
 
 def _has(library: str, operator: str) -> bool:

@@ -59,6 +59,9 @@ class Int8SplitLinear(Linear):
         columns = self._columns[torch.cat([apart, apart.new_tensor([width])])]
         return output.mul_(unit).addmm_(beside, columns)
 
+    def plain(self) -> tuple[Tensor, Tensor]:
+        return self._columns[:-1].T.contiguous(), self._columns[-1]
+
     def _product(self, digits: Tensor, level: int, *, plus: Tensor | None = None) -> Tensor:
         """The product of so many digits, in the weights' units, (n, out) float32, added to ``plus`` in place."""
         digits, weight = digits[:, : level * digits.shape[1] // 3], self._levels[level - 1]
@@ -97,13 +100,13 @@ def split(values: Tensor, apart: Tensor | None = None) -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
-def int8_products_are_exact() -> bool:
-    """Whether oneDNN multiplies 8-bit integers here, and exactly: older instructions, to which ``ONEDNN_MAX_CPU_ISA``
-    can hold it, cut a sum of two products at 16 bits."""
+def products_are_exact(largest: int = 255) -> bool:
+    """Whether oneDNN multiplies 8-bit integers, from 0 to ``largest`` by from -127 to 127, here and exactly: older
+    instructions, to which ``ONEDNN_MAX_CPU_ISA`` can hold it, cut a sum of two products at 16 bits."""
     onednn: Any = torch.backends.mkldnn
     if not (onednn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")):
         return False
     weight = torch.ops.onednn.qlinear_prepack(torch.full((64, 64), 127, dtype=torch.int8), [64, 64])
-    factors = (torch.full((64, 64), 255, dtype=torch.uint8), 1.0, 0, weight, torch.ones(64), torch.zeros(64).int())
+    factors = (torch.full((64, 64), largest, dtype=torch.uint8), 1.0, 0, weight, torch.ones(64), torch.zeros(64).int())
     product = torch.ops.onednn.qlinear_pointwise.default(*factors, None, 1.0, 0, torch.float32, "none", [], "")
-    return bool((product == 255 * 127 * 64).all())
+    return bool((product == largest * 127 * 64).all())
