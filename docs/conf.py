@@ -18,6 +18,5 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
 napoleon_use_ivar = True
 suppress_warnings = ["myst.header"]  # tests/BAD_INPUTS.md has no title
