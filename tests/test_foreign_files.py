@@ -91,7 +91,9 @@ def plant(path: Path, kind: str, content: bytes, victim: Path) -> None:
 
 
 names = st.one_of(
-    st.sampled_from(OURS), st.sampled_from(OLD + LIKE), st.text("abcdefghijklmnop.-_{}~", min_size=1, max_size=9)
+    st.sampled_from(OURS),
+    st.sampled_from(OLD + LIKE),
+    st.text("abcdefghijklmnop.-_{}~", min_size=1, max_size=9).filter(lambda name: name not in (".", "..")),
 )
 kinds = st.sampled_from(["file", "link", "dangling link", "folder"])
 contents = st.one_of(
