@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from ...cache.identity import MODEL
 from ..settings import Task
 from ..units import duration
 from .html import Html, details, join, paragraph, table, terms
@@ -23,7 +24,7 @@ def section(subject: Subject, cache: Record | None) -> Section:
         "encoder": file_name(run["encoder"]["name"]),
         "encoder's revision": run["encoder"].get("revision"),
         "feature": run["settings"]["feature"],
-        "the encoder's own vector": run["encoder"].get("model"),
+        "the encoder's own vector": run["encoder"].get("model") if run["settings"]["feature"] == MODEL else None,
         "numbers of each vector": f"the first {dims['dims']:,} of {dims['of']:,}" if dims else None,
         "cache": file_name(run["cache"]) if "cache" in run else None,
         "labels from": file_name(run["labels"]["table"]) if run.get("labels") else None,
