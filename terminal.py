@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .cache.identity import computed_in
 from .stages.baseline.report import measured_in, sections, title
 from .stages.progress import Event, Note, Report, Step
 from .stages.runs.results import MEASURES, SCORES
@@ -152,9 +153,8 @@ def show_cache(cache: Mapping[str, Any]) -> None:
 def _precision(cache: Mapping[str, Any]) -> dict[str, str]:
     """What the encoder of a cache computed in, and how far from float32 that is, where this was measured."""
     record, identity = cache["record"], cache["identity"]
-    quantization, alike = identity["quantization"], record.get("likeness")
-    computed_in = identity["precision"] if quantization == "none" else quantization
-    lines = {"precision": f"{computed_in}: {record['precision_reason']}"}
+    kind, alike = computed_in(identity["precision"], identity["quantization"]), record.get("likeness")
+    lines = {"precision": f"{kind}: {record['precision_reason']}"}
     found = [alike.get(name) for name in ("median", "lowest", "texts")] if isinstance(alike, dict) else [None]
     if all(isinstance(value, int | float) for value in found):  # of a file that may come from anyone
         middle, lowest, count = found

@@ -140,7 +140,7 @@ class Identity:
     @property
     def computed_in(self) -> str:
         """The number format of the encoder's products: ``precision``, or ``int8``."""
-        return self.precision if self.quantization == "none" else self.quantization
+        return computed_in(self.precision, self.quantization)
 
     @property
     def normalized(self) -> bool:
@@ -153,6 +153,11 @@ class Identity:
         if MODEL in features:
             return narrowed
         return dataclasses.replace(narrowed, modules_sha256=None, model=None, prefix_pooled=True)
+
+
+def computed_in(precision: str, quantization: str) -> str:
+    """`Identity.computed_in`, of an identity's fields."""
+    return precision if quantization == "none" else quantization
 
 
 def differences(ours: Identity, theirs: Identity, *, our_name: str, their_name: str) -> list[str]:

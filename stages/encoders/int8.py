@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import tokenizers
 
-from ...cache.errors import SettingsError
+from ...cache.errors import EncoderError, SettingsError
 from ..types import Float64Array
 from .encoder import Encoder, EncoderSettings, encode_sequences
 from .packed.forward import PackedForward
@@ -50,12 +50,16 @@ def to_int8(forward: PackedForward, settings: EncoderSettings, tokenizer: tokeni
 
     Raises:
         SettingsError: torch has no such products here.
+        EncoderError: the tokenizer makes hardly any tokens of texts in several languages.
     """
     if not int8_products():
         raise SettingsError("torch multiplies no 8-bit integers on this machine; choose `precision` float32")
     encodings = Tokenizer(tokenizer).encode([settings.prefix + text for text in _TEXTS])
     sequences = [np.array(encoding.ids, np.int32)[: settings.max_length] for encoding in encodings if encoding.ids]
-    quantize(forward, sequences)
+    try:
+        quantize(forward, sequences)
+    except ValueError as error:
+        raise EncoderError(f"the encoder's tokenizer makes hardly any tokens: {error}") from None
 
 
 def likeness(encoder: Encoder, plain: Encoder, texts: Sequence[str], pairs: Sequence[str] | None) -> Likeness:

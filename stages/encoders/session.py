@@ -252,6 +252,7 @@ class EncoderSession:
             return
         from .int8 import likeness
 
+        self._report(Step("comparing with float32", 0, 0, "texts"))
         in_float32 = dataclasses.replace(settings, int8=False)
         plain = None
         if encoder.config is not None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from ...cache.identity import MODEL
+from ...cache.identity import MODEL, computed_in
 from ..settings import Task
 from ..units import duration
 from .html import Html, details, join, paragraph, table, terms
@@ -34,7 +34,7 @@ def section(subject: Subject, cache: Record | None) -> Section:
         "left out": f"{rows['shared']:,} training rows whose text is a test or validation row"
         * bool(rows.get("shared"))
         or None,
-        "precision of the encoder": _precision(identity),
+        "precision of the encoder": computed_in(identity["precision"], identity["quantization"]),
         "tokens of a text": _tokens(identity),
         "trained": f"{run['created'].replace('T', ' ').split('+')[0]} UTC by headstart {run['headstart']}, "
         f"in {duration(run['seconds'])} on {run['machine']['device']}"
@@ -71,11 +71,6 @@ def _rows(run: Record, rows: Mapping[str, int]) -> str:
     held = f"{rows['validation']:,} to choose by" if rows["validation"] else ""
     folds = f"{found['rows']:,} of the former in {found['folds']} folds to choose by" if found.get("folds") else ""
     return ", ".join(filter(None, (f"{rows['train']:,} to train on", held or folds, f"{rows['test']:,} to test on")))
-
-
-def _precision(identity: Record) -> str | None:
-    quantization = identity.get("quantization", "none")
-    return identity.get("precision") if quantization == "none" else quantization
 
 
 def _tokens(identity: Record) -> str | None:

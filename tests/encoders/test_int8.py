@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from extracting import flip_a_byte, run, settings
-from headstart.cache.errors import IdentityError, SettingsError
+from headstart.cache.errors import EncoderError, IdentityError, SettingsError
 from headstart.cache.reader import Cache, open_cache
 from headstart.stages.devices import choose_precision
 from headstart.stages.encoders import hf, int8
@@ -73,6 +73,23 @@ def test_a_product_is_off_by_no_more_than_rounding(count: int, width: int, out: 
     assert torch.equal(rows, before)
     if count > 3:
         assert ((found.double() - exact).abs() > 1e-3 * most).any()  # or nothing was rounded
+
+
+def test_each_number_becomes_the_nearest_that_there_is() -> None:
+    """Shown one by one, by weights, and then rows, that have a single 1."""
+    torch.manual_seed(2)
+    single, numbers = torch.eye(64), torch.randn(200, 64)
+    numbers[:, 5] = 100.0
+    together = numbers.index_fill(1, torch.tensor([5]), 0)
+    unit = (together.amax(1, keepdim=True) - together.amin(1, keepdim=True)) / LARGEST_STATE
+    found = layer(single, torch.empty(0), [5])(numbers)
+    assert ((found - numbers).abs() <= 0.501 * unit).all()
+    torch.testing.assert_close(found[:, 5], numbers[:, 5])
+    weight = numbers.index_fill(1, torch.tensor([5]), 0.5)
+    off = layer(weight, torch.empty(0), [5])(single).T - weight
+    most = weight.index_fill(1, torch.tensor([5]), 0).abs().amax(1, keepdim=True) / 127
+    assert (off.abs() <= 0.501 * most).all()
+    assert off[:, 5].abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("width", [64, 768, 3072])
@@ -234,6 +251,10 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path, wide: Path, monkeypatch:
     with pytest.raises(SettingsError, match="is for CPUs, and this device is cuda"):
         choose_precision(Precision.INT8, torch.device("cuda"))
     assert choose_precision(Precision.AUTO, torch.device("cpu"))[0] is not Precision.INT8
+    with monkeypatch.context() as few:
+        few.setattr(int8, "_TEXTS", ("",))
+        with pytest.raises(EncoderError, match="hardly any tokens: 1 sequences of 2 tokens are too few"):
+            extracted(wide, tmp_path / "e.h5", "int8")
     monkeypatch.setattr(int8, "int8_products", lambda: False)
     with pytest.raises(SettingsError, match="multiplies no 8-bit integers on this machine"):
         extracted(wide, tmp_path / "d.h5", "int8")

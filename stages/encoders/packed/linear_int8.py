@@ -101,8 +101,10 @@ def split(values: Tensor, apart: Tensor | None = None) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def products_are_exact(largest: int = 255) -> bool:
-    """Whether oneDNN multiplies 8-bit integers, from 0 to ``largest`` by from -127 to 127, here and exactly: older
-    instructions, to which ``ONEDNN_MAX_CPU_ISA`` can hold it, cut a sum of two products at 16 bits."""
+    """Whether oneDNN multiplies 8-bit integers here exactly: one from 0 to ``largest``, the other from -127 to 127.
+
+    Older instructions, to which ``ONEDNN_MAX_CPU_ISA`` can hold it, cut a sum of two products at 16 bits.
+    """
     onednn: Any = torch.backends.mkldnn
     if not (onednn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")):
         return False

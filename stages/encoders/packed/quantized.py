@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
 from ...types import TokenIds
 from .forward import PackedForward
@@ -23,13 +24,14 @@ class Int8Linear(Linear):
     """A linear layer of rounded numbers: weights to 8 bits, by one unit for each output; and the rows that it is given
     to 7 bits between the row's smallest and largest number, by one unit for each row. Sums of products are exact.
 
-    Rows have 7 bits on every processor, so that a text has the same features on all of them: two products of 7 by 8
-    bits fit into the 16 bits in which processors without newer units (VNNI, AMX) add them.
+    Rows have 7 bits on every processor, because two products of 7 by 8 bits fit into the 16 bits in which processors
+    without newer units (VNNI, AMX) add them. With 8 bits on some of them, one identity would mean two kinds of vectors.
 
     A few columns of an encoder's states are far larger than the others, and would leave these few bits. They are
     multiplied apart, in float32. (Dettmers et al., LLM.int8(), 2022, https://arxiv.org/abs/2208.07339.) There they are
-    found anew in each batch; here `quantize` has chosen them, so that a text's features do not depend on its
-    neighbours.
+    found anew in each batch; here `quantize` has chosen them, so that neighbours decide nothing for a row. Its last
+    bits in float32 may still depend on them, and where a number lies between two whole ones, such a bit decides which
+    it becomes: `extraction.tolerance` allows for that.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, rows: int, apart: Tensor) -> None:
@@ -43,8 +45,8 @@ class Int8Linear(Linear):
         self._laid_out: Tensor = torch.ops.onednn.qlinear_prepack(whole.to(torch.int8), [rows, width])
         self._units, self._zeros = units, torch.zeros(out, dtype=torch.int32)
         smallest = whole.sum(dim=1, dtype=torch.float64).mul_(units).float()
-        padded = torch.nn.functional.pad(bias, (0, out - len(bias)))
-        self._columns = torch.cat([weight[:, apart].T, smallest[None], padded[None]])  # (columns apart + 2, out)
+        ending = torch.stack([smallest, pad(bias, (0, out - len(bias)))])
+        self._columns = torch.cat([weight[:, apart].T, ending])  # (columns apart + 2, out)
 
     def __call__(self, rows: Tensor) -> Tensor:
         output, units = self._multiply(rows)
@@ -79,7 +81,6 @@ class Int8Linear(Linear):
         torch.ops.onednn.qlinear_pointwise.binary(*factors, *result)
 
 
-@functools.cache
 def int8_products() -> bool:
     """Whether torch multiplies 8-bit integers here, and exactly."""
     return products_are_exact(LARGEST_STATE)
@@ -94,13 +95,19 @@ def quantize(forward: PackedForward, sequences: Sequence[TokenIds]) -> None:
     Args:
         forward: The pass, which is changed.
         sequences: Some that are like those to come: columns that are largest in them are multiplied apart.
+
+    Raises:
+        ValueError: they have so few tokens that products of all tokens look like those of one token a sequence.
     """
+    most = padded_rows(len(sequences))
+    if sum(map(len, sequences)) <= most:
+        raise ValueError(f"{len(sequences)} sequences of {sum(map(len, sequences))} tokens are too few to quantize by")
     seen: dict[int, _Observed] = {}
 
     def observe(linear: Linear) -> Linear:
         return seen.setdefault(id(linear), _Observed(linear))
 
-    plain, most = forward.layers, padded_rows(len(sequences))
+    plain = forward.layers
     forward.layers = [_with_linears(layer, observe) for layer in plain]
     with torch.inference_mode():
         forward(sequences)
