@@ -19,17 +19,21 @@ PAGES = sorted(
     for page in ROOT.glob(pattern)
 )
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+INTERRUPTED = re.compile(r"^\$ .*\n\^C.*\n", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 RUN = [f"docs/{name}.md" for name in ("index", "tables", "evaluation", "sweeps", "recovery", "python", "coming-from")]
+USING_A_RUN = [f"docs/{name}.md" for name in ("export", "predict", "evaluate")]
 NEEDED = "headstart extract reviews.csv --encoder bert-base-chinese --out reviews.h5"
 """What pages of later steps take as given."""
+A_RUN = ["headstart train-head reviews.h5 --out run", "headstart extract new.csv --encoder bert-base-chinese --out new.h5"]
+"""What pages about a trained head take as given, beside `NEEDED`."""
 
 
 @pytest.fixture
 def desk(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the tables and encoders that the pages name."""
     rows = tiny_rows(60)
-    for name, part in {"reviews": rows[:50], "grown": rows, "later": rows[45:], "other": rows[30:]}.items():
+    for name, part in {"reviews": rows[:50], "grown": rows, "later": rows[45:], "other": rows[30:], "new": rows[50:]}.items():
         with (tmp_path / f"{name}.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("text", "label"), *part])
     (tmp_path / "bert-base-chinese").symlink_to(tiny)
@@ -40,23 +44,30 @@ def desk(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", RUN)
+@pytest.mark.parametrize("page", RUN + USING_A_RUN)
 def test_the_examples_of_a_page_run(page: str, desk: Path) -> None:
     names: dict[str, object] = {}
     blocks = BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
     if not any(NEEDED in code for _, code in blocks) and page != "docs/coming-from.md":
-        assert command_here(*shlex.split(NEEDED)[1:]).returncode == 0
+        run_line(NEEDED)
+    for line in A_RUN if page in USING_A_RUN else ():
+        run_line(line)
     ran = 0
     for kind, code in blocks:
         if kind == "python":
             exec(compile(code, page, "exec"), names)
             ran += 1
-        for line in code.splitlines() if not kind else ():
-            if line.startswith("headstart "):
-                done = command_here(*shlex.split(line, comments=True)[1:])
-                assert done.returncode == 0, f"{line}\n{done.stderr}"
+        for line in INTERRUPTED.sub("", code).splitlines() if not kind else ():
+            shown = line.removeprefix("$ ") if page in USING_A_RUN else line  # a session is shown with its output
+            if shown.startswith("headstart "):
+                run_line(shown)
                 ran += 1
     assert ran
+
+
+def run_line(line: str) -> None:
+    done = command_here(*shlex.split(line, comments=True)[1:])
+    assert done.returncode == 0, f"{line}\n{done.stderr}"
 
 
 @pytest.mark.parametrize("page", PAGES)
