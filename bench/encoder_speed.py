@@ -152,8 +152,9 @@ class Bench:
             "ffn": config.intermediate_size,
         }
         rng = torch.Generator().manual_seed(0)
-        self._left, self._right = (torch.randn(*size, generator=rng) for size in ((2048, 768), (768, 3072)))
-        self._product = torch.empty(2048, 3072)
+        left, right = (torch.randn(*size, generator=rng) for size in ((2048, 768), (768, 3072)))
+        self._products = {name: product_in(name, left, right) for name in {c.precision for c in field.values()}}
+        self._products["float32"] = product_in("float32", left, right)
         self._warm: set[int] = set()  # places of pieces that all have encoded once, in any variant
 
     def run(self, variant: str, pieces: Sequence[list[str]], rounds: int) -> list[Measurement]:
@@ -169,7 +170,9 @@ class Bench:
             for step in range(len(keys)):
                 key = keys[(step + number) % len(keys)]
                 seconds = self._field[key].seconds(pieces[place])
+                precision = self._field[key].precision
                 after = self.matrix_rate()
+                own = after if precision == "float32" else self.matrix_rate(precision)
                 measured.append(
                     Measurement(
                         contender=key,
@@ -178,6 +181,7 @@ class Bench:
                         tokens=sum(lengths[place]),
                         flop=counted_flop(lengths[place], **self._sizes),
                         matrix_rate=2 / (1 / before + 1 / after),  # of both times together
+                        own_rate=own,
                     )
                 )
                 before = after
@@ -185,14 +189,29 @@ class Bench:
             note(f"texts {variant}, round {number + 1} of {rounds}: {speeds} tokens/s")
         return measured
 
-    def matrix_rate(self, seconds: float = 0.25) -> float:
-        """FLOP/s of (2048 x 768) by (768 x 3072) in float32 on all cores, over so many seconds of products."""
-        torch.mm(self._left, self._right, out=self._product)  # not timed: threads wake, caches fill
+    def matrix_rate(self, precision: str = "float32", seconds: float = 0.25) -> float:
+        """FLOP/s of (2048 x 768) by (768 x 3072) in a number format on all cores, over so many seconds of products."""
+        multiply = self._products[precision]
+        multiply()  # not timed: threads wake, caches fill
         done, started = 0, time.perf_counter()
         while (spent := time.perf_counter() - started) < seconds:
-            torch.mm(self._left, self._right, out=self._product)
+            multiply()
             done += 1
         return done * 2 * 2048 * 768 * 3072 / spent
+
+
+def product_in(precision: str, left: torch.Tensor, right: torch.Tensor) -> Callable[[], object]:
+    """A product as torch does it: of whole numbers of 8 bits, their units included, by oneDNN's linear layer."""
+    if precision != "int8":
+        left, right = (matrix.to(getattr(torch, precision)) for matrix in (left, right))
+        product = torch.empty(len(left), right.shape[1], dtype=left.dtype)
+        return lambda: torch.mm(left, right, out=product)
+    states = (left * 16).clamp(-63, 63).add(64).to(torch.uint8)
+    whole = (right.T * 32).clamp(-127, 127).to(torch.int8)
+    laid_out = torch.ops.onednn.qlinear_prepack(whole, list(left.shape))
+    units, zeros = torch.ones(len(whole)), torch.zeros(len(whole), dtype=torch.int32)
+    factors = (states, 1.0, 64, laid_out, units, zeros, None, 1.0, 0, torch.float32, "none", [], "")
+    return lambda: torch.ops.onednn.qlinear_pointwise.default(*factors)
 
 
 def choose_ways(field: dict[str, Alone], pieces: Sequence[list[str]]) -> None:

@@ -26,7 +26,9 @@ class Measurement:
     flop: float
     """Counted work of the full model over those."""
     matrix_rate: float
-    """FLOP/s of the machine's own product, right before and right after."""
+    """FLOP/s of the machine's own product in float32, right before and right after."""
+    own_rate: float
+    """The same in the number format that the contender computes in, right after."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -35,6 +37,10 @@ class Measurement:
     @property
     def share(self) -> float:
         return self.flop / self.seconds / self.matrix_rate
+
+    @property
+    def own_share(self) -> float:
+        return self.flop / self.seconds / self.own_rate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,10 +87,12 @@ def markdown(rows: Sequence[Row], measured: Sequence[Measurement]) -> str:
 
 
 def _table(rows: Sequence[Row], measured: Sequence[Measurement]) -> str:
+    single = all(row.precision == "float32" for row in rows)
+    shares = "share of the matrix rate" + ("" if single else " in float32 | in its own number format")
     lines = [
-        "| contender | run as | tokens/s | GFLOP/s counted | share of the matrix rate | headstart in float32 is "
-        "so many times as fast | the same over all rounds' seconds | largest difference |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| contender | run as | tokens/s | GFLOP/s counted | {shares} | headstart in float32 is so many times as fast "
+        "| the same over all rounds' seconds | largest difference |",
+        "|---|---|---|---|---|---|---|---|" + "---|" * (not single),
     ]
     ours = [m for m in measured if m.contender == "headstart"]
     for row in rows:
@@ -99,6 +107,8 @@ def _table(rows: Sequence[Row], measured: Sequence[Measurement]) -> str:
         if row.precision != "float32":
             difference += f", lowest cosine {row.cosine:.4f}"
         share = spread([m.share for m in found])
+        if not single:
+            share += f" | {spread([m.own_share for m in found])}"
         label = row.name if row.precision == "float32" else f"{row.name} in {row.precision}"
         lines.append(
             f"| {label} | {row.way} | {speed:,.0f} | {rate:.1f} | {share} | {ratio} | {whole} | {difference} |"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..cache.errors import SettingsError
-from .hardware import cpu_precision
+from .hardware import as_asked, cpu_precision
 from .settings import ForwardMode, Precision
 
 DTYPES = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT16: torch.float16}
@@ -55,7 +55,7 @@ def choose_precision(wanted: Precision, device: torch.device) -> tuple[Precision
     if wanted is Precision.INT8 and device.type != "cpu":
         raise SettingsError(f"`precision=int8` is for CPUs, and this device is {device}; choose `device=cpu`")
     if wanted is not Precision.AUTO:
-        return wanted, "as asked for"
+        return as_asked(wanted)
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Precision.BFLOAT16, "this GPU has bfloat16 units"

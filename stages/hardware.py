@@ -16,6 +16,11 @@ def has_no_gpu() -> bool:
     return sys.platform == "linux" and not any(next(Path("/dev").glob(name), None) for name in _GPUS)
 
 
+def as_asked(precision: Precision) -> tuple[Precision, str]:
+    """A precision that a user named, and why."""
+    return precision, "as asked for"
+
+
 def cpu_precision() -> tuple[Precision, str]:
     """The precision that suits this processor, and why."""
     units = [unit for unit in ("amx_bf16", "avx512_bf16", "bf16") if unit in _units()]

@@ -22,18 +22,33 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INTERRUPTED = re.compile(r"^\$ .*\n\^C.*\n", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 RUN = [f"docs/{name}.md" for name in ("index", "tables", "evaluation", "sweeps", "recovery", "python", "coming-from")]
-USING_A_RUN = [f"docs/{name}.md" for name in ("export", "predict", "evaluate")]
 NEEDED = "headstart extract reviews.csv --encoder bert-base-chinese --out reviews.h5"
 """What pages of later steps take as given."""
-A_RUN = ["headstart train-head reviews.h5 --out run", "headstart extract new.csv --encoder bert-base-chinese --out new.h5"]
-"""What pages about a trained head take as given, beside `NEEDED`."""
+TRAIN = "headstart train-head reviews.h5 --out run"
+OF_A_HEAD = {
+    "docs/export.md": [TRAIN],
+    "docs/predict.md": [TRAIN],
+    "docs/evaluate.md": [TRAIN, "headstart extract new.csv --encoder bert-base-chinese --out new.h5"],
+    "docs/report.md": [
+        TRAIN,
+        "headstart sweep reviews.h5 --out sweep --solver exact --l2 1,10",
+        "headstart audit reviews.h5 --out audit",
+    ],
+}
+"""Pages about trained heads, which show sessions with their output; and what they take as given, beside `NEEDED`."""
 
 
 @pytest.fixture
 def desk(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the tables and encoders that the pages name."""
     rows = tiny_rows(60)
-    for name, part in {"reviews": rows[:50], "grown": rows, "later": rows[45:], "other": rows[30:], "new": rows[50:]}.items():
+    for name, part in {
+        "reviews": rows[:50],
+        "grown": rows,
+        "later": rows[45:],
+        "other": rows[30:],
+        "new": rows[50:],
+    }.items():
         with (tmp_path / f"{name}.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("text", "label"), *part])
     (tmp_path / "bert-base-chinese").symlink_to(tiny)
@@ -44,13 +59,13 @@ def desk(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", RUN + USING_A_RUN)
+@pytest.mark.parametrize("page", [*RUN, *OF_A_HEAD])
 def test_the_examples_of_a_page_run(page: str, desk: Path) -> None:
     names: dict[str, object] = {}
     blocks = BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
     if not any(NEEDED in code for _, code in blocks) and page != "docs/coming-from.md":
         run_line(NEEDED)
-    for line in A_RUN if page in USING_A_RUN else ():
+    for line in OF_A_HEAD.get(page, ()):
         run_line(line)
     ran = 0
     for kind, code in blocks:
@@ -58,9 +73,9 @@ def test_the_examples_of_a_page_run(page: str, desk: Path) -> None:
             exec(compile(code, page, "exec"), names)
             ran += 1
         for line in INTERRUPTED.sub("", code).splitlines() if not kind else ():
-            shown = line.removeprefix("$ ") if page in USING_A_RUN else line  # a session is shown with its output
-            if shown.startswith("headstart "):
-                run_line(shown)
+            command = line.removeprefix("$ ") if page in OF_A_HEAD else line
+            if command.startswith("headstart "):
+                run_line(command)
                 ran += 1
     assert ran
 

