@@ -1277,7 +1277,7 @@ def places(folder: Path) -> Iterator[Callable[[int], Place]]:
     shared = Place(folder, encoder, folder / "cache.h5", folder / "run")
     table = shared.csv(tiny_rows(60), "shared.csv")
     for arguments in (
-        ["extract", table, "--encoder", encoder, "--out", shared.cache, "--quiet"],
+        ["extract", table, "--encoder", encoder, "--precision", "float32", "--out", shared.cache, "--quiet"],
         ["train-head", shared.cache, "--out", shared.run, "--solver", "sgd", "--epochs", 2, "--quiet"],
     ):
         answer = command(arguments, shared)

@@ -71,7 +71,7 @@ def test_the_counted_work_is_what_torch_counts_of_a_full_model() -> None:
 
 
 def measured(contender: str, seconds: list[float], **changes: Any) -> list[Measurement]:
-    figures = {"tokens": 100, "flop": 5e9, "matrix_rate": 1e10, "own_rate": 2e10} | changes
+    figures = {"tokens": 100, "flop": 5e9, "matrix_rate": 1e10, "own_rate": 4e10} | changes
     return [Measurement(contender=contender, round=n, seconds=s, **figures) for n, s in enumerate(seconds)]
 
 
@@ -79,7 +79,7 @@ def test_ratios_are_taken_within_a_round() -> None:
     ours, other = measured("headstart", [1, 2, 4]), measured("other", [3, 4, 4])
     assert times_as_fast(ours, other[::-1]).tolist() == [3, 2, 1]
     assert [m.share for m in ours] == [0.5, 0.25, 0.125]
-    assert [m.own_share for m in ours] == [0.25, 0.125, 0.0625]
+    assert [m.own_share for m in ours] == [0.125, 0.0625, 0.03125]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_fast_wrong_answer_is_shown_as_wrong(precision: str, difference: float
     assert ("lowest cosine 0.9980" in line) == (precision != "float32")
     assert "0.50 (0.50 to 0.50) | 0.50" in line
     assert ("Not in float32" in table) == (precision != "float32")
-    assert ("| 1.00 (1.00 to 1.00) | 0.50 (0.50 to 0.50) |" in line) == (precision != "float32")  # of both rates
+    assert ("| 1.00 (1.00 to 1.00) | 0.25 (0.25 to 0.25) |" in line) == (precision != "float32")  # of both rates
 
 
 def test_the_update_adds_new_texts_and_copies_among_the_old_rows(vader: list[dict[str, str]]) -> None:
@@ -121,7 +121,8 @@ def test_the_gpu_benchmark_runs_without_a_gpu_and_without_an_installation(tmp_pa
     assert [row.markdown() for row in rows] == done.stdout.splitlines()[-len(rows) :]
     assert {row.part for row in rows} == set(gpu.PARTS)
     assert not [row for row in rows if row.value is None and "sentence-transformers" not in row.what]
-    assert all(row.value < 1e-5 for row in rows if row.value is not None and "largest difference" in row.what)
+    differences = [row for row in rows if row.value is not None and "largest difference" in row.what]
+    assert all(row.value < 1e-5 for row in differences if "bfloat16" not in row.what)
 
 
 def test_a_part_of_the_gpu_benchmark_that_fails_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from ..encoders.recipe import LEGACY_POOLINGS, Normalize, Truncate
 from ..heads.head import outputs_of
 from ..settings import Task
 from .exporter import Exporter, of_decisions, of_pairs
-from .source import Answers, Linear, Norm, Texts, save_tensors
+from .source import Answers, Linear, Norm, Texts, batches, save_tensors
 
 _PROMPT = "classification"
 """The name of the prompt, which is the default one."""
@@ -99,7 +99,8 @@ class SentenceTransformersExporter(Exporter):
 
         with quiet_transformers():
             model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-        logits = model.encode(texts.texts, batch_size=8, show_progress_bar=False).astype(np.float32)
+        parts = [model.encode(batch.texts, show_progress_bar=False) for batch in batches(texts)]
+        logits = np.concatenate(parts).astype(np.float32)
         outputs = outputs_of(self.source.head.task, logits.astype(np.float64)).astype(np.float32)
         return Answers(logits=logits, labels=self.source.names(self.source.head.predictions(outputs)))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ Labels = list[Any]
 """For each row: a name, a list of names, or a number."""
 _FINAL_STATES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "mpnet", "albert")
 """Kinds of model in which no norm follows the last layer: with fewer layers, the last one's states are those inside."""
+
+_BATCH, _BATCH_CHARACTERS = 16, 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,13 +263,19 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor | None]) -> None
     path.write_bytes(safetensors.numpy.save(arrays, {"format": "pt"}))
 
 
-def batches(texts: Texts, size: int = 16) -> list[Texts]:
-    """Cut texts into batches."""
-    starts: Sequence[int] = range(0, len(texts.texts), size)
+def batches(texts: Texts) -> list[Texts]:
+    """Cut texts into batches, in their order. Padded to their longest text, they have a bounded number of characters:
+    attention over a text of thousands of tokens takes gigabytes where many are padded to it."""
+    lengths = [len(text) for text in texts.texts]
+    if texts.pairs is not None:
+        lengths = [length + len(pair) for length, pair in zip(lengths, texts.pairs, strict=True)]
+    bounds, longest = [0], 0
+    for number, length in enumerate(lengths):
+        longest, count = max(longest, length), number - bounds[-1]
+        if count == _BATCH or (count and (count + 1) * longest > _BATCH_CHARACTERS):
+            bounds.append(number)
+            longest = length
     return [
-        Texts(
-            texts=texts.texts[start : start + size],
-            pairs=None if texts.pairs is None else texts.pairs[start : start + size],
-        )
-        for start in starts
+        Texts(texts=texts.texts[start:stop], pairs=None if texts.pairs is None else texts.pairs[start:stop])
+        for start, stop in itertools.pairwise([*bounds, len(lengths)])
     ]

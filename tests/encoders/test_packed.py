@@ -337,7 +337,8 @@ def test_every_feature_is_what_its_name_says(name: str) -> None:
         else:
             pool, layer = pools[feature.pooling], feature.layer or layers
             theirs = torch.cat([pool(output.hidden_states[layer]) for output in outputs])
-        torch.testing.assert_close(ours[feature.name], theirs, atol=1e-5, rtol=0, msg=feature.name)
+        rounding = max(1e-5, 2e-6 * float(theirs.abs().max()))  # states between layers may be large
+        torch.testing.assert_close(ours[feature.name], theirs, atol=rounding, rtol=0, msg=feature.name)
 
 
 @pytest.mark.parametrize("name", [*SEGMENTED, *(name for name in NEWER if "Nomic" in name)])
@@ -377,7 +378,8 @@ def test_no_layer_above_the_last_one_asked_for_is_run(name: str, names: list[str
     assert sorted(ours) == sorted(names)
     for feature in features:
         theirs = torch.cat([pools[feature.pooling](o.hidden_states[feature.layer or 0]) for o in outputs])
-        torch.testing.assert_close(ours[feature.name], theirs, atol=1e-5, rtol=0, msg=feature.name)
+        rounding = max(1e-5, 2e-6 * float(theirs.abs().max()))  # states between layers may be large
+        torch.testing.assert_close(ours[feature.name], theirs, atol=rounding, rtol=0, msg=feature.name)
 
 
 @pytest.mark.parametrize("names", [["cls"], ["pooler"], ["mean"], ["cls", "max", "pooler"], ["layer2.mean", "cls"]])

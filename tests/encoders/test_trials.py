@@ -118,16 +118,25 @@ def test_nothing_is_kept_where_that_is_not_wanted_or_not_possible(
     assert len(loads) == 3 and len(list((tmp_path / "home" / "headstart").iterdir())) == 1
 
 
-@pytest.mark.parametrize("precision", ["auto", "float32"])  # one that is chosen, and one that a user named
-def test_a_run_with_nothing_to_do_loads_no_torch(precision: str, tiny: Path, tmp_path: Path, kept: Path) -> None:
+def test_a_run_with_nothing_to_do_loads_no_torch(tiny: Path, tmp_path: Path, kept: Path) -> None:
     (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"{text},x\n" for text in TEXTS))
     command = ["extract", str(tmp_path / "t.csv"), "--encoder", str(tiny), "--out", str(tmp_path / "t.h5"), "--quiet"]
-    command += ["--precision", precision]
     said = [
         subprocess.run([sys.executable, "-c", COMMAND, *command], capture_output=True, text=True, check=True).stdout
         for _ in range(2)
     ]
     assert [lines.splitlines()[-1] for lines in said] == ["True True", "False False"]
-    other = [*command[:5], str(tmp_path / "u.h5"), *command[6:]]
+    other = [*command[:5], str(tmp_path / "u.h5"), "--quiet"]
     again = subprocess.run([sys.executable, "-c", COMMAND, *other], capture_output=True, text=True, check=True).stdout
     assert again.splitlines()[-1] == "True False"
+
+
+def test_an_identity_of_a_named_precision_needs_no_torch(tiny: Path) -> None:
+    code = (
+        "import sys; from headstart.stages.encoders.session import EncoderSession\n"
+        "from headstart.stages.settings import ExtractSettings\n"
+        f"print(EncoderSession(ExtractSettings(encoder={str(tiny)!r}, precision='int8')).identity.quantization)\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["int8", "False"]

@@ -16,11 +16,14 @@ from exports import answers
 from extracting import run
 from headstart.cache.errors import ExportError, OutputExistsError, SettingsError
 from headstart.stages.exporters import transformers as stock
+from headstart.stages.exporters.source import Texts, batches
 from headstart.stages.heads.dims import Dims
 from headstart.stages.heads.head import Head
 from headstart.stages.runs.export_folder import EXPORT
 from headstart.stages.runs.run import load_head, read_run, write_run
 from headstart.stages.settings import ExportSettings, Task, TrainSettings
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import save_tiny_encoder, tiny_rows
 
 pytest.importorskip("onnxruntime")
@@ -170,6 +173,19 @@ def test_encoders_of_other_kinds_leave_by_graphs_and_modules(tmp_path: Path, enc
             continue
         out = headstart.export(trained, tmp_path / to, to=to)
         assert EXPORT.read(out)["compared"]["difference"] < 1e-4
+
+
+@given(st.lists(st.sampled_from([1, 20, 900, 9000]), max_size=60), st.booleans())
+def test_a_batch_that_is_compared_is_bounded_whatever_its_longest_text(lengths: list[int], with_pairs: bool) -> None:
+    texts = [f"{number}".ljust(length, "x") for number, length in enumerate(lengths)]
+    cut = batches(Texts(texts=texts, pairs=texts[::-1] if with_pairs else None))
+    assert [text for batch in cut for text in batch.texts] == texts
+    if with_pairs:
+        assert [pair for batch in cut for pair in batch.pairs or ()] == texts[::-1]
+    for batch in cut:
+        pairs = batch.pairs or [""] * len(batch.texts)
+        longest = max((len(text + pair) for text, pair in zip(batch.texts, pairs, strict=True)), default=1)
+        assert len(batch.texts) <= max(1, min(16, 8192 // longest))
 
 
 def test_cards_say_how_pairs_and_prompts_are_given(tiny: Path, tmp_path: Path) -> None:
