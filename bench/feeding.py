@@ -46,18 +46,19 @@ def main() -> None:
 
 def show(arguments: argparse.Namespace, only: str) -> None:
     """Measure in this process, and print a line a step."""
-    for name, step in steps(arguments).items():
-        if only in ("all", name.split(",")[0]):
-            count = step()
-            seconds = []
-            for _ in range(arguments.rounds):
-                started = time.perf_counter()
-                step()
-                seconds.append(time.perf_counter() - started)
-            print(f"| {name} | {count / statistics.median(seconds):,.0f} |", flush=True)
+    with tempfile.TemporaryDirectory(dir=DATA) as folder:
+        for name, step in steps(arguments, Path(folder)).items():
+            if only in ("all", name.split(",")[0]):
+                count = step()
+                seconds = []
+                for _ in range(arguments.rounds):
+                    started = time.perf_counter()
+                    step()
+                    seconds.append(time.perf_counter() - started)
+                print(f"| {name} | {count / statistics.median(seconds):,.0f} |", flush=True)
 
 
-def steps(arguments: argparse.Namespace) -> dict[str, Callable[[], int]]:
+def steps(arguments: argparse.Namespace, folder: Path) -> dict[str, Callable[[], int]]:
     """Each step by its name: does its work, and returns for how many texts."""
     import numpy as np
     from headstart.cache.hashing import hash_sequences, hash_texts
@@ -69,14 +70,14 @@ def steps(arguments: argparse.Namespace) -> dict[str, Callable[[], int]]:
     from headstart.stages.tables.scan import scan_table
     from headstart.stages.tables.table import open_table
 
-    table = open_table(DATA / arguments.table, settings=ExtractSettings(encoder="-"), label_optional=True)
+    columns = {"text_column": "text", "label_column": "label"}
+    table = open_table(DATA / arguments.table, **columns, settings=ExtractSettings(encoder="-"))
     session = EncoderSession(ExtractSettings(encoder=str(DATA / arguments.encoder)))
     encoder = session.encoder
     texts = scan_table(table, silent).top.texts[:ROWS]
     sequences, _ = encoder.tokenize(texts)
     hashes, token_hashes = hash_texts(texts), hash_sequences(sequences)
-    folder = tempfile.TemporaryDirectory(dir=DATA)
-    path = Path(folder.name) / "written.h5"
+    path = folder / "written.h5"
     features = np.random.default_rng(0).standard_normal((len(texts), encoder.widths["model"]), np.float32)
 
     def read() -> int:

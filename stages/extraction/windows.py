@@ -50,7 +50,7 @@ def require_known_words(encoder: Encoder, scan: TableScan, table: str) -> None:
     texts = [rows.texts[row] for row in sample]
     sequences = encoder.tokenize(texts, pairs)[0]
     unknown = encoder.count_unknown(sequences).share
-    distinct = len({tuple(sequence) for sequence in sequences})
+    distinct = len({sequence.tobytes() for sequence in sequences})
     different = len(set(texts if pairs is None else zip(texts, pairs, strict=True)))
     if unknown > 0.5 and 2 * distinct < different:
         raise EncoderError(

@@ -14,7 +14,7 @@ from ...cache.documents import is_text
 from ...cache.errors import TableError
 from ..settings import TableSettings
 from .columns import ColumnNames
-from .text_files import BATCH_CHARACTERS, BATCH_ROWS, Reading
+from .text_files import BATCH_CHARACTERS, BATCH_ROWS, Reading, text_array
 
 MAX_CELL = 1 << 26
 """Most characters in a cell."""
@@ -153,7 +153,7 @@ class _CheckedRows:
 
     def record_batch(self, cells: list[list[str]]) -> pa.RecordBatch:
         names = [self._names[i] for i in self._kept]
-        return pa.RecordBatch.from_arrays([pa.array(column, pa.large_string()) for column in cells], names)
+        return pa.RecordBatch.from_arrays([text_array(column) for column in cells], names)
 
     def add(self, rows: list[list[str]], cells: list[list[str]], *, lines: int) -> None:
         """Add the cells of good rows to columns.

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from ...cache.documents import is_text
@@ -23,6 +24,18 @@ BATCH_ROWS, BATCH_CHARACTERS = 8192, 1 << 22
 _BLOCK_CHARACTERS = 1 << 16
 _PEEK_BYTES = 1 << 22
 """How much of a file the guess of its encoding rests on."""
+
+
+def text_array(cells: list[str]) -> pa.LargeStringArray:
+    """The cells as an Arrow array.
+
+    `pyarrow.array` takes less time for each cell, but a tenth of a second at its first call: it imports pandas, where
+    that is installed.
+    """
+    encoded = [cell.encode() for cell in cells]
+    ends = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum([len(one) for one in encoded], out=ends[1:])
+    return pa.LargeStringArray.from_buffers(len(encoded), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -38,6 +38,15 @@ def test_most_of_a_table_is_refused_and_a_part_of_it_is_said(tiny: Path, tmp_pat
     assert any("75% of the texts' tokens" in note for note in notes)
 
 
+def test_pairs_are_told_apart_by_both_texts(tiny: Path, tmp_path: Path) -> None:
+    known = [text for text, _ in tiny_rows(120)]
+    options = {"text_pair_column": "second", "label_column": None}
+    run({"text": ["a good film"] * 120, "second": known}, tmp_path / "known.h5", tiny, **options)
+    with pytest.raises(EncoderError, match="120 rows, so 120 different texts become 1 sequences"):
+        unknown = {"text": ["\u2603 \u2604"] * 120, "second": UNKNOWN}
+        run(unknown, tmp_path / "unknown.h5", tiny, **options)
+
+
 @pytest.mark.parametrize("spare", [1024, 1025])
 def test_a_vocabulary_of_fewer_tokens_than_the_embeddings_is_said(spare: int, tmp_path: Path) -> None:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *(f"w{number}" for number in range(1500))]
