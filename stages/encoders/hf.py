@@ -148,7 +148,8 @@ def _try_packed(
     architecture: Architecture, model: Any, settings: EncoderSettings, padded: PaddedForward, *, segments: bool
 ) -> PackedForward | None:
     """The packed forward pass; None where a trial shows that it does not give the model's own numbers."""
-    dtype, batch_tokens = DTYPES[settings.precision], settings.chosen_batch_tokens(ForwardMode.PACKED)
+    dtype, width = DTYPES[settings.precision], int(model.config.hidden_size)
+    batch_tokens = settings.chosen_batch_tokens(ForwardMode.PACKED, width)
     packed = architecture.build(model.state_dict(), settings.pooled, dtype=dtype, batch_tokens=batch_tokens)
     tokens, positions = model.get_input_embeddings().num_embeddings, most_positions(model)
     most = min(positions, settings.max_length)
