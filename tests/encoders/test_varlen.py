@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from headstart.stages.encoders import hf
+from headstart.stages.encoders.cuda import CudaBackend
 from headstart.stages.encoders.encoder import EncoderSettings
 from headstart.stages.encoders.files import find_encoder
 from headstart.stages.encoders.packed import varlen
@@ -22,7 +23,7 @@ from headstart.stages.encoders.packed.kernels import UnfitError
 from headstart.stages.encoders.packed.varlen import CudaKernels, cuda_kernels, find_varlen_attn
 from headstart.stages.encoders.padded import PaddedForward
 from headstart.stages.encoders.pooling import parse_features
-from headstart.stages.settings import Precision
+from headstart.stages.settings import ForwardMode, Precision
 from tiny import save_tiny_encoder
 from varlen_reference import ReferenceVarlen
 
@@ -157,3 +158,24 @@ def test_heads_of_an_odd_width_run_padded(tmp_path: Path, monkeypatch: pytest.Mo
         folder, Precision.BFLOAT16, monkeypatch, lambda *_, **__: CudaKernels(CPU, reference)
     )
     assert forward is None and "multiple of 8 numbers, up to 256, and these have 12" in reason
+
+
+def test_a_note_says_why_an_encoder_runs_padded_on_a_gpu(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unfit(*given: Any, **options: Any) -> None:
+        raise UnfitError("its attention adds a bias to each score")
+
+    monkeypatch.setattr(hf, "_try_packed", unfit)
+    settings = EncoderSettings(
+        features=parse_features(["cls"], None), device=CPU, precision=Precision.FLOAT32, prefix="", max_length=100
+    )
+    encoder = hf.load_encoder(find_encoder(str(tiny)), settings)
+    assert encoder.path is ForwardMode.PADDED
+    (note,) = encoder.notes
+    assert note.endswith("(bert) runs padded on this GPU: its attention adds a bias to each score")
+
+
+def test_the_packed_pass_of_a_gpu_copies_beside_the_computation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hf, "CopyStream", lambda device: device)
+    forward: Any = PackedForward.__new__(PackedForward)
+    backend = hf._packed_backend(forward, CUDA)
+    assert isinstance(backend, CudaBackend) and backend.forward is forward

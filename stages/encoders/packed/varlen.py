@@ -68,13 +68,13 @@ def cuda_kernels(device: torch.device, dtype: torch.dtype, *, biased_scores: boo
     Raises:
         UnfitError: torch, the precision, the GPU or the encoder's attention is unfit for `varlen_attn`.
     """
-    varlen_attn = find_varlen_attn()
     if biased_scores:
         raise UnfitError("its attention adds a bias to each score")
     if dtype == torch.float32:
         raise UnfitError("without padding, a GPU computes in bfloat16 or float16, and this is float32")
     if torch.cuda.get_device_capability(device) < _AMPERE:
         raise UnfitError("without padding, it takes a GPU of the Ampere generation or a newer one")
+    varlen_attn = find_varlen_attn()
     if varlen_attn is None:
         raise UnfitError(f"without padding, it takes torch {_SINCE}, and this is {torch.__version__}")
     return CudaKernels(device, varlen_attn)
