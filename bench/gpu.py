@@ -1,7 +1,7 @@
 """What headstart does on a GPU: one command, one table on stdout, and the same as JSON.
 
-    python bench/gpu.py --out gpu.json           # under 8 minutes
-    python bench/gpu.py --device cpu --tiny      # a dry run, in a minute
+    python bench/gpu.py --out gpu.json           # begins no part after 7 minutes
+    python bench/gpu.py --device cpu --tiny      # a dry run, in half a minute
 
 It runs the checkout that it lies in, installed or not, with torch 2.12 or newer (an older one has no attention without
 padding), and without a network. It makes its input: encoders with random weights (`gpu_contenders`), a tokenizer, and
