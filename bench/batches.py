@@ -43,7 +43,7 @@ def main() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     print(f"{cpu_name()}; {given.encoder.name}, {given.precision}, sequences of {given.length} tokens\n")
     path = ForwardMode.PADDED if given.padded else ForwardMode.PACKED
-    usual = default_batch_tokens(CPU, path), layers.CHUNK_ROWS
+    usual = default_batch_tokens(CPU, path, width=0), layers.CHUNK_ROWS
     if given.padded:
         hf.find_architecture = lambda config: None
     show("tokens a batch", {size: (size, usual[1]) for size in BATCHES}, usual[0], given)

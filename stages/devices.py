@@ -15,8 +15,12 @@ from .hardware import as_asked, cpu_precision
 from .settings import ForwardMode, Precision
 
 DTYPES = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT16: torch.float16}
-_GPU_TOKENS = 32768
-"""A GPU must be filled (this figure was not measured)."""
+_FEWEST, _MOST = 1024, 32768
+"""Tokens in a batch on a GPU, which must be filled (these figures were not measured)."""
+_BYTES, _SHARE = 64, 0.5
+"""A batch takes at most this share of a GPU's free memory. Its tokens take so many bytes for each number of a state: in
+float32 the states as a layer takes them and gives them back; in half precision queries, keys, values and the inner
+states of a gated feed-forward (counted from shapes; ``bench/gpu.py`` measures it)."""
 _OWN_TOKENS, _SHARED_TOKENS = 2048, 8192
 """On a CPU, where each core takes a batch of its own, as the packed pass has it, larger ones are no faster
 (``bench/batches.py``). Where all cores share one, they meet at the end of each product, and batches of 2,048 take
@@ -83,11 +87,22 @@ def cpu_capabilities() -> Mapping[str, Any]:
     return {"cpu_name": fields.get("model name"), **dict.fromkeys(units, True)}
 
 
-def default_batch_tokens(device: torch.device, path: ForwardMode) -> int:
-    """Tokens in a batch that suit this kind of device, and how the encoder runs on it."""
+def default_batch_tokens(device: torch.device, path: ForwardMode, width: int) -> int:
+    """Tokens in a batch that suit this kind of device, and how the encoder, of states of ``width``, runs on it."""
     if device.type == "cuda":
-        return _GPU_TOKENS
+        free, _ = torch.cuda.mem_get_info(device)
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for what comes next
+        return gpu_batch_tokens(free + kept, width)
     return _OWN_TOKENS if device.type == "cpu" and path is ForwardMode.PACKED else _SHARED_TOKENS
+
+
+def gpu_batch_tokens(free: int, width: int) -> int:
+    """The largest power of two that fits into a share of the free memory, in bytes, within bounds.
+
+    A power of two, for memory that differs a little should not give other batches.
+    """
+    fitting = int(free * _SHARE) // (_BYTES * width)
+    return max(_FEWEST, min(_MOST, 1 << max(fitting, 1).bit_length() - 1))
 
 
 def machine(device: torch.device) -> dict[str, Any]:

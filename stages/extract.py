@@ -239,7 +239,10 @@ def _prepare(
         require_known_words(encoder, scan, table.source)
     _compare_with_float32(session, scan)
     plan = session.plan(settings.window_rows)
-    return open_unfinished(request, widths=encoder.widths, plan=plan, report=report), caches
+    unfinished = open_unfinished(
+        request, widths=encoder.widths, plan=plan, any_batch_tokens=session.any_batch_tokens, report=report
+    )
+    return unfinished, caches
 
 
 def _compare_with_float32(session: EncoderSession, scan: TableScan) -> None:

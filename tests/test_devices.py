@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from headstart.stages.devices import cpu_capabilities
+from headstart.stages.devices import cpu_capabilities, default_batch_tokens, gpu_batch_tokens
+from headstart.stages.settings import ForwardMode
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no Linux")
@@ -25,3 +28,23 @@ def test_where_nothing_says_it_the_processor_has_no_units(monkeypatch: pytest.Mo
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     monkeypatch.setattr(Path, "read_text", lambda path: (_ for _ in ()).throw(OSError()))
     assert cpu_capabilities() == {}
+
+
+@given(st.integers(0, 1 << 40), st.integers(1, 16384))
+def test_a_batch_takes_a_share_of_a_gpus_free_memory_within_bounds(free: int, width: int) -> None:
+    tokens = gpu_batch_tokens(free, width)
+    assert 1024 <= tokens <= 32768 and tokens.bit_count() == 1
+    assert tokens == 1024 or 64 * width * tokens <= free // 2
+    assert tokens == 32768 or 64 * width * 2 * tokens > free // 2
+
+
+@pytest.mark.parametrize(
+    ("gib", "width", "tokens"), [(7, 768, 32768), (7, 4096, 8192), (70, 4096, 32768), (1, 768, 8192), (0, 768, 1024)]
+)
+def test_what_torch_keeps_for_later_counts_as_free(
+    gib: int, width: int, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 80 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: (gib + 2) << 30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2 << 30)
+    assert default_batch_tokens(torch.device("cuda"), ForwardMode.PACKED, width) == tokens

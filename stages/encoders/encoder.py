@@ -66,9 +66,9 @@ class EncoderSettings:
         """What the pass of the encoder pools: the features but ``model``, and the parts of that one."""
         return tuple(feature for feature in self.features if feature.pooling is not Pooling.MODEL) + self.model_parts
 
-    def chosen_batch_tokens(self, path: ForwardMode) -> int:
-        """Tokens in a batch, for an encoder that runs in this way."""
-        return self.batch_tokens or default_batch_tokens(self.device, path)
+    def chosen_batch_tokens(self, path: ForwardMode, width: int) -> int:
+        """Tokens in a batch, for an encoder that runs in this way, with ``width`` numbers in each state."""
+        return self.batch_tokens or default_batch_tokens(self.device, path, width)
 
 
 def leave_out_prompt(settings: EncoderSettings, tokenizer: tokenizers.Tokenizer, *, name: str) -> EncoderSettings:
@@ -155,7 +155,7 @@ class Encoder:
         )
         self.backend, self.config, self.notes = backend, config, notes
         self.path = backend.forward.mode
-        self.batch_tokens = settings.chosen_batch_tokens(self.path)
+        self.batch_tokens = settings.chosen_batch_tokens(self.path, width)
 
     def tokenize(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> tuple[list[TokenIds], Mask]:
         """Turn texts, or pairs of texts, into rows of token ids, special tokens included.

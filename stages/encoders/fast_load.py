@@ -46,7 +46,7 @@ def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> 
     if architecture is None or (config := EncoderConfig.from_record(packed, architecture, tokenizer)) is None:
         return None
     weights, dtype = _Weights(files, architecture), DTYPES[settings.precision]
-    batch_tokens = settings.chosen_batch_tokens(ForwardMode.PACKED)
+    batch_tokens = settings.chosen_batch_tokens(ForwardMode.PACKED, config.width)
     forward = architecture.build(weights, settings.pooled, dtype=dtype, batch_tokens=batch_tokens)
     if weights.unused():
         return None  # transformers says which

@@ -24,16 +24,20 @@ import transformers
 from ...cache.errors import EncoderError, SettingsError
 from ..devices import DTYPES
 from ..settings import ForwardMode, Precision
-from .backend import Backend
+from .backend import Backend, Forward
 from .config import EncoderConfig, tokenizer_sha256
 from .cuda import CopyStream, CudaBackend
 from .encoder import Encoder, EncoderSettings, leave_out_prompt
 from .files import TOKENIZER_CONFIG, EncoderFiles
 from .int8 import to_int8
+from .memory import is_memory_full
 from .modules import with_modules
 from .packed.architecture import Architecture, architecture_class, find_architecture
 from .packed.backend import PackedCpuBackend
+from .packed.cpu import CPU
 from .packed.forward import PackedForward
+from .packed.kernels import Kernels, UnfitError
+from .packed.varlen import cuda_kernels
 from .padded import PaddedForward
 from .pooling import Feature, Pooling, parse_features
 from .recipe import read_text_settings
@@ -93,14 +97,19 @@ def _load(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
     settings = leave_out_prompt(settings, fast_tokenizer, name=files.name)
     forward = make_padded(settings)
     segments = "token_type_ids" in tokenizer.model_input_names and getattr(model.config, "type_vocab_size", 0) > 1
-    config = None
-    architecture = model_architecture(model) if settings.device.type == "cpu" else None
-    if architecture is not None and (packed := _try_packed(architecture, model, settings, forward, segments=segments)):
+    config = packed = None
+    architecture = model_architecture(model) if settings.device.type in ("cpu", "cuda") else None
+    if architecture is not None:
+        try:
+            packed = _try_packed(architecture, model, settings, forward, segments=segments)
+        except UnfitError as error:
+            notes.append(f"{forward.name} ({forward.kind}) runs padded on this GPU: {error}")
+    if architecture is not None and packed is not None:
         if settings.int8:
             to_int8(packed, settings, fast_tokenizer)
-        packed_pass = with_modules(packed, files, settings, width=width)
-        backend: Backend = PackedCpuBackend(packed_pass)  # which keeps the model's weights, and not the model
-        if not fast_tokenizer.encode_special_tokens:  # its JSON does not say that
+        packed_pass = with_modules(packed, files, settings, width=width)  # it keeps the model's weights, not the model
+        backend = _packed_backend(packed_pass, settings.device)
+        if settings.device.type == "cpu" and not fast_tokenizer.encode_special_tokens:  # its JSON does not say that
             digest = tokenizer_sha256(fast_tokenizer)
             config = EncoderConfig(architecture=architecture, width=width, segments=segments, tokenizer_sha256=digest)
     elif settings.int8:
@@ -136,6 +145,10 @@ def model_architecture(model: Any) -> Architecture | None:
     return architecture if same else None
 
 
+def _packed_backend(forward: Forward, device: torch.device) -> Backend:
+    return PackedCpuBackend(forward) if device.type == "cpu" else CudaBackend(forward, CopyStream(device))
+
+
 def _padded_backend(forward: PaddedForward, files: EncoderFiles, settings: EncoderSettings, *, width: int) -> Backend:
     if settings.device.type == "cuda":
         copies = CopyStream(settings.device)
@@ -147,9 +160,19 @@ def _padded_backend(forward: PaddedForward, files: EncoderFiles, settings: Encod
 def _try_packed(
     architecture: Architecture, model: Any, settings: EncoderSettings, padded: PaddedForward, *, segments: bool
 ) -> PackedForward | None:
-    """The packed forward pass; None where a trial shows that it does not give the model's own numbers."""
-    dtype, batch_tokens = DTYPES[settings.precision], settings.chosen_batch_tokens(ForwardMode.PACKED)
-    packed = architecture.build(model.state_dict(), settings.pooled, dtype=dtype, batch_tokens=batch_tokens)
+    """The packed forward pass; None where a trial shows that it does not give the model's own numbers.
+
+    Raises:
+        UnfitError: the device is a GPU, on which the pass cannot run, or does not give these numbers.
+    """
+    dtype, width = DTYPES[settings.precision], int(model.config.hidden_size)
+    kernels: Kernels = CPU
+    if settings.device.type == "cuda":
+        kernels = cuda_kernels(settings.device, dtype, biased_scores=architecture.BIASED_SCORES)
+    batch_tokens = settings.chosen_batch_tokens(ForwardMode.PACKED, width)
+    packed = architecture.build(
+        model.state_dict(), settings.pooled, dtype=dtype, batch_tokens=batch_tokens, kernels=kernels
+    )
     tokens, positions = model.get_input_embeddings().num_embeddings, most_positions(model)
     most = min(positions, settings.max_length)
     lengths = [min(len(settings.left_out) + length, most) for length in architecture.trial_lengths()]
@@ -158,10 +181,18 @@ def _try_packed(
     if segments:
         trial = [np.stack([ids, ids > 2], axis=1).astype(np.int32) for ids in trial]
     with torch.inference_mode():
-        ours, alone = packed(trial), [padded([ids]) for ids in trial]
+        try:
+            ours = packed(trial)
+        except RuntimeError as error:
+            if kernels is CPU or is_memory_full(error):
+                raise
+            raise UnfitError(f"without padding, torch fails: {textwrap.shorten(str(error), 200)}") from error
+        alone = [padded([ids]) for ids in trial]
     theirs = {name: torch.cat([each[name] for each in alone]) for name in alone[0]}
     tolerance = 1e-5 if settings.precision is Precision.FLOAT32 else 0.1
     agree = [torch.allclose(ours[n].float(), theirs[n].float(), rtol=tolerance, atol=tolerance) for n in theirs]
+    if not all(agree) and kernels is not CPU:
+        raise UnfitError("without padding, a trial gives other features")
     return packed if all(agree) else None
 
 

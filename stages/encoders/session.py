@@ -275,6 +275,11 @@ class EncoderSession:
             "path": encoder.path.value,
         }
 
+    @property
+    def any_batch_tokens(self) -> bool:
+        """Whether free memory chose the plan's number of tokens in a batch: another run's number does as well."""
+        return self._settings.batch_tokens is None and self.device.type == "cuda"
+
     def record(self) -> dict[str, Any]:
         """What a cache's record says of the encoder: ``precision_reason``, and what it takes to load it again."""
         files, config = self.files, self.encoder.config

@@ -38,12 +38,13 @@ def reopen(session: EncoderSession, caches: Sequence[Cache], scan: TableScan) ->
     The encoder, not loaded yet, is of the finished caches' identity. The sample is taken from the table's first rows.
     """
     cache = next((cache for cache in caches if _is_ours(cache)), None)
-    if cache is None:
+    if cache is None or session.device.type != "cpu":
         return
     index = RowIndex(cache.text_hashes, np.arange(min(cache.rows, FIRST_ROWS)))
     rows = scan.top[:FIRST_ROWS]
     places = index.find(scan.text_hashes[: len(rows)])  # the table's rows in the cache, or -1
-    sample = _sample(cache, places, session.encoder_settings.chosen_batch_tokens(ForwardMode.PACKED))
+    width = max(cache.layout.widths.values())
+    sample = _sample(cache, places, session.encoder_settings.chosen_batch_tokens(ForwardMode.PACKED, width))
     if not len(sample):
         return
     texts = [rows.texts[row] for row in sample]

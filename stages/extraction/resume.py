@@ -196,10 +196,13 @@ def relabel(request: CacheRequest, cache: Cache) -> None:
             writer.finish({**cache.record, **changed}, cache.path)
 
 
-def decide_unfinished(request: CacheRequest, cache: Cache, plan: Mapping[str, Any]) -> Decision:
+def decide_unfinished(
+    request: CacheRequest, cache: Cache, plan: Mapping[str, Any], *, any_batch_tokens: bool = False
+) -> Decision:
     """Decide what to do with an unfinished cache of the output.
 
-    ``plan`` says how rows are batched: with the table and the identity, this decides every bit of the features.
+    ``plan`` says how rows are batched: with the table and the identity, this decides every bit of the features. With
+    ``any_batch_tokens``, the plan's number of tokens in a batch is one of several that would do: the cache's own stays.
 
     Raises:
         OutputExistsError: it holds something else, and must stay.
@@ -208,7 +211,7 @@ def decide_unfinished(request: CacheRequest, cache: Cache, plan: Mapping[str, An
     other_work = [
         f"{name} ({cache.path}: {cache.plan.get(name)}, this run: {value})"
         for name, value in plan.items()
-        if cache.plan.get(name) != value
+        if cache.plan.get(name) != value and not (any_batch_tokens and name == "batch_tokens")
     ]
     if cache.rows != request.scan.rows:
         other_work.append(f"rows ({cache.path}: {cache.rows:,}, the table: {request.scan.rows:,})")
@@ -228,11 +231,16 @@ def decide_unfinished(request: CacheRequest, cache: Cache, plan: Mapping[str, An
 
 
 def open_unfinished(
-    request: CacheRequest, *, widths: Mapping[str, int], plan: Mapping[str, Any], report: Report
+    request: CacheRequest,
+    *,
+    widths: Mapping[str, int],
+    plan: Mapping[str, Any],
+    any_batch_tokens: bool = False,
+    report: Report,
 ) -> UnfinishedCache:
     """Open the unfinished cache to write into: the existing one if it can be used, else a new one.
 
-    ``widths`` are the numbers in each feature, ``plan`` says how rows are batched.
+    ``widths`` are the numbers in each feature; ``plan`` and ``any_batch_tokens`` are as for `decide_unfinished`.
 
     Raises:
         OutputExistsError: an unfinished cache is there, and holds something else.
@@ -242,7 +250,11 @@ def open_unfinished(
     if request.overwrite:
         remove_superseded(request.out)
     cache = _open_partial(partial, overwrite=request.overwrite)
-    decision = Decision(Verdict.REPLACE) if cache is None else decide_unfinished(request, cache, plan)
+    decision = (
+        Decision(Verdict.REPLACE)
+        if cache is None
+        else decide_unfinished(request, cache, plan, any_batch_tokens=any_batch_tokens)
+    )
     if decision.verdict is Verdict.SUPERSEDE:
         replace_file(partial, superseded_path(request.out, len(superseded_paths(request.out)) + 1))
     if cache is None or decision.verdict in (Verdict.REPLACE, Verdict.SUPERSEDE):

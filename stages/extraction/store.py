@@ -89,7 +89,13 @@ class TextStore:
             overwrite=False,
         )
         plan = session.plan(settings.window_rows)
-        unfinished = open_unfinished(request, widths=session.encoder.widths, plan=plan, report=self._report)
+        unfinished = open_unfinished(
+            request,
+            widths=session.encoder.widths,
+            plan=plan,
+            any_batch_tokens=session.any_batch_tokens,
+            report=self._report,
+        )
         earlier = open_reusable(superseded_paths(out), session.identity, settings.storage, superseded=True)
         reusable = ReusableCaches(earlier, self._report)
         record = fill_cache(

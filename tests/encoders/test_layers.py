@@ -9,9 +9,12 @@ import pytest
 import torch
 from headstart.stages.encoders.packed import attention, layers
 from headstart.stages.encoders.packed.attention import CAUSAL, Rope, Token, Window, group_sequences
+from headstart.stages.encoders.packed.kernels import UnfitError
 from headstart.stages.encoders.packed.layers import LayerBuilder, LayerNames, LayerShape, NormKind
 from headstart.stages.encoders.packed.linear import padded_rows
 from headstart.stages.encoders.packed.mpnet import RelativeBias
+from headstart.stages.encoders.packed.varlen import CudaKernels
+from varlen_reference import ReferenceVarlen
 
 Tensor = torch.Tensor
 WIDTH, HEADS, PER_HEAD, INNER, EPSILON = 24, 4, 8, 40, 1e-5  # heads are wider than the states
@@ -138,14 +141,13 @@ def plain(states: Tensor, builder: LayerBuilder) -> Tensor:
     return norm(x + norm(product(wide, names.down), names.output_branch), names.output_norm)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_layer_gives_what_the_formulas_give(case: str) -> None:
+def builder_of(case: str) -> LayerBuilder:
     names, shape, options = CASES[case]
     biases, gated, norms = (
         options.get(n, d) for n, d in (("biases", True), ("gated", False), ("norms", NormKind.LAYER))
     )
     weights = weights_of(names, LayerShape(heads=HEADS, **shape), biases=biases, gated=gated, norms=norms)
-    builder = LayerBuilder(
+    return LayerBuilder(
         weights,
         names,
         shapes=[LayerShape(heads=HEADS, **shape)],
@@ -154,6 +156,11 @@ def test_a_layer_gives_what_the_formulas_give(case: str) -> None:
         batch_tokens=512,
         **{name: value for name, value in options.items() if name != "biases"},
     )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_layer_gives_what_the_formulas_give(case: str) -> None:
+    builder = builder_of(case)
     states = torch.randn(padded_rows(sum(LENGTHS)), WIDTH)
     states[sum(LENGTHS) :] = 100.0  # rows of no sequence
     expected = [plain(sequence, builder).float() for sequence in states[: sum(LENGTHS)].split(LENGTHS)]
@@ -170,6 +177,25 @@ def test_a_layer_gives_what_the_formulas_give(case: str) -> None:
         alone = torch.stack([rows[token.value] for rows in expected])
         torch.testing.assert_close(found[: len(LENGTHS)], alone, atol=3e-4, rtol=1e-5, msg=str(token))
     assert torch.nn.functional.cosine_similarity(rough[: sum(LENGTHS)], together).min() > 0.99
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_layer_of_a_gpu_gives_what_the_formulas_give(case: str) -> None:
+    kernels = CudaKernels(torch.device("cpu"), ReferenceVarlen(half_only=False))
+    builder = dataclasses.replace(builder_of(case), kernels=kernels)
+    if isinstance(builder.shapes[0].mask, RelativeBias):
+        with pytest.raises(UnfitError, match="bias"):
+            builder.layer(0)
+        return
+    states, groups = torch.randn(sum(LENGTHS), WIDTH), group_sequences(LENGTHS)
+    together = torch.cat([plain(sequence, builder).float() for sequence in states.split(LENGTHS)])
+    with torch.inference_mode():
+        every = builder.layer(0)(states.clone(), groups)
+        ones = {token: builder.layer(0, token)(states.clone(), groups) for token in Token}
+    torch.testing.assert_close(every, together, atol=3e-4, rtol=1e-5)
+    for token, found in ones.items():
+        alone = torch.stack([rows[token.value] for rows in together.split(LENGTHS)])
+        torch.testing.assert_close(found, alone, atol=3e-4, rtol=1e-5, msg=str(token))
 
 
 def test_a_window_over_a_long_sequence_takes_blocks_and_no_square() -> None:

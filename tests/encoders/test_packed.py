@@ -32,11 +32,15 @@ from headstart.stages.encoders.packed.modernbert import ModernBert
 from headstart.stages.encoders.packed.mpnet import RelativeBias
 from headstart.stages.encoders.packed.quantized import Int8Linear, quantize
 from headstart.stages.encoders.packed.rope import RopeScaling, RopeShape
+from headstart.stages.encoders.packed.varlen import CudaKernels, find_varlen_attn
 from headstart.stages.encoders.pooling import Feature, Pooling, parse_features
 from headstart.stages.extract import extract
 from headstart.stages.settings import ExtractSettings, Precision
 from processor import needs_digits, needs_int8
 from tiny import save_tiny_encoder, tiny_rows
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from varlen_reference import ReferenceVarlen
 
 CLS = parse_features(["cls"], None)
 SIZES: dict[str, Any] = {
@@ -586,3 +590,101 @@ def test_both_paths_fill_the_same_cache(tiny: Path, tmp_path: Path, monkeypatch:
     assert unpadded.identity.features == ("cls", "layer1.mean", "layer2.mean", "max", "mean", "pooler")
     for name in unpadded.identity.features:
         np.testing.assert_allclose(unpadded.features(name), padded.features(name), atol=1e-5)
+
+
+BIASED = [name for name in FAMILY if name.startswith(("MPNet", "DeBERTa"))]
+ON_GPUS = [name for name in FAMILY if name not in BIASED]
+
+
+@pytest.fixture
+def heads_of_16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads as GPUs take them: of a multiple of 8 numbers."""
+    for sizes, name in ((SIZES, "hidden_size"), (ALBERT, "hidden_size"), (DISTIL, "dim")):
+        monkeypatch.setitem(sizes, name, 64)
+
+
+def packed_for_a_gpu(model: Any, features: Any, kernels: CudaKernels, dtype: torch.dtype) -> PackedForward:
+    architecture, weights = model_architecture(model), model.state_dict()
+    assert architecture is not None and not architecture.BIASED_SCORES
+    placed = {name: kernels.place(weight) for name, weight in weights.items()}
+    return architecture.build(placed, features, dtype=dtype, batch_tokens=256, kernels=kernels)
+
+
+EVERY_POOLING = ["cls", "mean", "max", "last", "layer1.mean", "layer1.cls", "layer1.last"]
+
+
+@pytest.mark.usefixtures("heads_of_16")
+@pytest.mark.parametrize("name", ON_GPUS)
+def test_a_gpu_is_asked_for_the_same_numbers(name: str) -> None:
+    """By torch's function for attention on GPUs, whose part a function on the CPU plays."""
+    model, reference = made(FAMILY[name]), ReferenceVarlen(half_only=False)
+    kernels = CudaKernels(torch.device("cpu"), reference)
+    layers = model.config.num_hidden_layers
+    several = parse_features([*EVERY_POOLING, *(["pooler"] if getattr(model, "pooler", None) else [])], layers)
+    several = (*several, Feature("sqrt", None, Pooling.MEAN_SQRT_LEN), Feature("w", None, Pooling.WEIGHTED_MEAN))
+    prompted = (Pooling.CLS, Pooling.MEAN, Pooling.WEIGHTED_MEAN, Pooling.MEAN_SQRT_LEN, Pooling.MAX)
+    several = (*several, *(Feature(f"{pooling}, after a prompt", None, pooling, 1) for pooling in prompted))
+    for features in (several, CLS, [Feature("last", None, Pooling.LAST)]):
+        ours = packed_for_a_gpu(model, features, kernels, torch.float32)
+        on_cpu = packed(model, features)
+        for lengths in ([60, 60, 31, 31, 31, 5, 2], [3, 9, 3, 60, 9], [7], [32, 32], [61, 2, 6]):
+            batch = sequences(lengths)
+            with torch.inference_mode():
+                found, expected = ours(batch), on_cpu(batch)
+            assert found.keys() == expected.keys()
+            for feature, values in expected.items():
+                torch.testing.assert_close(found[feature], values, atol=1e-5, rtol=1e-5, msg=f"{feature}, {lengths}")
+        one = ours.layers[-1].token is not None
+        assert one == (features is not several)
+        assert reference.queries[-1] == (len(lengths) if one else sum(lengths)), "more than the tokens that are needed"
+
+
+@pytest.mark.usefixtures("heads_of_16")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ON_GPUS)
+def test_a_gpu_in_half_precision_is_as_near_as_the_cpu(name: str, dtype: torch.dtype) -> None:
+    model, batch = made(FAMILY[name]), sequences([60, 60, 31, 31, 31, 5, 2])
+    kernels, features = CudaKernels(torch.device("cpu"), ReferenceVarlen()), parse_features(["cls", "mean"], None)
+    with torch.inference_mode():
+        exact, on_cpu = packed(model, features)(batch), packed(model, features, dtype)(batch)
+        found = packed_for_a_gpu(model, features, kernels, dtype)(batch)
+    for feature, values in exact.items():
+        assert found[feature].dtype == torch.float32
+        ours, theirs = ((each[feature] - values).norm() for each in (found, on_cpu))
+        assert ours <= 1.5 * theirs + 1e-3 * values.norm(), feature
+
+
+class OneDevice(TorchDispatchMode):
+    """Refuses an operation on tensors of two devices, of which a GPU would compute some, and copy others and wait."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tensors = (each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor) and each.ndim)
+        assert len({tensor.device.type for tensor in tensors}) <= 1, func
+        return func(*args, **(kwargs or {}))
+
+
+class Placed(CudaKernels):
+    def place(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self._device)
+
+
+@pytest.mark.skipif(find_varlen_attn() is None, reason="torch has no such function")
+@pytest.mark.usefixtures("heads_of_16")
+@pytest.mark.parametrize("names", [["cls"], ["layer1.last"], EVERY_POOLING])
+@pytest.mark.parametrize("name", ON_GPUS)
+def test_on_a_gpu_nothing_is_left_on_the_cpu_and_nothing_waits(name: str, names: list[str]) -> None:
+    """torch's own function for attention is called, with tensors without numbers: to read one would be an error."""
+    model, varlen_attn = made(FAMILY[name]), find_varlen_attn()
+    assert varlen_attn is not None
+    kernels = Placed(torch.device("meta"), varlen_attn)
+    features = parse_features(names, model.config.num_hidden_layers)
+    with OneDevice(), torch.inference_mode():
+        found = packed_for_a_gpu(model, features, kernels, torch.bfloat16)(sequences([9, 9, 4]))
+    assert {values.shape for values in found.values()} == {(3, 64)}
+    assert {(values.device.type, values.dtype) for values in found.values()} == {("meta", torch.float32)}
+
+
+@pytest.mark.parametrize("name", BIASED)
+def test_an_architecture_whose_attention_adds_biases_is_not_for_gpus(name: str) -> None:
+    architecture = model_architecture(made(FAMILY[name]))
+    assert architecture is not None and architecture.BIASED_SCORES

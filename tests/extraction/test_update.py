@@ -27,6 +27,7 @@ from headstart.cache.siblings import partial_path, superseded_paths
 from headstart.cache.writer import CacheWriter
 from headstart.stages.encoders.backend import Backend
 from headstart.stages.encoders.packed.backend import PackedCpuBackend
+from headstart.stages.encoders.session import EncoderSession
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import blocks_of, finish, kill_at_batch
@@ -310,6 +311,25 @@ def test_unfinished_work_of_another_plan_gives_its_rows_to_an_update(
     run(write_csv(numbered(60)), tmp_path / "c.h5", tiny, batch_tokens=32, update=True)
     assert done > 0 and len(encoded) == 60 - done
     assert [path.name for path in tmp_path.glob("c.h5*")] == ["c.h5"]
+
+
+def test_where_free_memory_chose_the_batches_unfinished_work_keeps_its_own(
+    tiny: Path,
+    tmp_path: Path,
+    write_csv: Callable[..., Path],
+    encoded: list[list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a GPU, whose memory another program has taken in part since."""
+    with interrupted_after(5), pytest.raises(KeyboardInterrupt):
+        run(write_csv(numbered(60)), tmp_path / "c.h5", tiny)
+    planned = open_any(partial_path(tmp_path / "c.h5")).plan
+    done = int(open_any(partial_path(tmp_path / "c.h5")).whole_blocks().sum()) * 8
+    encoded.clear()
+    monkeypatch.setattr(EncoderSession, "any_batch_tokens", True)
+    run(write_csv(numbered(60)), tmp_path / "c.h5", tiny, batch_tokens=planned["batch_tokens"] // 2)
+    assert done > 0 and len(encoded) == 60 - done
+    assert open_any(tmp_path / "c.h5").plan == planned
 
 
 def test_a_run_whose_place_was_taken_replaces_nothing(

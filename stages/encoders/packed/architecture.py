@@ -17,7 +17,9 @@ from typing import Any, ClassVar
 import torch
 
 from ..pooling import Feature
+from .cpu import CPU
 from .forward import PackedForward
+from .kernels import Kernels
 from .layers import LayerNames
 
 _LEGACY = {"gamma": "weight", "beta": "bias"}  # old names of a norm's weights
@@ -29,6 +31,7 @@ class Architecture(abc.ABC):
 
     BASE: ClassVar[str]  # its name within a larger model, which some files put before the name of each weight
     NAMES: ClassVar[LayerNames]
+    BIASED_SCORES: ClassVar[bool] = False  # whether attention adds to a score what depends on more than a window
     model_type: str
     heads: int  # of each layer
     layers: int
@@ -72,12 +75,18 @@ class Architecture(abc.ABC):
 
     @abc.abstractmethod
     def build(
-        self, weights: Mapping[str, torch.Tensor], features: Sequence[Feature], *, dtype: torch.dtype, batch_tokens: int
+        self,
+        weights: Mapping[str, torch.Tensor],
+        features: Sequence[Feature],
+        *,
+        dtype: torch.dtype,
+        batch_tokens: int,
+        kernels: Kernels = CPU,
     ) -> PackedForward:
         """Lay out the weights that the features need for batches of about ``batch_tokens`` tokens.
 
-        ``weights`` are float32, by the names of transformers' ``state_dict()``; a KeyError where one is missing.
-        Products run in ``dtype``, sums and norms in float32.
+        ``weights`` are float32, by the names of transformers' ``state_dict()``, on the device of the ``kernels``; a
+        KeyError where one is missing. Products run in ``dtype``, sums and norms in float32.
         """
 
 

@@ -74,13 +74,13 @@ class Rope:
             order[: 2 * pairs] = torch.arange(2 * pairs).view(2, pairs).T.reshape(-1)
         return order
 
-    def turns(self, length: int) -> Tensor:
-        """(length, 1, pairs) complex64, for each position."""
-        angles = torch.arange(length, dtype=torch.float32)[:, None, None] * self.frequencies
+    def turns(self, positions: Tensor) -> Tensor:
+        """(n,) int64 to (n, 1, pairs) complex64, for each position."""
+        angles = positions.float()[:, None, None] * self.frequencies
         return torch.polar(torch.full_like(angles, self.scale), angles)
 
     def turn(self, heads: Tensor, turns: Tensor) -> None:
-        """Turn (sequences, length, heads, width) in place."""
+        """Turn (sequences, length, heads, width) in place; ``turns`` are those of each position from 0 to length."""
         part = heads[..., : 2 * len(self.frequencies)]
         part = part.view(*part.shape[:-1], -1, 2)
         if part.dtype == torch.float32:
@@ -215,7 +215,7 @@ class Heads:
     def turns(self, group: Group) -> Tensor | None:
         """`Rope.turns` of a group's sequences."""
         rope = self.rope
-        return None if rope is None else group.once(rope, lambda: rope.turns(group.length))
+        return None if rope is None else group.once(rope, lambda: rope.turns(torch.arange(group.length)))
 
     def prepare(self, heads: Tensor, turns: Tensor | None, *, of_keys: bool) -> None:
         """Normalise and turn queries or keys, (sequences, tokens, heads, width), in place."""

@@ -14,9 +14,10 @@ from ...types import TokenIds
 from ..pooling import Feature
 from .architecture import Architecture
 from .attention import Group, Norm
+from .cpu import CPU
 from .forward import BuildLayer, Embed, PackedForward
+from .kernels import Kernels
 from .layers import ACTIVATIONS, LayerBuilder, LayerNames, LayerShape
-from .linear import padded_rows
 
 Tensor = torch.Tensor
 
@@ -30,19 +31,18 @@ class Embeddings:
     segments: Tensor | None  # (segments, width)
     norm: Norm
     position_ids: Callable[[Tensor, Sequence[Group]], Tensor]
+    kernels: Kernels
 
     def __call__(self, sequences: Sequence[TokenIds], groups: Sequence[Group]) -> Tensor:
         """(tokens, width) float32, with rows of zeros up to a number that suits the products."""
         joined = torch.from_numpy(np.concatenate(sequences).astype(np.int64))  # (tokens,) or (tokens, 2)
-        ids = joined if joined.ndim == 1 else joined[:, 0]
-        rows = embedding(ids, self.words)
+        ids, place = joined if joined.ndim == 1 else joined[:, 0], self.kernels.place
+        rows = embedding(place(ids), self.words)
         if self.positions is not None:
-            rows += embedding(self.position_ids(ids, groups), self.positions)
+            rows += embedding(place(self.position_ids(ids, groups)), self.positions)
         if self.segments is not None:
-            rows += self.segments[0] if joined.ndim == 1 else embedding(joined[:, 1], self.segments)
-        hidden_states = rows.new_zeros(padded_rows(len(rows)), rows.shape[1])
-        hidden_states[: len(rows)] = self.norm(rows)
-        return hidden_states
+            rows += self.segments[0] if joined.ndim == 1 else embedding(place(joined[:, 1]), self.segments)
+        return self.kernels.pad(self.norm(rows))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,13 @@ class Bert(Architecture):
         return None
 
     def build(
-        self, weights: Mapping[str, Tensor], features: Sequence[Feature], *, dtype: torch.dtype, batch_tokens: int
+        self,
+        weights: Mapping[str, Tensor],
+        features: Sequence[Feature],
+        *,
+        dtype: torch.dtype,
+        batch_tokens: int,
+        kernels: Kernels = CPU,
     ) -> PackedForward:
         builder = LayerBuilder(
             weights,
@@ -102,6 +108,7 @@ class Bert(Architecture):
             batch_tokens=batch_tokens,
             activation=self.activation,
             gated=self.GATED,
+            kernels=kernels,
         )
         return PackedForward(
             features,
@@ -110,6 +117,7 @@ class Bert(Architecture):
             layer=self.layer(builder),
             dtype=dtype,
             pooler=lambda: builder.linear(self.POOLER),
+            kernels=kernels,
         )
 
     def shapes(self, weights: Mapping[str, Tensor]) -> Sequence[LayerShape]:
@@ -128,6 +136,7 @@ class Bert(Architecture):
             segments=builder.weights.get("embeddings.token_type_embeddings.weight"),
             norm=builder.norm("embeddings.LayerNorm"),
             position_ids=self.position_ids,
+            kernels=builder.kernels,
         )
 
     def positions(self, weights: Mapping[str, Tensor]) -> Tensor | None:

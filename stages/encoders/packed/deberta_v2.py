@@ -117,6 +117,7 @@ class DebertaV2(Bert):
     """DeBERTa-v2 and v3 as they are published: relative positions alone, their keys and queries those of the words."""
 
     BASE = "deberta"
+    BIASED_SCORES = True
     NAMES = LayerNames(
         layer="encoder.layer.{}.",
         query_key_value=("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"),

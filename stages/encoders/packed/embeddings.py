@@ -11,7 +11,7 @@ from torch.nn.functional import embedding
 
 from ...types import TokenIds
 from .attention import Group, Norm
-from .linear import padded_rows
+from .kernels import Kernels
 
 Tensor = torch.Tensor
 
@@ -22,10 +22,9 @@ class WordEmbeddings:
 
     words: Tensor  # (vocabulary, width)
     norm: Norm
+    kernels: Kernels
 
     def __call__(self, sequences: Sequence[TokenIds], groups: Sequence[Group]) -> Tensor:
         """(tokens, width) float32, with rows of zeros up to a number that suits the products."""
-        rows = self.norm(embedding(torch.from_numpy(np.concatenate(sequences).astype(np.int64)), self.words))
-        hidden_states = rows.new_zeros(padded_rows(len(rows)), rows.shape[1])
-        hidden_states[: len(rows)] = rows
-        return hidden_states
+        ids = self.kernels.place(torch.from_numpy(np.concatenate(sequences).astype(np.int64)))
+        return self.kernels.pad(self.norm(embedding(ids, self.words)))

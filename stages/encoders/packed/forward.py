@@ -2,7 +2,8 @@
 
 The sequences of a batch lie end to end as one matrix of (tokens, width), so every product with a weight runs over real
 tokens alone (Zeng et al., Boosting Distributed Training Performance of the Unpadded BERT Model, 2022,
-https://arxiv.org/abs/2208.08124). Attention runs once for each group of sequences of equal length.
+https://arxiv.org/abs/2208.08124). Attention runs once for each group of sequences of equal length on a CPU (``cpu``),
+and once for all on a CUDA device (``varlen``).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from ...settings import ForwardMode
 from ...types import TokenIds
 from ..pooling import Feature, Pooling
 from .attention import Group, Norm, Token, group_sequences
+from .cpu import CPU
+from .kernels import Kernels
 from .layers import Layer
 from .linear import Linear
 
@@ -42,6 +45,7 @@ class PackedForward:
         dtype: torch.dtype,
         norm: Norm | None = None,
         pooler: Callable[[], Linear] | None = None,
+        kernels: Kernels = CPU,
     ) -> None:
         """Build the layers up to the last one that a feature needs, of an encoder that has ``layers`` layers.
 
@@ -50,8 +54,9 @@ class PackedForward:
             dtype: of the products.
             norm: follows the last layer.
             pooler: builds the dense layer of the pooler, where a feature needs it.
+            kernels: of the device.
         """
-        self.embed, self._dtype = embed, dtype
+        self.embed, self._dtype, self._kernels = embed, dtype, kernels
         pooled = any(feature.pooling is Pooling.POOLER for feature in features)
         self._pooler = pooler() if pooled and pooler is not None else None
         self._features = [[f for f in features if (f.layer or layers) == n] for n in range(1, layers + 1)]
@@ -85,20 +90,7 @@ class PackedForward:
 
     def _pool(self, hidden_states: Tensor, groups: Sequence[Group], feature: Feature) -> Tensor:
         """(tokens, width) to (sequences, width)."""
-        pooling, skipped = feature.pooling, feature.skipped
-        parts = [hidden_states[g.tokens].view(g.count, g.length, -1)[:, skipped:] for g in groups]
-        if pooling is Pooling.MEAN:
-            return torch.cat([part.mean(1) for part in parts])
-        if pooling is Pooling.MEAN_SQRT_LEN:
-            return torch.cat([part.sum(1) / part.shape[1] ** 0.5 for part in parts])
-        if pooling is Pooling.WEIGHTED_MEAN:
-            weights = [torch.arange(1.0, part.shape[1] + 1) + skipped for part in parts]
-            return torch.cat([weight / weight.sum() @ part for weight, part in zip(weights, parts, strict=True)])
-        if pooling is Pooling.LAST:
-            return torch.cat([part[:, -1] for part in parts])
-        if pooling is Pooling.MAX:
-            return torch.cat([part.amax(1) for part in parts])
-        return self._pool_one(torch.cat([part[:, 0] for part in parts]), pooling)
+        return self._pool_one(self._kernels.pool(hidden_states, groups, feature), feature.pooling)
 
     def _pool_one(self, ones: Tensor, pooling: Pooling) -> Tensor:
         """(sequences, width): one token's states, or what the pooler makes of them."""

@@ -14,27 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch.nn.functional import gelu, layer_norm, relu, silu
 
-from .attention import (
-    AbsorbedAttention,
-    Attention,
-    Group,
-    Heads,
-    Mask,
-    Norm,
-    OneQueryAttention,
-    Rope,
-    SelfAttention,
-    Token,
-    token_rows,
-)
+from .attention import AbsorbedAttention, Attention, Group, Heads, Mask, Norm, Rope, Token
+from .cpu import CPU
+from .kernels import Kernels
 from .linear import SHAPE_ROWS, Linear
-from .linear_cpu import make_linear
 
 Tensor = torch.Tensor
 FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' names for two kinds of layers: all, or a window
 CHUNK_ROWS = 512
-"""Rows that go through a layer's feed-forward together. Their widest intermediate result, 6 MB for BERT-base in
-float32, stays in the core's cache, and the products lose no speed (``bench/batches.py``)."""
+"""Rows that go through a layer's feed-forward together, on a CPU. Their widest intermediate result, 6 MB for BERT-base
+in float32, stays in the core's cache, and the products lose no speed (``bench/batches.py``)."""
 _gelu_tanh = functools.partial(gelu, approximate="tanh")
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": gelu,
@@ -84,16 +73,22 @@ class FeedForward:
     activation: str
     gated: bool  # the first half of ``up``, activated, multiplies the second (Shazeer, GLU variants, 2020)
     down: Ending
+    in_chunks: bool  # of `CHUNK_ROWS`
 
     def __call__(self, hidden_states: Tensor, attention: Tensor) -> Tensor:
         """The layer's input (n, width) float32, and attention's result for it, to the layer's output, likewise."""
+        if not self.in_chunks:
+            return self._output(hidden_states, attention)
         output = torch.empty_like(hidden_states)
         for start in range(0, len(hidden_states), CHUNK_ROWS):
             chunk = slice(start, start + CHUNK_ROWS)
-            rows = self.attention_output(attention[chunk], hidden_states[chunk])
-            inner = rows if self.norm is None else self.norm(rows)
-            output[chunk] = self.down(self._activated(inner.to(self.dtype)), rows)
+            output[chunk] = self._output(hidden_states[chunk], attention[chunk])
         return output
+
+    def _output(self, hidden_states: Tensor, attention: Tensor) -> Tensor:
+        rows = self.attention_output(attention, hidden_states)
+        inner = rows if self.norm is None else self.norm(rows)
+        return self.down(self._activated(inner.to(self.dtype)), rows)
 
     def _activated(self, rows: Tensor) -> Tensor:
         if self.gated:
@@ -110,6 +105,7 @@ class Layer:
     norm: Norm | None  # before the attention
     attention: Attention
     feed_forward: FeedForward
+    kernels: Kernels
 
     def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
         """(tokens, width) float32 to the same. Rows past the last group belong to no sequence, and stay finite.
@@ -117,7 +113,7 @@ class Layer:
         For one token, it returns (sequences, width), and some more rows that belong to no sequence.
         """
         attention = self.attention(hidden_states if self.norm is None else self.norm(hidden_states), groups)
-        chosen = hidden_states if self.token is None else hidden_states[token_rows(groups, self.token)]
+        chosen = hidden_states if self.token is None else hidden_states[self.kernels.token_rows(groups, self.token)]
         return self.feed_forward(chosen, attention)
 
 
@@ -180,6 +176,7 @@ class LayerBuilder:
     norms: NormKind = NormKind.LAYER
     activation: str = "gelu"
     gated: bool = False
+    kernels: Kernels = CPU
 
     def linear(self, *names: str, rows: int = CHUNK_ROWS) -> Linear:
         """The linear layer of these names, laid out for about ``rows`` rows."""
@@ -191,9 +188,8 @@ class LayerBuilder:
         if order is not None:
             weight, bias = weight[order], None if bias is None else bias[order]
         if self.norms is not NormKind.LAYER:
-            return functools.partial(
-                _rms_norm, weight=weight + 1 if self.norms is NormKind.RMS_FROM_ONE else weight, epsilon=self.epsilon
-            )
+            weight = weight + 1 if self.norms is NormKind.RMS_FROM_ONE else weight
+            return functools.partial(self.kernels.rms_norm, weight=weight, epsilon=self.epsilon)
         return functools.partial(layer_norm, normalized_shape=weight.shape, weight=weight, bias=bias, eps=self.epsilon)
 
     def layer(self, number: int, token: Token | None = None, *, attention: Attention | None = None) -> Layer:
@@ -209,6 +205,7 @@ class LayerBuilder:
             norm=self._norm(prefix, names.before_attention),
             attention=attention or self.attention(number, token),
             feed_forward=self.feed_forward(number, CHUNK_ROWS if token is None else SHAPE_ROWS),
+            kernels=self.kernels,
         )
 
     def attention(self, number: int, token: Token | None = None) -> Attention:
@@ -223,9 +220,10 @@ class LayerBuilder:
         if order is not None:
             turned = (torch.arange(0, queries + keys, width)[:, None] + order).view(-1)
             rows = torch.cat([turned, torch.arange(queries + keys, len(weight))])
+            rows, order = rows.to(weight.device), order.to(weight.device)
             weight, bias = weight[rows], bias[rows] if len(bias) else bias
         bias = bias[: queries if plain else queries + keys]
-        if plain and token is not None:
+        if plain and token is not None and self.kernels.ABSORBS:
             key, value = (part.view(of_keys, width, -1) for part in (weight[queries : queries + keys], weight[-keys:]))
             shared = shape.heads // of_keys
             return AbsorbedAttention(
@@ -251,10 +249,10 @@ class LayerBuilder:
         )
         if token is None:
             query_key_value = self._make(weight, bias, self.batch_tokens)
-            return SelfAttention(heads=heads, query_key_value=query_key_value, dtype=self.dtype)
-        return OneQueryAttention(
-            heads=heads,
-            token=token,
+            return self.kernels.self_attention(heads, query_key_value, self.dtype)
+        return self.kernels.one_query_attention(
+            heads,
+            token,
             query=self._make(weight[:queries], bias[:queries], SHAPE_ROWS),
             key_value=self._make(weight[queries:], bias[queries:], self.batch_tokens),
             dtype=self.dtype,
@@ -284,6 +282,7 @@ class LayerBuilder:
                 branch_norm=self._norm(prefix, names.output_branch),
                 norm=self._norm(prefix, names.output_norm),
             ),
+            in_chunks=self.kernels.IN_CHUNKS,
         )
 
     def _value_bias(self, number: int) -> Tensor:
@@ -311,11 +310,4 @@ class LayerBuilder:
         return torch.cat(biases) if biases else torch.empty(0)
 
     def _make(self, weight: Tensor, bias: Tensor, rows: int) -> Linear:
-        return make_linear(weight.to(self.dtype), bias.to(self.dtype), rows=rows)
-
-
-def _rms_norm(rows: Tensor, *, weight: Tensor, epsilon: float) -> Tensor:
-    """Each row divided by the root of its mean square, float32, as a new tensor."""
-    squares = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square_().div_(rows.shape[-1])
-    normalised: Tensor = rows * squares.add_(epsilon).rsqrt_()
-    return normalised.mul_(weight)
+        return self.kernels.linear(weight.to(self.dtype), bias.to(self.dtype), rows=rows)

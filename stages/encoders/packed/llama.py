@@ -14,8 +14,10 @@ import torch
 from ..pooling import Feature
 from .architecture import Architecture
 from .attention import Rope, Window
+from .cpu import CPU
 from .embeddings import WordEmbeddings
 from .forward import PackedForward
+from .kernels import Kernels
 from .layers import ACTIVATIONS, FULL, SLIDING, LayerBuilder, LayerNames, LayerShape, NormKind
 from .rope import RopeShape, same_rope
 
@@ -91,7 +93,13 @@ class Llama(Architecture):
         return same_rope(model.rotary_emb, "", self.rope)
 
     def build(
-        self, weights: Mapping[str, Tensor], features: Sequence[Feature], *, dtype: torch.dtype, batch_tokens: int
+        self,
+        weights: Mapping[str, Tensor],
+        features: Sequence[Feature],
+        *,
+        dtype: torch.dtype,
+        batch_tokens: int,
+        kernels: Kernels = CPU,
     ) -> PackedForward:
         query = weights[f"{self.NAMES.layer.format(0)}{self.NAMES.query_key_value[0]}.weight"]
         words = weights["embed_tokens.weight"]
@@ -105,14 +113,16 @@ class Llama(Architecture):
             norms=self.NORMS,
             activation=self.activation,
             gated=True,
+            kernels=kernels,
         )
         return PackedForward(
             features,
             layers=self.layers,
-            embed=WordEmbeddings(words=words, norm=self.embedded),
+            embed=WordEmbeddings(words=words, norm=self.embedded, kernels=kernels),
             layer=builder.layer,
             dtype=dtype,
             norm=builder.norm("norm"),
+            kernels=kernels,
         )
 
     def embedded(self, rows: Tensor) -> Tensor:

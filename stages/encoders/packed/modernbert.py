@@ -11,8 +11,10 @@ import torch
 from ..pooling import Feature
 from .architecture import Architecture
 from .attention import Rope, Window
+from .cpu import CPU
 from .embeddings import WordEmbeddings
 from .forward import PackedForward
+from .kernels import Kernels
 from .layers import ACTIVATIONS, FULL, SLIDING, LayerBuilder, LayerNames, LayerShape
 
 Tensor = torch.Tensor
@@ -69,7 +71,13 @@ class ModernBert(Architecture):
         return (7, 7, 2 * self.window + 8, 3) if any(self.local) else super().trial_lengths()
 
     def build(
-        self, weights: Mapping[str, Tensor], features: Sequence[Feature], *, dtype: torch.dtype, batch_tokens: int
+        self,
+        weights: Mapping[str, Tensor],
+        features: Sequence[Feature],
+        *,
+        dtype: torch.dtype,
+        batch_tokens: int,
+        kernels: Kernels = CPU,
     ) -> PackedForward:
         words = weights["embeddings.tok_embeddings.weight"]
         builder = LayerBuilder(
@@ -81,14 +89,16 @@ class ModernBert(Architecture):
             batch_tokens=batch_tokens,
             activation=self.activation,
             gated=True,
+            kernels=kernels,
         )
         return PackedForward(
             features,
             layers=self.layers,
-            embed=WordEmbeddings(words=words, norm=builder.norm("embeddings.norm")),
+            embed=WordEmbeddings(words=words, norm=builder.norm("embeddings.norm"), kernels=kernels),
             layer=builder.layer,
             dtype=dtype,
             norm=builder.norm("final_norm"),
+            kernels=kernels,
         )
 
     def _shapes(self, width: int) -> list[LayerShape]:

@@ -36,6 +36,7 @@ class MPNet(Roberta):
     """MPNet, whose layers share one table of relative positions."""
 
     BASE = "mpnet"
+    BIASED_SCORES = True
     NAMES = LayerNames(
         layer="encoder.layer.{}.",
         query_key_value=("attention.attn.q", "attention.attn.k", "attention.attn.v"),

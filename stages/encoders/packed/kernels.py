@@ -1,0 +1,62 @@
+"""What of the packed pass depends on the kind of device: `cpu.CpuKernels` and `varlen.CudaKernels`."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+
+from ..pooling import Feature
+from .attention import Attention, Group, Heads, Token
+from .linear import Linear
+
+Tensor = torch.Tensor
+
+
+class UnfitError(ValueError):
+    """An encoder, a device or a release of torch is unfit for the packed pass. The message says why."""
+
+
+class Kernels(abc.ABC):
+    """Makes the parts of a pass for one kind of device."""
+
+    IN_CHUNKS: ClassVar[bool]
+    """Whether a feed-forward takes a few rows at a time, whose intermediate results stay in a core's cache."""
+    ABSORBS: ClassVar[bool]
+    """Whether the attention of one token a sequence applies the keys' weights to its query: `AbsorbedAttention`."""
+
+    @abc.abstractmethod
+    def linear(self, weight: Tensor, bias: Tensor, *, rows: int) -> Linear:
+        """A layer of `Linear`'s weight and bias, for about so many rows at once."""
+
+    @abc.abstractmethod
+    def rms_norm(self, rows: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        """Each row divided by the root of its mean square, times the weight; float32, as a new tensor."""
+
+    @abc.abstractmethod
+    def self_attention(self, heads: Heads, query_key_value: Linear, dtype: torch.dtype) -> Attention:
+        """The attention of every token; an UnfitError where it is of a kind that the device does not compute."""
+
+    @abc.abstractmethod
+    def one_query_attention(
+        self, heads: Heads, token: Token, *, query: Linear, key_value: Linear, dtype: torch.dtype
+    ) -> Attention:
+        """The attention of one token of each sequence; an UnfitError likewise."""
+
+    @abc.abstractmethod
+    def place(self, tensor: Tensor) -> Tensor:
+        """A tensor of the CPU, on the device."""
+
+    @abc.abstractmethod
+    def pad(self, rows: Tensor) -> Tensor:
+        """(tokens, width), with rows of zeros up to a number that suits the products; they belong to no sequence."""
+
+    @abc.abstractmethod
+    def token_rows(self, groups: Sequence[Group], token: Token) -> Tensor:
+        """The row of that token of each sequence, int64, on the device: (sequences,), or more as in `pad`."""
+
+    @abc.abstractmethod
+    def pool(self, hidden_states: Tensor, groups: Sequence[Group], feature: Feature) -> Tensor:
+        """(tokens, width) to (sequences, width); for the pooler, the states that it takes."""
