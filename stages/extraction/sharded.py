@@ -114,7 +114,7 @@ def extract_one_shard(request: ShardedRequest, number: int) -> Outcome:
     made.append(runner.make(shard))
     with dataclasses.replace(request, wait=True).hold():
         if all(is_whole(folder / each.file, each.id) for each in plan.shards) and not is_joined(request.out, plan):
-            _finish(request, plan, made, started, whole=False)
+            _finish(request, plan, made, started)
             _clean(request, plan)
     action = Action.CURRENT if made[-1].skipped else Action.MADE
     return Outcome(command="extract", output=folder / shard.file, action=action, counts=_counts(made))
@@ -227,16 +227,14 @@ def _runner(request: ShardedRequest, plan: ShardPlan, old: Iterable[Path]) -> Sh
 
 
 def _finish(
-    request: ShardedRequest, plan: ShardPlan, made: Sequence[Made], started: float, *, whole: bool = True
+    request: ShardedRequest, plan: ShardPlan, made: Sequence[Made], started: float
 ) -> tuple[dict[str, float], Action]:
-    """Join the shards; return the counts for the outcome, and what was done.
-
-    ``whole`` says whether this run made all of what was lacking.
-    """
+    """Join the shards; return the counts for the outcome, and what was done."""
     folder = shards_path(request.out)
     shards = open_shards([folder / shard.file for shard in plan.shards])
     common = [folder / shard.common_file for shard in plan.shards if shard.common]
-    seconds = time.perf_counter() - started if whole else None
+    alone = {each.number for each in made if not (each.common or each.skipped)} == {s.number for s in plan.shards}
+    seconds = time.perf_counter() - started if alone else None  # else they are summed over the shards
     join_shards(request.out, shards, common=[open_shard(path) for path in common if path.exists()], seconds=seconds)
     cache = open_cache(request.out)
     note_truncated(cache.record, cache.identity, request.report)

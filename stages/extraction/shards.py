@@ -85,6 +85,7 @@ class ShardRunner:
         self._reader, self._reuse = RowReader(table), reuse
         self._table_state = table.state()
         self._reusable: ReusableCaches | None = None
+        self._tokens_encoded = 0  # of the shards that were made so far
 
     def make(self, shard: Shard, *, common: bool = False, private: str = "") -> Made:
         """Make a shard, or the file of its common texts, unless a whole one is there.
@@ -146,15 +147,30 @@ class ShardRunner:
             require_known_words(session.encoder, dataclasses.replace(scan, top=top), part.source)
         if self._reusable is None:
             self._reusable = ReusableCaches(open_reusable(self._reuse, plan.identity, plan.storage), self._report)
-        return fill_cache(
+        record = fill_cache(
             unfinished,
             out,
             table=part,
             session=session,
             reusable=ReusableCaches.joined([reused, self._reusable]),
             started=started,
-            report=_of_the_whole(self._report, shard, plan),
+            report=_of_common(self._report) if common else self._of_the_whole(shard),
         )
+        self._tokens_encoded += 0 if common else record["tokens_encoded"]
+        return record
+
+    def _of_the_whole(self, shard: Shard) -> Report:
+        """Report the progress of a shard as progress of the whole table."""
+        shards, rows, tokens_before = len(self.plan.shards), self.plan.scan.rows, self._tokens_encoded
+
+        def send(event: Event) -> None:
+            if isinstance(event, Step) and event.phase == "encoding":
+                detail = ", ".join(filter(None, (f"shard {shard.number:,} of {shards:,}", event.detail)))
+                done, tokens = shard.start + event.done, tokens_before + event.tokens
+                event = dataclasses.replace(event, done=done, total=rows, tokens=tokens, detail=detail)
+            self._report(event)
+
+        return send
 
     def is_missing(self, shard: Shard) -> bool:
         """Whether a shard is to be made."""
@@ -234,14 +250,12 @@ def _copy(old: Cache, work: Path, out: Path, scan: TableScan, fields: Mapping[st
             writer.finish({**old.record, **changed}, out)
 
 
-def _of_the_whole(report: Report, shard: Shard, plan: ShardPlan) -> Report:
-    """Report the progress of a shard as progress of the whole table."""
+def _of_common(report: Report) -> Report:
+    """Report the progress of common texts, which come before all shards, under a name of its own."""
 
     def send(event: Event) -> None:
         if isinstance(event, Step) and event.phase == "encoding":
-            detail = ", ".join(filter(None, (f"shard {shard.number:,} of {len(plan.shards):,}", event.detail)))
-            done = shard.start + event.done
-            event = dataclasses.replace(event, done=done, total=plan.scan.rows, detail=detail)
+            event = dataclasses.replace(event, phase="encoding texts of several shards")
         report(event)
 
     return send

@@ -26,7 +26,7 @@ from headstart.stages.extract import extract
 from headstart.stages.extraction import plan as planning
 from headstart.stages.extraction.plan import even_counts, plan_shards
 from headstart.stages.join import join
-from headstart.stages.progress import Action, Event, Outcome
+from headstart.stages.progress import Action, Event, Outcome, Step
 from headstart.stages.repair import repair
 from headstart.stages.tables.scan import scan_table
 from headstart.stages.tables.table import open_table
@@ -213,9 +213,22 @@ def test_a_lost_shard_is_made_again(
     with pytest.raises(DamagedError, match=r"run the same headstart extract again|not the shard that was joined"):
         open_cache(out)
     encoded.clear()
-    run(table, out, tiny)
+    cache, _ = run(table, out, tiny)
     assert contents(out) == before
     assert len(encoded) < distinct(rows)
+    assert cache.record["seconds"] > cache.record["encode_seconds"]  # of all shards
+
+
+def test_progress_is_that_of_the_whole_table(tiny: Path, tmp_path: Path) -> None:
+    texts = [text for text, _ in tiny_rows(40)]
+    events: list[Event] = []
+    asked = settings_of(tiny, label_column=None)
+    cache = open_cache(extract(texts, tmp_path / "c.h5", asked, shards=4, report=events.append))
+    steps = [event for event in events if isinstance(event, Step) and event.phase == "encoding"]
+    assert {step.total for step in steps} == {40}
+    for counted in ([step.done for step in steps], [step.tokens for step in steps]):
+        assert counted == sorted(counted)
+    assert 0 < steps[-1].tokens <= cache.record["tokens_encoded"]  # common texts are counted on their own
 
 
 def test_a_current_cache_is_left_alone(
