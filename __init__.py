@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .stages.export import export
     from .stages.extract import extract, extract_tables
     from .stages.heads.head import Head
+    from .stages.join import join
     from .stages.model import TextClassifier, load
     from .stages.predict import Predictions, predict
     from .stages.report import report
@@ -83,6 +84,7 @@ _HOMES = {
     "export": "stages.export",
     "extract": "stages.extract",
     "extract_tables": "stages.extract",
+    "join": "stages.join",
     "load": "stages.model",
     "load_head": "stages.runs.run",
     "log_to": "stages.trackers",
@@ -126,6 +128,7 @@ __all__ = [
     "export",
     "extract",
     "extract_tables",
+    "join",
     "load",
     "load_head",
     "log_to",

@@ -282,6 +282,18 @@ def extract_command(
     reuse: Annotated[
         list[Path] | None, typer.Option(help="Another cache to copy features from; may be given several times.")
     ] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            help="Divide the rows into so many files, the shards, beside a cache that names them.",
+            min=1,
+            show_default="one file, or as many as the cache has",
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Make one shard, such as 3/16: the third of 16. The run that ends last writes the cache."),
+    ] = None,
     output: Annotated[Values, Fields(_Output)],
     quiet: Quiet = False,
 ) -> None:
@@ -297,8 +309,9 @@ def extract_command(
 
         options: Values = {"update": update, "reuse": reuse or (), "report": listener, **output}
         if len(tables) == 1:
-            extract(tables[0], out, settings, **options)
+            extract(tables[0], out, settings, shards=shards, shard=shard, **options)
         else:
+            refuse_unused(ctx, "with several tables", "shards", "shard")
             extract_tables(tables, out, settings, **options)
     if quiet:
         return
@@ -309,6 +322,31 @@ def extract_command(
         if outcome.action is not Action.CURRENT:
             terminal.show_cache(cache)
     terminal.show_passes(passes_of_extraction([cache["record"] for cache in caches], listener.outcomes))
+
+
+@command(app, "join")
+def join_command(
+    *,
+    ctx: typer.Context,
+    cache: Annotated[
+        Path, typer.Argument(help="Joined cache, whose shards lie in the folder of its name and .shards.")
+    ],
+    copy: Annotated[Path | None, typer.Option(help="Copy all rows into one file, this one, instead.")] = None,
+    output: Annotated[Values, Fields(_Output)],
+    quiet: Quiet = False,
+) -> None:
+    """Write a cache that names its shards again, or copy its rows into one file."""
+    if copy is None:
+        refuse_unused(ctx, "without --copy", "overwrite")
+    with _reporting(ctx, quiet) as listener:
+        from .stages.inspect import inspect_path
+        from .stages.join import join
+
+        written = join(cache, copy=copy, report=listener, **output)
+    if not quiet:
+        from . import terminal
+
+        terminal.show_cache(inspect_path(written))
 
 
 @command(app, "repair")

@@ -122,7 +122,7 @@ def show_cache(cache: Mapping[str, Any]) -> None:
         "batches": f"{cache['plan']['path']}, about {cache['plan']['batch_tokens']:,} tokens each",
         "speed": "nothing was encoded",
         "time": f"{duration(record['seconds'])}, {duration(record['encode_seconds'])} of it in the encoder",
-        "file": decimal(cache["bytes"]),
+        "file": decimal(cache["bytes"]) + (f", in {len(cache['shards']):,} shards" if cache["shards"] else ""),
     }
     if cache["label_rows"] is not None:
         shown = [f"{name} {count:,}" for name, count in list(cache["label_rows"].items())[:MOST_CLASSES_SHOWN]]

@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import mmap
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -116,25 +118,41 @@ class Span:
     def extent(self) -> Extent:
         return self.offset, self.offset + self.nbytes
 
-    def map(self, path: Path) -> npt.NDArray[np.generic]:
-        """Map the bytes into memory, read-only. Nothing is copied, and a byte is read when it is used."""
-        return np.memmap(path, dtype=self.dtype, mode="r", offset=self.offset, shape=self.shape)
+
+def map_spans(path: Path, spans: Mapping[str, Span]) -> dict[str, npt.NDArray[Any]]:
+    """Map the bytes of datasets into memory, read-only. Nothing is copied, and a byte is read when it is used.
+
+    The file is mapped once for all of them: a map keeps a file descriptor.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it ends before a dataset does.
+    """
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if len(mapped) < max(span.extent[1] for span in spans.values()):
+        raise ValueError(f"it has {len(mapped):,} bytes")
+    return {name: np.ndarray(span.shape, span.dtype, mapped, span.offset) for name, span in spans.items()}
 
 
-def read_layout(path: Path) -> tuple[Layout, dict[str, Span]]:
+def read_layout(path: Path, seal: Seal | None = None) -> tuple[Layout, dict[str, Span]]:
     """Check the structure of a file, and find its datasets.
 
     The seal is checked first, so HDF5 never reads a damaged file. Then only the structure that FORMAT.md allows is
     accepted: contiguous datasets inside this file, at the places in the seal, with the shapes that follow from the rows
     and blocks. So a file from a stranger cannot point to another file, or load a filter. Attributes are not read.
 
+    ``seal`` is that of the file, where it was read already.
+
     Raises:
-        FormatError: the file is no headstart cache, or holds what only a newer headstart reads.
+        FormatError: the file is no headstart cache, holds what only a newer headstart reads, or is a joined cache.
         DamagedError: the file is cut short, or its structure contradicts itself.
         StorageError: the file cannot be read.
     """
-    seal = _sealed(path)
-    with _opened(path) as file:
+    seal = seal or checked_seal(path)
+    if seal.shards:
+        raise FormatError(f"{path} is joined from shards; here belongs a cache of one file")
+    with opened_hdf5(path) as file:
         layout, present = _layout_of(file, path, seal)
         expected = layout.datasets()
         spans = {}
@@ -154,7 +172,7 @@ def read_layout(path: Path) -> tuple[Layout, dict[str, Span]]:
 
 def _layout_of(file: h5py.File, path: Path, seal: Seal) -> tuple[Layout, dict[str, Span]]:
     """Infer the layout from the datasets that exist. `read_layout` compares every dataset with it."""
-    spans = {name: span for name in _known_names(file, path) if (span := _span(file, name, path)) is not None}
+    spans = {name: span for name in _known_names(file, path) if (span := find_span(file, name, path)) is not None}
     features = {name.split("/", 1)[1]: span for name, span in spans.items() if name.startswith("features/")}
     hashes = spans.get("hashes/text")
     if not features or hashes is None or any(len(span.shape) != 2 for span in [hashes, *features.values()]):
@@ -198,7 +216,12 @@ def _known_names(file: h5py.File, path: Path) -> list[str]:
     return names + [f"features/{name}" for name in features]
 
 
-def _span(file: h5py.File, name: str, path: Path) -> Span | None:
+def find_span(file: h5py.File, name: str, path: Path) -> Span | None:
+    """Return where a dataset lies; None where there is none.
+
+    Raises:
+        DamagedError: it is not stored contiguously in this file.
+    """
     link = file.get(name, getlink=True)
     if link is None:
         return None
@@ -213,7 +236,14 @@ def _span(file: h5py.File, name: str, path: Path) -> Span | None:
     return Span(offset, dataset.shape, dataset.dtype)
 
 
-def _sealed(path: Path) -> Seal:
+def checked_seal(path: Path) -> Seal:
+    """Read a cache's seal, and check what it covers.
+
+    Raises:
+        FormatError: the file is no headstart cache, or holds what only a newer headstart reads.
+        DamagedError: the file contradicts its seal.
+        StorageError: the file cannot be read.
+    """
     if path.is_dir():
         raise FormatError(f"{path} is a folder, not a headstart cache")
     if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
@@ -228,7 +258,12 @@ def _sealed(path: Path) -> Seal:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
+def opened_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open a sealed file as HDF5, for reading.
+
+    Raises:
+        DamagedError: HDF5 cannot read it, or what the block reads of it.
+    """
     try:
         # A finished cache never changes, so it needs no lock. Some file systems have none.
         file = h5py.File(path, "r", locking=False)

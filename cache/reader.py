@@ -1,4 +1,7 @@
-"""Reading a cache: its rows are mapped into memory without copying, and its checksums reveal damage."""
+"""Reading a cache: its rows are mapped into memory without copying, and its checksums reveal damage.
+
+The rows of a joined cache lie in other caches, its shards: `JoinedCache` asks these.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,22 @@ from .documents import are_names, checked, parse_json
 from .errors import DamagedError, FormatError, HeadstartError, UserError, storage_errors
 from .hashing import HASH_BYTES, Hashes, digest
 from .identity import Identity
+from .joined import (
+    SHARDS,
+    JoinedLayout,
+    JoinedRows,
+    ShardEntry,
+    checked_entries,
+    joined_layout,
+    kind_of,
+    read_document_spans,
+    require_descriptors,
+)
 from .label_kind import LabelKind
-from .layout import COLUMNS, ROW_METADATA, Layout, Span, read_layout
+from .layout import COLUMNS, ROW_METADATA, Layout, Span, checked_seal, map_spans, read_layout
 from .notebook import import_pandas, summary
 from .record import Plan, Record, checked_record
+from .seal import Seal
 
 if TYPE_CHECKING:
     import pandas
@@ -79,6 +94,16 @@ class Cache:
     @property
     def rows(self) -> int:
         return self.layout.rows
+
+    @property
+    def files(self) -> tuple[Cache, ...]:
+        """The caches of one file that hold the rows, in order: this one, or the shards of a joined cache."""
+        return (self,)
+
+    @property
+    def bytes(self) -> int:
+        """Number of bytes of the file, and of the shards of a joined cache."""
+        return self.path.stat().st_size
 
     @property
     def label_kind(self) -> LabelKind | None:
@@ -191,7 +216,7 @@ class Cache:
         """
         rows, features = self.layout.block_slice(block), sorted(self._features.items())
         arrays = [*(array for _, array in features), *(getattr(self, name) for name in ROW_METADATA)]
-        parts = _read_rows(arrays, rows)
+        parts = _read_rows(self.path, arrays, rows)
         if parts is None or block_checksum(rows, parts) != self.block_checksums[block].tobytes():
             return "features, hashes, lengths or their checksum are damaged, or cannot be read"
         for (name, array), part in zip(features, parts, strict=False):
@@ -302,7 +327,7 @@ class Cache:
         if column is None or name not in self.column_checksums:
             return True
         rows = self.layout.block_slice(block)
-        parts = _read_rows([column], rows)
+        parts = _read_rows(self.path, [column], rows)
         return parts is not None and block_checksum(rows, parts) == self.column_checksums[name][block].tobytes()
 
     def block_column_damage(self, block: int) -> str | None:
@@ -323,6 +348,38 @@ class Cache:
         return results
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class JoinedCache(Cache):
+    """An open joined cache: its arrays are those of its shards, one after the other.
+
+    A row is read from its shard when it is used. Labels and row numbers are in memory: they take 16 bytes a row.
+    """
+
+    layout: JoinedLayout
+    shards: tuple[Cache, ...]
+
+    @property
+    def files(self) -> tuple[Cache, ...]:
+        return self.shards
+
+    @property
+    def bytes(self) -> int:
+        return super().bytes + sum(shard.bytes for shard in self.shards)
+
+    def require_unchanged(self) -> None:
+        super().require_unchanged()
+        for shard in self.shards:
+            shard.require_unchanged()
+
+    def block_damage(self, block: int) -> str | None:
+        shard, own = self.layout.locate(block)
+        return self.shards[shard].block_damage(own)
+
+    def block_column_holds(self, block: int, name: str) -> bool:
+        shard, own = self.layout.locate(block)
+        return name not in self.column_checksums or self.shards[shard].block_column_holds(own, name)
+
+
 def open_cache(path: str | os.PathLike[str]) -> Cache:
     """Open a finished cache. Its structure, identity and documents are checked; `Cache.check` checks its rows.
 
@@ -331,7 +388,20 @@ def open_cache(path: str | os.PathLike[str]) -> Cache:
         DamagedError: the file is cut short, its structure is wrong, or the checksum of a document does not match.
         StorageError: the file cannot be read.
     """
-    cache = _open(Path(path), finished=True)
+    return _open_finished(Path(path))
+
+
+def open_shard(path: Path) -> Cache:
+    """Open a finished cache that is no joined one.
+
+    Raises:
+        As `open_cache`.
+    """
+    return _open_finished(path, may_join=False)
+
+
+def _open_finished(path: Path, *, may_join: bool = True) -> Cache:
+    cache = _open(path, finished=True, may_join=may_join)
     if not cache.record:
         raise FormatError(f"{path} is not finished; run the same headstart extract again to finish it")
     return cache
@@ -345,12 +415,12 @@ def open_any(path: Path) -> Cache:
     return _open(path, finished=False)
 
 
-def _open(path: Path, *, finished: bool) -> Cache:
+def _open(path: Path, *, finished: bool, may_join: bool = False) -> Cache:
     """Open a cache. Another run may replace the file at the same time: all that is read is from one file."""
     while True:
         before = _file_at(path)
         try:
-            cache = _read(path, finished=finished, state=_state(path))
+            cache = _read(path, finished=finished, may_join=may_join, state=_state(path))
         except (HeadstartError, ValueError) as error:
             if before is not None and _file_at(path) != before:
                 continue
@@ -376,11 +446,108 @@ def _state(path: Path) -> tuple[int, ...] | None:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _read(path: Path, *, finished: bool, state: tuple[int, ...] | None) -> Cache:
-    layout, spans = read_layout(path)
+def _read(path: Path, *, finished: bool, may_join: bool, state: tuple[int, ...] | None) -> Cache:
+    seal = checked_seal(path)
+    if seal.shards and may_join:
+        return _read_joined(path, seal, state=state)
+    layout, spans = read_layout(path, seal)
     with storage_errors(f"cannot read {path}"):
         documents = {name: _read_document(path, name, spans, finished=finished) for name in layout.document_bytes}
-        arrays = {name: span.map(path) for name, span in spans.items() if span.shape}
+        arrays = map_spans(path, {name: span for name, span in spans.items() if span.shape})
+    fields: dict[str, Any] = {
+        "labels": arrays.get("labels"),
+        "row_numbers": arrays.get("rows"),
+        **{name: arrays[dataset] for name, dataset in ROW_METADATA.items()},
+        "block_checksums": arrays["checksums/blocks"],
+        "column_checksums": {name: arrays[f"checksums/{name}"] for name in layout.columns},
+        "_features": {name: arrays[f"features/{name}"] for name in layout.widths},
+        "_state": state,
+    }
+    return Cache(path=path, layout=layout, **_checked_documents(path, layout, documents), **fields)
+
+
+def _read_joined(path: Path, seal: Seal, *, state: tuple[int, ...] | None) -> Cache:
+    """Open a joined cache, and all its shards.
+
+    Raises:
+        DamagedError: a shard is missing, damaged or another cache, or the shards do not fit together.
+        StorageError: this process may not open so many files.
+    """
+    spans = read_document_spans(path)
+    with storage_errors(f"cannot read {path}"):
+        documents = {
+            name: _read_document(path, name, spans, finished=True)
+            for name in spans
+            if not name.startswith("checksums/")
+        }
+    entries = checked_entries(documents.pop(SHARDS), path, seal.shards)
+    require_descriptors(path, len(entries))
+    shards = []
+    for entry in entries:
+        file = path.parent / entry["file"]
+        if not file.exists():
+            raise DamagedError(f"{path} lacks the shard {file}: run the same headstart extract again to make it")
+        try:
+            shard = open_shard(file)
+        except (FormatError, DamagedError) as error:
+            raise DamagedError(
+                f"{path} has a shard that cannot be read; run the same headstart extract again to make it: {error}"
+            ) from None
+        if (shard.rows, shard_fields(shard).get("id")) != (entry["rows"], entry["id"]):
+            raise DamagedError(
+                f"{path}: {shard.path} is not the shard that was joined: it is of other rows or labels, or of another "
+                "place among them"
+            )
+        shards.append(shard)
+    layouts, first = [shard.layout for shard in shards], shards[0]
+    layout = joined_layout(layouts, {name: spans[name].nbytes for name in documents})
+    checked_fields = _checked_documents(path, layout, documents)
+    for shard in shards:
+        alike = shard.identity == checked_fields["identity"] and shard.label_names == checked_fields["label_names"]
+        if not alike or kind_of(shard.layout) != kind_of(first.layout):
+            raise DamagedError(f"{path}: {shard.path} has another identity, other features or other labels")
+
+    def joined(*arrays: npt.NDArray[Any] | None) -> Any:
+        return None if arrays[0] is None else JoinedRows([array for array in arrays if array is not None])
+
+    labels, numbers = (joined(*columns) for columns in zip(*((s.labels, s.row_numbers) for s in shards), strict=True))
+    ordinary = numbers is None or numbers[-1] == layout.rows  # they ascend, so they are 1, 2, 3, ...
+    fields: dict[str, Any] = {
+        "labels": None if labels is None else np.asarray(labels),
+        "row_numbers": None if ordinary else np.asarray(numbers),
+        **{name: joined(*(getattr(shard, name) for shard in shards)) for name in ROW_METADATA},
+        "block_checksums": np.concatenate([shard.block_checksums for shard in shards]),
+        "column_checksums": {
+            name: np.concatenate([shard.column_checksums[name] for shard in shards]) for name in layout.columns
+        },
+        "_features": {name: joined(*(shard.features(name) for shard in shards)) for name in layout.widths},
+        "_state": state,
+    }
+    return JoinedCache(path=path, layout=layout, shards=tuple(shards), **checked_fields, **fields)
+
+
+def shard_entries(path: Path) -> list[ShardEntry]:
+    """Return what a joined cache says of its shards, which are not opened; nothing of a cache of one file.
+
+    Raises:
+        FormatError, DamagedError, StorageError: as for `open_cache`.
+    """
+    seal = checked_seal(path)
+    if not seal.shards:
+        return []
+    with storage_errors(f"cannot read {path}"):
+        document = _read_document(path, SHARDS, read_document_spans(path), finished=True)
+    return checked_entries(document, path, seal.shards)
+
+
+def shard_fields(cache: Cache) -> Mapping[str, Any]:
+    """Return what a cache's plan says of the shard that it is; nothing if it is no shard."""
+    fields = cache.plan.get("shard")
+    return fields if isinstance(fields, dict) else {}
+
+
+def _checked_documents(path: Path, layout: Layout, documents: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the documents of a cache; return what `Cache` keeps of them."""
     names = documents.get("label_names")
     named = layout.label_kind not in (None, LabelKind.NUMBER)
     if named != (names is not None) or not (names is None or are_names(names)):
@@ -395,30 +562,19 @@ def _read(path: Path, *, finished: bool, state: tuple[int, ...] | None) -> Cache
         raise DamagedError(
             f"{path}: it holds the features {sorted(layout.widths)}, its identity says {list(identity.features)}"
         )
-    fields: dict[str, Any] = {
-        "labels": arrays.get("labels"),
-        "row_numbers": arrays.get("rows"),
-        **{name: arrays[dataset] for name, dataset in ROW_METADATA.items()},
-        "block_checksums": arrays["checksums/blocks"],
-        "column_checksums": {name: arrays[f"checksums/{name}"] for name in layout.columns},
-        "_features": {name: arrays[f"features/{name}"] for name in layout.widths},
-        "_state": state,
+    return {
+        "identity": identity,
+        "plan": plan,
+        "record": documents["record"],
+        "label_names": None if names is None else tuple(names),
     }
-    return Cache(
-        path=path,
-        layout=layout,
-        identity=identity,
-        plan=plan,
-        record=documents["record"],
-        label_names=None if names is None else tuple(names),
-        **fields,
-    )
 
 
-def _read_rows(arrays: Sequence[npt.NDArray[Any]], rows: slice) -> list[npt.NDArray[Any]] | None:
-    """Return some rows of each array; None if they cannot be read: they are as damaged as if they had changed."""
+def _read_rows(path: Path, arrays: Sequence[npt.NDArray[Any]], rows: slice) -> list[npt.NDArray[Any]] | None:
+    """Return some rows of each array of a cache; None if they cannot be read: they are as damaged as if they had
+    changed."""
     try:
-        return [_rows_of(array, rows) for array in arrays]
+        return [_rows_of(path, array, rows) for array in arrays]
     except OSError:
         return None
 
@@ -435,14 +591,15 @@ def _first_not_finite(features: Features) -> int | None:
     return None if finite.all() else int(np.argmin(finite))
 
 
-def _rows_of(array: npt.NDArray[Any], rows: slice) -> npt.NDArray[Any]:
-    """Return rows of a map, read from its file. A failing disk then raises an error; reading the map would end the
-    process."""
-    if not (isinstance(array, np.memmap) and array.filename and isinstance(array.base, mmap.mmap)):
+def _rows_of(path: Path, array: npt.NDArray[Any], rows: slice) -> npt.NDArray[Any]:
+    """Return rows of an array that may be a map of a file, read from that file. A failing disk then raises an error;
+    reading the map would end the process."""
+    if not isinstance(array.base, mmap.mmap):
         return array[rows]
     row_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
-    with Path(array.filename).open("rb") as file:
-        file.seek(array.offset + rows.start * row_bytes)
+    offset = array.ctypes.data - np.frombuffer(array.base, np.uint8).ctypes.data
+    with path.open("rb") as file:
+        file.seek(offset + rows.start * row_bytes)
         return np.frombuffer(file.read((rows.stop - rows.start) * row_bytes), np.uint8)
 
 

@@ -24,7 +24,7 @@ VERSION = 1
 SEAL_BYTES = 16384
 _CONTENT_BYTES = SEAL_BYTES - HASH_BYTES
 _BEGINNING = json.dumps({"format": FORMAT})[:-1].encode()
-_MOST_STRUCTURE = 1 << 24
+MOST_STRUCTURE = 1 << 24
 """A structure has some ten thousand bytes. If a seal says that it has more than this, it is not read."""
 Extent = tuple[int, int]
 """A range of bytes: its start, and its end (exclusive)."""
@@ -38,13 +38,15 @@ class Seal:
         block_rows: Number of rows that share a checksum.
         label_kind: Kind of the labels; `LabelKind.CLASS` where there are none.
         size: Number of bytes of the file.
-        extents: Bytes of each dataset, in order, without overlap.
+        extents: Bytes of each dataset that is in the file, in order, without overlap.
+        shards: Number of files that hold the rows of a joined cache; 0 of a cache that holds its own.
     """
 
     block_rows: int
     label_kind: LabelKind
     size: int
     extents: tuple[Extent, ...]
+    shards: int = 0
 
 
 def begins_as_cache(path: Path) -> bool:
@@ -55,16 +57,19 @@ def begins_as_cache(path: Path) -> bool:
         return file.read(len(_BEGINNING)) == _BEGINNING
 
 
-def write_seal(path: Path, *, block_rows: int, label_kind: LabelKind | None, extents: Iterable[Extent]) -> None:
+def write_seal(
+    path: Path, *, block_rows: int, label_kind: LabelKind | None, extents: Iterable[Extent], shards: int = 0
+) -> None:
     """Write the seal into the user block, the first `SEAL_BYTES`, of a file whose structure is complete.
 
-    ``label_kind`` is None where there are no labels.
+    ``label_kind`` is None where there are no labels; ``shards`` as in `Seal`.
     """
     size, ordered = path.stat().st_size, sorted(extents)
     with path.open("rb+") as file:
         structure = _hash_outside(file, ordered, size)
         fields = {"format": FORMAT, "version": VERSION, "block_rows": block_rows, "bytes": size}
         fields |= {} if label_kind is None else {"label_kind": label_kind}
+        fields |= {"shards": shards} if shards else {}
         content = json.dumps({**fields, "datasets": ordered, "structure": structure.hex()}).encode()
         assert len(content) <= _CONTENT_BYTES, "a cache of hundreds of features needs a larger seal"
         content = content.ljust(_CONTENT_BYTES, b"\0")
@@ -111,19 +116,19 @@ def _parse(content: bytes, path: Path) -> tuple[Seal, str]:
                 f"{path} has labels of the kind {str(kind)[:80]!r}, and this headstart knows {', '.join(LabelKind)}, "
                 "so nothing can be trained on it: upgrade headstart"
             )
-        if "shards" in fields:
-            raise FormatError(f"{path} is joined from shards, which this headstart does not read: upgrade headstart")
         extents = tuple((start, stop) for start, stop in fields["datasets"])
-        numbers = [fields["block_rows"], fields["bytes"], *(number for extent in extents for number in extent)]
+        shards = fields.get("shards", 0)
+        numbers = [fields["block_rows"], fields["bytes"], shards, *(number for extent in extents for number in extent)]
         valid = version == VERSION and all(type(number) is int for number in numbers) and fields["block_rows"] >= 1
+        valid = valid and (shards >= 1 or "shards" not in fields)
         bounds = [SEAL_BYTES, *(number for extent in extents for number in extent), fields["bytes"]]
         valid = valid and bounds == sorted(bounds) and isinstance(fields["structure"], str)
         inside = sum(stop - start for start, stop in extents)
-        if not valid or fields["bytes"] - inside > _MOST_STRUCTURE:
+        if not valid or fields["bytes"] - inside > MOST_STRUCTURE:
             raise ValueError("its content is impossible")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedError(f"{path}: its seal cannot be understood: {error}") from None
-    return Seal(fields["block_rows"], LabelKind(kind), fields["bytes"], extents), fields["structure"]
+    return Seal(fields["block_rows"], LabelKind(kind), fields["bytes"], extents, shards), fields["structure"]
 
 
 def _hash_outside(file: IO[bytes], extents: Iterable[Extent], size: int) -> bytes:

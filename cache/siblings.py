@@ -31,6 +31,17 @@ def lock_path(output: Path) -> Path:
     return _beside(output, "lock")
 
 
+def plan_path(cache: Path) -> Path:
+    """Folder of the plan by which a cache's shards are made."""
+    return _beside(cache, "plan")
+
+
+def shards_path(cache: Path) -> Path:
+    """Folder of the shards of a joined cache. It stays, so it has no name of a work file."""
+    cache = followed(cache)
+    return cache.with_name(f"{cache.name}.shards")
+
+
 def superseded_path(cache: Path, number: int) -> Path:
     """Unfinished work on earlier rows of the table, whose features an update reuses; numbered from 1, oldest first."""
     return _beside(cache, f"earlier{number}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -194,8 +194,11 @@ def copy_with_labels(
     label_names: tuple[str, ...] | None,
     label_kind: LabelKind | None = LabelKind.CLASS,
     row_numbers: RowNumbers | None = None,
+    plan: Mapping[str, Any] | None = None,
 ) -> list[int]:
-    """Copy the rows of a cache to a new unfinished file with other labels and row numbers, durably.
+    """Copy the rows of a cache of one file to a new unfinished file with other labels and row numbers, durably.
+
+    ``plan`` is that of the copy; None for the same.
 
     Returns:
         The blocks that were not copied, because their checksums do not match in ``source``.
@@ -207,7 +210,7 @@ def copy_with_labels(
         widths=layout.widths,
         storage=layout.storage,
         identity=source.identity,
-        plan=source.plan,
+        plan=source.plan if plan is None else plan,
         text_hashes=source.text_hashes,
         labels=labels,
         label_names=label_names,
@@ -229,6 +232,40 @@ def copy_with_labels(
         writer.sync()
     source.require_unchanged()
     return left_out
+
+
+def copy_rows(
+    source: Cache, path: Path, *, plan: Mapping[str, Any], on_block: Callable[[int], None] = lambda block: None
+) -> None:
+    """Copy the rows of a whole cache, which may be a joined one, to a new unfinished file, durably.
+
+    Args:
+        source: The cache; its checksums were verified.
+        path: The file to make.
+        plan: The plan of the copy.
+        on_block: Called with the number of each block that was written.
+    """
+    layout = source.layout
+    create_cache(
+        path,
+        block_rows=layout.block_rows,
+        widths=layout.widths,
+        storage=layout.storage,
+        identity=source.identity,
+        plan=plan,
+        text_hashes=source.text_hashes,
+        labels=source.labels,
+        label_names=source.label_names,
+        label_kind=source.label_kind,
+        row_numbers=source.row_numbers,
+    )
+    with CacheWriter(path) as writer:
+        for block in range(writer.layout.blocks):
+            rows = writer.layout.block_slice(block)
+            features = {name: source.features(name)[rows] for name in layout.widths}
+            writer.write_block(block, features=features, **source.row_metadata(rows))
+            on_block(block)
+        writer.sync()
 
 
 def kept_blocks(cache: Cache, text_hashes: Hashes) -> tuple[list[int], list[int]]:

@@ -16,6 +16,7 @@ Each command is one file here, and each is built from folders:
     export       runs, encoders -> exporters                     a folder that another library loads
     verify       cache, extraction -> findings                  checksums, and rows encoded again
     repair       cache, tables -> extraction -> cache           damaged blocks are encoded again
+    join         cache -> cache                                 shards as one cache again
     inspect      cache or runs -> plain values                  what a file or a folder records
     speedup      baseline                                       both stages, measured beside a program without a cache
 

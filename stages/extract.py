@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..cache.errors import OutputExistsError, SettingsError, storage_errors
+from ..cache.errors import DamagedError, OutputExistsError, SettingsError, storage_errors
+from ..cache.layout import checked_seal
 from ..cache.lock import hold
 from ..cache.reader import Cache, open_cache
 from ..cache.siblings import partial_path, superseded_paths
@@ -28,6 +29,7 @@ from .extraction.resume import (
     require_writable,
 )
 from .extraction.reuse import ReusableCaches, open_reusable
+from .extraction.sharded import ShardedRequest, extract_one_shard, extract_shards, parse_shard
 from .progress import Action, Note, Outcome, Report, Step, in_notebooks
 from .settings import ExtractSettings, settings_from, takes
 from .tables.formats import table_name
@@ -49,6 +51,8 @@ def extract(
     reuse: Sequence[str | os.PathLike[str]] = (),
     overwrite: bool = False,
     wait: bool = False,
+    shards: int | None = None,
+    shard: str | None = None,
     report: Report = in_notebooks,
     **options: Any,
 ) -> Path:
@@ -68,6 +72,10 @@ def extract(
         reuse: Other caches of the same identity. Rows that they hold are copied instead of encoded.
         overwrite: Encode again and replace ``out``, which stays whole until the new cache takes its place.
         wait: If another run is writing ``out``, wait until that run has ended.
+        shards: Divide the rows into so many files, the shards, in a folder beside ``out``, which names them. None: one
+            file, or as many shards as ``out`` has.
+        shard: Make one of them: ``3/16`` is the third of 16. Any number of such runs may work at once, on machines that
+            share the folder; the one that ends last writes ``out``.
         report: Receives progress, notes, and one `Outcome` at the end. In a notebook, progress is shown by default.
         options: Settings by name, instead of ``settings``.
 
@@ -84,7 +92,15 @@ def extract(
     """
     settings, out = settings_from(ExtractSettings, settings, options), Path(out)
     shared = _Options(settings=settings, update=update, overwrite=overwrite, wait=wait, report=report)
-    return _extract_table(_open_table(table, out, settings, labels), out, reuse, shared)
+    opened = _open_table(table, out, settings, labels)
+    number, count = (None, shards) if shard is None else parse_shard(shard)
+    if shard is not None and shards is not None:
+        raise SettingsError("`shard` says how many shards there are, and so does `shards`; leave out one of them")
+    if count is None:
+        count = _shards_of(out)
+    if count is None:
+        return _extract_table(opened, out, reuse, shared)
+    return _extract_shards(opened, out, reuse, shared, count, number)
 
 
 @takes(ExtractSettings)
@@ -168,6 +184,14 @@ def _open_table(table: Any, out: Path, settings: ExtractSettings, labels: Sequen
     return opened
 
 
+def _shards_of(out: Path) -> int | None:
+    """How many shards the joined cache at an output has; None where there is none."""
+    try:
+        return checked_seal(out).shards or None if out.exists() else None
+    except DamagedError:
+        return None
+
+
 def _extract_table(table: Table, out: Path, reuse: Sequence[str | os.PathLike[str]], options: _Options) -> Path:
     """Extract one opened table, as `extract` says."""
     report, session = options.report, options.session
@@ -196,6 +220,27 @@ def _extract_table(table: Table, out: Path, reuse: Sequence[str | os.PathLike[st
             outcome = Outcome(command="extract", output=out, action=Action.MADE, counts=counts)
     report(outcome)
     return out
+
+
+def _extract_shards(
+    table: Table, out: Path, reuse: Sequence[str | os.PathLike[str]], options: _Options, count: int, number: int | None
+) -> Path:
+    """Extract one opened table in shards: one of them, or all and the joined cache."""
+    request = ShardedRequest(
+        out=out,
+        table=table,
+        session=options.session,
+        settings=options.settings,
+        shards=count,
+        reuse=tuple(map(Path, reuse)),
+        update=options.update,
+        overwrite=options.overwrite,
+        wait=options.wait,
+        report=options.report,
+    )
+    outcome = extract_shards(request) if number is None else extract_one_shard(request, number)
+    options.report(outcome)
+    return outcome.output
 
 
 def _prepare(

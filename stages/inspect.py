@@ -48,7 +48,8 @@ def inspect_path(path: str | os.PathLike[str]) -> dict[str, Any]:
     return {
         "kind": "cache",
         "path": str(path),
-        "bytes": path.stat().st_size,
+        "bytes": cache.bytes,
+        "shards": [str(file.path) for file in cache.files if file is not cache],
         "rows": cache.rows,
         "features": dict(cache.layout.widths),
         "storage": cache.layout.storage,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,19 @@ import numpy as np
 from ..cache.errors import DamagedError, TableError
 from ..cache.layout import COLUMNS
 from ..cache.lock import hold
-from ..cache.reader import Cache, open_any, open_cache
+from ..cache.reader import Cache, open_any, open_cache, shard_entries
 from ..cache.workspace import remove_leftovers
 from ..cache.writer import CacheWriter
 from .encoders.session import EncoderSession
 from .extraction.fill import fill_cache, outcome_counts
+from .extraction.plan import part_of_scan
 from .extraction.resume import UnfinishedCache, labelled_copy, open_source, require_writable
 from .extraction.reuse import ReusableCaches, reporting_blocks
 from .progress import Action, Note, Outcome, Report, in_notebooks
 from .settings import ExtractSettings
+from .tables.part import RowReader, part_of
 from .tables.scan import TableScan, scan_table
+from .tables.table import Table
 
 
 def repair(
@@ -65,8 +69,9 @@ def repair(
     _open(path)  # a file that is no cache is refused before a lock is put beside it
     with hold(path, wait=wait, note=lambda text: report(Note(text))):
         remove_leftovers(path)
-        started, opened = time.perf_counter(), _open(path)
-        if not opened.damaged_blocks(reporting_blocks(opened, report)):
+        opened = _open(path)
+        damaged = [file.path for file in opened.files if file.damaged_blocks(reporting_blocks(file, report))]
+        if not damaged:
             report(Note(f"{path} is whole: all {opened.layout.blocks} blocks hold; nothing to repair"))
             counts = outcome_counts(opened.record, filled=False)
             report(Outcome(command="repair", output=path, action=Action.CURRENT, counts=counts))
@@ -74,33 +79,21 @@ def repair(
         source = open_source(opened, table, settings, labelled=opened.labels is not None)
         require_writable(path, source)
         scan = scan_table(source, report)
-        record: Mapping[str, Any] = opened.record
-        restored = dataclasses.replace(
-            opened, text_hashes=scan.text_hashes, labels=scan.labels, row_numbers=scan.row_numbers
-        )
-        damaged = _blocks_to_encode(opened, restored, scan, source.source)
-        session = _find_encoder(opened, encoder, settings, report) if damaged else None
-        with labelled_copy(restored, path, scan) as (scratch, _):
-            if session is not None:
-                report(
-                    Note(f"{path}: {len(damaged)} of {opened.layout.blocks} blocks are damaged, and are encoded again")
-                )
-                copy = open_any(scratch)
-                record = fill_cache(
-                    UnfinishedCache(copy, scan.in_file(copy), set(range(opened.layout.blocks)) - set(damaged)),
-                    path,
-                    table=source,
-                    session=session,
-                    reusable=ReusableCaches((), report),
-                    started=started,
-                    report=report,
-                )
-            else:
-                what = "its labels, row numbers or texts' hashes were damaged, and are the table's"
-                report(Note(f"{path}: {what}; nothing to encode"))
-                with CacheWriter(scratch) as writer:
-                    writer.finish(record, path)
-    counts = outcome_counts(record, filled=bool(damaged))
+        if scan.rows != opened.rows:
+            wrong = f"{source.source} is not the table that {path} was made from"
+            raise TableError(f"{wrong}: it has {scan.rows:,} rows, the cache {opened.rows:,}")
+        find_encoder = functools.partial(_find_encoder, encoder=encoder, settings=settings, report=report)
+        records, start, reader = [], 0, RowReader(source)
+        for file in opened.files:
+            stop = start + file.rows
+            if file.path in damaged:
+                whole = file is opened
+                part = source if whole else part_of(reader, start, stop)
+                part_scan = scan if whole else part_of_scan(scan, start, stop)
+                records.append(_repair_file(file, part, part_scan, find_encoder, report))
+            start = stop
+    sums = [outcome_counts(record or opened.record, filled=record is not None) for record in records]
+    counts = {name: sum(each[name] for each in sums) for name in sums[0]} | {"rows": opened.rows}
     report(Outcome(command="repair", output=path, action=Action.REPAIRED, counts=counts))
     return path
 
@@ -109,9 +102,63 @@ def _open(path: Path) -> Cache:
     try:
         return open_cache(path)
     except DamagedError as error:
+        if _names_shards(path):  # one is missing or cut short, and the error says what to do
+            raise
         raise DamagedError(
             f"this is beyond repair, so extract the table again with `overwrite=True`: {error}"
         ) from None
+
+
+def _names_shards(path: Path) -> bool:
+    try:
+        return bool(shard_entries(path))
+    except DamagedError:
+        return False
+
+
+def _repair_file(
+    opened: Cache,
+    source: Table,
+    scan: TableScan,
+    find_encoder: Callable[[Cache], EncoderSession],
+    report: Report,
+) -> Mapping[str, Any] | None:
+    """Replace a cache of one file with a repaired copy.
+
+    Args:
+        opened: The cache.
+        source: Its rows of the table.
+        scan: What the first reading found of them.
+        find_encoder: Finds the cache's encoder.
+        report: Receives progress and notes.
+
+    Returns:
+        The new record, where something was encoded.
+    """
+    path, started = opened.path, time.perf_counter()
+    restored = dataclasses.replace(
+        opened, text_hashes=scan.text_hashes, labels=scan.labels, row_numbers=scan.row_numbers
+    )
+    damaged = _blocks_to_encode(opened, restored, scan, source.source)
+    session = find_encoder(opened) if damaged else None
+    with labelled_copy(restored, path, scan) as (scratch, _):
+        if session is None:
+            what = "its labels, row numbers or texts' hashes were damaged, and are the table's"
+            report(Note(f"{path}: {what}; nothing to encode"))
+            with CacheWriter(scratch) as writer:
+                writer.finish(opened.record, path)
+            return None
+        report(Note(f"{path}: {len(damaged)} of {opened.layout.blocks} blocks are damaged, and are encoded again"))
+        copy = open_any(scratch)
+        return fill_cache(
+            UnfinishedCache(copy, scan.in_file(copy), set(range(opened.layout.blocks)) - set(damaged)),
+            path,
+            table=source,
+            session=session,
+            reusable=ReusableCaches((), report),
+            started=started,
+            report=report,
+        )
 
 
 def _blocks_to_encode(cache: Cache, restored: Cache, scan: TableScan, table: str) -> list[int]:
@@ -125,8 +172,6 @@ def _blocks_to_encode(cache: Cache, restored: Cache, scan: TableScan, table: str
         TableError: the table is not the one that the cache was made from.
     """
     wrong = f"{table} is not the table that {cache.path} was made from"
-    if scan.rows != cache.rows:
-        raise TableError(f"{wrong}: it has {scan.rows:,} rows, the cache {cache.rows:,}")
     if scan.label_names != cache.label_names:
         raise TableError(f"{wrong}: it has other labels; check `label_column`")
     to_encode = []

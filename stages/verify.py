@@ -102,7 +102,7 @@ def verify(
     return Verified(
         path=path,
         rows=opened.rows,
-        bytes=path.stat().st_size,
+        bytes=opened.bytes,
         findings=tuple(findings),
         encoded=encoded,
         largest_difference=largest,
@@ -110,11 +110,21 @@ def verify(
 
 
 def _find_damage(cache: Cache, report: Report) -> list[Finding]:
-    """Check the checksums, the features' values, the labels' range and the rows' order, block by block."""
+    """Check the checksums, the features' values, the labels' range and the rows' order, block by block; of a joined
+    cache, shard by shard."""
+    findings = []
+    for file in cache.files:
+        name = "" if file is cache else f"{file.path.name}, "
+        findings += _find_damage_in(file, name, report)
+    return findings
+
+
+def _find_damage_in(cache: Cache, name: str, report: Report) -> list[Finding]:
+    """The same of a cache of one file; its name comes first in each finding."""
     findings = []
     for block in range(cache.layout.blocks):
         rows = cache.layout.block_slice(block)
-        where = f"block {block + 1:,}, rows {rows.start + 1:,} to {rows.stop:,}"
+        where = f"{name}block {block + 1:,}, rows {rows.start + 1:,} to {rows.stop:,}"
         if damage := cache.block_damage(block):
             findings.append(Finding(where, damage))
         if damage := cache.block_column_damage(block):

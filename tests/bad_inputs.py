@@ -1015,7 +1015,7 @@ FILES = [
         "a cache with labels of a kind to come",
         cache(resealed(label_kind="spans"), sealed=False),
     ),
-    Case("a cache joined from shards, of a newer version", cache(resealed(shards=2), sealed=False)),
+    Case("a cache of one file whose seal says that it is joined", cache(resealed(shards=2), sealed=False)),
     Case("an identity of a newer version", cache(document("identity", quantization="int4"), sealed=False)),
     Case("an identity that contradicts itself", cache(document("identity", overlap=7), sealed=False)),
     Case("a record of no rows", cache(document("record", rows=0), sealed=False)),
@@ -1213,6 +1213,71 @@ REPORTS = [
     ),
     Case("a cache that is a run", reported(lambda place: ["--cache", place.copy(place.run, "run")])),
 ]
+
+
+def sharded(*options: Any) -> Callable[[Place], list[Any]]:
+    """Extract good rows in shards."""
+    return table(lambda place: place.csv(GOOD), *options)
+
+
+def joined(harm: Callable[[Path], Any], *words: str) -> Callable[[Place], list[Any]]:
+    """Train on a cache of three shards after its folder was harmed, or run another command on it."""
+
+    def arguments(place: Place) -> list[Any]:
+        answer = command(sharded("--shards", 3)(place), place)
+        assert answer.code == 0, answer
+        harm(place.folder / "out.h5.shards")
+        return (
+            [*words, place.folder / "out.h5"]
+            if words
+            else ["train-head", place.folder / "out.h5", "--out", place.folder / "head"]
+        )
+
+    return arguments
+
+
+def second(folder: Path) -> Path:
+    """The second shard in a folder."""
+    return sorted(folder.iterdir())[1]
+
+
+def swap_shards(folder: Path) -> None:
+    first, other, _ = sorted(folder.iterdir())
+    first.rename(folder / "x")
+    other.rename(first)
+    (folder / "x").rename(other)
+
+
+def link_shard(folder: Path) -> None:
+    path = second(folder)
+    path.unlink()
+    path.symlink_to("/etc/hosts")
+
+
+SHARDS = [
+    Case("more shards than rows", sharded("--shards", 30)),
+    Case("--shard 4/3", sharded("--shard", "4/3")),
+    Case("--shard three", sharded("--shard", "three")),
+    Case("--shard with --shards", sharded("--shard", "1/3", "--shards", 3)),
+    Case(
+        "several tables with --shards",
+        lambda place: [*sharded("--shards", 2)(place), place.csv(GOOD, "other.csv")],
+    ),
+    Case("a shard that was deleted", joined(lambda folder: second(folder).unlink())),
+    Case("a shard that was cut short", joined(lambda folder: os.truncate(second(folder), 30_000))),
+    Case("two shards that were swapped", joined(swap_shards)),
+    Case("a link to a shard elsewhere", joined(link_shard)),
+    Case("a text file as a shard", joined(lambda folder: second(folder).write_text("features"))),
+    Case("join where a shard is missing", joined(lambda folder: second(folder).unlink(), "join")),
+    Case("join where there are no shards", lambda place: ["join", place.folder / "out.h5"]),
+    Case("join of a cache of one file", lambda place: ["join", place.copy(place.cache, "c.h5")]),
+    Case(
+        "a copy of a cache of one file",
+        lambda place: ["join", place.copy(place.cache, "c.h5"), "--copy", place.folder / "d.h5"],
+    ),
+    Case("a copy over another file", lambda p: [*joined(lambda f: None, "join")(p), "--copy", p.write("mine", "d.h5")]),
+    Case("join --overwrite without --copy", lambda place: ["join", place.folder / "out.h5", "--overwrite"]),
+]
 GROUPS = {
     "Tables": TABLES,
     "Labels": LABELS,
@@ -1223,6 +1288,7 @@ GROUPS = {
     "Audits": AUDITS,
     "Exports": EXPORTS,
     "Reports": REPORTS,
+    "Shards": SHARDS,
     "What lies beside an output, and in it": OUTPUTS,
 }
 
@@ -1231,6 +1297,7 @@ def command(arguments: Sequence[Any], place: Place) -> Answer:
     """Run the command line in this process. An error with a traceback passes through."""
     ran = command_here(*arguments)
     said = ran.stderr.replace(f"{place.folder}/", "").replace(str(place.folder), "FOLDER")
+    said = re.sub(r"(\d{5})-[0-9a-f]{16}", r"\1-HASH", said)  # of a shard
     if ran.returncode == 0:
         return Answer(0, done(place.folder))
     lines = [line for line in said.splitlines() if line.startswith("headstart: ")]

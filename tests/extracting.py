@@ -40,7 +40,7 @@ def noting(notes: Notes) -> Callable[[Event], None]:
 def run(table: Any, out: Path, encoder: Path, **options: Any) -> tuple[Cache, Notes]:
     """Extract, and open what was written; ``options`` are settings, or arguments of `extract`."""
     notes: Notes = []
-    arguments = ("labels", "update", "reuse", "overwrite", "wait")
+    arguments = ("labels", "update", "reuse", "overwrite", "wait", "shards")
     chosen = {name: options.pop(name) for name in arguments if name in options}
     path = extract(table, out, settings(encoder, **options), report=noting(notes), **chosen)
     return open_cache(path), notes

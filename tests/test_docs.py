@@ -21,7 +21,10 @@ PAGES = sorted(
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INTERRUPTED = re.compile(r"^\$ .*\n\^C.*\n", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-RUN = [f"docs/{name}.md" for name in ("index", "tables", "evaluation", "sweeps", "recovery", "python", "coming-from")]
+RUN = [
+    f"docs/{name}.md"
+    for name in ("index", "tables", "evaluation", "sweeps", "recovery", "shards", "python", "coming-from")
+]
 NEEDED = "headstart extract reviews.csv --encoder bert-base-chinese --out reviews.h5"
 """What pages of later steps take as given."""
 TRAIN = "headstart train-head reviews.h5 --out run"

@@ -20,7 +20,7 @@ import numpy as np
 from ...cache.errors import DamagedError, FormatError, IdentityError, OutputExistsError, storage_errors
 from ...cache.identity import Identity, differences
 from ...cache.label_kind import LabelKind
-from ...cache.layout import read_layout
+from ...cache.layout import checked_seal
 from ...cache.reader import Cache, Labels, open_any
 from ...cache.seal import begins_as_cache
 from ...cache.siblings import followed, partial_path, superseded_path, superseded_paths
@@ -107,7 +107,7 @@ def require_writable(out: Path, table: Table) -> None:
         raise OutputExistsError(f"{out.parent} is not a folder; make it first, or choose another `out`")
     if out.exists():
         try:
-            read_layout(out)
+            checked_seal(out)
         except FormatError as error:
             raise OutputExistsError(f"{error}; it is never overwritten, so choose another `out`") from None
         except DamagedError:
@@ -301,8 +301,14 @@ def labelled_copy(cache: Cache, out: Path, scan: TableScan) -> Iterator[tuple[Pa
     """
     with workspace(out) as work:
         copy = work / _NEW
-        columns = {"labels": scan.labels, "row_numbers": scan.row_numbers}
-        damaged = copy_with_labels(cache, copy, **columns, label_names=scan.label_names, label_kind=scan.label_kind)
+        damaged = copy_with_labels(
+            cache,
+            copy,
+            labels=scan.labels,
+            label_names=scan.label_names,
+            label_kind=scan.label_kind,
+            row_numbers=scan.row_numbers,
+        )
         yield copy, damaged
 
 

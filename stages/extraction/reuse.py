@@ -79,7 +79,8 @@ def open_reusable(paths: Iterable[Path], identity: Identity, storage: str, *, su
         FormatError: one of them is not a cache, or is not finished.
         DamagedError: one of them has a damaged structure or document.
     """
-    caches = [open_any(path) if superseded else open_cache(path) for path in paths]
+    opened = [open_any(path) if superseded else open_cache(path) for path in paths]
+    caches = [file for cache in opened for file in cache.files]
     advice = "remove it, or pass `overwrite=True`" if superseded else "leave it out, or extract it again"
     for cache in caches:
         shared = [name for name in identity.features if name in cache.identity.features]

@@ -59,6 +59,13 @@ class TableRows:
         cells = None if self.cells is None else self.cells[rows]
         return TableRows(self.texts[rows], pairs, labels, self.files[rows], self.numbers[rows], 0, cells, problems)
 
+    def take(self, rows: Sequence[int]) -> TableRows:
+        """Return the texts of some rows, by their numbers; ``labels``, ``skipped``, ``cells`` and ``earlier`` are left
+        out."""
+        pairs = None if self.pairs is None else [self.pairs[row] for row in rows]
+        files, numbers = [self.files[row] for row in rows], [self.numbers[row] for row in rows]
+        return TableRows([self.texts[row] for row in rows], pairs, None, files, numbers, 0)
+
     def place(self, index: int) -> str:
         """Return the file and the number of a row, for a message."""
         return f"{self.files[index]}, row {self.numbers[index]:,}"

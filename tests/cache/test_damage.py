@@ -127,10 +127,10 @@ def test_rows_are_encoded_again_where_there_are_an_encoder_and_a_table(
 def test_rows_that_the_disk_cannot_give_are_damaged(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = reader._rows_of
 
-    def failing(array: Any, rows: slice) -> Any:
+    def failing(path: Path, array: Any, rows: slice) -> Any:
         if rows.start == 1024:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return original(array, rows)
+        return original(path, array, rows)
 
     monkeypatch.setattr(reader, "_rows_of", failing)
     assert {finding.where for finding in verify(whole).findings} == {"block 2, rows 1,025 to 2,048"}

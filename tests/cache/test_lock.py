@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from extracting import datasets, run
@@ -27,6 +28,7 @@ from tiny import tiny_rows
 HOLDER = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from headstart.cache.lock import hold
 with hold(Path(sys.argv[1])):
     print("held", flush=True)
@@ -191,8 +193,8 @@ def test_a_cache_that_is_replaced_while_it_is_opened_is_the_old_one_or_the_new(
     new, _ = run(texts, tmp_path / "new.h5", tiny, prefix="a ")
     original, left = reader.read_layout, [tmp_path / "new.h5"]
 
-    def meanwhile(path: Path) -> object:
-        found = original(path)
+    def meanwhile(path: Path, *more: Any) -> object:
+        found = original(path, *more)
         if left:
             left.pop().rename(path)
         return found

@@ -1,0 +1,264 @@
+"""A table extracted in shards: planned, made, joined. What a run did stays, and the next one goes on from there."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...cache.errors import DamagedError, OutputExistsError, SettingsError
+from ...cache.hashing import digest
+from ...cache.lock import hold
+from ...cache.reader import Cache, open_cache, open_shard, shard_entries, shard_fields
+from ...cache.seal import begins_as_cache
+from ...cache.siblings import partial_path, plan_path, shards_path
+from ...cache.workspace import remove_leftovers
+from ..encoders.session import EncoderSession
+from ..progress import Action, Note, Outcome, Report
+from ..settings import ExtractSettings
+from ..tables.scan import scan_table
+from ..tables.table import Table
+from .fill import note_truncated, outcome_counts
+from .joining import is_joined, join_shards, open_shards
+from .plan import Shard, ShardPlan, even_counts, load_plan, plan_shards, save_plan
+from .resume import CacheRequest, finished_serves
+from .shards import Made, ShardRunner, is_whole, remove_others, shard_files
+
+Jobs = Sequence[tuple[Shard, bool]]
+"""Shards to make, in order; True where the file of its common texts is to be made instead."""
+Backend = Callable[[ShardPlan, Jobs], Iterator[Made]]
+"""Makes shards, and yields what was done for each when it is done; those of common texts first."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardedRequest:
+    """A joined cache that is asked for."""
+
+    out: Path
+    table: Table
+    session: EncoderSession
+    settings: ExtractSettings
+    shards: int
+    reuse: tuple[Path, ...] = ()  # other caches whose rows are copied
+    update: bool = False
+    overwrite: bool = False
+    wait: bool = False
+    report: Report
+
+    @property
+    def key(self) -> str:
+        """What a plan depends on. Equal keys have equal plans; a table in memory has none."""
+        table = self.table
+        read: list[Any] = [table.source, table.state(), table.skip_bad_rows]
+        read += [dataclasses.asdict(each) for each in (table.columns, table.label_rules, table.settings)]
+        how: list[Any] = [self.shards, self.settings.storage, self.settings.block_rows, self.settings.window_rows]
+        how.append(self.session.identity.to_json())
+        return digest(json.dumps([read, how], default=str).encode()).hex()
+
+    def hold(self) -> contextlib.AbstractContextManager[None]:
+        return hold(self.out, wait=self.wait, note=lambda text: self.report(Note(text)))
+
+
+def extract_shards(request: ShardedRequest, backend: Backend | None = None) -> Outcome:
+    """Make a joined cache and all its shards.
+
+    Args:
+        request: What is asked for.
+        backend: Makes the shards; None: one after the other, in this process.
+
+    Raises:
+        OutputExistsError: the output, or the folder of its shards, holds something else.
+        HeadstartError: as for `encode_table`.
+    """
+    with request.hold():
+        remove_leftovers(request.out)
+        started = time.perf_counter()
+        plan, old = _planned(request)
+        if not request.overwrite and is_joined(request.out, plan):
+            request.report(Note(f"{request.out} is current: the same rows, encoder and settings; nothing to encode"))
+            record = open_cache(request.out).record
+            counts, action = outcome_counts(record, filled=False), Action.CURRENT
+        else:
+            runner = _runner(request, plan, old)
+            jobs = _jobs(runner)
+            made = list(backend(plan, jobs) if backend else (runner.make(s, common=common) for s, common in jobs))
+            counts, action = _finish(request, plan, made, started)
+        _clean(request, plan)
+    return Outcome(command="extract", output=request.out, action=action, counts=counts)
+
+
+def extract_one_shard(request: ShardedRequest, number: int) -> Outcome:
+    """Make one shard of a joined cache; the run that makes the last one joins them.
+
+    Any number of runs may make shards of one table at once, in any order.
+
+    Args:
+        request: What is asked for.
+        number: The shard's number, from 1.
+
+    Raises:
+        As `extract_shards`.
+    """
+    with dataclasses.replace(request, wait=True).hold():
+        remove_leftovers(request.out)
+        plan, old = _planned(request)
+    shard, started = plan.shards[number - 1], time.perf_counter()
+    runner = _runner(request, plan, old)
+    folder = runner.folder
+    made = [runner.make(plan.shards[source - 1], common=True) for source in runner.sources(shard)]
+    made.append(runner.make(shard))
+    with dataclasses.replace(request, wait=True).hold():
+        if all(is_whole(folder / each.file, each.id) for each in plan.shards) and not is_joined(request.out, plan):
+            _finish(request, plan, made, started)
+            _clean(request, plan)
+    action = Action.CURRENT if made[-1].skipped else Action.MADE
+    return Outcome(command="extract", output=folder / shard.file, action=action, counts=_counts(made))
+
+
+def _planned(request: ShardedRequest) -> tuple[ShardPlan, list[Path]]:
+    """Plan the shards, unless the plan of an earlier run serves; refuse what must stay.
+
+    Returns:
+        The plan, and the caches of other rows of this output, whose rows an update copies.
+    """
+    report, settings, out = request.report, request.settings, request.out
+    in_memory = request.table.memory is not None
+    plan = None if in_memory else load_plan(out, request.key)
+    if plan is None:
+        scan = scan_table(request.table, report)
+        plan = plan_shards(
+            scan,
+            even_counts(scan.rows, request.shards),
+            identity=request.session.identity,
+            storage=settings.storage,
+            block_rows=settings.block_rows,
+            window_rows=settings.window_rows,
+        )
+        old = _require_replaceable(request, plan)
+        save_plan(plan, out, request.key)
+    else:
+        old = _require_replaceable(request, plan)
+    return plan, old
+
+
+def _require_replaceable(request: ShardedRequest, plan: ShardPlan) -> list[Path]:
+    """Refuse an output that holds something else and must stay.
+
+    Returns:
+        The files whose rows are to be copied: of an output of other rows, of other shards, or of one file.
+
+    Raises:
+        OutputExistsError: it is such an output.
+    """
+    if request.overwrite:
+        return []
+    out = request.out
+    if begins_as_cache(partial_path(out)):
+        raise OutputExistsError(
+            f"{partial_path(out)} is unfinished work on one file; finish it without `shards`, or remove it, or choose "
+            "another `out`"
+        )
+    cache = _open_whole(out) if out.exists() else None
+    if cache is not None:
+        finished_serves(_as_request(request, plan), cache)  # refuses another one, unless it is updated
+    held, works = [] if cache is None else [file.path for file in cache.files], {shard.work for shard in plan.shards}
+    old = [path for path in held if shard_fields(open_shard(path)).get("work") not in works]
+    others = []
+    for path in shard_files(shards_path(out)):
+        with contextlib.suppress(DamagedError):
+            if path not in held and shard_fields(open_shard(path)).get("work") not in works:
+                others.append(path)
+    if others and not request.update:
+        raise OutputExistsError(
+            f"{others[0]} is a shard of something else; to take over what such shards hold, pass `update=True`; to "
+            "throw them away, `overwrite=True`; or choose another `out`"
+        )
+    return [*old, *others]
+
+
+def _open_whole(out: Path) -> Cache | None:
+    """Open the cache at the output; None where it is joined, and a shard is missing or damaged."""
+    try:
+        return open_cache(out)
+    except DamagedError:
+        if not shard_entries(out):
+            raise
+        return None
+
+
+def _as_request(request: ShardedRequest, plan: ShardPlan) -> CacheRequest:
+    return CacheRequest(
+        out=request.out,
+        table=request.table.source,
+        scan=plan.scan,
+        identity=plan.identity,
+        storage=plan.storage,
+        block_rows=plan.block_rows,
+        update=request.update,
+        overwrite=request.overwrite,
+    )
+
+
+def _jobs(runner: ShardRunner) -> Jobs:
+    """What is left to do: files of common texts that a missing shard copies from, then the missing shards."""
+    shards = runner.plan.shards
+    sources = sorted({number for shard in shards for number in runner.sources(shard)})
+    return [
+        *((shards[number - 1], True) for number in sources),
+        *((shard, False) for shard in shards if runner.is_missing(shard)),
+    ]
+
+
+def _runner(request: ShardedRequest, plan: ShardPlan, old: Iterable[Path]) -> ShardRunner:
+    return ShardRunner(
+        plan,
+        request.out,
+        table=request.table,
+        session=request.session,
+        reuse=(*old, *request.reuse),
+        overwrite=request.overwrite,
+        report=request.report,
+    )
+
+
+def _finish(
+    request: ShardedRequest, plan: ShardPlan, made: Sequence[Made], started: float
+) -> tuple[dict[str, float], Action]:
+    """Join the shards; return the counts for the outcome, and what was done."""
+    folder = shards_path(request.out)
+    shards = open_shards([folder / shard.file for shard in plan.shards])
+    common = [folder / shard.common_file for shard in plan.shards if shard.common]
+    alone = {each.number for each in made if not (each.common or each.skipped)} == {s.number for s in plan.shards}
+    seconds = time.perf_counter() - started if alone else None  # else they are summed over the shards
+    join_shards(request.out, shards, common=[open_shard(path) for path in common if path.exists()], seconds=seconds)
+    cache = open_cache(request.out)
+    note_truncated(cache.record, cache.identity, request.report)
+    encoded = any(each.sequences_encoded for each in made)
+    relabelled = not encoded and bool(made) and all(each.reused_rows == each.rows for each in made)
+    return _counts(made), Action.RELABELLED if relabelled else Action.MADE
+
+
+def _counts(made: Iterable[Made]) -> dict[str, float]:
+    names = ("rows", "sequences_encoded", "tokens_encoded", "reused_rows", "kept_blocks")
+    each = list(made)
+    sums = {name: sum(getattr(one, name) for one in each) for name in names}
+    return sums | {"rows": sum(one.rows for one in each if not one.common)}
+
+
+def _clean(request: ShardedRequest, plan: ShardPlan) -> None:
+    """Remove what only unfinished work needs, and shards of other rows."""
+    remove_others(shards_path(request.out), {shard.file for shard in plan.shards})
+    shutil.rmtree(plan_path(request.out), ignore_errors=True)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read a shard's number and how many there are: ``3/16``; a SettingsError where the text is none."""
+    first, slash, second = text.partition("/")
+    if slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second):
+        return int(first), int(second)
+    raise SettingsError(f"`shard` is {text[:80]!r}; write its number and how many there are: 3/16")

@@ -1,0 +1,79 @@
+"""Joining the shards of a cache again, or copying them into one file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..cache.errors import FormatError, OutputExistsError
+from ..cache.layout import checked_seal
+from ..cache.lock import hold
+from ..cache.reader import JoinedCache, open_cache
+from ..cache.siblings import followed
+from ..cache.workspace import remove_leftovers
+from .extraction.joining import copy_joined, find_shards, join_shards, open_shards
+from .progress import Action, Note, Outcome, Report, Step, in_notebooks
+
+
+def join(
+    cache: str | os.PathLike[str],
+    *,
+    copy: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    wait: bool = False,
+    report: Report = in_notebooks,
+) -> Path:
+    """Write a joined cache over the shards beside it; or copy the rows of a joined cache into one file.
+
+    Args:
+        cache: The joined cache. Its shards lie in the folder of its name with ``.shards`` at the end.
+        copy: One file to write, instead: every shard is verified, and ``cache`` stays as it is.
+        overwrite: Replace the cache at ``copy``.
+        wait: Wait until another run that is writing the output is done.
+        report: Receives progress, notes, and one `Outcome` at the end.
+
+    Returns:
+        The path of what was written.
+
+    Raises:
+        FormatError: there are no shards, or ``cache`` is no joined cache and is to be copied.
+        DamagedError: a shard is missing or damaged.
+        OutputExistsError: ``copy`` exists, or ``cache`` is a file that is no joined cache.
+        BusyError: another run is writing the output.
+        StorageError: the machine cannot read or write.
+    """
+    path = Path(cache)
+    out = path if copy is None else Path(copy)
+    with hold(out, wait=wait, note=lambda text: report(Note(text))):
+        remove_leftovers(out)
+        if copy is None:
+            _require_joined(path)
+            shards = open_shards(find_shards(path))
+            join_shards(path, shards)
+            rows = sum(shard.rows for shard in shards)
+        else:
+            rows = _copy(path, out, overwrite=overwrite, report=report)
+    report(Outcome(command="join", output=out, action=Action.MADE, counts={"rows": rows}))
+    return out
+
+
+def _require_joined(path: Path) -> None:
+    """Refuse an output that is no joined cache."""
+    if os.path.lexists(followed(path)) and not checked_seal(path).shards:
+        raise OutputExistsError(f"{path} is a cache of one file; it is never overwritten here, so move it elsewhere")
+
+
+def _copy(path: Path, out: Path, *, overwrite: bool, report: Report) -> int:
+    """Copy a joined cache; return its number of rows."""
+    opened = open_cache(path)
+    if not isinstance(opened, JoinedCache):
+        raise FormatError(f"{path} is a cache of one file already; copy it as a file")
+    if out.resolve() in [file.resolve() for file in (path, *(shard.path for shard in opened.shards))]:
+        raise OutputExistsError(f"{out} is what is copied; choose another `copy`")
+    if os.path.lexists(followed(out)):
+        checked_seal(out)  # what is no cache is never overwritten
+        if not overwrite:
+            raise OutputExistsError(f"{out} exists already; choose another `copy`, or pass `overwrite=True`")
+    opened.check(lambda block: report(Step("checking", block + 1, opened.layout.blocks, "blocks")))
+    copy_joined(opened, out, report)
+    return opened.rows
