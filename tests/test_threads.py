@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -76,17 +78,27 @@ def test_a_closed_generator_starts_nothing_more(threads: int) -> None:
     assert torch.get_num_threads() == threads
 
 
-def test_ctrl_c_starts_nothing_more() -> None:
-    """Ctrl-C comes while the first two items run and the third waits."""
+def test_ctrl_c_starts_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C comes while the first two items run and the third waits, or is about to be submitted."""
     before, begun = torch.get_num_threads(), []
     torch.set_num_threads(2)
+    second, ending = threading.Event(), threading.Event()
+    leave = concurrent.futures.ThreadPoolExecutor.__exit__
+
+    def leave_pool(pool: concurrent.futures.ThreadPoolExecutor, *error: Any) -> bool | None:
+        ending.set()
+        return leave(pool, *error)
+
+    monkeypatch.setattr(concurrent.futures.ThreadPoolExecutor, "__exit__", leave_pool)
 
     def work(number: int) -> None:
         begun.append(number)
         if number == 0:
-            time.sleep(0.1)  # meanwhile the others are submitted
+            second.wait(60)
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        time.sleep(0.3)
+        else:
+            second.set()
+        ending.wait(60)
 
     try:
         with pytest.raises(KeyboardInterrupt):
