@@ -49,17 +49,17 @@ def main() -> None:
             extract(few, folder / f"few{shards}.h5", SETTINGS, shards=shards, overwrite=True)
             return time.perf_counter() - started
 
-        what = f"extract of {arguments.rows:,} rows, {arguments.shards} shards"
+        what = f"`extract` of {arguments.rows:,} rows, {arguments.shards} shards"
         show(what, arguments.rounds, lambda: extracted(None), lambda: extracted(arguments.shards))
         table = DATA / "vader.csv"
         one = open_cache(extract(table, folder / "one.h5", SETTINGS))
         many = open_cache(extract(table, folder / "many.h5", SETTINGS, shards=arguments.many, reuse=[one.path]))
-        sizes = f"of {one.rows:,} x {one.features().shape[1]}, {arguments.many} shards"
+        sizes = f"{one.rows:,} x {one.features().shape[1]}, {arguments.many} shards"
         for what, measure in (
-            (f"an epoch of --solver sgd {sizes}", epoch),
-            (f"the same, streamed under 16 MiB {sizes}", streamed_epoch),
-            (f"train-head without options {sizes}", default_head),
-            (f"4,096 rows by chance {sizes}", gather),
+            (f"an epoch of `--solver sgd`, {sizes}", epoch),
+            (f"the same, streamed under 16 MiB, {sizes}", streamed_epoch),
+            (f"`train-head` without options, {sizes}", default_head),
+            (f"4,096 rows by chance, {sizes}", gather),
         ):
             show(what, arguments.rounds, lambda m=measure: m(one), lambda m=measure: m(many))
 

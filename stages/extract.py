@@ -29,7 +29,6 @@ from .extraction.resume import (
     require_writable,
 )
 from .extraction.reuse import ReusableCaches, open_reusable
-from .extraction.sharded import ShardedRequest, extract_one_shard, extract_shards, parse_shard
 from .progress import Action, Note, Outcome, Report, Step, in_notebooks
 from .settings import ExtractSettings, settings_from, takes
 from .tables.formats import table_name
@@ -93,14 +92,15 @@ def extract(
     settings, out = settings_from(ExtractSettings, settings, options), Path(out)
     shared = _Options(settings=settings, update=update, overwrite=overwrite, wait=wait, report=report)
     opened = _open_table(table, out, settings, labels)
-    number, count = (None, shards) if shard is None else parse_shard(shard)
     if shard is not None and shards is not None:
         raise SettingsError("`shard` says how many shards there are, and so does `shards`; leave out one of them")
-    if count is None:
-        count = _shards_of(out)
-    if count is None:
+    if shard is not None:
+        return _extract_shards(opened, out, reuse, shared, shard)
+    if shards is None:
+        shards = _shards_of(out)
+    if shards is None:
         return _extract_table(opened, out, reuse, shared)
-    return _extract_shards(opened, out, reuse, shared, count, number)
+    return _extract_shards(opened, out, reuse, shared, shards)
 
 
 @takes(ExtractSettings)
@@ -223,9 +223,13 @@ def _extract_table(table: Table, out: Path, reuse: Sequence[str | os.PathLike[st
 
 
 def _extract_shards(
-    table: Table, out: Path, reuse: Sequence[str | os.PathLike[str]], options: _Options, count: int, number: int | None
+    table: Table, out: Path, reuse: Sequence[str | os.PathLike[str]], options: _Options, asked: int | str
 ) -> Path:
-    """Extract one opened table in shards: one of them, or all and the joined cache."""
+    """Extract one opened table in shards: all of so many, and the joined cache; or one of them, such as ``3/16``."""
+    # imported here, for one file does not need it
+    from .extraction.sharded import ShardedRequest, extract_one_shard, extract_shards, parse_shard
+
+    number, count = (None, asked) if isinstance(asked, int) else parse_shard(asked)
     request = ShardedRequest(
         out=out,
         table=table,
