@@ -79,6 +79,5 @@ def ordered_map(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> Gen
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+        finally:  # Ctrl-C may have come within `submit`: then an item is queued that is not among the pending ones
+            pool.shutdown(wait=False, cancel_futures=True)
