@@ -34,7 +34,7 @@ from ..types import Indices, Mask
 MOST_SHARDS = 1 << 14
 """A joined cache names its shards in its HDF5 structure, of at most 16 MiB."""
 _PART_ROWS = 1 << 24
-"""Rows whose hashes are compared at a time. They take about 70 bytes of memory each."""
+"""Rows whose hashes are compared at a time. They take about 120 bytes of memory each."""
 _PLAN_FILE = "plan.json"
 _OWN, _COPIED, _FIRST = 0, 1, 3
 """What a shard does with a row: encode it, copy it, or copy it from what the shard itself encoded for all."""
@@ -140,7 +140,7 @@ def plan_shards(
 ) -> ShardPlan:
     """Plan the shards of a table.
 
-    Besides the scan it takes 1 byte of memory a row, and 1.2 GB at most for a moment.
+    Besides the scan it takes 1 byte of memory a row, and 2 GB at most for a moment.
 
     Args:
         scan: What the first reading found.
