@@ -113,8 +113,9 @@ def extract_one_shard(request: ShardedRequest, number: int) -> Outcome:
     made = [runner.make(plan.shards[source - 1], common=True) for source in runner.sources(shard)]
     made.append(runner.make(shard))
     with dataclasses.replace(request, wait=True).hold():
-        if all(is_whole(folder / each.file, each.id) for each in plan.shards) and not is_joined(request.out, plan):
-            _finish(request, plan, made, started)
+        if all(is_whole(folder / each.file, each.id) for each in plan.shards):
+            if not is_joined(request.out, plan):
+                _finish(request, plan, made, started)
             _clean(request, plan)
     action = Action.CURRENT if made[-1].skipped else Action.MADE
     return Outcome(command="extract", output=folder / shard.file, action=action, counts=_counts(made))
