@@ -43,6 +43,7 @@ from .stages.settings import (
     TableSettings,
     Tracker,
     TrainSettings,
+    parse_deadline,
     parse_delimiter,
     setting,
 )
@@ -294,6 +295,23 @@ def extract_command(
         str | None,
         typer.Option(help="Make one shard, such as 3/16: the third of 16. The run that ends last writes the cache."),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Make shards with Ray: local, for this machine's GPUs, or the address of a running cluster."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes of Ray that make shards.", min=1, show_default="one for each GPU, or each machine without"
+        ),
+    ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            help="Time that a shard may take on Ray before another process gets it, such as 30min.",
+            show_default="ten times the median of those done, at least 10min",
+        ),
+    ] = None,
     output: Annotated[Values, Fields(_Output)],
     quiet: Quiet = False,
 ) -> None:
@@ -303,15 +321,18 @@ def extract_command(
         settings = dataclasses.replace(settings, label_column=None)
     if settings.long is not Long.CHUNKS:
         refuse_unused(ctx, "without --long chunks", "chunk_pooling")
+    if ray is None:
+        refuse_unused(ctx, "without --ray", "workers", "deadline")
     with _reporting(ctx, quiet) as listener:
         from .stages.extract import extract, extract_tables
         from .stages.inspect import inspect_path
 
         options: Values = {"update": update, "reuse": reuse or (), "report": listener, **output}
         if len(tables) == 1:
-            extract(tables[0], out, settings, shards=shards, shard=shard, **options)
+            on_ray: Values = {"ray": ray, "workers": workers, "deadline": deadline and parse_deadline(deadline)}
+            extract(tables[0], out, settings, shards=shards, shard=shard, **on_ray, **options)
         else:
-            refuse_unused(ctx, "with several tables", "shards", "shard")
+            refuse_unused(ctx, "with several tables", "shards", "shard", "ray")
             extract_tables(tables, out, settings, **options)
     if quiet:
         return

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..cache.errors import DamagedError, OutputExistsError, SettingsError, storage_errors
 from ..cache.layout import checked_seal
@@ -36,6 +36,9 @@ from .tables.labels import LabelRules
 from .tables.scan import TableScan, scan_table
 from .tables.table import Table, open_table
 
+if TYPE_CHECKING:
+    from .extraction.sharded import Backend
+
 _COMPARED_ROWS = 64  # of a table that are encoded in float32 beside int8
 
 
@@ -52,6 +55,9 @@ def extract(
     wait: bool = False,
     shards: int | None = None,
     shard: str | None = None,
+    ray: str | None = None,
+    workers: int | None = None,
+    deadline: float | None = None,
     report: Report = in_notebooks,
     **options: Any,
 ) -> Path:
@@ -75,6 +81,10 @@ def extract(
             file, or as many shards as ``out`` has.
         shard: Make one of them: ``3/16`` is the third of 16. Any number of such runs may work at once, on machines that
             share the folder; the one that ends last writes ``out``.
+        ray: Make the shards with Ray (extra ``ray``): on this machine (``local``), or on the cluster at this address.
+        workers: How many processes of Ray make shards; None: one for each GPU, or for each machine without.
+        deadline: Seconds that a shard may take on Ray, before another worker gets it. None: ten times the median of the
+            shards that are done, at least 10 minutes.
         report: Receives progress, notes, and one `Outcome` at the end. In a notebook, progress is shown by default.
         options: Settings by name, instead of ``settings``.
 
@@ -94,13 +104,22 @@ def extract(
     opened = _open_table(table, out, settings, labels)
     if shard is not None and shards is not None:
         raise SettingsError("`shard` says how many shards there are, and so does `shards`; leave out one of them")
-    if shard is not None:
-        return _extract_shards(opened, out, reuse, shared, shard)
-    if shards is None:
+    if shards is None and shard is None:
         shards = _shards_of(out)
-    if shards is None:
+    if ray is not None and shards is None:
+        raise SettingsError("`ray` makes all shards of a cache; say how many with `shards`, and leave out `shard`")
+    asked = shards if shard is None else shard
+    if asked is None:
         return _extract_table(opened, out, reuse, shared)
-    return _extract_shards(opened, out, reuse, shared, shards)
+    backend = None if ray is None else _on_ray(ray, workers, deadline)
+    return _extract_shards(opened, out, reuse, shared, asked=asked, backend=backend)
+
+
+def _on_ray(address: str, workers: int | None, deadline: float | None) -> Backend:
+    """The backend that makes shards on Ray."""
+    from .extraction.on_ray import RayBackend, RaySettings
+
+    return RayBackend(RaySettings(address=address, workers=workers, deadline=deadline))
 
 
 @takes(ExtractSettings)
@@ -223,7 +242,13 @@ def _extract_table(table: Table, out: Path, reuse: Sequence[str | os.PathLike[st
 
 
 def _extract_shards(
-    table: Table, out: Path, reuse: Sequence[str | os.PathLike[str]], options: _Options, asked: int | str
+    table: Table,
+    out: Path,
+    reuse: Sequence[str | os.PathLike[str]],
+    options: _Options,
+    *,
+    asked: int | str,
+    backend: Backend | None,
 ) -> Path:
     """Extract one opened table in shards: all of so many, and the joined cache; or one of them, such as ``3/16``."""
     # imported here, for one file does not need it
@@ -242,7 +267,7 @@ def _extract_shards(
         wait=options.wait,
         report=options.report,
     )
-    outcome = extract_shards(request) if number is None else extract_one_shard(request, number)
+    outcome = extract_shards(request, backend) if number is None else extract_one_shard(request, number)
     options.report(outcome)
     return outcome.output
 

@@ -181,6 +181,13 @@ def parse_duration(text: str) -> float:
     return _parse_quantity(text, _SECONDS, "budget", "120s or 10min")
 
 
+def parse_deadline(text: str) -> float:
+    """Read a number of seconds above 0, as `parse_duration` does; a SettingsError where the text is none."""
+    seconds = _parse_quantity(text, _SECONDS, "deadline", "30min or 2h")
+    _require(seconds > 0, "deadline", text, _POSITIVE.words)
+    return seconds
+
+
 def _parse_quantity(text: str, units: Mapping[str, int], name: str, examples: str) -> float:
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", text.strip().lower())
     if match is None or match[2] not in units:

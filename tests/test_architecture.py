@@ -91,6 +91,8 @@ def test_each_library_is_known_where_it_may_be(name: str) -> None:
         assert "matplotlib" not in known
     if name != "stages.pages.figures":
         assert "plotly" not in known
+    if name != "stages.extraction.on_ray":
+        assert "ray" not in known
 
 
 def test_the_program_that_is_measured_against_is_reached_by_its_command_alone() -> None:

@@ -7,9 +7,9 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ...cache.errors import DamagedError, OutputExistsError, SettingsError
 from ...cache.hashing import digest
@@ -25,14 +25,27 @@ from ..tables.scan import scan_table
 from ..tables.table import Table
 from .fill import note_truncated, outcome_counts
 from .joining import is_joined, join_shards, open_shards
-from .plan import Shard, ShardPlan, even_counts, load_plan, plan_shards, save_plan
+from .plan import ShardPlan, even_counts, load_plan, plan_shards, save_plan
+from .queue import Job, Jobs
 from .resume import CacheRequest, finished_serves
 from .shards import Made, ShardRunner, is_whole, remove_others, shard_files
 
-Jobs = Sequence[tuple[Shard, bool]]
-"""Shards to make, in order; True where the file of its common texts is to be made instead."""
-Backend = Callable[[ShardPlan, Jobs], Iterator[Made]]
-"""Makes shards, and yields what was done for each when it is done; those of common texts first."""
+
+class Backend(Protocol):
+    """Makes shards, and yields what was done for each when it is done. Common texts come first."""
+
+    def __call__(
+        self,
+        plan: ShardPlan,
+        jobs: Jobs,
+        *,
+        out: Path,
+        table: Table,
+        settings: ExtractSettings,
+        reuse: tuple[Path, ...],
+        overwrite: bool,
+        report: Report,
+    ) -> Iterator[Made]: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +99,11 @@ def extract_shards(request: ShardedRequest, backend: Backend | None = None) -> O
         else:
             runner = _runner(request, plan, old)
             jobs = _jobs(runner)
-            made = list(backend(plan, jobs) if backend else (runner.make(s, common=common) for s, common in jobs))
+            if backend is None:
+                made = [runner.make(job.shard, common=job.common) for job in jobs]
+            else:
+                shared = {name: getattr(request, name) for name in ("out", "table", "settings", "overwrite", "report")}
+                made = list(backend(plan, jobs, reuse=(*old, *request.reuse), **shared)) if jobs else []
             counts, action = _finish(request, plan, made, started)
         _clean(request, plan)
     return Outcome(command="extract", output=request.out, action=action, counts=counts)
@@ -210,8 +227,8 @@ def _jobs(runner: ShardRunner) -> Jobs:
     shards = runner.plan.shards
     sources = sorted({number for shard in shards for number in runner.sources(shard)})
     return [
-        *((shards[number - 1], True) for number in sources),
-        *((shard, False) for shard in shards if runner.is_missing(shard)),
+        *(Job(shards[number - 1], common=True) for number in sources),
+        *(Job(shard) for shard in shards if runner.is_missing(shard)),
     ]
 
 
