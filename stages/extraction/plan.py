@@ -34,7 +34,7 @@ from ..types import Indices, Mask
 MOST_SHARDS = 1 << 14
 """A joined cache names its shards in its HDF5 structure, of at most 16 MiB."""
 _PART_ROWS = 1 << 24
-"""Rows whose hashes are compared at a time. They take about 120 bytes of memory each."""
+"""Rows whose hashes are compared at a time. They take about 115 bytes of memory each."""
 _PLAN_FILE = "plan.json"
 _OWN, _COPIED, _FIRST = 0, 1, 3
 """What a shard does with a row: encode it, copy it, or copy it from what the shard itself encoded for all."""
@@ -50,7 +50,6 @@ class Shard:
     id: str  # a hash of everything that decides its content
     work: str  # the same without the labels and the rows' numbers
     common: str  # the same of its file of common texts; "" where it has none
-    sources: tuple[int, ...]  # numbers of the shards whose common texts it holds
 
     @property
     def rows(self) -> int:
@@ -74,6 +73,7 @@ class ShardPlan:
     shards: tuple[Shard, ...]
     scan: TableScan  # its arrays may be maps of the plan's files
     copies: npt.NDArray[np.uint8]  # (rows,) what a shard does with each row
+    holds: npt.NDArray[np.uint8]  # (shards, bytes) for each shard a bit for each one whose common texts it holds
     identity: Identity
     storage: str
     block_rows: int
@@ -82,6 +82,11 @@ class ShardPlan:
     def scan_of(self, shard: Shard) -> TableScan:
         """What the first reading found of a shard's rows."""
         return part_of_scan(self.scan, shard.start, shard.stop)
+
+    def sources(self, shard: Shard) -> list[int]:
+        """The numbers of the shards whose common texts a shard holds."""
+        held = np.unpackbits(self.holds[shard.number - 1], count=len(self.shards))
+        return [number + 1 for number in np.flatnonzero(held).tolist()]
 
     def scan_of_common(self, shard: Shard) -> TableScan:
         """The same of the common texts that belong to a shard. They have no labels."""
@@ -140,7 +145,7 @@ def plan_shards(
 ) -> ShardPlan:
     """Plan the shards of a table.
 
-    Besides the scan it takes 1 byte of memory a row, and 2 GB at most for a moment.
+    Besides the scan it takes 1 byte of memory a row; for a moment 2 GB at most, and a byte for each pair of shards.
 
     Args:
         scan: What the first reading found.
@@ -151,11 +156,12 @@ def plan_shards(
         window_rows: Rows that are batched together.
     """
     bounds = np.cumsum([0, *counts])
-    copies, sources = _find_common(scan.text_hashes, bounds)
+    copies, holds = _find_common(scan.text_hashes, bounds)
     plan = ShardPlan(
         shards=(),
         scan=scan,
         copies=copies,
+        holds=holds,
         identity=identity,
         storage=storage,
         block_rows=block_rows,
@@ -163,7 +169,7 @@ def plan_shards(
     )
     shards = []
     for number, (start, stop) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True), 1):
-        blank = Shard(number=number, start=start, stop=stop, id="", work="", common="", sources=sources[number - 1])
+        blank = Shard(number=number, start=start, stop=stop, id="", work="", common="")
         shards.append(_identified(blank, plan))
     return dataclasses.replace(plan, shards=tuple(shards))
 
@@ -194,11 +200,11 @@ def _identified(shard: Shard, plan: ShardPlan) -> Shard:
     return dataclasses.replace(shard, id=digest(work, named, *columns).hex(), work=work.hex(), common=common)
 
 
-def _find_common(hashes: Hashes, bounds: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], list[tuple[int, ...]]]:
+def _find_common(hashes: Hashes, bounds: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Find texts that occur in several shards.
 
     Returns:
-        (rows,) uint8: what a shard does with each row. For each shard the numbers of those whose common texts it holds.
+        (rows,) uint8: what a shard does with each row. And `ShardPlan.holds`.
     """
     copies, shards = np.zeros(len(hashes), np.uint8), len(bounds) - 1
     needed = np.zeros((shards, shards), bool)
@@ -215,7 +221,7 @@ def _find_common(hashes: Hashes, bounds: npt.NDArray[np.int64]) -> tuple[npt.NDA
         copies[ordered[copied]] = _COPIED
         copies[ordered[begins[several]]] = _FIRST
         needed[holders[copied], owners[copied]] = True
-    return copies, [tuple((np.flatnonzero(row) + 1).tolist()) for row in needed]
+    return copies, np.packbits(needed, axis=1)
 
 
 def _by_hash(hashes: Hashes) -> Iterator[Indices]:
@@ -262,7 +268,7 @@ def save_plan(plan: ShardPlan, out: Path, key: str) -> None:
         new = work / "new"
         new.mkdir()
         (new / MARK).touch()
-        for name, array in {**arrays, "copies": plan.copies}.items():
+        for name, array in {**arrays, "copies": plan.copies, "holds": plan.holds}.items():
             if array is not None:
                 np.save(new / f"{name}.npy", array)
         (new / _PLAN_FILE).write_text(json.dumps(fields))
@@ -284,7 +290,7 @@ def load_plan(out: Path, key: str | None = None) -> ShardPlan | None:
     if key is not None and (not isinstance(fields, dict) or fields.get("key") != key):
         return None
     try:
-        shards = tuple(Shard(**{**shard, "sources": tuple(shard["sources"])}) for shard in fields["shards"])
+        shards = tuple(Shard(**shard) for shard in fields["shards"])
         arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
         scan = TableScan(
             text_hashes=arrays["text_hashes"],
@@ -300,6 +306,7 @@ def load_plan(out: Path, key: str | None = None) -> ShardPlan | None:
             shards=shards,
             scan=scan,
             copies=arrays["copies"],
+            holds=arrays["holds"],
             identity=Identity.from_dict(fields["identity"], str(folder)),
             **{name: fields[name] for name in ("storage", "block_rows", "window_rows")},
         )

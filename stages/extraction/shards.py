@@ -117,9 +117,9 @@ class ShardRunner:
         counted = {field.name for field in dataclasses.fields(Made)} & record.keys()
         return Made(number=shard.number, common=common, **{name: record[name] for name in counted})
 
-    def sources(self, shard: Shard) -> tuple[int, ...]:
+    def sources(self, shard: Shard) -> list[int]:
         """The shards whose common texts must be there before this one is made; none if it is there, or is copied."""
-        return shard.sources if self.is_missing(shard) and self._other_labels(shard) is None else ()
+        return self.plan.sources(shard) if self.is_missing(shard) and self._other_labels(shard) is None else []
 
     def _fill(self, shard: Shard, scan: TableScan, work: Path, out: Path, *, common: bool) -> Mapping[str, Any]:
         """Encode and copy the rows of a shard; return the record of its file."""
@@ -136,7 +136,7 @@ class ShardRunner:
         )
         batching = {**session.plan(plan.window_rows), "shard": self._fields(shard, common=common)}
         unfinished = open_unfinished(request, widths=session.encoder.widths, plan=batching, report=self._report)
-        sources = () if common else shard.sources
+        sources = [] if common else plan.sources(shard)
         paths = [self.folder / plan.shards[number - 1].common_file for number in sources]
         reused = ReusableCaches(open_reusable(paths, plan.identity, plan.storage), self._report)
         part = part_of(self._reader, shard.start, shard.stop, plan.first(shard) if common else None)

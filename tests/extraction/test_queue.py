@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 
 def job(number: int, *, common: bool = False) -> Job:
-    shard = Shard(number=number, start=number, stop=number + 1, id=str(number), work="", common="", sources=())
+    shard = Shard(number=number, start=number, stop=number + 1, id=str(number), work="", common="")
     return Job(shard, common)
 
 

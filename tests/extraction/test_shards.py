@@ -106,12 +106,13 @@ def test_a_plan_says_where_each_text_is_encoded(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(planning, "_PART_ROWS", part_rows)
         plans.append(plan_shards(scan, even_counts(400, 7), identity=IDENTITY, **options))
     assert plans[0].shards == plans[1].shards
+    np.testing.assert_array_equal(plans[0].holds, plans[1].holds)
     shard_of = [next(s.number for s in plans[0].shards if s.start <= row < s.stop) for row in range(400)]
     holders = {text: {shard_of[row] for row in range(400) if texts[row] == text} for text in texts}
     for shard in plans[0].shards:
         inside = range(shard.start, shard.stop)
         owners = {min(holders[texts[row]]) for row in inside if len(holders[texts[row]]) > 1}
-        assert set(shard.sources) == owners
+        assert set(plans[0].sources(shard)) == owners
         first = [row for row in inside if len(holders[texts[row]]) > 1 and texts.index(texts[row]) == row]
         assert (np.flatnonzero(plans[0].first(shard)) + shard.start).tolist() == first
 
