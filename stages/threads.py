@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -70,14 +71,21 @@ def ordered_map(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> Gen
     if workers == 1 or len(items) < 2:
         yield from map(work, items)
         return
+    ended = threading.Event()
+
+    def run(item: _Item) -> _Result:
+        if ended.is_set():
+            raise concurrent.futures.CancelledError
+        return work(item)
+
     with _torch_threads(threads_per_worker), concurrent.futures.ThreadPoolExecutor(workers, "headstart-map") as pool:
         pending: collections.deque[concurrent.futures.Future[_Result]] = collections.deque()
         try:
             for item in items:
-                pending.append(pool.submit(work, item))
+                pending.append(pool.submit(run, item))
                 if len(pending) > workers:  # one item waits in the queue, so that no worker is idle
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
-        finally:  # Ctrl-C may have come within `submit`: then an item is queued that is not among the pending ones
-            pool.shutdown(wait=False, cancel_futures=True)
+        finally:  # one step, that a second Ctrl-C does not divide; what is queued ends at once
+            ended.set()
