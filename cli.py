@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from . import stopping
 from .cache.errors import DamagedError, HeadstartError, SettingsError, UserError, spell_settings
-from .options import Fields, command, refuse_unused, was_given
+from .options import Fields, command, refuse_unused, was_given, without_options
 from .stages.encoders.memory import is_memory_full
 from .stages.progress import Action, Event, Outcome, Report, Step, silent
 from .stages.runs.savings import EncoderPasses, passes_of_extraction
@@ -295,6 +295,16 @@ def extract_command(
         str | None,
         typer.Option(help="Make one shard, such as 3/16: the third of 16. The run that ends last writes the cache."),
     ] = None,
+    array: Annotated[
+        bool,
+        typer.Option(
+            "--array", help="Print a script for SLURM that makes what is left of the shards, one in each task."
+        ),
+    ] = False,
+    append: Annotated[
+        bool,
+        typer.Option("--append", help="Add the table's rows to a cache of shards, as shards of their own."),
+    ] = False,
     ray: Annotated[
         str | None,
         typer.Option(help="Make shards with Ray: local, for this machine's GPUs, or the address of a running cluster."),
@@ -323,6 +333,12 @@ def extract_command(
         refuse_unused(ctx, "without --long chunks", "chunk_pooling")
     if ray is None:
         refuse_unused(ctx, "without --ray", "workers", "deadline")
+    if len(tables) > 1:
+        refuse_unused(ctx, "with several tables", "shards", "shard", "array", "append", "ray")
+    if array:
+        refuse_unused(ctx, "with --array", "shard", "append", "ray", "quiet")
+        _show_array(ctx, tables[0], out, settings, {"shards": shards, "update": update, **output})
+        return
     with _reporting(ctx, quiet) as listener:
         from .stages.extract import extract, extract_tables
         from .stages.inspect import inspect_path
@@ -330,9 +346,8 @@ def extract_command(
         options: Values = {"update": update, "reuse": reuse or (), "report": listener, **output}
         if len(tables) == 1:
             on_ray: Values = {"ray": ray, "workers": workers, "deadline": deadline and parse_deadline(deadline)}
-            extract(tables[0], out, settings, shards=shards, shard=shard, **on_ray, **options)
+            extract(tables[0], out, settings, shards=shards, shard=shard, append=append, **on_ray, **options)
         else:
-            refuse_unused(ctx, "with several tables", "shards", "shard", "ray")
             extract_tables(tables, out, settings, **options)
     if quiet:
         return
@@ -343,6 +358,18 @@ def extract_command(
         if outcome.action is not Action.CURRENT:
             terminal.show_cache(cache)
     terminal.show_passes(passes_of_extraction([cache["record"] for cache in caches], listener.outcomes))
+
+
+def _show_array(ctx: typer.Context, table: Path, out: Path, settings: ExtractSettings, options: Values) -> None:
+    """Plan the shards, and show the script whose tasks make them, with this command's own options."""
+    with _reporting(ctx, quiet=False) as listener:
+        from .stages.extract import plan_shards
+
+        found = plan_shards(table, out, settings, report=listener, **options)
+    from . import terminal
+
+    arguments = without_options(sys.argv[1:], ("--shards",), ("--array",))
+    terminal.show_array(arguments, out, shards=found.shards, left=found.left)
 
 
 @command(app, "join")

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -81,6 +81,17 @@ def was_given(ctx: typer.Context, setting: str) -> bool:
     """Return whether the option of a setting was given on the command line."""
     source = ctx.get_parameter_source(setting)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def without_options(arguments: Sequence[str], valued: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Return the arguments of a command without some options: those with a value, and its value; and flags."""
+    kept, rest = [], iter(arguments)
+    for argument in rest:
+        if argument in valued:
+            next(rest, None)
+        elif argument not in flags and argument.partition("=")[0] not in valued:
+            kept.append(argument)
+    return kept
 
 
 def expand(fields: Fields, make: Callable[..., Any]) -> tuple[list[inspect.Parameter], Callable[[dict[str, Any]], Any]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, set_cell_size
@@ -175,6 +178,41 @@ def _long_texts(cache: Mapping[str, Any]) -> dict[str, str]:
         return {"head-tail": f"{truncated:,} texts ({truncated / rows:.1%}) to their first and last, {length} tokens"}
     side = ", their beginnings" if identity["truncation_side"] == "left" else ""
     return {"truncated": f"{truncated:,} texts ({truncated / rows:.1%}) at {length} tokens{side}"}
+
+
+def show_array(arguments: Sequence[str], out: Path, *, shards: int, left: Sequence[int]) -> None:
+    """Show a script for SLURM, which makes one shard of a cache in each task.
+
+    Args:
+        arguments: Those of the `headstart` that makes a shard, but for ``--shard``.
+        out: The joined cache.
+        shards: How many shards it has.
+        left: The numbers of those that are to be made, in order. Where there are none, that is said instead.
+    """
+    if not left:
+        errors.print(
+            plain(f"{out} is current: all shards are made and joined; there is nothing to hand in"), markup=False
+        )
+        return
+    runs: list[list[int]] = []
+    for number in left:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    tasks = ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    command = shlex.join([sys.executable, "-m", "headstart", *arguments])
+    lines = [
+        "#!/bin/sh",
+        f"# Makes {len(left):,} of {shards:,} shards of {plain(str(out))}, one in each task; the last one joins them.",
+        "# Hand it in with what your cluster asks for, such as: sbatch --gres=gpu:1 --time=4:00:00 SCRIPT",
+        "#SBATCH --job-name=headstart",
+        f"#SBATCH --array={tasks}",
+        "set -eu",
+        f"cd {shlex.quote(str(Path.cwd()))}",
+        f'exec {command} --shard "$SLURM_ARRAY_TASK_ID/{shards}"',
+    ]
+    print(*lines, sep="\n")
 
 
 def show_verified(found: Verified) -> None:

@@ -1,4 +1,4 @@
-"""What shards cost: an `extract` in several files beside one file, and stage two on many shards beside one file.
+"""What shards cost: an `extract` in several files beside one file, stage two on many of them, and appending rows.
 
     .venv/bin/python bench/shards.py [--rows 8000] [--shards 16] [--many 100] [--rounds 3]
 
@@ -42,7 +42,7 @@ def main() -> None:
     print("| what | one file, s | shards, s | ratio |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory(dir=DATA) as name:
         folder = Path(name)
-        few = some_rows(folder / "few.csv", arguments.rows)
+        few = rows_of(folder / "few.csv", 0, arguments.rows)
 
         def extracted(shards: int | None) -> float:
             started = time.perf_counter()
@@ -62,6 +62,26 @@ def main() -> None:
             (f"4,096 rows by chance, {sizes}", gather),
         ):
             show(what, arguments.rounds, lambda m=measure: m(one), lambda m=measure: m(many))
+        appended(one, folder)
+
+
+def appended(whole: Cache, folder: Path) -> None:
+    """Print how many bytes are written when the last of a hundred rows is appended to the others."""
+    kept = whole.rows - whole.rows // 100
+    base, more = (rows_of(folder / f"from{start}.csv", start, stop) for start, stop in ((0, kept), (kept, whole.rows)))
+    out = extract(base, folder / "appended.h5", SETTINGS, shards=16, reuse=[whole.path])
+    files = [out, *sorted(out.with_name("appended.h5.shards").iterdir())]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    started = time.perf_counter()
+    extract(more, out, append=True)
+    seconds = time.perf_counter() - started
+    files = [out, *sorted(out.with_name("appended.h5.shards").iterdir())]
+    written = sum(path.stat().st_size for path in files if before.get(path) != path.stat().st_mtime_ns)
+    held = sum(path.stat().st_size for path in files)
+    print(
+        f"\n`--append` of {whole.rows - kept:,} rows to {kept:,} in 16 shards: {written:,} bytes written of {held:,} "
+        f"({written / held:.2%}), {seconds:.2f} s"
+    )
 
 
 def show(what: str, rounds: int, one: Callable[[], float], shards: Callable[[], float]) -> None:
@@ -71,11 +91,12 @@ def show(what: str, rounds: int, one: Callable[[], float], shards: Callable[[], 
     print(f"| {what} | {alone:.4g} | {divided:.4g} | {divided / alone:.2f} |", flush=True)
 
 
-def some_rows(path: Path, count: int) -> Path:
+def rows_of(path: Path, start: int, stop: int) -> Path:
+    """Write some of the table's rows as a table."""
     with (DATA / "vader.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))[: count + 1]
+        header, *rows = csv.reader(file)
     with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(rows)
+        csv.writer(file).writerows([header, *rows[start:stop]])
     return path
 
 

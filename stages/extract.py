@@ -23,6 +23,7 @@ from .extraction.resume import (
     CacheRequest,
     UnfinishedCache,
     finished_serves,
+    open_source,
     open_unfinished,
     relabel,
     remove_superseded,
@@ -37,7 +38,7 @@ from .tables.scan import TableScan, scan_table
 from .tables.table import Table, open_table
 
 if TYPE_CHECKING:
-    from .extraction.sharded import Backend
+    from .extraction.sharded import Backend, ShardedRequest, ShardsLeft
 
 _COMPARED_ROWS = 64  # of a table that are encoded in float32 beside int8
 
@@ -55,6 +56,7 @@ def extract(
     wait: bool = False,
     shards: int | None = None,
     shard: str | None = None,
+    append: bool = False,
     ray: str | None = None,
     workers: int | None = None,
     deadline: float | None = None,
@@ -81,6 +83,9 @@ def extract(
             file, or as many shards as ``out`` has.
         shard: Make one of them: ``3/16`` is the third of 16. Any number of such runs may work at once, on machines that
             share the folder; the one that ends last writes ``out``.
+        append: Add the table's rows to the joined cache ``out``, as one shard, or as many as ``shards`` says; nothing
+            that it holds is written again. The settings of the features are the cache's own, and are left out. The
+            cache's encoder is taken, unless ``encoder`` says where it is now.
         ray: Make the shards with Ray (extra ``ray``): on this machine (``local``), or on the cluster at this address.
         workers: How many processes of Ray make shards; None: one for each GPU, or for each machine without.
         deadline: Seconds that a shard may take on Ray, before another worker gets it. None: ten times the median of the
@@ -100,6 +105,14 @@ def extract(
         StorageError: the machine cannot read or write.
     """
     settings, out = settings_from(ExtractSettings, settings, options), Path(out)
+    if append:
+        for name, given in (("update", update), ("overwrite", overwrite), ("shard", shard is not None)):
+            if given:
+                raise SettingsError(f"`{name}` has no effect with `append=True`")
+        on_ray = None if ray is None else _on_ray(ray, workers, deadline)
+        return _append(
+            table, out, settings, labels, reuse=reuse, wait=wait, shards=shards, backend=on_ray, report=report
+        )
     shared = _Options(settings=settings, update=update, overwrite=overwrite, wait=wait, report=report)
     opened = _open_table(table, out, settings, labels)
     if shard is not None and shards is not None:
@@ -113,6 +126,37 @@ def extract(
         return _extract_table(opened, out, reuse, shared)
     backend = None if ray is None else _on_ray(ray, workers, deadline)
     return _extract_shards(opened, out, reuse, shared, asked=asked, backend=backend)
+
+
+def plan_shards(
+    table: Any,
+    out: str | os.PathLike[str],
+    settings: ExtractSettings,
+    *,
+    shards: int | None = None,
+    update: bool = False,
+    overwrite: bool = False,
+    wait: bool = False,
+    report: Report = in_notebooks,
+) -> ShardsLeft:
+    """Plan a table's shards, for runs of `extract` that make one each, and find out which are left to make.
+
+    Args:
+        table, out, settings, shards, update, overwrite, wait, report: As for `extract`.
+
+    Raises:
+        SettingsError: it is not said how many shards there are.
+        HeadstartError: as for `extract`.
+    """
+    out = Path(out)
+    shared = _Options(settings=settings, update=update, overwrite=overwrite, wait=wait, report=report)
+    opened = _open_table(table, out, settings)
+    count = _shards_of(out) if shards is None else shards
+    if count is None:
+        raise SettingsError("say how many shards there are, with `shards`")
+    from .extraction.sharded import shards_left
+
+    return shards_left(_sharded(opened, out, (), shared, count))
 
 
 def _on_ray(address: str, workers: int | None, deadline: float | None) -> Backend:
@@ -252,23 +296,66 @@ def _extract_shards(
 ) -> Path:
     """Extract one opened table in shards: all of so many, and the joined cache; or one of them, such as ``3/16``."""
     # imported here, for one file does not need it
-    from .extraction.sharded import ShardedRequest, extract_one_shard, extract_shards, parse_shard
+    from .extraction.sharded import extract_one_shard, extract_shards, parse_shard
 
     number, count = (None, asked) if isinstance(asked, int) else parse_shard(asked)
-    request = ShardedRequest(
+    request = _sharded(table, out, reuse, options, count)
+    outcome = extract_shards(request, backend) if number is None else extract_one_shard(request, number)
+    options.report(outcome)
+    return outcome.output
+
+
+def _sharded(
+    table: Table, out: Path, reuse: Sequence[str | os.PathLike[str]], options: _Options, shards: int
+) -> ShardedRequest:
+    from .extraction.sharded import ShardedRequest
+
+    return ShardedRequest(
         out=out,
         table=table,
         session=options.session,
         settings=options.settings,
-        shards=count,
+        shards=shards,
         reuse=tuple(map(Path, reuse)),
         update=options.update,
         overwrite=options.overwrite,
         wait=options.wait,
         report=options.report,
     )
-    outcome = extract_shards(request, backend) if number is None else extract_one_shard(request, number)
-    options.report(outcome)
+
+
+def _append(
+    table: Any,
+    out: Path,
+    settings: ExtractSettings,
+    labels: Sequence[str | int] | None,
+    *,
+    reuse: Sequence[str | os.PathLike[str]],
+    wait: bool,
+    shards: int | None,
+    backend: Backend | None,
+    report: Report,
+) -> Path:
+    """Append the rows of a table to a joined cache."""
+    from .extraction.appending import append_rows, open_appendable, settings_to_append
+    from .extraction.sharded import ShardedRequest
+
+    cache = open_appendable(out)
+    opened = open_source(cache, table, settings, labelled=cache.labels is not None, labels=labels)
+    require_writable(out, opened)
+    own, session = settings_to_append(out, cache, settings, report)
+    request = ShardedRequest(
+        out=out,
+        table=opened,
+        session=session,
+        settings=own,
+        shards=shards or 1,
+        reuse=tuple(map(Path, reuse)),
+        wait=wait,
+        report=report,
+    )
+    outcome = append_rows(request, backend)
+    report(outcome)
     return outcome.output
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..cache.errors import FormatError, OutputExistsError
+from ..cache.errors import DamagedError, FormatError, OutputExistsError
 from ..cache.layout import checked_seal
 from ..cache.lock import hold
-from ..cache.reader import JoinedCache, open_cache
+from ..cache.reader import JoinedCache, open_cache, shard_entries
 from ..cache.siblings import followed
 from ..cache.workspace import remove_leftovers
 from .extraction.joining import copy_joined, find_shards, join_shards, open_shards
@@ -48,7 +49,9 @@ def join(
         remove_leftovers(out)
         if copy is None:
             _require_joined(path)
-            shards = open_shards(find_shards(path))
+            found = find_shards(path)
+            _require_all_named(path, found)
+            shards = open_shards(found)
             join_shards(path, shards)
             rows = sum(shard.rows for shard in shards)
         else:
@@ -61,6 +64,19 @@ def _require_joined(path: Path) -> None:
     """Refuse an output that is no joined cache."""
     if os.path.lexists(followed(path)) and not checked_seal(path).shards:
         raise OutputExistsError(f"{path} is a cache of one file; it is never overwritten here, so move it elsewhere")
+
+
+def _require_all_named(path: Path, found: Sequence[Path]) -> None:
+    """Refuse to leave out shards that a joined cache names: of rows that were appended, no other shard tells."""
+    try:
+        named = shard_entries(path)
+    except (DamagedError, FormatError):  # it is written again
+        return
+    if len(named) > len(found):
+        raise DamagedError(
+            f"{path} names {len(named):,} shards, and {len(found):,} are here: append the rows of the others again, or "
+            f"remove {path} to join it without them"
+        )
 
 
 def _copy(path: Path, out: Path, *, overwrite: bool, report: Report) -> int:

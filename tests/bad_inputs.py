@@ -1236,6 +1236,18 @@ def joined(harm: Callable[[Path], Any], *words: str) -> Callable[[Place], list[A
     return arguments
 
 
+def appended(
+    row: tuple[str, str], *options: Any, harm: Callable[[Path], Any] = lambda folder: None
+) -> Callable[[Place], list[Any]]:
+    """Append a row to a cache of three shards, after its folder was harmed."""
+
+    def arguments(place: Place) -> list[Any]:
+        out = joined(harm)(place)[1]
+        return ["extract", place.csv([row], "more.csv"), "--append", "--out", out, *options]
+
+    return arguments
+
+
 def second(folder: Path) -> Path:
     """The second shard in a folder."""
     return sorted(folder.iterdir())[1]
@@ -1268,6 +1280,17 @@ SHARDS = [
     Case("--workers without --ray", sharded("--shards", 2, "--workers", 2)),
     Case("--deadline soon", sharded("--shards", 2, "--ray", "local", "--deadline", "soon")),
     Case("--deadline 0", sharded("--shards", 2, "--ray", "local", "--deadline", "0")),
+    Case("--array without --shards", sharded("--array")),
+    Case("--array with --shard", sharded("--array", "--shard", "1/2")),
+    Case("--append with --update", sharded("--append", "--update")),
+    Case("--append with --features", appended(("text", "x"), "--features", "mean")),
+    Case("--append of a new label", appended(("text", "new"))),
+    Case("--append where a shard is missing", appended(("text", "x"), harm=lambda folder: second(folder).unlink())),
+    Case(
+        "--append to a cache of one file",
+        lambda place: ["extract", place.csv(GOOD), "--append", "--out", place.copy(place.cache, "c.h5")],
+    ),
+    Case("--append where there is no cache", sharded("--append")),
     Case("a shard that was deleted", joined(lambda folder: second(folder).unlink())),
     Case("a shard that was cut short", joined(lambda folder: os.truncate(second(folder), 30_000))),
     Case("two shards that were swapped", joined(swap_shards)),

@@ -51,6 +51,7 @@ def desk(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "later": rows[45:],
         "other": rows[30:],
         "new": rows[50:],
+        "more": tiny_rows(70)[60:],
     }.items():
         with (tmp_path / f"{name}.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("text", "label"), *part])

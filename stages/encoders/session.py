@@ -36,7 +36,7 @@ class EncoderSession:
     """One encoder with its settings. Every property is computed at its first use, and kept."""
 
     def __init__(self, settings: ExtractSettings, report: Report = silent) -> None:
-        self._settings, self._report = settings, report
+        self.settings, self._report = settings, report
         self._pairs = settings.text_pair_column is not None
         self._encoder: Encoder | None = None
         self._likeness: Likeness | None = None
@@ -88,7 +88,7 @@ class EncoderSession:
     @functools.cached_property
     def files(self) -> EncoderFiles:
         """The encoder's files, which may have to be downloaded."""
-        settings, pickles = self._settings, self._settings.allow_pickled_weights
+        settings, pickles = self.settings, self.settings.allow_pickled_weights
         self._report(Step("finding the encoder", 0, 0, "files"))
         return find_encoder(settings.encoder, revision=settings.revision, allow_pickled_weights=pickles)
 
@@ -121,7 +121,7 @@ class EncoderSession:
 
     @functools.cached_property
     def _features(self) -> tuple[Feature, ...]:
-        names, name, found = self._settings.features, self.files.name, has_recipe(self.files)
+        names, name, found = self.settings.features, self.files.name, has_recipe(self.files)
         if tuple(names) == (AUTO,):
             names = (Pooling.MODEL if found else Pooling.CLS,)
         features = parse_features(names, self.files.layers())
@@ -144,11 +144,11 @@ class EncoderSession:
 
     @functools.cached_property
     def _max_length(self) -> int:
-        return self._settings.max_length or self._texts.max_length or OTHER_MAX_LENGTH
+        return self.settings.max_length or self._texts.max_length or OTHER_MAX_LENGTH
 
     @functools.cached_property
     def _prefix(self) -> str:
-        settings, texts, recipe = self._settings, self._texts, self._recipe
+        settings, texts, recipe = self.settings, self._texts, self._recipe
         prompt = settings.prompt
         if prompt is None and settings.prefix is None and recipe is not None:
             prompt = texts.default_prompt
@@ -166,12 +166,12 @@ class EncoderSession:
     def device(self) -> torch.device:
         from ..devices import choose_device
 
-        return choose_device(self._settings.device)
+        return choose_device(self.settings.device)
 
     @functools.cached_property
     def _precision(self) -> tuple[Precision, str]:
-        wanted = self._settings.precision
-        if self._settings.device in (AUTO, "cpu") and has_no_gpu():
+        wanted = self.settings.precision
+        if self.settings.device in (AUTO, "cpu") and has_no_gpu():
             return cpu_precision() if wanted is Precision.AUTO else as_asked(wanted)
         from ..devices import choose_precision
 
@@ -181,7 +181,7 @@ class EncoderSession:
     def _long_texts(self) -> LongTextSettings:
         from .long_texts import LongTextSettings
 
-        settings = self._settings
+        settings = self.settings
         if settings.long is not Long.CHUNKS:
             return LongTextSettings(long=settings.long)
         overlap = self._max_length // _OVERLAP if settings.overlap is None else settings.overlap
@@ -191,7 +191,7 @@ class EncoderSession:
     def encoder_settings(self) -> EncoderSettings:
         from .encoder import EncoderSettings
 
-        settings, int8 = self._settings, self._precision[0] is Precision.INT8
+        settings, int8 = self.settings, self._precision[0] is Precision.INT8
         return EncoderSettings(
             features=self._features,
             device=self.device,
@@ -223,7 +223,7 @@ class EncoderSession:
                 if on_cpu:
                     remember(self.identity, self._encoder)
             notes = list(self._encoder.notes)
-            if tuple(self._settings.features) == (AUTO,) and self._recipe is None:
+            if tuple(self.settings.features) == (AUTO,) and self._recipe is None:
                 notes.append(
                     f"the folder of encoder {self.files.name} does not say how its vectors are made (it has no "
                     "modules.json): the feature is cls, the first token's; others are chosen with `features`"
@@ -278,7 +278,7 @@ class EncoderSession:
     @property
     def any_batch_tokens(self) -> bool:
         """Whether free memory chose the plan's number of tokens in a batch: another run's number does as well."""
-        return self._settings.batch_tokens is None and self.device.type == "cuda"
+        return self.settings.batch_tokens is None and self.device.type == "cuda"
 
     def record(self) -> dict[str, Any]:
         """What a cache's record says of the encoder: ``precision_reason``, and what it takes to load it again."""

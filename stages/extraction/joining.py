@@ -15,7 +15,7 @@ from ...cache.siblings import followed, shards_path
 from ...cache.workspace import replace_file, workspace
 from ...cache.writer import CacheWriter, copy_rows, encode_document
 from ..progress import Report, Step
-from .plan import ShardPlan, count_over_parts
+from .plan import count_over_parts
 from .shards import shard_files
 
 _SUMMED = (
@@ -129,16 +129,15 @@ def copy_joined(cache: JoinedCache, out: Path, report: Report) -> None:
             writer.finish(cache.record, out)
 
 
-def is_joined(out: Path, plan: ShardPlan) -> bool:
-    """Whether the file is a joined cache of this plan's shards, all of which are there."""
+def is_joined(out: Path, ids: Sequence[str]) -> bool:
+    """Whether the file is a joined cache of the shards with these ids, all of which are there."""
     if not out.exists():
         return False
     try:
         cache = open_cache(out)
     except DamagedError:
         return False
-    ids = [shard_fields(shard).get("id") for shard in cache.files]
-    return isinstance(cache, JoinedCache) and ids == [shard.id for shard in plan.shards]
+    return isinstance(cache, JoinedCache) and [shard_fields(shard).get("id") for shard in cache.files] == list(ids)
 
 
 def _plan(shard: Cache) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class _Actor:
         if self._runner is None:
             self._runner = self._open()
         host = re.sub(r"[^\w-]", "-", socket.gethostname())[:64]
-        shard = self._runner.plan.shards[number - 1]
+        shard = self._runner.plan.shard(number)
         return self._runner.make(shard, common=common, private=f".{host}-{os.getpid()}")
 
     def _open(self) -> ShardRunner:

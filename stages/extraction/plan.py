@@ -44,8 +44,8 @@ _OWN, _COPIED, _FIRST = 0, 1, 3
 class Shard:
     """A run of the table's good rows."""
 
-    number: int  # from 1
-    start: int  # its first row, from 0
+    number: int  # from 1; where rows are appended, after those that are there
+    start: int  # its first row in the table, from 0
     stop: int
     id: str  # a hash of everything that decides its content
     work: str  # the same without the labels and the rows' numbers
@@ -67,10 +67,23 @@ class Shard:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Before:
+    """What a joined cache holds already, where a table's rows are appended to it."""
+
+    shards: int = 0
+    rows: int = 0
+    table_rows: int = 0  # with those that were left out, for the numbers of rows go on from there
+
+
+NOTHING = Before()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardPlan:
     """All shards of a table, and what the first reading of the table found."""
 
     shards: tuple[Shard, ...]
+    before: Before = NOTHING
     scan: TableScan  # its arrays may be maps of the plan's files
     copies: npt.NDArray[np.uint8]  # (rows,) what a shard does with each row
     holds: npt.NDArray[np.uint8]  # (shards, bytes) for each shard a bit for each one whose common texts it holds
@@ -79,14 +92,30 @@ class ShardPlan:
     block_rows: int
     window_rows: int
 
+    @property
+    def ids(self) -> list[str]:
+        return [shard.id for shard in self.shards]
+
+    @property
+    def last(self) -> int:
+        """The number of the last shard."""
+        return self.before.shards + len(self.shards)
+
+    def shard(self, number: int) -> Shard:
+        return self.shards[number - 1 - self.before.shards]
+
+    def first_row(self, shard: Shard) -> int:
+        """The number of a shard's first row in the joined cache, from 1."""
+        return self.before.rows + shard.start + 1
+
     def scan_of(self, shard: Shard) -> TableScan:
         """What the first reading found of a shard's rows."""
-        return part_of_scan(self.scan, shard.start, shard.stop)
+        return part_of_scan(self.scan, shard.start, shard.stop, self.before.table_rows)
 
-    def sources(self, shard: Shard) -> list[int]:
-        """The numbers of the shards whose common texts a shard holds."""
-        held = np.unpackbits(self.holds[shard.number - 1], count=len(self.shards))
-        return [number + 1 for number in np.flatnonzero(held).tolist()]
+    def sources(self, shard: Shard) -> list[Shard]:
+        """The shards whose common texts a shard holds."""
+        held = np.unpackbits(self.holds[shard.number - 1 - self.before.shards], count=len(self.shards))
+        return [self.shards[place] for place in np.flatnonzero(held).tolist()]
 
     def scan_of_common(self, shard: Shard) -> TableScan:
         """The same of the common texts that belong to a shard. They have no labels."""
@@ -110,17 +139,24 @@ class ShardPlan:
         return first
 
 
-def part_of_scan(scan: TableScan, start: int, stop: int) -> TableScan:
-    """What the first reading of a table found of a run of its rows. Their numbers are always there."""
+def part_of_scan(scan: TableScan, start: int, stop: int, table_rows: int = 0) -> TableScan:
+    """What the first reading of a table found of a run of its rows. Their numbers are always there.
+
+    Args:
+        scan: What was found.
+        start, stop: The rows, from 0.
+        table_rows: How many rows of other tables come before; the numbers go on from there.
+    """
 
     def numbers_of(rows: slice) -> Indices:
-        return np.arange(rows.start + 1, rows.stop + 1) if scan.row_numbers is None else scan.row_numbers[rows]
+        counted = np.arange(rows.start + 1, rows.stop + 1) if scan.row_numbers is None else scan.row_numbers[rows]
+        return counted + table_rows
 
     rows = slice(start, stop)
     hashes, labels = scan.text_hashes[rows], None if scan.labels is None else scan.labels[rows]
     numbers = numbers_of(rows)
-    before = int(numbers_of(slice(start - 1, start))[0]) if start else 0
-    last = scan.rows + scan.skipped if stop == scan.rows else int(numbers[-1])
+    before = int(numbers_of(slice(start - 1, start))[0]) if start else table_rows
+    last = table_rows + scan.rows + scan.skipped if stop == scan.rows else int(numbers[-1])
     distinct, conflicting = count_texts(hashes, labels)
     return dataclasses.replace(
         scan,
@@ -142,6 +178,7 @@ def plan_shards(
     storage: str,
     block_rows: int,
     window_rows: int,
+    before: Before = NOTHING,
 ) -> ShardPlan:
     """Plan the shards of a table.
 
@@ -154,11 +191,18 @@ def plan_shards(
         storage: How features are stored.
         block_rows: Rows that share a checksum.
         window_rows: Rows that are batched together.
+        before: What is there already, if the rows are appended.
+
+    Raises:
+        SettingsError: with those that are there, there are more shards than a joined cache can name.
     """
+    if before.shards + len(counts) > MOST_SHARDS:
+        raise SettingsError(f"with these, there are more shards than {MOST_SHARDS:,}: make a new cache of fewer")
     bounds = np.cumsum([0, *counts])
     copies, holds = _find_common(scan.text_hashes, bounds)
     plan = ShardPlan(
         shards=(),
+        before=before,
         scan=scan,
         copies=copies,
         holds=holds,
@@ -168,7 +212,8 @@ def plan_shards(
         window_rows=window_rows,
     )
     shards = []
-    for number, (start, stop) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True), 1):
+    numbered = enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True), before.shards + 1)
+    for number, (start, stop) in numbered:
         blank = Shard(number=number, start=start, stop=stop, id="", work="", common="")
         shards.append(_identified(blank, plan))
     return dataclasses.replace(plan, shards=tuple(shards))
@@ -189,12 +234,13 @@ def _identified(shard: Shard, plan: ShardPlan) -> Shard:
     """Return a shard with its ids."""
     rows = slice(shard.start, shard.stop)
     copies, hashes = plan.copies[rows], plan.scan.text_hashes[rows]
-    settings = [plan.storage, plan.block_rows, plan.window_rows, shard.number, shard.start]
+    settings = [plan.storage, plan.block_rows, plan.window_rows, shard.number, plan.first_row(shard) - 1]
     how = json.dumps(settings).encode() + plan.identity.to_json().encode()
     work = digest(how, hashes, copies)
     scan = plan.scan
     named = json.dumps([scan.label_names, scan.label_kind]).encode()
     columns = [values[rows] for values in (scan.labels, scan.row_numbers) if values is not None]
+    columns += [np.array(plan.before.table_rows)] if plan.before.table_rows else []
     first = copies == _FIRST
     common = digest(how, hashes[first]).hex() if first.any() else ""
     return dataclasses.replace(shard, id=digest(work, named, *columns).hex(), work=work.hex(), common=common)
@@ -258,6 +304,7 @@ def save_plan(plan: ShardPlan, out: Path, key: str) -> None:
     fields = {
         "key": key,
         "shards": [dataclasses.asdict(shard) for shard in plan.shards],
+        "before": dataclasses.asdict(plan.before),
         "identity": dataclasses.asdict(plan.identity),
         **{name: getattr(plan, name) for name in ("storage", "block_rows", "window_rows")},
         **{name: getattr(scan, name) for name in ("label_names", "label_kind", "skipped")},
@@ -304,6 +351,7 @@ def load_plan(out: Path, key: str | None = None) -> ShardPlan | None:
         )
         return ShardPlan(
             shards=shards,
+            before=Before(**fields["before"]),
             scan=scan,
             copies=arrays["copies"],
             holds=arrays["holds"],

@@ -11,7 +11,7 @@ import dataclasses
 import enum
 import os
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,14 +123,22 @@ def require_writable(out: Path, table: Table) -> None:
             )
 
 
-def open_source(cache: Cache, table: Any, settings: ExtractSettings, *, labelled: bool = False) -> Table:
-    """Open the table that a cache was made from; errors as for `open_table`.
+def open_source(
+    cache: Cache,
+    table: Any,
+    settings: ExtractSettings,
+    *,
+    labelled: bool = False,
+    labels: Sequence[str | int] | None = None,
+) -> Table:
+    """Open the table that a cache was made from, or one with more of its rows; errors as for `open_table`.
 
     Args:
         cache: The cache. What its labels are says how they are read.
         table: As for `open_table`.
         settings: How to read it.
         labelled: Whether labels are read.
+        labels: One label per text, where ``table`` is a sequence of texts.
 
     Raises:
         IdentityError: the settings read single texts, and the cache is of pairs of texts, or the other way round.
@@ -142,6 +150,7 @@ def open_source(cache: Cache, table: Any, settings: ExtractSettings, *, labelled
     order = cache.label_names if task is Task.ORDINAL else None
     return open_table(
         table,
+        labels=labels,
         text_column=settings.text_column,
         pair_column=settings.text_pair_column,
         label_column=settings.label_column if labelled else None,

@@ -21,11 +21,11 @@ from ...cache.workspace import remove_leftovers
 from ..encoders.session import EncoderSession
 from ..progress import Action, Note, Outcome, Report
 from ..settings import ExtractSettings
-from ..tables.scan import scan_table
+from ..tables.scan import TableScan, scan_table
 from ..tables.table import Table
 from .fill import note_truncated, outcome_counts
 from .joining import is_joined, join_shards, open_shards
-from .plan import ShardPlan, even_counts, load_plan, plan_shards, save_plan
+from .plan import NOTHING, Before, ShardPlan, even_counts, load_plan, plan_shards, save_plan
 from .queue import Job, Jobs
 from .resume import CacheRequest, finished_serves
 from .shards import Made, ShardRunner, is_whole, remove_others, shard_files
@@ -92,20 +92,14 @@ def extract_shards(request: ShardedRequest, backend: Backend | None = None) -> O
         remove_leftovers(request.out)
         started = time.perf_counter()
         plan, old = _planned(request)
-        if not request.overwrite and is_joined(request.out, plan):
+        if not request.overwrite and is_joined(request.out, plan.ids):
             request.report(Note(f"{request.out} is current: the same rows, encoder and settings; nothing to encode"))
             record = open_cache(request.out).record
             counts, action = outcome_counts(record, filled=False), Action.CURRENT
         else:
-            runner = _runner(request, plan, old)
-            jobs = _jobs(runner)
-            if backend is None:
-                made = [runner.make(job.shard, common=job.common) for job in jobs]
-            else:
-                shared = {name: getattr(request, name) for name in ("out", "table", "settings", "overwrite", "report")}
-                made = list(backend(plan, jobs, reuse=(*old, *request.reuse), **shared)) if jobs else []
-            counts, action = _finish(request, plan, made, started)
-        _clean(request, plan)
+            made = make_shards(request, plan, old, backend)
+            counts, action = finish(request, plan, made, started)
+        clean(request, _files(plan))
     return Outcome(command="extract", output=request.out, action=action, counts=counts)
 
 
@@ -124,18 +118,45 @@ def extract_one_shard(request: ShardedRequest, number: int) -> Outcome:
     with dataclasses.replace(request, wait=True).hold():
         remove_leftovers(request.out)
         plan, old = _planned(request)
-    shard, started = plan.shards[number - 1], time.perf_counter()
+    shard, started = plan.shard(number), time.perf_counter()
     runner = _runner(request, plan, old)
     folder = runner.folder
-    made = [runner.make(plan.shards[source - 1], common=True) for source in runner.sources(shard)]
+    made = [runner.make(source, common=True) for source in runner.sources(shard)]
     made.append(runner.make(shard))
     with dataclasses.replace(request, wait=True).hold():
         if all(is_whole(folder / each.file, each.id) for each in plan.shards):
-            if not is_joined(request.out, plan):
-                _finish(request, plan, made, started)
-            _clean(request, plan)
+            if not is_joined(request.out, plan.ids):
+                finish(request, plan, made, started)
+            clean(request, _files(plan))
     action = Action.CURRENT if made[-1].skipped else Action.MADE
     return Outcome(command="extract", output=folder / shard.file, action=action, counts=_counts(made))
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardsLeft:
+    """Which shards are left to make."""
+
+    shards: int  # of all of them, how many there are
+    left: tuple[int, ...]  # their numbers; none where the joined cache is current
+
+
+def shards_left(request: ShardedRequest) -> ShardsLeft:
+    """Plan the shards, and find out which of them are left to make.
+
+    Where all are made and only to be joined, that is the last one: the run that is asked for it joins them.
+
+    Raises:
+        As `extract_shards`.
+    """
+    with request.hold():
+        remove_leftovers(request.out)
+        plan, old = _planned(request)
+        if not request.overwrite and is_joined(request.out, plan.ids):
+            clean(request, _files(plan))
+            return ShardsLeft(request.shards, ())
+        runner = _runner(request, plan, old)
+        left = tuple(shard.number for shard in plan.shards if runner.is_missing(shard))
+        return ShardsLeft(request.shards, left or (plan.last,))
 
 
 def _planned(request: ShardedRequest) -> tuple[ShardPlan, list[Path]]:
@@ -144,24 +165,31 @@ def _planned(request: ShardedRequest) -> tuple[ShardPlan, list[Path]]:
     Returns:
         The plan, and the caches of other rows of this output, whose rows an update copies.
     """
-    report, settings, out = request.report, request.settings, request.out
+    out = request.out
     in_memory = request.table.memory is not None
     plan = None if in_memory else load_plan(out, request.key)
     if plan is None:
-        scan = scan_table(request.table, report)
-        plan = plan_shards(
-            scan,
-            even_counts(scan.rows, request.shards),
-            identity=request.session.identity,
-            storage=settings.storage,
-            block_rows=settings.block_rows,
-            window_rows=settings.window_rows,
-        )
+        scan = scan_table(request.table, request.report)
+        plan = plan_for(request, scan)
         old = _require_replaceable(request, plan)
         save_plan(plan, out, request.key)
     else:
         old = _require_replaceable(request, plan)
     return plan, old
+
+
+def plan_for(request: ShardedRequest, scan: TableScan, before: Before = NOTHING) -> ShardPlan:
+    """Plan the shards that a request asks for; ``before`` as for `plan_shards`."""
+    settings = request.settings
+    return plan_shards(
+        scan,
+        even_counts(scan.rows, request.shards),
+        identity=request.session.identity,
+        storage=settings.storage,
+        block_rows=settings.block_rows,
+        window_rows=settings.window_rows,
+        before=before,
+    )
 
 
 def _require_replaceable(request: ShardedRequest, plan: ShardPlan) -> list[Path]:
@@ -222,12 +250,29 @@ def _as_request(request: ShardedRequest, plan: ShardPlan) -> CacheRequest:
     )
 
 
+def make_shards(request: ShardedRequest, plan: ShardPlan, old: Sequence[Path], backend: Backend | None) -> list[Made]:
+    """Make what is missing of a plan's shards.
+
+    Args:
+        request: What is asked for.
+        plan: Its plan.
+        old: Caches whose rows are copied, besides those of the request.
+        backend: As for `extract_shards`.
+    """
+    runner = _runner(request, plan, old)
+    jobs = _jobs(runner)
+    if backend is None:
+        return [runner.make(job.shard, common=job.common) for job in jobs]
+    shared = {name: getattr(request, name) for name in ("out", "table", "settings", "overwrite", "report")}
+    return list(backend(plan, jobs, reuse=(*old, *request.reuse), **shared)) if jobs else []
+
+
 def _jobs(runner: ShardRunner) -> Jobs:
     """What is left to do: files of common texts that a missing shard copies from, then the missing shards."""
     shards = runner.plan.shards
-    sources = sorted({number for shard in shards for number in runner.sources(shard)})
+    sources = {source for shard in shards for source in runner.sources(shard)}
     return [
-        *(Job(shards[number - 1], common=True) for number in sources),
+        *(Job(source, common=True) for source in sorted(sources, key=lambda source: source.number)),
         *(Job(shard) for shard in shards if runner.is_missing(shard)),
     ]
 
@@ -244,14 +289,14 @@ def _runner(request: ShardedRequest, plan: ShardPlan, old: Iterable[Path]) -> Sh
     )
 
 
-def _finish(
-    request: ShardedRequest, plan: ShardPlan, made: Sequence[Made], started: float
+def finish(
+    request: ShardedRequest, plan: ShardPlan, made: Sequence[Made], started: float, *, before: Sequence[Path] = ()
 ) -> tuple[dict[str, float], Action]:
-    """Join the shards; return the counts for the outcome, and what was done."""
+    """Join the shards, after those before them; return the counts for the outcome, and what was done."""
     folder = shards_path(request.out)
-    shards = open_shards([folder / shard.file for shard in plan.shards])
+    shards = open_shards([*before, *(folder / shard.file for shard in plan.shards)])
     common = [folder / shard.common_file for shard in plan.shards if shard.common]
-    alone = {each.number for each in made if not (each.common or each.skipped)} == {s.number for s in plan.shards}
+    alone = len(shards) == len({each.number for each in made if not (each.common or each.skipped)})
     seconds = time.perf_counter() - started if alone else None  # else they are summed over the shards
     join_shards(request.out, shards, common=[open_shard(path) for path in common if path.exists()], seconds=seconds)
     cache = open_cache(request.out)
@@ -268,9 +313,13 @@ def _counts(made: Iterable[Made]) -> dict[str, float]:
     return sums | {"rows": sum(one.rows for one in each if not one.common)}
 
 
-def _clean(request: ShardedRequest, plan: ShardPlan) -> None:
-    """Remove what only unfinished work needs, and shards of other rows."""
-    remove_others(shards_path(request.out), {shard.file for shard in plan.shards})
+def _files(plan: ShardPlan) -> set[str]:
+    return {shard.file for shard in plan.shards}
+
+
+def clean(request: ShardedRequest, kept: set[str]) -> None:
+    """Remove what only unfinished work needs, and the shards whose files' names are not among these."""
+    remove_others(shards_path(request.out), kept)
     shutil.rmtree(plan_path(request.out), ignore_errors=True)
 
 

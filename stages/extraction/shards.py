@@ -117,7 +117,7 @@ class ShardRunner:
         counted = {field.name for field in dataclasses.fields(Made)} & record.keys()
         return Made(number=shard.number, common=common, **{name: record[name] for name in counted})
 
-    def sources(self, shard: Shard) -> list[int]:
+    def sources(self, shard: Shard) -> list[Shard]:
         """The shards whose common texts must be there before this one is made; none if it is there, or is copied."""
         return self.plan.sources(shard) if self.is_missing(shard) and self._other_labels(shard) is None else []
 
@@ -136,8 +136,7 @@ class ShardRunner:
         )
         batching = {**session.plan(plan.window_rows), "shard": self._fields(shard, common=common)}
         unfinished = open_unfinished(request, widths=session.encoder.widths, plan=batching, report=self._report)
-        sources = [] if common else plan.sources(shard)
-        paths = [self.folder / plan.shards[number - 1].common_file for number in sources]
+        paths = [self.folder / source.common_file for source in (() if common else plan.sources(shard))]
         reused = ReusableCaches(open_reusable(paths, plan.identity, plan.storage), self._report)
         part = part_of(self._reader, shard.start, shard.stop, plan.first(shard) if common else None)
         if shard.start == 0 and not self._reuse:
@@ -161,11 +160,11 @@ class ShardRunner:
 
     def _of_the_whole(self, shard: Shard) -> Report:
         """Report the progress of a shard as progress of the whole table."""
-        shards, rows, tokens_before = len(self.plan.shards), self.plan.scan.rows, self._tokens_encoded
+        last, rows, tokens_before = self.plan.last, self.plan.scan.rows, self._tokens_encoded
 
         def send(event: Event) -> None:
             if isinstance(event, Step) and event.phase == "encoding":
-                detail = ", ".join(filter(None, (f"shard {shard.number:,} of {shards:,}", event.detail)))
+                detail = ", ".join(filter(None, (f"shard {shard.number:,} of {last:,}", event.detail)))
                 done, tokens = shard.start + event.done, tokens_before + event.tokens
                 event = dataclasses.replace(event, done=done, total=rows, tokens=tokens, detail=detail)
             self._report(event)
@@ -178,7 +177,7 @@ class ShardRunner:
 
     def _fields(self, shard: Shard, *, common: bool) -> dict[str, Any]:
         """What the plan of a shard's file says of it."""
-        fields = {"number": shard.number, "of": len(self.plan.shards), "first_row": shard.start + 1}
+        fields = {"number": shard.number, "of": self.plan.last, "first_row": self.plan.first_row(shard)}
         return fields | ({"common": shard.common} if common else {"id": shard.id, "work": shard.work})
 
     def _other_labels(self, shard: Shard) -> Cache | None:

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -112,7 +113,7 @@ def test_a_plan_says_where_each_text_is_encoded(monkeypatch: pytest.MonkeyPatch)
     for shard in plans[0].shards:
         inside = range(shard.start, shard.stop)
         owners = {min(holders[texts[row]]) for row in inside if len(holders[texts[row]]) > 1}
-        assert set(plans[0].sources(shard)) == owners
+        assert {source.number for source in plans[0].sources(shard)} == owners
         first = [row for row in inside if len(holders[texts[row]]) > 1 and texts.index(texts[row]) == row]
         assert (np.flatnonzero(plans[0].first(shard)) + shard.start).tolist() == first
 
@@ -399,6 +400,37 @@ def test_ray_is_asked_for_where_it_is_missing(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SettingsError, match=r"`ray` needs Ray: pip install 'headstart\[ray\]'"):
         run_shard(write_csv(rows), tmp_path / "c.h5", tiny, shards=2, ray="local")
+
+
+def test_an_array_of_slurm_makes_what_is_left(
+    rows: Rows, tiny: Path, tmp_path: Path, write_csv: Callable[..., Path]
+) -> None:
+    """Its tasks are run here, in another order, one of them twice, from another folder."""
+    table, out = write_csv(rows), tmp_path / "it's c.h5"
+    options = ["extract", table, "--encoder", tiny, "--precision", "float32", "--out", out]
+    made = command(*options, "--shard", "2/5")
+    assert made.returncode == 0, made.stderr
+    for how in (("--shards", "5"), ("--shards=5",)):
+        printed = command(*options[:2], *how, "--array", *options[2:])
+        assert printed.returncode == 0, printed.stderr
+        assert printed.stdout.startswith("#!/bin/sh\n# Makes 4 of 5 shards of ")
+        assert "\n#SBATCH --array=1,3-5\n" in printed.stdout
+    script = tmp_path / "array.sh"
+    script.write_text(printed.stdout)
+    for task in (4, 1, 4, 5, 3):
+        assert not out.exists()
+        variables = {**os.environ, "SLURM_ARRAY_TASK_ID": str(task)}
+        subprocess.run(["sh", str(script)], check=True, capture_output=True, cwd="/", env=variables)
+    cache = open_cache(out)
+    cache.check()
+    assert cache.record["sequences_encoded"] == distinct(rows)
+    again = command(*options, "--array")
+    assert again.returncode == 0 and not again.stdout
+    assert "is current: all shards are made and joined; there is nothing to hand in" in again.stderr
+    out.unlink()
+    assert "#SBATCH --array=5\n" in command(*options, "--shards", "5", "--array").stdout  # to join them
+    none = command(*options[:-1], tmp_path / "d.h5", "--array")
+    assert none.returncode == 2 and "say how many shards there are, with --shards" in none.stderr
 
 
 def test_every_command_takes_a_joined_cache(
