@@ -12,7 +12,7 @@ import h5py
 import headstart
 import numpy as np
 import pytest
-from golden.make import CACHES, KINDS, TEXTS, make, make_kinds, read_plainly, settings
+from golden.make import CACHES, JOINED, KINDS, TEXTS, make, make_joined, make_kinds, read_plainly, settings
 from headstart.cache.reader import open_cache
 from headstart.stages.inspect import inspect_path
 from headstart.stages.progress import Action, Event, Outcome
@@ -22,20 +22,23 @@ VERSION_1 = Path(__file__).parents[1] / "golden" / "v1"
 OF_KINDS = VERSION_1.with_name("v1-kinds")
 EXPECTED: dict[str, Any] = json.loads((VERSION_1 / "expected.json").read_text(encoding="utf-8"))
 
+OF_SHARDS = VERSION_1.with_name("v1-joined")
 EXPECTED |= {"outputs": (found := json.loads((OF_KINDS / "expected.json").read_text(encoding="utf-8")))["outputs"]}
 EXPECTED["caches"] |= found["caches"]
-ALL = (*CACHES, *KINDS)
+EXPECTED["caches"] |= (joined := json.loads((OF_SHARDS / "expected.json").read_text(encoding="utf-8"))["caches"])
+ALL = (*CACHES, *KINDS, *joined)
 
 
 def folder_of(name: str) -> Path:
-    return OF_KINDS if name in KINDS else VERSION_1
+    return OF_KINDS if name in KINDS else OF_SHARDS if name in joined else VERSION_1
 
 
 @pytest.fixture
 def v1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the folders, and the current folder: what the files record is relative to it."""
     folder = Path(shutil.copytree(VERSION_1, tmp_path / "v1"))
-    shutil.copytree(OF_KINDS, folder, dirs_exist_ok=True)
+    for other in (OF_KINDS, OF_SHARDS):
+        shutil.copytree(other, folder, dirs_exist_ok=True)
     monkeypatch.chdir(folder)
     return folder
 
@@ -61,7 +64,7 @@ def test_a_cache_holds_the_recorded_values(name: str) -> None:
             assert array is None or np.array_equal(array, file[dataset][:])
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", (*CACHES, *KINDS))
 def test_a_cache_is_that_of_its_table_and_encoder(v1: Path, name: str) -> None:
     verified = verify(f"{name}.h5", encoder="encoder", settings=settings(name))
     assert not verified.findings and verified.encoded == verified.rows
@@ -69,6 +72,19 @@ def test_a_cache_is_that_of_its_table_and_encoder(v1: Path, name: str) -> None:
     headstart.extract(f"{name}.csv", f"{name}.h5", settings(name), report=events.append)
     assert isinstance(events[-1], Outcome) and events[-1].action is Action.CURRENT
     assert (v1 / f"{name}.h5").read_bytes() == before
+
+
+def test_a_joined_cache_is_that_of_its_tables_and_encoder(v1: Path) -> None:
+    """It is carried on: rows are appended, and its own are known."""
+    cache = f"{JOINED}.h5"
+    verified = verify(cache, encoder="encoder", table=JOINED, settings=settings(JOINED))
+    assert not verified.findings and (verified.encoded, verified.rows) == (64, 65)
+    events = list[Event]()
+    headstart.extract(f"{JOINED}/2.csv", cache, append=True, skip_bad_rows=True, report=events.append)
+    assert isinstance(events[-1], Outcome) and events[-1].action is Action.CURRENT
+    headstart.extract("float16.csv", cache, append=True)
+    assert open_cache(cache).rows == 85
+    headstart.train_head(cache, v1 / "joined-run", headstart.TrainSettings(solver="sgd", epochs=2))
 
 
 def test_an_update_encodes_the_new_row_alone(v1: Path) -> None:
@@ -122,6 +138,7 @@ def test_what_is_written_today_is_of_the_same_structure(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "made")
     make_kinds(tmp_path / "made-kinds")
+    make_joined(tmp_path / "made-joined")
 
     def structure(folder: Path, name: str) -> Any:
         found = read_plainly(folder / f"{name}.h5")
@@ -129,5 +146,5 @@ def test_what_is_written_today_is_of_the_same_structure(tmp_path: Path, monkeypa
         return shapes, found["attributes"], found["rows"], sorted(found["documents"]["identity"])
 
     for name in ALL:
-        made = tmp_path / ("made-kinds" if name in KINDS else "made")
+        made = tmp_path / ("made-kinds" if name in KINDS else "made-joined" if name in joined else "made")
         assert structure(made, name) == structure(folder_of(name), name)

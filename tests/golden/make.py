@@ -2,11 +2,13 @@
 
     python tests/golden/make.py FOLDER
     python tests/golden/make.py FOLDER kinds
+    python tests/golden/make.py FOLDER joined
 
 writes them into a new folder: ``v1``; or, with the encoder of ``v1``, ``v1-kinds``, caches with labels of other kinds
-than classes, and runs. Those of a released version of the format are never made again. They hold what
-`tests/cache/test_golden.py` needs: a tiny random encoder with modules of its own, the tables, and ``expected.json``:
-what plain h5py reads from each cache, and what the runs predict.
+than classes, and runs; or ``v1-joined``, a cache of three shards, one of which was appended. Those of a released
+version of the format are never made again. They hold what `tests/cache/test_golden.py` needs: a tiny random encoder
+with modules of its own, the tables, and ``expected.json``: what plain h5py reads from each cache, and what the runs
+predict.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "ordinal": {"task": "ordinal", "order": ("low", "mid", "high")},
 }
 """Those of ``v1-kinds``."""
+JOINED = "joined"
+"""The cache of ``v1-joined``; the folder of that name holds its tables."""
 TEXTS = ("a good film", "very bad", "the plot")
 """Texts whose predictions are expected."""
 
@@ -47,7 +51,7 @@ def settings(cache: str) -> headstart.ExtractSettings:
     """Settings of a cache, for a process in the golden folder: paths are relative."""
     return headstart.ExtractSettings(
         **{"encoder": "encoder", "precision": "float32", "device": "cpu", "block_rows": 16, "window_rows": 32},
-        **({**CACHES, **KINDS}[cache]),
+        **({**CACHES, **KINDS, JOINED: {"skip_bad_rows": True}}[cache]),
     )
 
 
@@ -62,7 +66,7 @@ def read_plainly(path: Path) -> dict[str, Any]:
 
     with h5py.File(path) as file:
         file.visititems(note)
-        documents = ("identity", "plan", "label_names", "record")
+        documents = ("identity", "plan", "label_names", "record", "shards")
         return {
             "attributes": {name: value if isinstance(value, str) else int(value) for name, value in file.attrs.items()},
             "datasets": datasets,
@@ -136,6 +140,28 @@ def make_kinds(folder: Path) -> None:
     shutil.rmtree("encoder")
 
 
+def make_joined(folder: Path) -> None:
+    """Write a joined cache and its shards into a new folder, and stay in it."""
+    from headstart.cache.reader import open_cache
+    from tiny import tiny_rows
+
+    shutil.copytree(Path(__file__).parent / "v1" / "encoder", folder.resolve() / "encoder")
+    os.chdir(folder)
+    rows, cache = tiny_rows(60), f"{JOINED}.h5"
+    Path(JOINED).mkdir()
+    write_table(f"{JOINED}/1", ["text", "label"], [*rows[:40], ("", "class0")])
+    write_table(f"{JOINED}/2", ["text", "label"], [("", "class0"), *rows[35:]])
+    headstart.extract(f"{JOINED}/1.csv", cache, settings(JOINED), shards=2)
+    headstart.extract(f"{JOINED}/2.csv", cache, append=True, skip_bad_rows=True)
+    files = [file.path.with_suffix("").as_posix() for file in open_cache(cache).files]
+    for file in files:
+        without_paths(file)
+    headstart.join(cache)
+    expected = {"caches": {name: read_plainly(Path(f"{name}.h5")) for name in (JOINED, *files)}}
+    Path("expected.json").write_text(json.dumps(expected, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree("encoder")
+
+
 def write_table(name: str, header: list[str], rows: list[tuple[str, str]]) -> None:
     with Path(f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
@@ -154,4 +180,5 @@ def without_paths(name: str) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    (make_kinds if sys.argv[2:] == ["kinds"] else make)(Path(sys.argv[1]))
+    which = {"kinds": make_kinds, "joined": make_joined}
+    (which[sys.argv[2]] if sys.argv[2:] else make)(Path(sys.argv[1]))
