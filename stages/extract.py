@@ -18,7 +18,7 @@ from ..cache.siblings import partial_path, superseded_paths
 from ..cache.workspace import remove_leftovers
 from .encoders.files import require_encoder_name
 from .encoders.session import EncoderSession
-from .extraction.fill import fill_cache, note_truncated, outcome_counts
+from .extraction.fill import compare_with_float32, fill_cache, note_truncated, outcome_counts
 from .extraction.resume import (
     CacheRequest,
     UnfinishedCache,
@@ -34,13 +34,11 @@ from .progress import Action, Note, Outcome, Report, Step, in_notebooks
 from .settings import ExtractSettings, settings_from, takes
 from .tables.formats import table_name
 from .tables.labels import LabelRules
-from .tables.scan import TableScan, scan_table
+from .tables.scan import scan_table
 from .tables.table import Table, open_table
 
 if TYPE_CHECKING:
     from .extraction.sharded import Backend, ShardedRequest, ShardsLeft
-
-_COMPARED_ROWS = 64  # of a table that are encoded in float32 beside int8
 
 
 @takes(ExtractSettings)
@@ -397,22 +395,13 @@ def _prepare(
     if not caches:
         from .extraction.windows import require_known_words
 
-        require_known_words(encoder, scan, table.source)
-    _compare_with_float32(session, scan)
+        require_known_words(encoder, scan.top, table.source)
+    compare_with_float32(session, scan.top)
     plan = session.plan(settings.window_rows)
     unfinished = open_unfinished(
         request, widths=encoder.widths, plan=plan, any_batch_tokens=session.any_batch_tokens, report=report
     )
     return unfinished, caches
-
-
-def _compare_with_float32(session: EncoderSession, scan: TableScan) -> None:
-    """Where the encoder computes in int8, let the record say what that costs, by some of the table's first rows."""
-    top = scan.top
-    count = len(top.texts)
-    chosen = sorted({number * count // _COMPARED_ROWS for number in range(_COMPARED_ROWS)}) if count else []
-    pairs = None if top.pairs is None else [top.pairs[row] for row in chosen]
-    session.compare_with_float32([top.texts[row] for row in chosen], pairs)
 
 
 def _use_finished(request: CacheRequest, report: Report) -> Outcome | None:

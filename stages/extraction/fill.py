@@ -16,12 +16,22 @@ from ...cache.writer import CacheWriter
 from ..encoders.memory import freed_memory_kept
 from ..encoders.session import EncoderSession
 from ..progress import Note, Report
-from ..tables.table import Table
+from ..tables.table import Table, TableRows
 from .resume import UnfinishedCache
 from .reuse import ReusableCaches
 
+_COMPARED_ROWS = 64
+"""Rows of a table that are encoded in float32 beside int8."""
 _MANY_TRUNCATED = 0.1
 """The share of truncated texts from which a user is told how to encode all of them."""
+
+
+def compare_with_float32(session: EncoderSession, top: TableRows) -> None:
+    """Where the encoder computes in int8, let the record say what that costs, by some of a table's first rows."""
+    count = len(top.texts)
+    chosen = sorted({number * count // _COMPARED_ROWS for number in range(_COMPARED_ROWS)}) if count else []
+    pairs = None if top.pairs is None else [top.pairs[row] for row in chosen]
+    session.compare_with_float32([top.texts[row] for row in chosen], pairs)
 
 
 def fill_cache(

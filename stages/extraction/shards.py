@@ -22,8 +22,8 @@ from ..encoders.session import EncoderSession
 from ..progress import Event, Note, Report, Step, silent
 from ..tables.part import RowReader, part_of
 from ..tables.scan import TableScan
-from ..tables.table import Table, join_rows
-from .fill import fill_cache
+from ..tables.table import Table, TableRows, join_rows
+from .fill import compare_with_float32, fill_cache
 from .plan import Shard, ShardPlan
 from .resume import CacheRequest, open_unfinished
 from .reuse import ReusableCaches, open_reusable
@@ -139,11 +139,8 @@ class ShardRunner:
         paths = [self.folder / source.common_file for source in (() if common else plan.sources(shard))]
         reused = ReusableCaches(open_reusable(paths, plan.identity, plan.storage), self._report)
         part = part_of(self._reader, shard.start, shard.stop, plan.first(shard) if common else None)
-        if shard.start == 0 and not self._reuse:
-            from .windows import require_known_words  # which loads torch
-
-            top = next(part.batches(), join_rows([]))
-            require_known_words(session.encoder, dataclasses.replace(scan, top=top), part.source)
+        if shard.start == 0:
+            self._look_at(next(part.batches(), join_rows([])), part.source)
         if self._reusable is None:
             self._reusable = ReusableCaches(open_reusable(self._reuse, plan.identity, plan.storage), self._report)
         record = fill_cache(
@@ -157,6 +154,14 @@ class ShardRunner:
         )
         self._tokens_encoded += 0 if common else record["tokens_encoded"]
         return record
+
+    def _look_at(self, top: TableRows, table: str) -> None:
+        """Look at a table's first rows: whether the encoder knows their words, and what int8 costs."""
+        from .windows import require_known_words  # which loads torch
+
+        if not self._reuse:
+            require_known_words(self._session.encoder, top, table)
+        compare_with_float32(self._session, top)
 
     def _of_the_whole(self, shard: Shard) -> Report:
         """Report the progress of a shard as progress of the whole table."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...cache.errors import EncoderError
 from ..encoders.encoder import Encoder
-from ..tables.scan import TableScan, read_windows
+from ..tables.scan import read_windows
 from ..tables.table import Table, TableRows, join_rows
 from ..types import Indices, Mask, TokenIds
 from .resume import UnfinishedCache
@@ -35,14 +35,18 @@ class Window:
         return len(self.rows)
 
 
-def require_known_words(encoder: Encoder, scan: TableScan, table: str) -> None:
+def require_known_words(encoder: Encoder, rows: TableRows, table: str) -> None:
     """Refuse an encoder whose vocabulary lacks most of a table, where different texts would have the same features.
+
+    Args:
+        encoder: The encoder.
+        rows: The first rows of the table.
+        table: The table's name.
 
     Raises:
         EncoderError: in a sample of the table's first rows, more than half of the tokens are the unknown token, and
             there are fewer than half as many different token sequences as different texts.
     """
-    rows = scan.top
     if len(rows) < _FEW_ROWS:
         return
     sample = np.unique(np.linspace(0, len(rows) - 1, _SAMPLE_ROWS).astype(int))

@@ -244,6 +244,12 @@ def test_the_command_line_says_what_it_costs(wide: Path, tmp_path: Path, write_c
     assert f"int8       cosine with float32: {middle}, {lowest}, of 30 texts" in done.stdout
 
 
+def test_shards_say_what_it_costs(wide: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
+    """By the first rows of the table."""
+    cache, _ = run(write_csv(tiny_rows(30)), tmp_path / "c.h5", wide, precision=Precision.INT8, shards=3)
+    assert cache.record["likeness"]["texts"] == 10 and cache.record["likeness"]["lowest"] > 0.99
+
+
 def test_what_cannot_be_done_is_refused(tmp_path: Path, wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     padded = save_tiny_encoder(tmp_path / "rembert", kind="rembert")
     with pytest.raises(SettingsError, match=r"rembert\) runs padded, and int8 is for encoders .* `precision` float32"):
