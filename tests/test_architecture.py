@@ -91,7 +91,7 @@ def test_each_library_is_known_where_it_may_be(name: str) -> None:
         assert "matplotlib" not in known
     if name != "stages.pages.figures":
         assert "plotly" not in known
-    if name != "stages.extraction.on_ray":
+    if name != "stages.ray_pool":
         assert "ray" not in known
 
 
