@@ -102,7 +102,7 @@ class JobQueue(Generic[_Job, _Made]):
             pool: Where they come from.
             workers: How many.
             deadline: Seconds that a job may take; None: ten times the median of those done, at least 10 minutes, and
-                twice as long for each worker that was lost over it.
+                twice as long each time that it took too long.
             on_state: Called about once a second, and when a job is done.
             on_lost: Called with a job that is put back, and why; None where an idle worker was lost.
             now: The time in seconds.
@@ -112,6 +112,7 @@ class JobQueue(Generic[_Job, _Made]):
         self._idle: list[Worker] = []
         self._running: dict[Worker, tuple[_Job, float]] = {}
         self._losses: collections.Counter[_Job | None] = collections.Counter()
+        self._stops: collections.Counter[_Job] = collections.Counter()  # of late workers
         self._most_idle = MOST_ATTEMPTS * workers
         for _ in range(workers):
             pool.start()
@@ -139,13 +140,8 @@ class JobQueue(Generic[_Job, _Made]):
                     self._idle.append(answer.worker)
                     done += 1
                     yield answer.made
-            usual = self._limit(seconds)
-            for worker, (job, started) in list(self._running.items()):
-                # A job that was put back may only be larger than others: it gets more, unless the user says how much.
-                limit = usual * 2.0 ** self._losses[job] if self._deadline is None else usual
-                if self._now() - started > limit:
-                    self._pool.stop(worker)
-                    waiting.extendleft(self._replace(worker, f"it took more than {limit:,.0f} seconds"))
+            for worker, limit in self._late(seconds):
+                waiting.extendleft(self._stop(worker, limit))
             longest = max((self._now() - started for _, started in self._running.values()), default=0.0)
             self._on_state(State(done, len(jobs), len(self._running), longest))
 
@@ -161,8 +157,21 @@ class JobQueue(Generic[_Job, _Made]):
         self._pool.start()
         return [] if job is None else [job]
 
-    def _limit(self, seconds: Sequence[float]) -> float:
-        """Seconds that a job may take now, if no worker was lost over it."""
-        if self._deadline is not None:
-            return self._deadline
-        return max(LEAST_DEADLINE, _TIMES_MEDIAN * statistics.median(seconds)) if seconds else float("inf")
+    def _late(self, seconds: Sequence[float]) -> list[tuple[Worker, float]]:
+        """The workers whose jobs take too long, with the seconds that they had."""
+        usual = self._deadline
+        if usual is None:
+            usual = max(LEAST_DEADLINE, _TIMES_MEDIAN * statistics.median(seconds)) if seconds else float("inf")
+        late, now = list[tuple[Worker, float]](), self._now()
+        for worker, (job, started) in self._running.items():
+            if now - started > usual:
+                # A job that was too slow before may only be larger than others. It gets more, unless the user says.
+                limit = usual * 2.0 ** self._stops[job] if self._deadline is None else usual
+                late += [(worker, limit)] if now - started > limit else []
+        return late
+
+    def _stop(self, worker: Worker, limit: float) -> list[_Job]:
+        """Stop a late worker; return the job that it had."""
+        self._stops[self._running[worker][0]] += 1
+        self._pool.stop(worker)
+        return self._replace(worker, f"it took more than {limit:,.0f} seconds")

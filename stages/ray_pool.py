@@ -36,7 +36,7 @@ class RaySettings:
     """Where work runs on Ray, and on how many workers.
 
     Raises:
-        SettingsError: Ray is not installed.
+        SettingsError: there are no workers, or Ray is not installed.
     """
 
     address: str  # of a cluster, as `ray.init` takes it; or `LOCAL`
@@ -44,6 +44,8 @@ class RaySettings:
     deadline: float | None = None  # seconds that a job may take; see `JobQueue`
 
     def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise SettingsError(f"`workers` is {self.workers}; it must be at least 1")
         if importlib.util.find_spec("ray") is None:
             raise SettingsError("`ray` needs Ray: pip install 'headstart[ray]'")
 

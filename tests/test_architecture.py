@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages.extraction": {"stages.tables", "stages.encoders"},
     "stages.splits": {"stages.tables", "stages.heads.dataset", "stages.heads.dims"},
     "stages.runs": {"stages.heads"},
+    "stages.sweeps": {"stages.heads", "stages.splits", "stages.runs"},
     "stages.pages": {"stages.heads", "stages.runs"},
     "stages.exporters": {"stages.encoders", "stages.heads"},
     "stages.baseline": {"stages.encoders", "stages.heads", "stages.splits", "stages.runs"},
