@@ -137,6 +137,15 @@ def test_stage_two_loads_no_transformers() -> None:
     assert not loaded & {"transformers", "tokenizers", "huggingface_hub", "pyarrow"}
 
 
+def test_workers_of_a_sweep_load_no_transformers_and_a_sweep_without_ray_nothing_of_it() -> None:
+    assert not loaded_by("from headstart.stages.sweeps import on_ray") & {"transformers", "pyarrow", "ray"}
+    code = (
+        "import headstart, sys; headstart.sweep; print(*(name.rpartition('.')[2] for name in sys.modules)); sys.exit()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"ray", "ray_pool", "on_ray", "job_queue"} & set(done.stdout.split())
+
+
 def test_a_cache_is_opened_without_torch() -> None:
     loaded = loaded_by("import headstart; headstart.open_cache; from headstart.stages.inspect import inspect_path")
     assert not loaded & {"torch", "transformers", "pyarrow"}
