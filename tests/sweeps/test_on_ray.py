@@ -75,7 +75,7 @@ def busy() -> int:
     while time.monotonic() < ends:
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if b".do" in (path / "cmdline").read_bytes() and os.getpid() in ancestors(int(path.name)):
+                if b"_Actor.do" in (path / "cmdline").read_bytes() and os.getpid() in ancestors(int(path.name)):
                     return int(path.name)
         time.sleep(0.01)
     raise AssertionError("no worker began")
