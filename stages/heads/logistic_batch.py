@@ -478,11 +478,15 @@ def _all_classes(some: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
 
 
 def _move(problem: Problem, point: Tensor, value: float, gradient: Tensor, covariance: Tensor, history: int) -> None:
-    """Take a step, and keep it as a pair if the objective bends along it. The old step and gradient become the pair."""
+    """Take a step, and keep it as a pair if the objective bends along it. The old step and gradient become the pair.
+
+    A step from weights of 0 makes none: probabilities are the same for all rows there, and the curvature is another.
+    """
+    begins = not bool(problem.point[:, :-1].any())
     step = torch.sub(point, problem.point, out=_some(problem.step))
     change = torch.sub(gradient, problem.gradient, out=problem.gradient)
     product = _dot(step, change)
-    if product > 1e-10 * math.sqrt(_dot(step, step) * _dot(change, change)):
+    if not begins and product > 1e-10 * math.sqrt(_dot(step, step) * _dot(change, change)):
         problem.pairs = [*problem.pairs, (step, change, 1 / product)][-history:]
     problem.point, problem.value, problem.gradient, problem.covariance = point, value, gradient, covariance
     problem.steps += 1

@@ -162,6 +162,16 @@ def test_without_curvature_it_would_be_slow(monkeypatch: pytest.MonkeyPatch) -> 
     assert slow.passes > 5 * fast.passes
 
 
+def test_the_step_from_weights_of_zero_does_not_mislead_later_steps() -> None:
+    """With that step among L-BFGS's pairs, these took 58 passes; without it, 46."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=4000)
+    features = (rng.standard_normal((4000, 100)) + 0.3 * rng.normal(size=(2, 100))[labels]).astype(np.float32)
+    solved = [solve(features, labels, l2)[0][1] for l2 in (10.0, 1.0, 0.1)]
+    assert all(convergence.converged for convergence in solved)
+    assert sum(convergence.passes for convergence in solved) <= 52
+
+
 def test_streamed_rows_have_the_same_optimum() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(3, size=5000)
