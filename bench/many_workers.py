@@ -1,9 +1,10 @@
 """A simulation of many workers over a billion rows: the planner and the queue, without an encoder and without Ray.
 
-    .venv/bin/python bench/many_workers.py [--rows 100000000] [--workers 10,100,1000]
+    .venv/bin/python bench/many_workers.py [--rows 1000000000] [--workers 10,100,1000]
 
-The planner divides real hashes of random texts, one in ten of which occurs twice; its time and memory are those of this
-machine. The queue is the one that Ray's workers are given shards by. Its workers have a clock of their own: they encode
+The planner divides hashes of random texts, one in ten of which occurs twice. They lie in a file, 16 bytes each, which
+is mapped. Its time and memory are those of this machine; mapped bytes, which the system takes back as it likes, are not
+counted. The queue is the one that Ray's workers are given shards by. Its workers have a clock of their own: they encode
 1,000 rows a second, each at its own speed (a log-normal one); one shard in fifty costs its worker, and one in two
 hundred freezes it. What is printed of the queue is the simulated time, beside the time that it would take if nothing
 ever went wrong, and the time that the queue itself took here.
@@ -14,13 +15,16 @@ from __future__ import annotations
 import argparse
 import heapq
 import random
-import resource
+import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from facts import cpu_name
+from headstart.cache.hashing import Hashes
 from headstart.cache.identity import Identity
 from headstart.stages.extraction.plan import even_counts, plan_shards
 from headstart.stages.extraction.shards import Made, ShardJob
@@ -29,6 +33,7 @@ from headstart.stages.tables.scan import TableScan
 from headstart.stages.tables.table import join_rows
 
 BILLION = 1_000_000_000
+CHUNK = 1 << 22
 SHARDS_A_WORKER = 8
 ROWS_A_SECOND = 1000
 START_SECONDS = 30.0
@@ -42,7 +47,7 @@ IDENTITY = Identity(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rows", type=int, default=100_000_000)
+    parser.add_argument("--rows", type=int, default=BILLION)
     parser.add_argument("--workers", default="10,100,1000")
     arguments = parser.parse_args()
     counts = [int(count) for count in arguments.workers.split(",")]
@@ -51,14 +56,12 @@ def main() -> None:
     for workers in counts:
         queued(workers)
     print("\n| rows | shards | plan, s | MB besides the scan |\n|---|---|---|---|")
-    for rows in (arguments.rows // 10, arguments.rows):
-        for workers in (counts[0], counts[-1]):
-            planned(rows, workers * SHARDS_A_WORKER)
-
-
-def peak_bytes() -> int:
-    """The largest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    for rows, workers in (
+        (arguments.rows // 10, counts[0]),
+        (arguments.rows // 10, counts[-1]),
+        (arguments.rows, counts[-1]),
+    ):
+        planned(rows, workers * SHARDS_A_WORKER)
 
 
 def anonymous_bytes() -> int:
@@ -67,10 +70,44 @@ def anonymous_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
+class PeakBytes(threading.Thread):
+    """Watches `anonymous_bytes`, until the ``with`` block ends; then ``more`` is the highest rise that was seen."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._before, self._ended, self.more = anonymous_bytes(), threading.Event(), 0
+
+    def run(self) -> None:
+        while not self._ended.wait(0.05):
+            self.more = max(self.more, anonymous_bytes() - self._before)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self.join()
+
+
 def planned(rows: int, shards: int) -> None:
-    rng = np.random.default_rng(0)
-    hashes = rng.integers(0, 256, (rows, 16), np.uint8)
-    hashes[: rows // 20] = hashes[rng.integers(rows // 20, rows, rows // 20)]
+    """Print what the planning of so many rows takes."""
+    with tempfile.TemporaryFile() as file:
+        hashes = np.memmap(file, np.uint8, "w+", shape=(rows, 16))
+        rng = np.random.default_rng(0)
+        for start in range(0, rows, CHUNK):
+            part = hashes[start : start + CHUNK]
+            part[:] = np.frombuffer(rng.bytes(part.nbytes), np.uint8).reshape(part.shape)
+        for start in range(0, rows // 20, CHUNK):
+            stop = min(start + CHUNK, rows // 20)
+            hashes[start:stop] = hashes[np.sort(rng.integers(rows // 20, rows, stop - start))][
+                rng.permutation(stop - start)
+            ]
+        plan(hashes, shards)
+
+
+def plan(hashes: Hashes, shards: int) -> None:
+    rows = len(hashes)
     scan = TableScan(
         text_hashes=hashes,
         labels=None,
@@ -83,12 +120,13 @@ def planned(rows: int, shards: int) -> None:
         state=(),
         top=join_rows([]),
     )
-    before, started = anonymous_bytes(), time.perf_counter()
     options = {"identity": IDENTITY, "storage": "float32", "block_rows": 1024, "window_rows": 4096}
-    plan = plan_shards(scan, even_counts(rows, shards), **options)
-    seconds, more = time.perf_counter() - started, peak_bytes() - before
-    assert len(plan.shards) == shards
-    print(f"| {rows:,} | {shards:,} | {seconds:.1f} | {more / 1e6:,.0f} |", flush=True)
+    started = time.perf_counter()
+    with PeakBytes() as peak:
+        planned = plan_shards(scan, even_counts(rows, shards), **options)
+    seconds = time.perf_counter() - started
+    assert len(planned.shards) == shards
+    print(f"| {rows:,} | {shards:,} | {seconds:.1f} | {peak.more / 1e6:,.0f} |", flush=True)
 
 
 class SimulatedPool:
