@@ -42,7 +42,7 @@ def test_every_setting_has_a_help_text_that_names_others_rightly(settings: Any) 
 
 def test_train_head_and_sweep_share_their_options() -> None:
     train, sweep = options_of("train-head"), options_of("sweep")
-    assert (train - sweep, sweep - train) == ({"--fold"}, {"--rank-by"})
+    assert (train - sweep, sweep - train) == ({"--fold"}, {"--rank-by", "--ray", "--workers", "--deadline"})
 
 
 def test_an_option_takes_several_values_or_a_quantity() -> None:
