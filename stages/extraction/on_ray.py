@@ -27,6 +27,7 @@ from ..tables.table import Table
 from ..units import duration
 from .plan import ShardPlan, load_plan
 from .queue import Done, Job, Jobs, Lost, Ready, ShardQueue, State, Worker
+from .shard_store import ShardStore
 from .shards import Made, ShardRunner
 
 LOCAL = "local"
@@ -53,6 +54,7 @@ class _Work:
     settings: ExtractSettings
     reuse: tuple[Path, ...]
     overwrite: bool
+    store: str | None  # the URL
 
 
 class _Actor:
@@ -81,7 +83,9 @@ class _Actor:
             remote = RemoteFile(work.url)
             table = dataclasses.replace(table, remote=remote, files=(remote.copy,))
         session = EncoderSession(work.settings)
-        return ShardRunner(plan, work.out, table=table, session=session, reuse=work.reuse, overwrite=work.overwrite)
+        how: dict[str, Any] = {"reuse": work.reuse, "overwrite": work.overwrite}
+        store = None if work.store is None else ShardStore(work.store)
+        return ShardRunner(plan, work.out, table=table, session=session, store=store, **how)
 
 
 class _RayPool:
@@ -153,6 +157,7 @@ class RayBackend:
         settings: ExtractSettings,
         reuse: tuple[Path, ...],
         overwrite: bool,
+        store: ShardStore | None,
         report: Report,
     ) -> Iterator[Made]:
         """Make shards; yield what was made, as it is made.
@@ -173,6 +178,7 @@ class RayBackend:
             settings=settings,
             reuse=tuple(path.resolve() for path in reuse),
             overwrite=overwrite,
+            store=None if store is None else store.url,
         )
         shown = _Progress(plan, report)
         with _connected(self._settings.address) as ray:
