@@ -145,35 +145,41 @@ class ShardStore:
         with workspace(work or path) as folder:
             new = folder / "new"
             with self._errors(f"cannot download {url} to {path}"):
+                self._system.invalidate_cache()
                 try:
+                    found = self._system.info(self._at(path.name))
+                    if found["type"] != "file":
+                        return False
                     self._system.get_file(self._at(path.name), str(new))
                 except FileNotFoundError:
                     return False
-            if not new.is_file():  # it was a folder
-                return False
+                if (arrived := new.stat().st_size) != found["size"]:
+                    raise StorageError(f"cannot download {url}: {arrived:,} of {found['size']:,} bytes arrived")
             try:
                 _open_named(new, path.name).check()
             except (DamagedError, FormatError) as error:
                 self._damaged.add(path.name)
-                reason = str(error).replace(str(new), "it").partition("; extract again")[0]
+                reason = str(error).replace(str(new), path.name).partition("; extract again")[0]
                 raise DamagedError(f"{url} is damaged, or is another file than its name says: {reason}") from None
             sync_file(new)
             replace_file(new, path)
         return True
 
-    def clean(self, kept: set[str]) -> None:
-        """Remove what killed uploads left a day ago or earlier; and once all of these shards are there, all others.
+    def clean(self, shards: set[str], common: set[str], *, others: bool) -> None:
+        """Remove what killed uploads left a day ago or earlier; and once all shards are there, what they replace.
 
         Args:
-            kept: Names of all shards of a cache. Files of common texts are not among them: the shards copied them.
+            shards: Names of all shards of a cache.
+            common: Names of the files of common texts, which nobody needs from then on.
+            others: Whether the shards of other rows go then, too.
 
         Raises:
             StorageError: the store cannot be read or written.
         """
         names = self._list().keys()
         unwanted = {name for name in names if _TEMPORARY.fullmatch(name) and self._is_old(name)}
-        if kept <= names:
-            unwanted |= {name for name in names - kept if _FILE.fullmatch(name)}
+        if shards <= names:
+            unwanted |= {name for name in names - shards if name in common or (others and _FILE.fullmatch(name))}
         for name in sorted(unwanted):
             with self._errors(f"cannot remove {self.url_of(name)}"), contextlib.suppress(FileNotFoundError):
                 self._system.rm_file(self._at(name))

@@ -95,7 +95,8 @@ def extract_shards(request: ShardedRequest, backend: Backend | None = None) -> O
         remove_leftovers(request.out)
         started = time.perf_counter()
         plan, old = _planned(request)
-        _runner(request, plan, old).exchange()
+        if request.store is not None:
+            _runner(request, plan, old).exchange()
         if not request.overwrite and is_joined(request.out, plan.ids):
             request.report(Note(f"{request.out} is current: the same rows, encoder and settings; nothing to encode"))
             record = open_cache(request.out).record
@@ -353,9 +354,10 @@ def clean(request: ShardedRequest, kept: set[str]) -> None:
 
 
 def _clean_store(request: ShardedRequest, plan: ShardPlan) -> None:
-    """Once the store holds all shards, remove what else it holds of common texts, and of shards that these replace."""
+    """Once the store holds all shards, remove the common texts from it, and the shards that these replace."""
     if request.store is not None:
-        request.store.clean(_files(plan))
+        common = {shard.common_file for shard in plan.shards if shard.common}
+        request.store.clean(_files(plan), common, others=request.update or request.overwrite)
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -508,6 +508,11 @@ def test_what_killed_uploads_left_goes_when_it_is_old(
     a.extract(table, shards=3)
     shards = sorted(contents(local))
     assert stored(bucket, a.url) == sorted([*shards, *ours, *others])
+    other = "00001-0123456789abcdef.h5"  # of a run on another table that began when there was nothing yet
+    bucket.pipe_file(f"{a.url}/{other}", b"x")
+    ShardStore(a.url).clean(set(shards), set(), others=False)
+    assert other in stored(bucket, a.url)
+    bucket.rm_file(f"{a.url}/{other}")
     monkeypatch.setattr(shard_store, "_MOST_AGE", shard_store._MOST_AGE * 0)
     b.extract(table, shard="2/3")
     assert stored(bucket, a.url) == sorted([*shards, *others])
