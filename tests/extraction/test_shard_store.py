@@ -394,6 +394,39 @@ def test_a_shard_whose_upload_failed_stays_here_and_is_uploaded_by_the_next_run(
     assert [name for name in stored(bucket, url) if name.startswith("00003")]
 
 
+def test_half_a_transfer_is_no_damage(
+    bucket: Any, machine: Callable[[str], Machine], table: Path, local: Path, encoded: list[list[int]], monkeypatch: Any
+) -> None:
+    """A library that loses half a file without an error: nothing is published, nothing made again."""
+    a, b = map(machine, "ab")
+
+    async def put_half(self: Any, path: str, to: str, **options: Any) -> None:
+        content = Path(path).read_bytes()
+        await self._pipe_file(to, content[: len(content) // 2])
+
+    async def get_half(self: Any, name: str, path: str, **options: Any) -> None:
+        content = await self._cat_file(name)
+        Path(path).write_bytes(content[: len(content) // 2])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(s3fs.S3FileSystem, "_put_file", put_half)
+        s3fs.S3FileSystem.clear_instance_cache()
+        with pytest.raises(StorageError, match=r"^cannot write s3://reviews/[^ ]+: [\d,]+ of [\d,]+ bytes arrived$"):
+            a.extract(table, shards=3)
+    assert all(".h5.headstart-" in name for name in stored(bucket, a.url))
+    s3fs.S3FileSystem.clear_instance_cache()
+    a.extract(table, shards=3)
+    encoded.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(s3fs.S3FileSystem, "_get_file", get_half)
+        s3fs.S3FileSystem.clear_instance_cache()
+        with pytest.raises(StorageError, match=r"^cannot download s3://reviews/[^ ]+: [\d,]+ of [\d,]+ bytes arrived$"):
+            b.extract(table, shards=3)
+    s3fs.S3FileSystem.clear_instance_cache()
+    b.extract(table, shards=3)
+    assert not encoded and contents(b.out) == contents(local)
+
+
 def test_what_the_server_refuses_is_one_line_before_anything_is_encoded(
     bucket: Any, machine: Callable[[str], Machine], table: Path, encoded: list[list[int]], monkeypatch: Any
 ) -> None:
@@ -431,13 +464,13 @@ def test_overwrite_makes_and_uploads_anew(
     a.extract(table, shards=3)
     names = stored(bucket, a.url)
     for name in names:
-        bucket.pipe_file(f"{a.url}/{name}", b"old")
+        alter(bucket, f"{a.url}/{name}", [])  # which only a download tells
     encoded.clear()
     b.extract(table, shards=3, overwrite=True)
     assert len(encoded) == distinct(rows)
     assert stored_contents(bucket, a.url, tmp_path / "stored") == contents(local) == contents(b.out)
     encoded.clear()
-    bucket.pipe_file(f"{a.url}/{names[0]}", b"old")
+    alter(bucket, f"{a.url}/{names[0]}", [])
     b.extract(table, shard="1/3", overwrite=True)
     assert encoded and stored_contents(bucket, a.url, tmp_path / "again") == contents(local)
 
