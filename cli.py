@@ -231,6 +231,22 @@ class _Output:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class _OnRay:
+    """How work is divided among processes of Ray."""
+
+    ray: str | None = setting(
+        None, "Work on Ray: local, for this machine's GPUs, or the address of a running cluster.", shown="no Ray"
+    )
+    workers: int | None = setting(None, "Processes of Ray.", shown="one for each GPU, or each machine without")
+    deadline: float | None = setting(
+        None,
+        "Time that a process may take for a shard or a group of heads before another gets it, such as 30min.",
+        parse=parse_deadline,
+        shown="ten times the median of those done, at least 10min",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _HeadData:
     """What heads are trained and tested on, besides the cache."""
 
@@ -312,23 +328,7 @@ def extract_command(
             "cache."
         ),
     ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(help="Make shards with Ray: local, for this machine's GPUs, or the address of a running cluster."),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            help="Processes of Ray that make shards.", min=1, show_default="one for each GPU, or each machine without"
-        ),
-    ] = None,
-    deadline: Annotated[
-        str | None,
-        typer.Option(
-            help="Time that a shard may take on Ray before another process gets it, such as 30min.",
-            show_default="ten times the median of those done, at least 10min",
-        ),
-    ] = None,
+    on_ray: Annotated[Values, Fields(_OnRay)],
     output: Annotated[Values, Fields(_Output)],
     quiet: Quiet = False,
 ) -> None:
@@ -338,8 +338,7 @@ def extract_command(
         settings = dataclasses.replace(settings, label_column=None)
     if settings.long is not Long.CHUNKS:
         refuse_unused(ctx, "without --long chunks", "chunk_pooling")
-    if ray is None:
-        refuse_unused(ctx, "without --ray", "workers", "deadline")
+    _refuse_unused_on_ray(ctx, on_ray)
     if len(tables) > 1:
         refuse_unused(ctx, "with several tables", "shards", "shard", "array", "append", "store", "ray")
     if array:
@@ -352,7 +351,6 @@ def extract_command(
 
         options: Values = {"update": update, "reuse": reuse or (), "report": listener, **output}
         if len(tables) == 1:
-            on_ray: Values = {"ray": ray, "workers": workers, "deadline": deadline and parse_deadline(deadline)}
             how: Values = {"shards": shards, "shard": shard, "append": append, "store": store, **on_ray}
             extract(tables[0], out, settings, **how, **options)
         else:
@@ -478,6 +476,7 @@ def sweep_command(
     ],
     ranking: Annotated[Values, Fields(SweepSettings, only=("seeds", "rank_by"))],
     logging: Annotated[_Logging, Fields(_Logging, lists=("log",))],
+    on_ray: Annotated[Values, Fields(_OnRay)],
     output: Annotated[Values, Fields(_Output)],
     quiet: Quiet = False,
 ) -> None:
@@ -489,12 +488,14 @@ def sweep_command(
     varied = {name: values[name] for name in given}
     common = {name: value for name, value in values.items() if name not in _VARIED}
     _refuse_unused_training(ctx, data, solvers=varied["solver"], heads=varied.get("head", (HeadKind.LINEAR,)))
+    _refuse_unused_on_ray(ctx, on_ray)
     settings = SweepSettings.of(varied | common | ranking)
     with _reporting(ctx, quiet) as listener:
         from .stages.inspect import inspect_path
         from .stages.sweep import sweep
 
-        sweep(cache, out, settings, report=logging.report(ctx, listener), **data.arguments(columns), **output)
+        arguments = data.arguments(columns) | on_ray | output
+        sweep(cache, out, settings, report=logging.report(ctx, listener), **arguments)
     if not quiet:
         from . import terminal
 
@@ -502,6 +503,12 @@ def sweep_command(
         terminal.show_sweep(result)
         terminal.show_run(inspect_path(out / "winner"))
         terminal.show_passes(EncoderPasses(**result["encoder_passes"]))
+
+
+def _refuse_unused_on_ray(ctx: typer.Context, on_ray: Values) -> None:
+    """Refuse options of Ray without Ray."""
+    if on_ray["ray"] is None:
+        refuse_unused(ctx, "without --ray", "workers", "deadline")
 
 
 def _refuse_unused_training(

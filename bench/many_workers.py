@@ -16,14 +16,15 @@ import heapq
 import random
 import resource
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from facts import cpu_name
 from headstart.cache.identity import Identity
-from headstart.stages.extraction.plan import Shard, even_counts, plan_shards
-from headstart.stages.extraction.queue import Done, Job, Lost, Ready, ShardQueue, Worker
-from headstart.stages.extraction.shards import Made
+from headstart.stages.extraction.plan import even_counts, plan_shards
+from headstart.stages.extraction.shards import Made, ShardJob
+from headstart.stages.job_queue import Done, JobQueue, Lost, Ready, Worker
 from headstart.stages.tables.scan import TableScan
 from headstart.stages.tables.table import join_rows
 
@@ -93,10 +94,11 @@ def planned(rows: int, shards: int) -> None:
 class SimulatedPool:
     """Workers with a clock of their own, which jumps to the next thing that happens."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, rows: Sequence[int], seed: int) -> None:
+        self._rows = rows  # of each shard
         self.clock, self.lost, self._rng, self._workers = 0.0, 0, random.Random(seed), 0
         self._speed: dict[Worker, float] = {}
-        self._events: list[tuple[float, int, Ready | Done | Lost]] = []
+        self._events: list[tuple[float, int, Ready | Done[Made] | Lost]] = []
         self._frozen: set[Worker] = set()
 
     def start(self) -> None:
@@ -104,17 +106,18 @@ class SimulatedPool:
         self._speed[self._workers] = ROWS_A_SECOND * self._rng.lognormvariate(0, 0.2)
         self._push(START_SECONDS, Ready(self._workers))
 
-    def give(self, worker: Worker, job: Job) -> None:
-        seconds, fate = job.shard.rows / self._speed[worker], self._rng.random()
+    def give(self, worker: Worker, job: ShardJob) -> None:
+        rows = self._rows[job.number - 1]
+        seconds, fate = rows / self._speed[worker], self._rng.random()
         if fate < 0.02:
             self._push(seconds * self._rng.random(), Lost(worker, "simulated"))
         elif fate >= 0.025:  # else it freezes
-            self._push(seconds, Done(worker, Made(number=job.shard.number, rows=job.shard.rows)))
+            self._push(seconds, Done(worker, Made(number=job.number, rows=rows)))
 
     def stop(self, worker: Worker) -> None:
         self._frozen.add(worker)
 
-    def wait(self, seconds: float) -> list[Ready | Done | Lost]:
+    def wait(self, seconds: float) -> list[Ready | Done[Made] | Lost]:
         until = min(self._events[0][0] if self._events else float("inf"), self.clock + 60)
         self.clock, found = max(self.clock, until), []
         while self._events and self._events[0][0] <= self.clock:
@@ -123,20 +126,18 @@ class SimulatedPool:
                 found.append(event)
         return found
 
-    def _push(self, seconds: float, event: Ready | Done | Lost) -> None:
+    def _push(self, seconds: float, event: Ready | Done[Made] | Lost) -> None:
         heapq.heappush(self._events, (self.clock + seconds, len(self._speed) + self._rng.getrandbits(48), event))
 
 
 def queued(workers: int) -> None:
     count, before = workers * SHARDS_A_WORKER, anonymous_bytes()
-    started, start, jobs = time.perf_counter(), 0, []
-    for number, rows in enumerate(even_counts(BILLION, count), 1):
-        id = f"{number:032x}"
-        jobs.append(Job(Shard(number=number, start=start, stop=start + rows, id=id, work=id, common="")))
-        start += rows
-    pool, lost = SimulatedPool(seed=workers), []
-    queue = ShardQueue(pool, workers=workers, now=lambda: pool.clock, on_lost=lambda job, why: lost.append(why))
-    made = list(queue.run(jobs))
+    started, rows, lost = time.perf_counter(), even_counts(BILLION, count), []
+    pool = SimulatedPool(rows, seed=workers)
+    queue = JobQueue[ShardJob, Made](
+        pool, workers=workers, now=lambda: pool.clock, on_lost=lambda job, why: lost.append(why)
+    )
+    made = list(queue.run([ShardJob(number) for number in range(1, count + 1)]))
     assert sorted(each.number for each in made) == list(range(1, count + 1))
     seconds, more = time.perf_counter() - started, anonymous_bytes() - before
     best = BILLION / ROWS_A_SECOND / workers / 3600

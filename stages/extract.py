@@ -167,7 +167,8 @@ def plan_shards(
 
 def _on_ray(address: str, workers: int | None, deadline: float | None) -> Backend:
     """The backend that makes shards on Ray."""
-    from .extraction.on_ray import RayBackend, RaySettings
+    from .extraction.on_ray import RayBackend
+    from .ray_pool import RaySettings
 
     return RayBackend(RaySettings(address=address, workers=workers, deadline=deadline))
 

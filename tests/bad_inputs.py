@@ -1221,6 +1221,11 @@ def sharded(*options: Any) -> Callable[[Place], list[Any]]:
     return table(lambda place: place.csv(GOOD), *options)
 
 
+def swept(*options: Any) -> Callable[[Place], list[Any]]:
+    """Sweep over the cache."""
+    return lambda place: ["sweep", place.cache, "--out", place.folder / "runs", *options]
+
+
 def joined(harm: Callable[[Path], Any], *words: str) -> Callable[[Place], list[Any]]:
     """Train on a cache of three shards after its folder was harmed, or run another command on it."""
 
@@ -1318,6 +1323,11 @@ SHARDS = [
     Case("--ray without --shards", sharded("--ray", "local")),
     Case("--ray with --shard", sharded("--ray", "local", "--shard", "1/2")),
     Case("--workers without --ray", sharded("--shards", 2, "--workers", 2)),
+    Case("--workers 0", sharded("--shards", 2, "--ray", "local", "--workers", 0)),
+    Case("sweep --workers without --ray", swept("--workers", 2)),
+    Case("sweep --deadline without --ray", swept("--deadline", "30min")),
+    Case("sweep --workers 0", swept("--ray", "local", "--workers", 0)),
+    Case("sweep --deadline soon", swept("--ray", "local", "--deadline", "soon")),
     Case("--deadline soon", sharded("--shards", 2, "--ray", "local", "--deadline", "soon")),
     Case("--deadline 0", sharded("--shards", 2, "--ray", "local", "--deadline", "0")),
     Case("--array without --shards", sharded("--array")),

@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages.extraction": {"stages.tables", "stages.encoders"},
     "stages.splits": {"stages.tables", "stages.heads.dataset", "stages.heads.dims"},
     "stages.runs": {"stages.heads"},
+    "stages.sweeps": {"stages.heads", "stages.splits", "stages.runs"},
     "stages.pages": {"stages.heads", "stages.runs"},
     "stages.exporters": {"stages.encoders", "stages.heads"},
     "stages.baseline": {"stages.encoders", "stages.heads", "stages.splits", "stages.runs"},
@@ -91,7 +92,7 @@ def test_each_library_is_known_where_it_may_be(name: str) -> None:
         assert "matplotlib" not in known
     if name != "stages.pages.figures":
         assert "plotly" not in known
-    if name != "stages.extraction.on_ray":
+    if name != "stages.ray_pool":
         assert "ray" not in known
     if name != "stages.tables.remote":
         assert "fsspec" not in known
@@ -136,6 +137,15 @@ def test_stage_two_loads_no_transformers() -> None:
     loaded = loaded_by("import headstart; " + "; ".join(f"headstart.{name}" for name in names))
     assert "torch" in loaded
     assert not loaded & {"transformers", "tokenizers", "huggingface_hub", "pyarrow"}
+
+
+def test_workers_of_a_sweep_load_no_transformers_and_a_sweep_without_ray_nothing_of_it() -> None:
+    assert not loaded_by("from headstart.stages.sweeps import on_ray") & {"transformers", "pyarrow", "ray"}
+    code = (
+        "import headstart, sys; headstart.sweep; print(*(name.rpartition('.')[2] for name in sys.modules)); sys.exit()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"ray", "ray_pool", "on_ray", "job_queue"} & set(done.stdout.split())
 
 
 def test_a_cache_is_opened_without_torch() -> None:

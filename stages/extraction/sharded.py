@@ -26,10 +26,9 @@ from ..tables.table import Table
 from .fill import note_truncated, outcome_counts
 from .joining import is_joined, join_shards, open_shards
 from .plan import NOTHING, Before, ShardPlan, even_counts, load_plan, plan_shards, save_plan
-from .queue import Job, Jobs
 from .resume import CacheRequest, finished_serves
 from .shard_store import ShardStore, fetch_files
-from .shards import Made, ShardRunner, is_whole, remove_others, shard_files
+from .shards import Made, ShardJob, ShardRunner, is_whole, remove_others, shard_files
 
 
 class Backend(Protocol):
@@ -38,7 +37,7 @@ class Backend(Protocol):
     def __call__(
         self,
         plan: ShardPlan,
-        jobs: Jobs,
+        jobs: Sequence[ShardJob],
         *,
         out: Path,
         table: Table,
@@ -132,8 +131,8 @@ def extract_one_shard(request: ShardedRequest, number: int) -> Outcome:
         request.report(Note(f"{request.store.url_of(shard.file)} is there already; nothing to encode"))
         made = [Made(number=number, rows=0, skipped=True)]
     else:
-        made = [runner.make(source, common=True) for source in runner.sources(shard)]
-        made.append(runner.make(shard))
+        made = [runner.make(ShardJob(source.number, common=True)) for source in runner.sources(shard)]
+        made.append(runner.make(ShardJob(number)))
     action = Action.CURRENT if made[-1].skipped else Action.MADE
     outcome = Outcome(command="extract", output=folder / shard.file, action=action, counts=_counts(made))
     if request.store is not None:
@@ -291,18 +290,18 @@ def make_shards(request: ShardedRequest, plan: ShardPlan, old: Sequence[Path], b
     runner = _runner(request, plan, old)
     jobs = _jobs(runner)
     if backend is None:
-        return [runner.make(job.shard, common=job.common) for job in jobs]
+        return [runner.make(job) for job in jobs]
     shared = {name: getattr(request, name) for name in ("out", "table", "settings", "overwrite", "store", "report")}
     return list(backend(plan, jobs, reuse=(*old, *request.reuse), **shared)) if jobs else []
 
 
-def _jobs(runner: ShardRunner) -> Jobs:
+def _jobs(runner: ShardRunner) -> list[ShardJob]:
     """What is left to do: files of common texts that a missing shard copies from, then the missing shards."""
     shards = runner.plan.shards
     sources = {source for shard in shards for source in runner.sources(shard)}
     return [
-        *(Job(source, common=True) for source in sorted(sources, key=lambda source: source.number)),
-        *(Job(shard) for shard in shards if runner.is_missing(shard)),
+        *(ShardJob(source.number, common=True) for source in sorted(sources, key=lambda source: source.number)),
+        *(ShardJob(shard.number) for shard in shards if runner.is_missing(shard)),
     ]
 
 

@@ -33,6 +33,17 @@ _OURS = re.compile(r"\d{5}-[0-9a-f]{16}(\.common)?(\.[\w-]+)?\.h5")
 """Files of shards and of common texts, also under the private names of unfinished work."""
 
 
+@dataclasses.dataclass(frozen=True)
+class ShardJob:
+    """A shard to make, or its file of common texts."""
+
+    number: int  # of the shard, from 1
+    common: bool = False
+
+    def __str__(self) -> str:
+        return f"{'the common texts of ' if self.common else ''}shard {self.number}"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Made:
     """What was done for one shard, or for its common texts."""
@@ -89,14 +100,13 @@ class ShardRunner:
         self._reusable: ReusableCaches | None = None
         self._tokens_encoded = 0  # of the shards that were made so far
 
-    def make(self, shard: Shard, *, common: bool = False, private: str = "") -> Made:
+    def make(self, job: ShardJob, *, private: str = "") -> Made:
         """Make a shard, or the file of its common texts, unless a whole one is there, or in the store.
 
         A shard that only got other labels is copied. An unfinished one is carried on. What the store lacks is uploaded.
 
         Args:
-            shard: The shard. The common texts that it copies are there.
-            common: Make the file of its common texts instead.
+            job: Which shard. The common texts that it copies are there.
             private: Part of the names of unfinished work, beginning with a dot: no other process works under them, and
                 none carries such work on.
 
@@ -105,6 +115,7 @@ class ShardRunner:
             BusyError: another run is making this shard.
             StorageError: also where it could not be uploaded; it stays here, and the next call uploads it.
         """
+        shard, common = self.plan.shard(job.number), job.common
         out = self.folder / (shard.common_file if common else shard.file)
         work = out.with_name(f"{out.stem}{private}.h5")
         with hold(work, wait=True, note=lambda text: self._report(Note(text))):

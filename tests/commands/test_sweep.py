@@ -24,7 +24,9 @@ from headstart.stages.runs.run import load_head
 from headstart.stages.runs.sweep_folder import SweepFolder
 from headstart.stages.settings import ExtractSettings, Labels, SweepSettings, TrainSettings
 from headstart.stages.splits.divide import divide
-from headstart.stages.sweep import group_cells, sweep
+from headstart.stages.sweep import sweep
+from headstart.stages.sweeps import groups
+from headstart.stages.sweeps.groups import group_cells
 from headstart.stages.train_head import train_head
 from tiny import tiny_rows
 
@@ -165,7 +167,7 @@ def test_an_interrupted_sweep_continues(
 ) -> None:
     undisturbed = sweep(cache, tmp_path / "whole", SETTINGS)
     calls = []
-    original = sweeping.fit_heads
+    original = groups.fit_heads
 
     def stopping(*datasets: Any, **options: Any) -> Any:
         calls.append(options["settings"][0].feature)
@@ -173,7 +175,7 @@ def test_an_interrupted_sweep_continues(
             raise KeyboardInterrupt
         return original(*datasets, **options)
 
-    monkeypatch.setattr(sweeping, "fit_heads", stopping)
+    monkeypatch.setattr(groups, "fit_heads", stopping)
     with pytest.raises(KeyboardInterrupt):
         sweep(cache, tmp_path / "runs", SETTINGS)
     assert not (tmp_path / "runs").exists() and (tmp_path / "runs.headstart-partial").is_dir()
@@ -401,13 +403,15 @@ def test_groups_hold_every_head_once_and_only_heads_that_may_train_together(memo
     settings = SweepSettings(
         base=TrainSettings(solver="sgd", memory=memory), values={"feature": ("a", "b"), **values}, seeds=(0, 1)
     )
-    groups = group_cells(settings.cells(), outputs=5, width=1000)
-    assert Counter(cell for group in groups for cell in group) == Counter(settings.cells())
-    for group in groups:
-        common = {dataclasses.replace(each, **{name: getattr(BASE, name) for name in PER_HEAD}) for _, each in group}
+    grouped = group_cells(settings.cells(), outputs=5, width=1000)
+    assert Counter(cell for group in grouped for cell in group.cells) == Counter(settings.cells())
+    for number, group in enumerate(grouped):
+        assert group.number == number
+        shared = {name: getattr(BASE, name) for name in PER_HEAD}
+        common = {dataclasses.replace(each, **shared) for _, each in group.cells}
         assert len(common) == 1
         # Parameters, moments, gradients and the best epochs in float32 fit into a quarter of the memory bound.
-        assert memory is None or len(group) * 12 * 4 * 5 * 1000 <= memory // 4
+        assert memory is None or len(group.cells) * 12 * 4 * 5 * 1000 <= memory // 4
 
 
 def test_contradictions_are_refused(cache: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from headstart.cache.siblings import shards_path
 from headstart.stages.extract import extract
 from headstart.stages.extraction import shard_store
 from headstart.stages.extraction.shard_store import ShardStore
+from headstart.stages.extraction.shards import ShardJob
 from headstart.stages.join import join
 from headstart.stages.progress import Action, Event, Note, Outcome
 from processes import PATIENCE_SECONDS, blocks_of, command_here, finish, kill_at_batch, start
@@ -589,8 +590,8 @@ def test_the_command_line_takes_a_store(bucket: Any, table: Path, tiny: Path, tm
 def test_a_worker_of_ray_uploads_what_it_makes(
     bucket: Any, machine: Callable[[str], Machine], table: Path, tiny: Path, local: Path, url: str
 ) -> None:
-    """Here without Ray: the actor alone, which has the plan in a shared folder."""
-    from headstart.stages.extraction.on_ray import _Actor, _Work
+    """Here without Ray: the worker alone, which has the plan in a shared folder."""
+    from headstart.stages.extraction.on_ray import _Work
     from headstart.stages.extraction.plan import load_plan
     from headstart.stages.tables.table import open_table
 
@@ -607,7 +608,7 @@ def test_a_worker_of_ray_uploads_what_it_makes(
     )
     plan = load_plan(a.out)
     assert plan is not None
-    _Actor(work).make(1, False)
+    work.open()(ShardJob(1))
     assert plan.shard(1).file in stored(bucket, url)
 
 

@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -392,14 +391,6 @@ def test_what_cannot_be_sharded_is_refused(
         run(table, out, tiny)
     with pytest.raises(OutputExistsError, match="is unfinished work on one file"):
         run(table, out, tiny, shards=3)
-
-
-def test_ray_is_asked_for_where_it_is_missing(
-    rows: Rows, tiny: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(SettingsError, match=r"`ray` needs Ray: pip install 'headstart\[ray\]'"):
-        run_shard(write_csv(rows), tmp_path / "c.h5", tiny, shards=2, ray="local")
 
 
 def test_an_array_of_slurm_makes_what_is_left(
