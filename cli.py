@@ -321,6 +321,13 @@ def extract_command(
         bool,
         typer.Option("--append", help="Add the table's rows to a cache of shards, as shards of their own."),
     ] = False,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="URL of a folder that holds the shards, too, such as s3://bucket/large. With --shard, join writes the "
+            "cache."
+        ),
+    ] = None,
     on_ray: Annotated[Values, Fields(_OnRay)],
     output: Annotated[Values, Fields(_Output)],
     quiet: Quiet = False,
@@ -333,10 +340,10 @@ def extract_command(
         refuse_unused(ctx, "without --long chunks", "chunk_pooling")
     _refuse_unused_on_ray(ctx, on_ray)
     if len(tables) > 1:
-        refuse_unused(ctx, "with several tables", "shards", "shard", "array", "append", "ray")
+        refuse_unused(ctx, "with several tables", "shards", "shard", "array", "append", "store", "ray")
     if array:
         refuse_unused(ctx, "with --array", "shard", "append", "ray", "quiet")
-        _show_array(ctx, tables[0], out, settings, {"shards": shards, "update": update, **output})
+        _show_array(ctx, tables[0], out, settings, {"shards": shards, "update": update, "store": store, **output})
         return
     with _reporting(ctx, quiet) as listener:
         from .stages.extract import extract, extract_tables
@@ -344,18 +351,21 @@ def extract_command(
 
         options: Values = {"update": update, "reuse": reuse or (), "report": listener, **output}
         if len(tables) == 1:
-            extract(tables[0], out, settings, shards=shards, shard=shard, append=append, **on_ray, **options)
+            how: Values = {"shards": shards, "shard": shard, "append": append, "store": store, **on_ray}
+            extract(tables[0], out, settings, **how, **options)
         else:
             extract_tables(tables, out, settings, **options)
     if quiet:
         return
     from . import terminal
 
-    caches = [inspect_path(outcome.output) for outcome in listener.outcomes]
-    for outcome, cache in zip(listener.outcomes, caches, strict=True):
+    # a shard may lie in its store alone
+    outcomes = [outcome for outcome in listener.outcomes if outcome.output.exists()]
+    caches = [inspect_path(outcome.output) for outcome in outcomes]
+    for outcome, cache in zip(outcomes, caches, strict=True):
         if outcome.action is not Action.CURRENT:
             terminal.show_cache(cache)
-    terminal.show_passes(passes_of_extraction([cache["record"] for cache in caches], listener.outcomes))
+    terminal.show_passes(passes_of_extraction([cache["record"] for cache in caches], outcomes))
 
 
 def _show_array(ctx: typer.Context, table: Path, out: Path, settings: ExtractSettings, options: Values) -> None:
@@ -378,6 +388,10 @@ def join_command(
         Path, typer.Argument(help="Joined cache, whose shards lie in the folder of its name and .shards.")
     ],
     copy: Annotated[Path | None, typer.Option(help="Copy all rows into one file, this one, instead.")] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(help="URL of a folder with the shards, such as s3://bucket/large; what is missing here is taken."),
+    ] = None,
     output: Annotated[Values, Fields(_Output)],
     quiet: Quiet = False,
 ) -> None:
@@ -388,7 +402,7 @@ def join_command(
         from .stages.inspect import inspect_path
         from .stages.join import join
 
-        written = join(cache, copy=copy, report=listener, **output)
+        written = join(cache, copy=copy, store=store, report=listener, **output)
     if not quiet:
         from . import terminal
 

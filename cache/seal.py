@@ -85,22 +85,35 @@ def read_seal(path: Path) -> Seal:
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
-        first = file.read(SEAL_BYTES)
-        if not first.startswith(_BEGINNING):
-            raise FormatError(f"{path} is not a headstart cache (it does not begin as one)")
-        content, size = first[:_CONTENT_BYTES], os.fstat(file.fileno()).st_size
-        if len(first) < SEAL_BYTES or digest(content) != first[_CONTENT_BYTES:]:
-            raise DamagedError(f"{path}: its seal is damaged (bytes 1 to {SEAL_BYTES:,}), or it is cut short")
-        seal, structure = _parse(content, path)
-        if size != seal.size:
-            kind = "is cut short" if size < seal.size else "has grown"
-            raise DamagedError(f"{path} {kind}: it has {size:,} bytes of {seal.size:,}")
+        size = os.fstat(file.fileno()).st_size
+        seal, structure = parse_seal(file.read(SEAL_BYTES), size, path)
         if _hash_outside(file, seal.extents, size).hex() != structure:
             raise DamagedError(
                 f"{path}: its HDF5 structure is damaged, or another program changed it (a byte outside the datasets "
                 "contradicts the seal)"
             )
     return seal
+
+
+def parse_seal(first: bytes, size: int, path: Path) -> tuple[Seal, str]:
+    """Read a seal from the first `SEAL_BYTES` of a file, and check the file's length against it.
+
+    Returns:
+        The seal, and the hash of every byte outside the datasets, which is still to be checked.
+
+    Raises:
+        As `read_seal`, but for what is said of those bytes.
+    """
+    if not first.startswith(_BEGINNING):
+        raise FormatError(f"{path} is not a headstart cache (it does not begin as one)")
+    content = first[:_CONTENT_BYTES]
+    if len(first) < SEAL_BYTES or digest(content) != first[_CONTENT_BYTES:]:
+        raise DamagedError(f"{path}: its seal is damaged (bytes 1 to {SEAL_BYTES:,}), or it is cut short")
+    seal, structure = _parse(content, path)
+    if size != seal.size:
+        kind = "is cut short" if size < seal.size else "has grown"
+        raise DamagedError(f"{path} {kind}: it has {size:,} bytes of {seal.size:,}")
+    return seal, structure
 
 
 def _parse(content: bytes, path: Path) -> tuple[Seal, str]:

@@ -55,6 +55,7 @@ def extract(
     shards: int | None = None,
     shard: str | None = None,
     append: bool = False,
+    store: str | os.PathLike[str] | None = None,
     ray: str | None = None,
     workers: int | None = None,
     deadline: float | None = None,
@@ -84,6 +85,9 @@ def extract(
         append: Add the table's rows to the joined cache ``out``, as one shard, or as many as ``shards`` says; nothing
             that it holds is written again. The settings of the features are the cache's own, and are left out. The
             cache's encoder is taken, unless ``encoder`` says where it is now.
+        store: URL of a folder on an object store, such as ``s3://bucket/large``, which holds the shards, too. What it
+            holds is not made again, and what is made is uploaded. So runs with ``shard`` need no folder in common; none
+            of them writes ``out``: `join` does, or a run with ``shards``.
         ray: Make the shards with Ray (extra ``ray``): on this machine (``local``), or on the cluster at this address.
         workers: How many processes of Ray make shards; None: one for each GPU, or for each machine without.
         deadline: Seconds that a shard may take on Ray, before another worker gets it. None: ten times the median of the
@@ -100,11 +104,12 @@ def extract(
         IdentityError: a cache to reuse has another encoder or other settings.
         OutputExistsError: ``out``, or an unfinished cache of that name, holds something else.
         BusyError: another run is writing ``out``.
-        StorageError: the machine cannot read or write.
+        StorageError: the machine cannot read or write, or the store fails.
     """
     settings, out = settings_from(ExtractSettings, settings, options), Path(out)
     if append:
-        for name, given in (("update", update), ("overwrite", overwrite), ("shard", shard is not None)):
+        unused = {"update": update, "overwrite": overwrite, "shard": shard is not None, "store": store is not None}
+        for name, given in unused.items():
             if given:
                 raise SettingsError(f"`{name}` has no effect with `append=True`")
         on_ray = None if ray is None else _on_ray(ray, workers, deadline)
@@ -120,10 +125,12 @@ def extract(
     if ray is not None and shards is None:
         raise SettingsError("`ray` makes all shards of a cache; say how many with `shards`, and leave out `shard`")
     asked = shards if shard is None else shard
+    if store is not None and asked is None:
+        raise SettingsError("`store` holds shards; say how many with `shards`, or which one with `shard`")
     if asked is None:
         return _extract_table(opened, out, reuse, shared)
     backend = None if ray is None else _on_ray(ray, workers, deadline)
-    return _extract_shards(opened, out, reuse, shared, asked=asked, backend=backend)
+    return _extract_shards(opened, out, reuse, shared, asked=asked, store=store, backend=backend)
 
 
 def plan_shards(
@@ -135,12 +142,13 @@ def plan_shards(
     update: bool = False,
     overwrite: bool = False,
     wait: bool = False,
+    store: str | os.PathLike[str] | None = None,
     report: Report = in_notebooks,
 ) -> ShardsLeft:
     """Plan a table's shards, for runs of `extract` that make one each, and find out which are left to make.
 
     Args:
-        table, out, settings, shards, update, overwrite, wait, report: As for `extract`.
+        table, out, settings, shards, update, overwrite, wait, store, report: As for `extract`.
 
     Raises:
         SettingsError: it is not said how many shards there are.
@@ -154,7 +162,7 @@ def plan_shards(
         raise SettingsError("say how many shards there are, with `shards`")
     from .extraction.sharded import shards_left
 
-    return shards_left(_sharded(opened, out, (), shared, count))
+    return shards_left(_sharded(opened, out, (), shared, count, store))
 
 
 def _on_ray(address: str, workers: int | None, deadline: float | None) -> Backend:
@@ -291,6 +299,7 @@ def _extract_shards(
     options: _Options,
     *,
     asked: int | str,
+    store: str | os.PathLike[str] | None,
     backend: Backend | None,
 ) -> Path:
     """Extract one opened table in shards: all of so many, and the joined cache; or one of them, such as ``3/16``."""
@@ -298,17 +307,26 @@ def _extract_shards(
     from .extraction.sharded import extract_one_shard, extract_shards, parse_shard
 
     number, count = (None, asked) if isinstance(asked, int) else parse_shard(asked)
-    request = _sharded(table, out, reuse, options, count)
+    request = _sharded(table, out, reuse, options, count, store)
     outcome = extract_shards(request, backend) if number is None else extract_one_shard(request, number)
     options.report(outcome)
     return outcome.output
 
 
 def _sharded(
-    table: Table, out: Path, reuse: Sequence[str | os.PathLike[str]], options: _Options, shards: int
+    table: Table,
+    out: Path,
+    reuse: Sequence[str | os.PathLike[str]],
+    options: _Options,
+    shards: int,
+    store: str | os.PathLike[str] | None,
 ) -> ShardedRequest:
+    from .extraction.shard_store import ShardStore
     from .extraction.sharded import ShardedRequest
 
+    opened = None if store is None else ShardStore(store)
+    if opened is not None:
+        opened.require_writable()
     return ShardedRequest(
         out=out,
         table=table,
@@ -319,6 +337,7 @@ def _sharded(
         update=options.update,
         overwrite=options.overwrite,
         wait=options.wait,
+        store=opened,
         report=options.report,
     )
 

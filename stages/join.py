@@ -13,6 +13,7 @@ from ..cache.reader import JoinedCache, open_cache, shard_entries
 from ..cache.siblings import followed
 from ..cache.workspace import remove_leftovers
 from .extraction.joining import copy_joined, find_shards, join_shards, open_shards
+from .extraction.shard_store import ShardStore, fetch_shards
 from .progress import Action, Note, Outcome, Report, Step, in_notebooks
 
 
@@ -20,6 +21,7 @@ def join(
     cache: str | os.PathLike[str],
     *,
     copy: str | os.PathLike[str] | None = None,
+    store: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     wait: bool = False,
     report: Report = in_notebooks,
@@ -29,6 +31,8 @@ def join(
     Args:
         cache: The joined cache. Its shards lie in the folder of its name with ``.shards`` at the end.
         copy: One file to write, instead: every shard is verified, and ``cache`` stays as it is.
+        store: URL of the folder on an object store that holds the shards: those that are not here are downloaded. With
+            ``copy``, ``cache`` is then written, too.
         overwrite: Replace the cache at ``copy``.
         wait: Wait until another run that is writing the output is done.
         report: Receives progress, notes, and one `Outcome` at the end.
@@ -38,26 +42,37 @@ def join(
 
     Raises:
         FormatError: there are no shards, or ``cache`` is no joined cache and is to be copied.
-        DamagedError: a shard is missing or damaged.
+        DamagedError: a shard is missing or damaged, here or in the store.
+        SettingsError: ``store`` is no URL.
         OutputExistsError: ``copy`` exists, or ``cache`` is a file that is no joined cache.
         BusyError: another run is writing the output.
-        StorageError: the machine cannot read or write.
+        StorageError: the machine cannot read or write, or the store fails.
     """
     path = Path(cache)
-    out = path if copy is None else Path(copy)
-    with hold(out, wait=wait, note=lambda text: report(Note(text))):
-        remove_leftovers(out)
-        if copy is None:
-            _require_joined(path)
-            found = find_shards(path)
-            _require_all_named(path, found)
-            shards = open_shards(found)
-            join_shards(path, shards)
-            rows = sum(shard.rows for shard in shards)
-        else:
+    out, rows = path if copy is None else Path(copy), 0
+    opened = None if store is None else ShardStore(store)
+    if copy is None or opened is not None:
+        with hold(path, wait=wait, note=lambda text: report(Note(text))):
+            remove_leftovers(path)
+            rows = _join(path, opened, report)
+    if copy is not None:
+        with hold(out, wait=wait, note=lambda text: report(Note(text))):
+            remove_leftovers(out)
             rows = _copy(path, out, overwrite=overwrite, report=report)
     report(Outcome(command="join", output=out, action=Action.MADE, counts={"rows": rows}))
     return out
+
+
+def _join(path: Path, store: ShardStore | None, report: Report) -> int:
+    """Join the shards beside a path, and those of a store; return their number of rows."""
+    _require_joined(path)
+    if store is not None:
+        fetch_shards(store, path, report)
+    found = find_shards(path)
+    _require_all_named(path, found)
+    shards = open_shards(found)
+    join_shards(path, shards)
+    return sum(shard.rows for shard in shards)
 
 
 def _require_joined(path: Path) -> None:

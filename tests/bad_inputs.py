@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import h5py
 import numpy as np
 import pyarrow as pa
@@ -1271,6 +1272,45 @@ def link_shard(folder: Path) -> None:
     path.symlink_to("/etc/hosts")
 
 
+STORE = "memory://store"
+Objects = Any
+"""The file system of the store, with what is in its folder."""
+
+
+def in_store(harm: Callable[[Objects, list[str]], Any], *words: str) -> Callable[[Place], list[Any]]:
+    """Join what a store holds, on another machine, after it was harmed; or run another command there."""
+
+    def arguments(place: Place) -> list[Any]:
+        objects = fsspec.filesystem("memory")
+        objects.store.clear()
+        answer = command(sharded("--shards", 3, "--store", STORE)(place), place)
+        assert answer.code == 0, answer
+        harm(objects, sorted(objects.ls("/store", detail=False)))
+        (place.folder / "out.h5").unlink()
+        shutil.rmtree(place.folder / "out.h5.shards")
+        if words:
+            return [*sharded(*words)(place), "--store", STORE]
+        return ["join", place.folder / "out.h5", "--store", STORE]
+
+    return arguments
+
+
+def cut_object(objects: Objects, names: list[str]) -> None:
+    objects.pipe_file(names[1], objects.cat_file(names[1])[:-1])
+
+
+def swap_objects(objects: Objects, names: list[str]) -> None:
+    first, other = (objects.cat_file(name) for name in names[:2])
+    objects.pipe({names[0]: other, names[1]: first})
+
+
+def flip_object(objects: Objects, names: list[str]) -> None:
+    """Change the first byte of the features of a shard."""
+    content = bytearray(objects.cat_file(names[1]))
+    content[json.loads(content[:16368].rstrip(b"\0"))["datasets"][0][0]] ^= 1
+    objects.pipe_file(names[1], bytes(content))
+
+
 SHARDS = [
     Case("more shards than rows", sharded("--shards", 30)),
     Case("--shard 4/3", sharded("--shard", "4/3")),
@@ -1315,6 +1355,28 @@ SHARDS = [
     ),
     Case("a copy over another file", lambda p: [*joined(lambda f: None, "join")(p), "--copy", p.write("mine", "d.h5")]),
     Case("join --overwrite without --copy", lambda place: ["join", place.folder / "out.h5", "--overwrite"]),
+    Case("--store without shards", sharded("--store", STORE)),
+    Case("--store that is a folder", sharded("--shards", 3, "--store", "folder")),
+    Case("--store that is the URL of a folder here", sharded("--shards", 3, "--store", "file:///folder")),
+    Case("--store of an unknown kind", sharded("--shards", 3, "--store", "abc://folder")),
+    Case("--store that takes no files", sharded("--shards", 3, "--store", "data://folder")),
+    Case("--store with --append", sharded("--append", "--store", STORE)),
+    Case(
+        "several tables with --store",
+        lambda place: [*sharded("--store", STORE)(place), place.csv(GOOD, "other.csv")],
+    ),
+    Case("a store with the shards of other rows", in_store(lambda objects, names: None, "--shards", "2")),
+    Case("join of a store without shards", in_store(lambda objects, names: objects.rm("/store", recursive=True))),
+    Case("join where a shard is missing in the store", in_store(lambda objects, names: objects.rm_file(names[1]))),
+    Case("join where a shard was cut short in the store", in_store(cut_object)),
+    Case("join where two shards were swapped in the store", in_store(swap_objects)),
+    Case("join where a byte of a shard was changed in the store", in_store(flip_object)),
+    Case(
+        "join where a text file is a shard in the store", in_store(lambda o, names: o.pipe_file(names[1], b"features"))
+    ),
+    Case("all shards again where one was cut short in the store", in_store(cut_object, "--shards", "3")),
+    Case("one shard again where two were swapped in the store", in_store(swap_objects, "--shard", "1/3")),
+    Case("join --store that is a folder", lambda place: ["join", place.folder / "out.h5", "--store", "folder"]),
 ]
 GROUPS = {
     "Tables": TABLES,

@@ -83,3 +83,25 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
 
     monkeypatch.setattr(Backend, "encode", encode)
     yield sequences
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Any]:
+    """A client of a server of this machine that speaks S3, with a bucket "reviews"; the environment leads to it."""
+    import fsspec
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION")
+        for name, value in zip(names, ("key", "secret", "token", "us-east-1"), strict=True):
+            patch.setenv(name, value)
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        s3fs.S3FileSystem.clear_instance_cache()  # one would lead to the server of another file of tests
+        system = fsspec.filesystem("s3", skip_instance_cache=True)
+        system.makedirs("reviews", exist_ok=True)
+        yield system
+    server.stop()

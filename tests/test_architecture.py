@@ -94,6 +94,8 @@ def test_each_library_is_known_where_it_may_be(name: str) -> None:
         assert "plotly" not in known
     if name != "stages.ray_pool":
         assert "ray" not in known
+    if name != "stages.tables.remote":
+        assert "fsspec" not in known
 
 
 def test_the_program_that_is_measured_against_is_reached_by_its_command_alone() -> None:
@@ -156,6 +158,13 @@ def test_a_table_that_is_none_is_refused_before_torch_is_loaded() -> None:
     loaded = loaded_by(code + "from headstart.__main__ import run\nassert run() == 2")
     assert not loaded & {"torch", "transformers"}
     assert not {"rich", "matplotlib"} & loaded  # what a quiet run has no use for
+
+
+def test_shards_without_a_store_load_no_fsspec() -> None:
+    code = (
+        "from headstart.stages.extraction import shard_store, sharded, shards; from headstart.stages.join import join"
+    )
+    assert not loaded_by(code) & {"fsspec", "s3fs"}
 
 
 def test_help_loads_nothing_heavy() -> None:

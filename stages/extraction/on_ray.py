@@ -21,6 +21,7 @@ from ..tables.remote import RemoteFile
 from ..tables.table import Table
 from ..units import duration
 from .plan import ShardPlan, load_plan
+from .shard_store import ShardStore
 from .shards import Made, ShardJob, ShardRunner
 
 
@@ -34,6 +35,7 @@ class _Work:
     settings: ExtractSettings
     reuse: tuple[Path, ...]
     overwrite: bool
+    store: str | None  # the URL
 
     def open(self) -> Callable[[ShardJob], Made]:
         """Map the plan, and find the encoder.
@@ -48,7 +50,15 @@ class _Work:
             remote = RemoteFile(self.url)
             table = dataclasses.replace(table, remote=remote, files=(remote.copy,))
         session = EncoderSession(self.settings)
-        runner = ShardRunner(plan, self.out, table=table, session=session, reuse=self.reuse, overwrite=self.overwrite)
+        runner = ShardRunner(
+            plan,
+            self.out,
+            table=table,
+            session=session,
+            reuse=self.reuse,
+            overwrite=self.overwrite,
+            store=None if self.store is None else ShardStore(self.store),
+        )
         host = re.sub(r"[^\w-]", "-", socket.gethostname())[:64]
         return lambda job: runner.make(job, private=f".{host}-{os.getpid()}")
 
@@ -69,6 +79,7 @@ class RayBackend:
         settings: ExtractSettings,
         reuse: tuple[Path, ...],
         overwrite: bool,
+        store: ShardStore | None,
         report: Report,
     ) -> Iterator[Made]:
         """Make shards; yield what was made, as it is made.
@@ -89,6 +100,7 @@ class RayBackend:
             settings=settings,
             reuse=tuple(path.resolve() for path in reuse),
             overwrite=overwrite,
+            store=None if store is None else store.url,
         )
         shown = _Progress(plan, report)
         with open_workers(self._settings, work, most=len(jobs), report=report, on_state=shown.state) as queue:

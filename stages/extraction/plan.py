@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -35,6 +36,8 @@ MOST_SHARDS = 1 << 14
 """A joined cache names its shards in its HDF5 structure, of at most 16 MiB."""
 _PART_ROWS = 1 << 24
 """Rows whose hashes are compared at a time. They take about 115 bytes of memory each."""
+SHARD_FILE = re.compile(r"\d{5}-[0-9a-f]{16}\.h5")
+"""Names of shards' files; see `Shard.file`."""
 _PLAN_FILE = "plan.json"
 _OWN, _COPIED, _FIRST = 0, 1, 3
 """What a shard does with a row: encode it, copy it, or copy it from what the shard itself encoded for all."""

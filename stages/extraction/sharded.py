@@ -27,6 +27,7 @@ from .fill import note_truncated, outcome_counts
 from .joining import is_joined, join_shards, open_shards
 from .plan import NOTHING, Before, ShardPlan, even_counts, load_plan, plan_shards, save_plan
 from .resume import CacheRequest, finished_serves
+from .shard_store import ShardStore, fetch_files
 from .shards import Made, ShardJob, ShardRunner, is_whole, remove_others, shard_files
 
 
@@ -43,6 +44,7 @@ class Backend(Protocol):
         settings: ExtractSettings,
         reuse: tuple[Path, ...],
         overwrite: bool,
+        store: ShardStore | None,
         report: Report,
     ) -> Iterator[Made]: ...
 
@@ -60,6 +62,7 @@ class ShardedRequest:
     update: bool = False
     overwrite: bool = False
     wait: bool = False
+    store: ShardStore | None = None  # what holds the shards, too
     report: Report
 
     @property
@@ -91,6 +94,8 @@ def extract_shards(request: ShardedRequest, backend: Backend | None = None) -> O
         remove_leftovers(request.out)
         started = time.perf_counter()
         plan, old = _planned(request)
+        if request.store is not None:
+            _runner(request, plan, old).exchange()
         if not request.overwrite and is_joined(request.out, plan.ids):
             request.report(Note(f"{request.out} is current: the same rows, encoder and settings; nothing to encode"))
             record = open_cache(request.out).record
@@ -99,13 +104,15 @@ def extract_shards(request: ShardedRequest, backend: Backend | None = None) -> O
             made = make_shards(request, plan, old, backend)
             counts, action = finish(request, plan, made, started)
         clean(request, _files(plan))
+        _clean_store(request, plan)
     return Outcome(command="extract", output=request.out, action=action, counts=counts)
 
 
 def extract_one_shard(request: ShardedRequest, number: int) -> Outcome:
-    """Make one shard of a joined cache; the run that makes the last one joins them.
+    """Make one shard of a joined cache; the run that makes the last one joins them, where there is no store.
 
-    Any number of runs may make shards of one table at once, in any order.
+    Any number of runs may make shards of one table at once, in any order. A shard that the store holds is not made, and
+    not downloaded.
 
     Args:
         request: What is asked for.
@@ -120,15 +127,23 @@ def extract_one_shard(request: ShardedRequest, number: int) -> Outcome:
     shard, started = plan.shard(number), time.perf_counter()
     runner = _runner(request, plan, old)
     folder = runner.folder
-    made = [runner.make(ShardJob(source.number, common=True)) for source in runner.sources(shard)]
-    made.append(runner.make(ShardJob(number)))
+    if runner.is_stored(shard) and request.store is not None:
+        request.report(Note(f"{request.store.url_of(shard.file)} is there already; nothing to encode"))
+        made = [Made(number=number, rows=0, skipped=True)]
+    else:
+        made = [runner.make(ShardJob(source.number, common=True)) for source in runner.sources(shard)]
+        made.append(runner.make(ShardJob(number)))
+    action = Action.CURRENT if made[-1].skipped else Action.MADE
+    outcome = Outcome(command="extract", output=folder / shard.file, action=action, counts=_counts(made))
+    if request.store is not None:
+        _clean_store(request, plan)
+        return outcome
     with dataclasses.replace(request, wait=True).hold():
         if all(is_whole(folder / each.file, each.id) for each in plan.shards):
             if not is_joined(request.out, plan.ids):
                 finish(request, plan, made, started)
             clean(request, _files(plan))
-    action = Action.CURRENT if made[-1].skipped else Action.MADE
-    return Outcome(command="extract", output=folder / shard.file, action=action, counts=_counts(made))
+    return outcome
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +169,8 @@ def shards_left(request: ShardedRequest) -> ShardsLeft:
             clean(request, _files(plan))
             return ShardsLeft(request.shards, ())
         runner = _runner(request, plan, old)
-        left = tuple(shard.number for shard in plan.shards if runner.is_missing(shard))
+        missing = [shard for shard in plan.shards if runner.is_missing(shard)]
+        left = tuple(shard.number for shard in missing if not runner.is_stored(shard))
         return ShardsLeft(request.shards, left or (plan.last,))
 
 
@@ -202,6 +218,8 @@ def _require_replaceable(request: ShardedRequest, plan: ShardPlan) -> list[Path]
     """
     if request.overwrite:
         return []
+    if request.store is not None:
+        _take_over(request, plan, request.store)
     out = request.out
     if begins_as_cache(partial_path(out)):
         raise OutputExistsError(
@@ -224,6 +242,17 @@ def _require_replaceable(request: ShardedRequest, plan: ShardPlan) -> list[Path]
             "throw them away, `overwrite=True`; or choose another `out`"
         )
     return [*old, *others]
+
+
+def _take_over(request: ShardedRequest, plan: ShardPlan, store: ShardStore) -> None:
+    """Download the shards of other rows that a store holds, for an update copies from them; else refuse them."""
+    others = sorted(store.shards().keys() - _files(plan))
+    if others and not request.update:
+        raise OutputExistsError(
+            f"{store.url_of(others[0])} is a shard of other rows, labels or settings; to take over what such shards "
+            "hold, pass `update=True`; to throw them away, `overwrite=True`; or choose another `store`"
+        )
+    fetch_files(store, others, shards_path(request.out), request.report, skip_damaged=True)
 
 
 def _open_whole(out: Path) -> Cache | None:
@@ -262,7 +291,7 @@ def make_shards(request: ShardedRequest, plan: ShardPlan, old: Sequence[Path], b
     jobs = _jobs(runner)
     if backend is None:
         return [runner.make(job) for job in jobs]
-    shared = {name: getattr(request, name) for name in ("out", "table", "settings", "overwrite", "report")}
+    shared = {name: getattr(request, name) for name in ("out", "table", "settings", "overwrite", "store", "report")}
     return list(backend(plan, jobs, reuse=(*old, *request.reuse), **shared)) if jobs else []
 
 
@@ -284,6 +313,7 @@ def _runner(request: ShardedRequest, plan: ShardPlan, old: Iterable[Path]) -> Sh
         session=request.session,
         reuse=(*old, *request.reuse),
         overwrite=request.overwrite,
+        store=request.store,
         report=request.report,
     )
 
@@ -320,6 +350,13 @@ def clean(request: ShardedRequest, kept: set[str]) -> None:
     """Remove what only unfinished work needs, and the shards whose files' names are not among these."""
     remove_others(shards_path(request.out), kept)
     shutil.rmtree(plan_path(request.out), ignore_errors=True)
+
+
+def _clean_store(request: ShardedRequest, plan: ShardPlan) -> None:
+    """Once the store holds all shards, remove the common texts from it, and the shards that these replace."""
+    if request.store is not None:
+        common = {shard.common_file for shard in plan.shards if shard.common}
+        request.store.clean(_files(plan), common, others=request.update or request.overwrite)
 
 
 def parse_shard(text: str) -> tuple[int, int]:

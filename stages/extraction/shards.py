@@ -24,11 +24,11 @@ from ..tables.part import RowReader, part_of
 from ..tables.scan import TableScan
 from ..tables.table import Table, TableRows, join_rows
 from .fill import compare_with_float32, fill_cache
-from .plan import Shard, ShardPlan
+from .plan import SHARD_FILE, Shard, ShardPlan
 from .resume import CacheRequest, open_unfinished
 from .reuse import ReusableCaches, open_reusable
+from .shard_store import ShardStore
 
-_SHARD_FILE = re.compile(r"\d{5}-[0-9a-f]{16}\.h5")
 _OURS = re.compile(r"\d{5}-[0-9a-f]{16}(\.common)?(\.[\w-]+)?\.h5")
 """Files of shards and of common texts, also under the private names of unfinished work."""
 
@@ -72,6 +72,7 @@ class ShardRunner:
         session: EncoderSession,
         reuse: tuple[Path, ...] = (),
         overwrite: bool = False,
+        store: ShardStore | None = None,
         report: Report = silent,
     ) -> None:
         """Prepare; no file is read yet.
@@ -83,6 +84,7 @@ class ShardRunner:
             session: The encoder.
             reuse: Other caches whose rows are copied instead of encoded.
             overwrite: Make shards again that are there.
+            store: Where what is made is uploaded to, and what is there is taken from.
             report: Receives notes, and progress by the rows of the whole table.
 
         Raises:
@@ -92,16 +94,16 @@ class ShardRunner:
             raise IdentityError(f"{out}: its shards are of another encoder: they differ in {'; '.join(clauses)}")
         self.plan, self.folder, self._session = plan, shards_path(out), session
         self.folder.mkdir(exist_ok=True)
-        self._overwrite, self._report = overwrite, report
+        self._overwrite, self._store, self._report = overwrite, store, report
         self._reader, self._reuse = RowReader(table), reuse
         self._table_state = table.state()
         self._reusable: ReusableCaches | None = None
         self._tokens_encoded = 0  # of the shards that were made so far
 
     def make(self, job: ShardJob, *, private: str = "") -> Made:
-        """Make a shard, or the file of its common texts, unless a whole one is there.
+        """Make a shard, or the file of its common texts, unless a whole one is there, or in the store.
 
-        A shard that only got other labels is copied. An unfinished one is carried on.
+        A shard that only got other labels is copied. An unfinished one is carried on. What the store lacks is uploaded.
 
         Args:
             job: Which shard. The common texts that it copies are there.
@@ -111,22 +113,70 @@ class ShardRunner:
         Raises:
             HeadstartError: as for `encode_table`.
             BusyError: another run is making this shard.
+            StorageError: also where it could not be uploaded; it stays here, and the next call uploads it.
         """
         shard, common = self.plan.shard(job.number), job.common
         out = self.folder / (shard.common_file if common else shard.file)
         work = out.with_name(f"{out.stem}{private}.h5")
         with hold(work, wait=True, note=lambda text: self._report(Note(text))):
-            if not self._overwrite and is_whole(out, shard.common if common else shard.id):
-                return Made(number=shard.number, rows=0, skipped=True, common=common)
-            remove_leftovers(work)
-            scan = self.plan.scan_of_common(shard) if common else self.plan.scan_of(shard)
-            scan = dataclasses.replace(scan, state=self._table_state)
-            if not common and (old := self._other_labels(shard)) is not None:
-                _copy(old, work, out, scan, self._fields(shard, common=False))
-                return Made(number=shard.number, rows=shard.rows, reused_rows=shard.rows)
-            record = self._fill(shard, scan, work, out, common=common)
+            whole = is_whole(out, shard.common if common else shard.id)
+            if not self._overwrite and (whole or self._fetch(out, work)):
+                made = Made(number=shard.number, rows=0, skipped=True, common=common)
+            else:
+                made = self._make(shard, work, out, common=common)
+            self._offer(out)
+        return made
+
+    def _make(self, shard: Shard, work: Path, out: Path, *, common: bool) -> Made:
+        """Make a shard's file, or that of its common texts, whose lock is held."""
+        remove_leftovers(work)
+        scan = self.plan.scan_of_common(shard) if common else self.plan.scan_of(shard)
+        scan = dataclasses.replace(scan, state=self._table_state)
+        if not common and (old := self._other_labels(shard)) is not None:
+            _copy(old, work, out, scan, self._fields(shard, common=False))
+            return Made(number=shard.number, rows=shard.rows, reused_rows=shard.rows)
+        record = self._fill(shard, scan, work, out, common=common)
         counted = {field.name for field in dataclasses.fields(Made)} & record.keys()
         return Made(number=shard.number, common=common, **{name: record[name] for name in counted})
+
+    def exchange(self) -> None:
+        """Download the shards that the store holds and this folder lacks; upload those that the store lacks.
+
+        Raises:
+            StorageError: the store cannot be read or written.
+        """
+        if self._store is None or self._overwrite:
+            return
+        stored = self._store.shards()
+        for shard in self.plan.shards:
+            out = self.folder / shard.file
+            with hold(out, wait=True, note=lambda text: self._report(Note(text))):
+                if not is_whole(out, shard.id):
+                    if shard.file in stored:
+                        self._fetch(out, out)
+                elif stored.get(shard.file) != out.stat().st_size:
+                    self._offer(out)
+
+    def is_stored(self, shard: Shard) -> bool:
+        """Whether the store holds a shard, and none is to be made; see `ShardStore.holds`."""
+        return self._store is not None and not self._overwrite and self._store.holds(shard.file)
+
+    def _fetch(self, out: Path, work: Path) -> bool:
+        """Download a file whose lock is held; return whether the store holds it whole."""
+        if self._store is None:
+            return False
+        self._report(Step("downloading", 0, 1, "files"))
+        try:
+            return self._store.fetch(out, work)
+        except DamagedError as error:
+            self._report(Note(f"{error}; it is made again"))
+            return False
+
+    def _offer(self, out: Path) -> None:
+        """Upload a whole file, unless the store holds it."""
+        if self._store is not None and (self._overwrite or not self._store.holds(out.name)):
+            self._report(Step("uploading", 0, 1, "files"))
+            self._store.upload(out)
 
     def sources(self, shard: Shard) -> list[Shard]:
         """The shards whose common texts must be there before this one is made; none if it is there, or is copied."""
@@ -226,7 +276,7 @@ def is_whole(path: Path, id: str) -> bool:
 
 def shard_files(folder: Path, number: int | None = None) -> list[Path]:
     """The files of shards in a folder, in order; those of one shard's number, if it is given."""
-    names = sorted(path for path in folder.glob("*.h5") if _SHARD_FILE.fullmatch(path.name))
+    names = sorted(path for path in folder.glob("*.h5") if SHARD_FILE.fullmatch(path.name))
     return [path for path in names if number is None or int(path.name[:5]) == number]
 
 

@@ -23,6 +23,29 @@ def remote_url(table: str | os.PathLike[str]) -> str | None:
     return None if match is None else f"{match[1]}://{match[2]}"
 
 
+def open_system(url: str) -> tuple[Any, str]:
+    """Return the file system of fsspec that a URL is on, and the path there.
+
+    Raises:
+        SettingsError: the library that reads from there is not installed.
+        StorageError: it does not open the file system.
+        ValueError: fsspec knows no such URLs.
+    """
+    scheme = url.partition(":")[0]
+    try:
+        import fsspec
+
+        system, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        extra = f": pip install 'headstart[{_EXTRAS[scheme]}]'" if scheme in _EXTRAS else ""
+        raise SettingsError(f"{url} cannot be read: {one_line(error)}{extra}") from None
+    except ValueError:
+        raise
+    except Exception as error:  # of any library: no credentials, say
+        raise StorageError(f"cannot read {url}: {one_line(error) or type(error).__name__}") from None
+    return system, str(path)
+
+
 class RemoteFile:
     """A remote file. Credentials are those of the environment, as its library takes them.
 
@@ -39,18 +62,11 @@ class RemoteFile:
             TableError: there is no such file, or it changed meanwhile.
             StorageError: it cannot be read.
         """
-        self.url, scheme = url, url.partition(":")[0]
+        self.url = url
         try:
-            import fsspec
-
-            self._system, self._path = fsspec.core.url_to_fs(url)
-        except ImportError as error:
-            extra = f": pip install 'headstart[{_EXTRAS[scheme]}]'" if scheme in _EXTRAS else ""
-            raise SettingsError(f"{url} cannot be read: {one_line(error)}{extra}") from None
+            self._system, self._path = open_system(url)
         except ValueError as error:
             raise TableError(f"{url} cannot be read: {one_line(error)}") from None
-        except Exception as error:  # of any library: no credentials, say
-            raise StorageError(f"cannot read {url}: {one_line(error) or type(error).__name__}") from None
         folder = tempfile.mkdtemp(prefix="headstart-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.copy = Path(folder) / (url.partition("?")[0].rstrip("/").rpartition("/")[2] or "table")

@@ -205,3 +205,12 @@ def test_what_ray_cannot_do_is_refused(table: Path, encoder: Path, tmp_path: Pat
         on_ray(table, out, encoder, shards=None)
     with pytest.raises(SettingsError, match="a table in memory cannot be read by workers"):
         extract(["a", "b"], out, settings_of(encoder), shards=2, ray="local")
+
+
+def test_workers_upload_what_they_make(
+    bucket: Any, table: Path, encoder: Path, whole: dict[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    url = f"s3://reviews/{tmp_path.name}"
+    extract(table, tmp_path / "c.h5", settings_of(encoder, **BLOCKS), shards=4, store=url, ray="local", workers=2)
+    join(tmp_path / "d.h5", store=url)
+    assert contents(tmp_path / "d.h5") == contents(tmp_path / "c.h5") == whole

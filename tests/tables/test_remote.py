@@ -51,25 +51,6 @@ def test_a_remote_file_is_read_as_a_local_one(store: Any, name: str, content: by
     assert not copy.exists()
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[Any]:
-    """A client of a server of this machine that speaks S3, with a bucket "reviews"; the environment leads to it."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION")
-        for name, value in zip(names, ("key", "secret", "token", "us-east-1"), strict=True):
-            patch.setenv(name, value)
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        system = fsspec.filesystem("s3", skip_instance_cache=True)
-        system.mkdir("reviews")
-        yield system
-    server.stop()
-
-
 def test_a_table_on_s3_is_extracted_predicted_and_noticed_when_it_changes(
     bucket: Any, tiny: Path, tmp_path: Path
 ) -> None:
