@@ -231,8 +231,9 @@ def kill_at_batch(number: int) -> None:
 
 def write_over(cache: Path, content: Path | None) -> None:
     """Let a cache be written over once its rows are checked and divided: by another file's bytes, or cut short."""
-    from headstart.stages import sweep, train_head
+    from headstart.stages import train_head
     from headstart.stages.splits.divide import divide_features
+    from headstart.stages.sweeps import groups
 
     def divided(*arguments: Any, **options: Any) -> Any:
         splits = divide_features(*arguments, **options)
@@ -242,7 +243,7 @@ def write_over(cache: Path, content: Path | None) -> None:
             cache.write_bytes(content.read_bytes())
         return splits
 
-    train_head.divide_features = sweep.divide_features = divided  # type: ignore[attr-defined]
+    train_head.divide_features = groups.divide_features = divided  # type: ignore[attr-defined]
 
 
 def lose_an_interrupt(how: str) -> None:
