@@ -25,6 +25,8 @@ from .progress import Note, Report
 LOCAL = "local"
 _HOST_AND_PORT = re.compile(r"([\w.-]+):(\d{1,5})")
 _CONNECT_SECONDS = 10
+_SILENCE = {"RAY_grpc_client_keepalive_time_ms": "20000", "RAY_grpc_client_keepalive_timeout_ms": "15000"}
+"""How long a machine may be silent before its workers count as lost: 35 s. By Ray's own values it is 420 s."""
 _Job = TypeVar("_Job", bound=Hashable)
 _Made = TypeVar("_Made")
 _Job_contra = TypeVar("_Job_contra", contravariant=True)
@@ -168,7 +170,8 @@ def _connected(address: str) -> Iterator[Any]:
         SettingsError: there is no such cluster, or another one is connected.
     """
     _require_answer(address)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to Ray's makers
+    for name, value in {**_SILENCE, "RAY_USAGE_STATS_ENABLED": "0"}.items():  # nothing is sent to Ray's makers
+        os.environ.setdefault(name, value)
     import ray
 
     mine = not ray.is_initialized()

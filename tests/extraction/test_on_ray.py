@@ -156,19 +156,59 @@ def test_a_node_that_is_lost_leaves_its_shards_to_the_others(
     require_same(out, whole)
 
 
+def test_a_node_that_freezes_is_lost_long_before_ray_would_say_so(
+    table: Path, encoder: Path, whole: dict[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    out, frozen = tmp_path / "c.h5", list[int]()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        raylets = [info.process.pid for node in nodes for info in node.all_processes["raylet"]]
+        with driver(table, out, encoder, ray=cluster.address) as running:
+            worker = working(out)
+            frozen += next(pids for pids in map(tree, raylets) if worker in pids)
+            for pid in frozen:
+                os.kill(pid, signal.SIGSTOP)
+            assert running.wait(PATIENCE) == 0
+    finally:
+        for pid in frozen:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        cluster.shutdown()
+    assert {name: datasets(shards_path(out) / name) for name in whole} == whole
+    open_cache(out).check()
+
+
+def tree(pid: int) -> list[int]:
+    """A process, and all that it started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(each for child in children for each in tree(int(child)))]
+
+
+@contextlib.contextmanager
+def driver(table: Path, out: Path, encoder: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Extract in a process of its own, which is killed at the end."""
+    code = (
+        "import sys, headstart; headstart.extract(sys.argv[1], sys.argv[2], headstart.ExtractSettings("
+        f"encoder=sys.argv[3], precision='float32', features=('cls',), **{BLOCKS}), shards=4, **{options})"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(table), str(out), str(encoder)]) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
 def test_a_driver_that_is_killed_is_run_again_and_keeps_what_is_finished(
     table: Path, encoder: Path, whole: dict[str, dict[str, bytes]], tmp_path: Path
 ) -> None:
     out = tmp_path / "c.h5"
-    code = (
-        "import sys, headstart; headstart.extract(sys.argv[1], sys.argv[2], headstart.ExtractSettings("
-        f"encoder=sys.argv[3], precision='float32', features=('cls',), **{BLOCKS}), shards=4, ray='local', workers=1)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code, str(table), str(out), str(encoder)]) as driver:
+    with driver(table, out, encoder, ray="local", workers=1):
         ends = time.monotonic() + PATIENCE
         while not (made := finished(out)) and time.monotonic() < ends:
             time.sleep(0.01)
-        driver.kill()
     assert 0 < len(made) < 4
     on_ray(table, out, encoder)
     require_same(out, whole)
