@@ -156,7 +156,7 @@ def test_a_node_that_is_lost_leaves_its_shards_to_the_others(
     require_same(out, whole)
 
 
-def test_a_node_that_freezes_is_lost_long_before_ray_would_say_so(
+def test_a_node_that_freezes_leaves_its_shards_to_the_others(
     table: Path, encoder: Path, whole: dict[str, dict[str, bytes]], tmp_path: Path
 ) -> None:
     from ray.cluster_utils import Cluster
