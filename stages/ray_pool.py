@@ -26,8 +26,8 @@ LOCAL = "local"
 _HOST_AND_PORT = re.compile(r"([\w.-]+):(\d{1,5})")
 _CONNECT_SECONDS = 10
 _SILENCE = {"RAY_grpc_client_keepalive_time_ms": "20000", "RAY_grpc_client_keepalive_timeout_ms": "15000"}
-"""How long a machine may be silent before its workers count as lost: 35 s. With Ray's own values, 420 s, a frozen one was
-noticed by other means, after twice the time (Ray 2.60)."""
+"""How long a machine may be silent before its workers count as lost: 35 s. With Ray's own values, 420 s, a frozen one
+was noticed by other means, after twice the time (Ray 2.60)."""
 _Job = TypeVar("_Job", bound=Hashable)
 _Made = TypeVar("_Made")
 _Job_contra = TypeVar("_Job_contra", contravariant=True)
