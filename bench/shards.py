@@ -59,6 +59,7 @@ def main() -> None:
             (f"an epoch of `--solver sgd`, {sizes}", epoch),
             (f"the same, streamed under 16 MiB, {sizes}", streamed_epoch),
             (f"`train-head` without options, {sizes}", default_head),
+            (f"the same under 16 MiB, {sizes}", streamed_default_head),
             (f"4,096 rows by chance, {sizes}", gather),
         ):
             show(what, arguments.rounds, lambda m=measure: m(one), lambda m=measure: m(many))
@@ -111,11 +112,15 @@ def streamed_epoch(cache: Cache) -> float:
     return epoch(cache, 16 << 20)
 
 
-def default_head(cache: Cache) -> float:
+def default_head(cache: Cache, memory: int | None = None) -> float:
     """Seconds of the whole of `train_head`: opening and checking the cache, search, refit, test."""
     started = time.perf_counter()
-    train_head(cache.path, cache.path.with_name("run"), overwrite=True)
+    train_head(cache.path, cache.path.with_name("run"), TrainSettings(memory=memory), overwrite=True)
     return time.perf_counter() - started
+
+
+def streamed_default_head(cache: Cache) -> float:
+    return default_head(cache, 16 << 20)
 
 
 def gather(cache: Cache) -> float:
