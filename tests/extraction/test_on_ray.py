@@ -107,6 +107,20 @@ def test_two_workers_write_the_bytes_of_one_process(
     assert "is current" in on_ray(table, tmp_path / "c.h5", encoder)[-1]
 
 
+def test_rows_are_appended_by_workers(encoder: Path, tmp_path: Path) -> None:
+    """With the bytes of one process."""
+    tables = [tmp_path / f"{name}.csv" for name in ("first", "more")]
+    for path, rows in zip(tables, (tiny_rows(300)[:100], tiny_rows(300)[80:]), strict=True):
+        path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    outs = [tmp_path / f"{name}.h5" for name in "ab"]
+    for out in outs:
+        extract(tables[0], out, settings_of(encoder, **BLOCKS), shards=2)
+    extract(tables[1], outs[0], append=True, shards=3)
+    extract(tables[1], outs[1], append=True, shards=3, ray="local", workers=2)
+    assert open_cache(outs[1]).rows == 320
+    require_same(outs[1], contents(outs[0]))
+
+
 def test_a_worker_that_is_killed_in_its_shard_is_replaced(
     table: Path, encoder: Path, whole: dict[str, dict[str, bytes]], tmp_path: Path
 ) -> None:
