@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...cache.errors import DamagedError, FormatError, SettingsError, TableError
+from ...cache.errors import DamagedError, FormatError, OutputExistsError, SettingsError, TableError
 from ...cache.hashing import digest
 from ...cache.joined import ShardEntry
 from ...cache.reader import Cache, Labels, open_cache, open_shard, shard_entries, shard_fields
@@ -21,11 +21,11 @@ from ..tables.scan import TableScan, scan_table
 from .fill import outcome_counts
 from .joining import is_joined, open_shards
 from .plan import Before, Shard, ShardPlan, load_plan, save_plan
-from .sharded import Backend, ShardedRequest, clean, finish, make_shards, plan_for
+from .sharded import Backend, ShardedRequest, clean, finish, make_shards, other_shards, plan_for
 
 _OF_FEATURES = (
     *("features", "prompt", "prefix", "max_length", "long", "overlap", "chunk_pooling", "precision", "storage"),
-    *("task", "order", "block_rows", "window_rows"),
+    *("task", "order", "block_rows", "window_rows", "revision"),
 )
 """Settings that are the cache's own."""
 
@@ -102,6 +102,7 @@ def append_rows(request: ShardedRequest, backend: Backend | None = None) -> Outc
         TableError: the table has labels of another kind, or with other names, or no labels where the cache has some.
         SettingsError: there would be too many shards.
         DamagedError: a shard that comes before these rows is missing or damaged.
+        OutputExistsError: there are shards of other rows, whose appending was interrupted.
         HeadstartError: as for `extract_shards`.
     """
     with request.hold():
@@ -126,6 +127,10 @@ def _planned(request: ShardedRequest) -> tuple[ShardPlan, list[Path]]:
     paths = [out.parent / entry["file"] for entry in entries]
     if plan is None:
         plan = _plan(request, scan_table(request.table, request.report), entries, paths)
+        if others := other_shards(out, plan, paths):
+            raise OutputExistsError(
+                f"{others[0]} is of other rows, whose appending was interrupted: append these first, or remove the file"
+            )
         save_plan(plan, out, key)
     return plan, paths[: plan.before.shards]
 

@@ -15,7 +15,7 @@ from ...cache.siblings import followed, shards_path
 from ...cache.workspace import replace_file, workspace
 from ...cache.writer import CacheWriter, copy_rows, encode_document
 from ..progress import Report, Step
-from .plan import count_over_parts
+from .plan import count_over_parts, open_named
 from .shards import shard_files
 
 _SUMMED = (
@@ -36,7 +36,7 @@ def open_shards(paths: Sequence[Path]) -> list[Cache]:
         DamagedError: they do not fit together: one is missing, or has another identity or other labels.
     """
     require_descriptors(paths[0].parent, len(paths))
-    shards = [open_shard(path) for path in paths]
+    shards = [open_named(path, path.name) for path in paths]
     next_row, first = 1, shards[0]
     for number, shard in enumerate(shards, 1):
         fields = shard_fields(shard)

@@ -25,7 +25,7 @@ from ...cache.errors import DamagedError, SettingsError, storage_errors
 from ...cache.hashing import Hashes, digest
 from ...cache.identity import Identity
 from ...cache.label_kind import LabelKind
-from ...cache.reader import Labels
+from ...cache.reader import Cache, Labels, open_shard, shard_fields
 from ...cache.siblings import plan_path
 from ...cache.workspace import MARK, replace_folder, workspace
 from ..tables.scan import TableScan, count_texts
@@ -140,6 +140,20 @@ class ShardPlan:
         """Which of a shard's rows are the first with a common text: (rows of the shard,) bool."""
         first: Mask = self.copies[shard.start : shard.stop] == _FIRST
         return first
+
+
+def open_named(path: Path, name: str) -> Cache:
+    """Open a shard, or a file of common texts, and refuse one that is not of this name.
+
+    Raises:
+        FormatError, DamagedError: it cannot be used, or is another one.
+    """
+    cache = open_shard(path)
+    fields = shard_fields(cache)
+    known = str(fields.get("common" if ".common" in name else "id"))
+    if (f"{fields.get('number'):0>5}", known[:16]) != (name[:5], name[6:22]):
+        raise DamagedError(f"{path} is another shard than its name says")
+    return cache
 
 
 def part_of_scan(scan: TableScan, start: int, stop: int, table_rows: int = 0) -> TableScan:

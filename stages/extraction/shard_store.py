@@ -18,13 +18,13 @@ from pathlib import Path
 
 from ...cache.errors import DamagedError, FormatError, HeadstartError, SettingsError, StorageError, one_line
 from ...cache.lock import hold
-from ...cache.reader import Cache, open_shard, shard_fields
+from ...cache.reader import shard_fields
 from ...cache.seal import SEAL_BYTES, parse_seal
 from ...cache.siblings import shards_path
 from ...cache.workspace import replace_file, sync_file, workspace
 from ..progress import Note, Report, Step
 from ..tables.remote import open_system, remote_url
-from .plan import SHARD_FILE
+from .plan import SHARD_FILE, open_named
 
 _FILE = re.compile(r"\d{5}-[0-9a-f]{16}(\.common)?\.h5")
 _TEMPORARY = re.compile(rf"(probe|{_FILE.pattern})\.headstart-[\w-]+")
@@ -156,7 +156,7 @@ class ShardStore:
                 if (arrived := new.stat().st_size) != found["size"]:
                     raise StorageError(f"cannot download {url}: {arrived:,} of {found['size']:,} bytes arrived")
             try:
-                _open_named(new, path.name).check()
+                open_named(new, path.name).check()
             except (DamagedError, FormatError) as error:
                 self._damaged.add(path.name)
                 reason = str(error).replace(str(new), path.name).partition("; extract again")[0]
@@ -241,7 +241,7 @@ def fetch_shards(store: ShardStore, out: Path, report: Report) -> None:
         )
     _require_all(numbers, numbers[-1], url)
     fetch_files(store, names[-1:], folder, report)
-    count = shard_fields(_open_named(folder / names[-1], names[-1])).get("of")
+    count = shard_fields(open_named(folder / names[-1], names[-1])).get("of")
     _require_all(numbers, count if isinstance(count, int) else 0, url)
     fetch_files(store, names[:-1], folder, report)
 
@@ -274,7 +274,7 @@ def fetch_files(
         with hold(path, wait=True, note=lambda text: report(Note(text))):
             if path.exists():
                 with contextlib.suppress(DamagedError, FormatError):
-                    _open_named(path, name)
+                    open_named(path, name)
                     continue
             report(Step("downloading", done, len(wanted), "shards"))
             try:
@@ -285,16 +285,6 @@ def fetch_files(
                     advice = "run headstart extract with all `shards` and this `store`, which makes it again"
                     raise DamagedError(f"{error}; {advice}") from None
                 report(Note(f"{error}; nothing is copied from it"))
-
-
-def _open_named(path: Path, name: str) -> Cache:
-    """Open a shard, or a file of common texts, and refuse one that is not of this name."""
-    cache = open_shard(path)
-    fields = shard_fields(cache)
-    known = str(fields.get("common" if ".common" in name else "id"))
-    if (f"{fields.get('number'):0>5}", known[:16]) != (name[:5], name[6:22]):
-        raise DamagedError(f"{path} is another shard")
-    return cache
 
 
 def _temporary(name: str) -> str:

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -231,17 +231,23 @@ def _require_replaceable(request: ShardedRequest, plan: ShardPlan) -> list[Path]
         finished_serves(_as_request(request, plan), cache)  # refuses another one, unless it is updated
     held, works = [] if cache is None else [file.path for file in cache.files], {shard.work for shard in plan.shards}
     old = [path for path in held if shard_fields(open_shard(path)).get("work") not in works]
-    others = []
-    for path in shard_files(shards_path(out)):
-        with contextlib.suppress(DamagedError):
-            if path not in held and shard_fields(open_shard(path)).get("work") not in works:
-                others.append(path)
+    others = other_shards(out, plan, held)
     if others and not request.update:
         raise OutputExistsError(
             f"{others[0]} is a shard of something else; to take over what such shards hold, pass `update=True`; to "
             "throw them away, `overwrite=True`; or choose another `out`"
         )
     return [*old, *others]
+
+
+def other_shards(out: Path, plan: ShardPlan, held: Collection[Path]) -> list[Path]:
+    """The whole shards beside an output that are neither of a plan nor among those that the output names."""
+    others, works = [], {shard.work for shard in plan.shards}
+    for path in shard_files(shards_path(out)):
+        with contextlib.suppress(DamagedError):
+            if path not in held and shard_fields(open_shard(path)).get("work") not in works:
+                others.append(path)
+    return others
 
 
 def _take_over(request: ShardedRequest, plan: ShardPlan, store: ShardStore) -> None:

@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 from extracting import SMALL_BLOCKS, datasets, flip_a_byte, interrupted_after, noting, run_small_blocks
 from extracting import settings as settings_of
-from headstart.cache.errors import DamagedError, FormatError, HeadstartError, IdentityError, SettingsError, TableError
+from headstart.cache.errors import (
+    DamagedError,
+    FormatError,
+    HeadstartError,
+    IdentityError,
+    OutputExistsError,
+    SettingsError,
+    TableError,
+)
 from headstart.cache.reader import Cache, JoinedCache, open_cache
 from headstart.cache.siblings import shards_path
 from headstart.stages.extract import extract
@@ -227,6 +235,34 @@ def test_a_lost_shard_is_appended_again(tiny: Path, tmp_path: Path, encoded: lis
     min(shards_path(out).iterdir()).unlink()
     with pytest.raises(DamagedError, match="is missing; extract the whole table"):
         append(columns(rows[:5]), out)
+
+
+def test_shards_of_an_interrupted_run_are_not_thrown_away(tiny: Path, tmp_path: Path) -> None:
+    rows, out = tiny_rows(80), tmp_path / "c.h5"
+    run_small_blocks(columns(rows[:20]), out, tiny, shards=2)
+    with interrupted_after(8), pytest.raises(KeyboardInterrupt):
+        append(columns(rows[20:]), out, shards=3)
+    before = files(out)
+    assert sum(name.endswith(".h5") and ".common" not in name for name in before) > 2
+    with pytest.raises(OutputExistsError, match="append these first, or remove the file"):
+        append(columns(rows[50:]), out)
+    assert {name: state for name, state in files(out).items() if name in before} == before
+    assert append(columns(rows[20:]), out, shards=3)[0].rows == 80
+    assert append(columns(rows[50:]), out)[0].rows == 110
+
+
+def test_a_shard_of_another_table_is_not_joined(tiny: Path, tmp_path: Path) -> None:
+    """Neither by `append` nor by `join`, though its number, its rows and its labels are the same."""
+    rows, outs = tiny_rows(60), [tmp_path / "a.h5", tmp_path / "b.h5"]
+    for out, part in zip(outs, (rows[:20], rows[20:40]), strict=True):
+        run_small_blocks(columns(part), out, tiny, shards=2)
+    ours, theirs = (sorted(shards_path(out).iterdir())[1] for out in outs)
+    ours.write_bytes(theirs.read_bytes())
+    with pytest.raises(DamagedError, match="another shard than its name says"):
+        append(columns(rows[40:]), outs[0])
+    outs[0].unlink()
+    with pytest.raises(DamagedError, match="another shard than its name says"):
+        join(outs[0])
 
 
 def test_a_setting_of_the_features_is_the_caches(tiny: Path, tmp_path: Path) -> None:
