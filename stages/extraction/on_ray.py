@@ -22,6 +22,7 @@ from ..tables.table import Table
 from ..units import duration
 from .plan import ShardPlan, load_plan
 from .shard_store import ShardStore
+from .sharded import ShardedRequest
 from .shards import Made, ShardJob, ShardRunner
 
 
@@ -69,41 +70,30 @@ class RayBackend:
     def __init__(self, ray_settings: RaySettings) -> None:
         self._settings = ray_settings
 
-    def __call__(
-        self,
-        plan: ShardPlan,
-        jobs: Sequence[ShardJob],
-        *,
-        out: Path,
-        table: Table,
-        settings: ExtractSettings,
-        reuse: tuple[Path, ...],
-        overwrite: bool,
-        store: ShardStore | None,
-        report: Report,
-    ) -> Iterator[Made]:
+    def __call__(self, request: ShardedRequest, plan: ShardPlan, jobs: Sequence[ShardJob]) -> Iterator[Made]:
         """Make shards; yield what was made, as it is made.
 
         Raises:
             SettingsError: the table is in memory, or the cluster cannot be reached.
             HeadstartError: a shard failed.
         """
+        table, settings, store = request.table, request.settings, request.store
         if table.memory is not None:
             raise SettingsError("a table in memory cannot be read by workers of Ray; write it to a file")
         encoder = settings.encoder
         if encoder is not None and Path(encoder).is_dir():
             settings = dataclasses.replace(settings, encoder=str(Path(encoder).resolve()))
         work = _Work(
-            out=out.resolve(),
+            out=request.out.resolve(),
             table=dataclasses.replace(table, remote=None, files=tuple(file.resolve() for file in table.files)),
             url=None if table.remote is None else table.remote.url,
             settings=settings,
-            reuse=tuple(path.resolve() for path in reuse),
-            overwrite=overwrite,
+            reuse=tuple(path.resolve() for path in request.reuse),
+            overwrite=request.overwrite,
             store=None if store is None else store.url,
         )
-        shown = _Progress(plan, report)
-        with open_workers(self._settings, work, most=len(jobs), report=report, on_state=shown.state) as queue:
+        shown = _Progress(plan, request.report)
+        with open_workers(self._settings, work, most=len(jobs), report=request.report, on_state=shown.state) as queue:
             for common in (True, False):  # no shard is begun before the common texts are there
                 for made in queue.run([job for job in jobs if job.common is common]):
                     shown.made(made)

@@ -7,9 +7,9 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ...cache.errors import DamagedError, OutputExistsError, SettingsError
 from ...cache.hashing import digest
@@ -29,24 +29,6 @@ from .plan import NOTHING, Before, ShardPlan, even_counts, load_plan, plan_shard
 from .resume import CacheRequest, finished_serves
 from .shard_store import ShardStore, fetch_files
 from .shards import Made, ShardJob, ShardRunner, is_whole, remove_others, shard_files
-
-
-class Backend(Protocol):
-    """Makes shards, and yields what was done for each when it is done. Common texts come first."""
-
-    def __call__(
-        self,
-        plan: ShardPlan,
-        jobs: Sequence[ShardJob],
-        *,
-        out: Path,
-        table: Table,
-        settings: ExtractSettings,
-        reuse: tuple[Path, ...],
-        overwrite: bool,
-        store: ShardStore | None,
-        report: Report,
-    ) -> Iterator[Made]: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +59,10 @@ class ShardedRequest:
 
     def hold(self) -> contextlib.AbstractContextManager[None]:
         return hold(self.out, wait=self.wait, note=lambda text: self.report(Note(text)))
+
+
+Backend = Callable[[ShardedRequest, ShardPlan, Sequence[ShardJob]], Iterator[Made]]
+"""Makes shards, and yields what was done for each when it is done. Common texts come first."""
 
 
 def extract_shards(request: ShardedRequest, backend: Backend | None = None) -> Outcome:
@@ -297,8 +283,7 @@ def make_shards(request: ShardedRequest, plan: ShardPlan, old: Sequence[Path], b
     jobs = _jobs(runner)
     if backend is None:
         return [runner.make(job) for job in jobs]
-    shared = {name: getattr(request, name) for name in ("out", "table", "settings", "overwrite", "store", "report")}
-    return list(backend(plan, jobs, reuse=(*old, *request.reuse), **shared)) if jobs else []
+    return list(backend(dataclasses.replace(request, reuse=(*old, *request.reuse)), plan, jobs)) if jobs else []
 
 
 def _jobs(runner: ShardRunner) -> list[ShardJob]:
