@@ -72,14 +72,14 @@ data: $(INSTALLED)
 
 # The link gives mypy a folder named as the package; where the clone lies does not matter then.
 # The timestamp is written last, so an installation that was interrupted is begun again.
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt stages/encoders/native/loops.cpp
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "headstart needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	mkdir -p $(VENV)/src && ln -sfn ../.. $(VENV)/src/headstart
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $(INSTALLED)
 
-$(OLDEST)/installed: pyproject.toml constraints-oldest.txt
+$(OLDEST)/installed: pyproject.toml constraints-oldest.txt stages/encoders/native/loops.cpp
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --no-compile --constraint constraints-oldest.txt --editable '.[dev]'
 	touch $(OLDEST)/installed

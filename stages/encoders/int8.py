@@ -12,7 +12,8 @@ from ...cache.errors import EncoderError, SettingsError
 from ..types import Float64Array
 from .encoder import Encoder, EncoderSettings, encode_sequences
 from .packed.forward import PackedForward
-from .packed.quantized import int8_products, quantize
+from .packed.linear_rounded import int8_products
+from .packed.quantized import quantize
 from .tokenizer import Tokenizer
 
 _TEXTS = (

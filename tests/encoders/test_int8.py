@@ -22,7 +22,8 @@ from headstart.stages.devices import choose_precision
 from headstart.stages.encoders import hf, int8
 from headstart.stages.encoders.encoder import encode_sequences
 from headstart.stages.encoders.packed import quantized
-from headstart.stages.encoders.packed.quantized import COLUMNS_APART, LARGEST_STATE, Int8Linear
+from headstart.stages.encoders.packed.linear_rounded import LARGEST_STATE, Int8Linear
+from headstart.stages.encoders.packed.quantized import COLUMNS_APART
 from headstart.stages.encoders.session import EncoderSession
 from headstart.stages.export import export
 from headstart.stages.model import load as load_classifier
@@ -175,7 +176,7 @@ def test_columns_that_outweigh_the_others_cost_no_bits(
     sequences, _ = plain.tokenize(TEXTS)
     expected = apart_from_the_mean(encode_sequences(plain, sequences)["mean"])
     lowest = []
-    for columns in (COLUMNS_APART, 0):
+    for columns in (COLUMNS_APART, (0,)):
         monkeypatch.setattr(quantized, "COLUMNS_APART", columns)
         ours = EncoderSession(settings(encoder, precision="int8", features=("mean",))).encoder
         found = apart_from_the_mean(encode_sequences(ours, sequences)["mean"])
@@ -271,7 +272,7 @@ def test_products_are_exact_where_older_instructions_cut_sums_of_8_by_8_bits() -
     """Which is why states have 7 bits."""
     program = (
         "from headstart.stages.encoders.packed.linear_int8 import products_are_exact as exact\n"
-        f"print(exact({quantized.LARGEST_STATE}), exact(255))"
+        f"print(exact({LARGEST_STATE}), exact(255))"
     )
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
     ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from ..native.loops import compiled
 from .linear import Linear, padded_rows
 
 Tensor = torch.Tensor
@@ -117,6 +118,25 @@ class Group:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
+
+    def parts(self, tokens: int) -> list[tuple[slice, Group]]:
+        """The group in groups of about so many tokens, whose rows are their own matrix; and these rows in the batch."""
+        return self.once(("parts", tokens), lambda: list(self._parts(tokens)))  # type: ignore[no-any-return]
+
+    def _parts(self, tokens: int) -> Iterator[tuple[slice, Group]]:
+        made: dict[Any, Any] = {}
+        most = max(1, tokens // self.length)
+        for start in range(0, self.count, most):
+            count, first = min(most, self.count - start), self.tokens.start + start * self.length
+            sequences = slice(self.sequences.start + start, self.sequences.start + start + count)
+            rows = slice(0, count * self.length)
+            part = Group(rows, sequences, count, self.length, self.length, made)  # no neighbour's keys follow the last
+            yield slice(first, first + rows.stop), part
+
+    def sees_all(self, mask: Mask | None) -> bool:
+        """Whether a mask adds nothing to any score."""
+        length = self.length
+        return mask is None or self.once(("adds", mask), lambda: not mask(torch.arange(1 - length, length)).any())
 
     def blocks(self, mask: Mask | None, dtype: torch.dtype) -> list[Block]:
         """All queries in one block, or in several where a mask hides most keys of a long sequence."""
@@ -232,13 +252,20 @@ class SelfAttention:
     heads: Heads
     query_key_value: Linear
     dtype: torch.dtype
+    together: int | None = None
+    """Tokens, about, whose queries, keys and values are computed together, in a core's cache; None for all."""
 
     def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
-        query_key_value = self.query_key_value(hidden_states.to(self.dtype))
-        how = self.heads
-        attention = query_key_value.new_empty(len(hidden_states), how.heads * how.width)
-        for group in groups:
-            attend(query_key_value, group, how, out=attention)
+        states, how = hidden_states.to(self.dtype), self.heads
+        attention = states.new_empty(len(states), how.heads * how.width)
+        if self.together is None:
+            query_key_value = self.query_key_value(states)
+            for group in groups:
+                attend(query_key_value, group, how, out=attention)
+        else:
+            for group in groups:
+                for rows, part in group.parts(self.together):
+                    attend(self.query_key_value(states[rows]), part, how, out=attention[rows])
         attention[groups[-1].tokens.stop :] = 0
         return attention
 
@@ -264,6 +291,18 @@ def attend(query_key_value: Tensor, group: Group, how: Heads, *, out: Tensor) ->
     whole = slice(0, group.length)
     for of_keys, first, heads in ((False, 0, how.heads), (True, how.heads, how.key_value_heads)):
         how.prepare(part(first, heads, whole).transpose(1, 2), how.turns(group), of_keys=of_keys)
+    loops = compiled()
+    if loops is not None and loops.attends(query_key_value, group.length, how.width) and group.sees_all(how.mask):
+        loops.attend(
+            query_key_value[group.tokens],
+            sequences=group.count,
+            length=group.length,
+            heads=how.heads,
+            key_value_heads=how.key_value_heads,
+            scale=how.width**-0.5 if how.scale is None else how.scale,
+            out=out[group.tokens],
+        )
+        return
     rows = out[group.tokens].view(group.count, group.length, how.heads, how.width)
     for block in group.blocks(how.mask, query_key_value.dtype):
         key = part(how.heads, how.key_value_heads, block.keys)

@@ -73,15 +73,15 @@ class FeedForward:
     activation: str
     gated: bool  # the first half of ``up``, activated, multiplies the second (Shazeer, GLU variants, 2020)
     down: Ending
-    in_chunks: bool  # of `CHUNK_ROWS`
+    chunk_rows: int | None  # that go through it together; None for all
 
     def __call__(self, hidden_states: Tensor, attention: Tensor) -> Tensor:
         """The layer's input (n, width) float32, and attention's result for it, to the layer's output, likewise."""
-        if not self.in_chunks:
+        if self.chunk_rows is None:
             return self._output(hidden_states, attention)
         output = torch.empty_like(hidden_states)
-        for start in range(0, len(hidden_states), CHUNK_ROWS):
-            chunk = slice(start, start + CHUNK_ROWS)
+        for start in range(0, len(hidden_states), self.chunk_rows):
+            chunk = slice(start, start + self.chunk_rows)
             output[chunk] = self._output(hidden_states[chunk], attention[chunk])
         return output
 
@@ -282,7 +282,7 @@ class LayerBuilder:
                 branch_norm=self._norm(prefix, names.output_branch),
                 norm=self._norm(prefix, names.output_norm),
             ),
-            in_chunks=self.kernels.IN_CHUNKS,
+            chunk_rows=CHUNK_ROWS if self.kernels.IN_CHUNKS else None,
         )
 
     def _value_bias(self, number: int) -> Tensor:

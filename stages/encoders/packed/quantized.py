@@ -8,82 +8,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.nn.functional import pad
 
 from ...types import TokenIds
 from .forward import PackedForward
 from .linear import Linear, Tensor, padded_rows
-from .linear_int8 import products_are_exact
+from .linear_rounded import FEW_ROWS, ROUNDED_ROWS, Int8Linear
 
-COLUMNS_APART = 14  # that are multiplied in float32; with the bias and the rows' smallest numbers they are 16
-_LARGEST_WEIGHT, LARGEST_STATE = 127, 127
-_ROWS = 512  # that are rounded together: the intermediate results stay in the core's cache
-
-
-class Int8Linear(Linear):
-    """A linear layer of rounded numbers: weights to 8 bits, by one unit for each output; and the rows that it is given
-    to 7 bits between the row's smallest and largest number, by one unit for each row. Sums of products are exact.
-
-    Rows have 7 bits on every processor, because two products of 7 by 8 bits fit into the 16 bits in which processors
-    without newer units (VNNI, AMX) add them. With 8 bits on some of them, one identity would mean two kinds of vectors.
-
-    A few columns of an encoder's states are far larger than the others, and would leave these few bits. They are
-    multiplied apart, in float32. (Dettmers et al., LLM.int8(), 2022, https://arxiv.org/abs/2208.07339.) There they are
-    found anew in each batch; here `quantize` has chosen them, so that neighbours decide nothing for a row. Its last
-    bits in float32 may still depend on them, and where a number lies between two whole ones, such a bit decides which
-    it becomes: `extraction.tolerance` allows for that.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor, rows: int, apart: Tensor) -> None:
-        """Lay out a weight (out, in) and a bias, as `Linear` takes them, for about ``rows`` rows; ``apart`` are int64
-        numbers of columns."""
-        out, width = weight.shape
-        self._apart = apart
-        together = weight.index_fill(1, apart, 0)
-        units = together.abs().amax(dim=1).clamp_min_(1e-30) / _LARGEST_WEIGHT
-        whole = (together / units[:, None]).round_()
-        self._laid_out: Tensor = torch.ops.onednn.qlinear_prepack(whole.to(torch.int8), [rows, width])
-        self._units, self._zeros = units, torch.zeros(out, dtype=torch.int32)
-        smallest = whole.sum(dim=1, dtype=torch.float64).mul_(units).float()
-        ending = torch.stack([smallest, pad(bias, (0, out - len(bias)))])
-        self._columns = torch.cat([weight[:, apart].T, ending])  # (columns apart + 2, out)
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        output, units = self._multiply(rows)
-        return output.mul_(units)
-
-    def plus(self, rows: Tensor, residual: Tensor) -> Tensor:
-        output, units = self._multiply(rows)
-        return torch.addcmul(residual, output, units, out=output)
-
-    def _multiply(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Of (n, in) float32: the result in units of its rows, (n, out), and these, (n, 1); float32.
-
-        A row's unit is not finite where a number of the row is not.
-        """
-        output, units = rows.new_empty(len(rows), len(self._units)), rows.new_empty(len(rows), 1)
-        for start in range(0, len(rows), _ROWS):
-            some = slice(start, start + _ROWS)
-            apart, together = rows[some].index_select(1, self._apart), rows[some].index_fill(1, self._apart, 0)
-            smallest, largest = together.amin(dim=1, keepdim=True), together.amax(dim=1, keepdim=True)
-            torch.sub(largest, smallest, out=units[some]).clamp_min_(1e-30).div_(LARGEST_STATE)
-            scale = units[some].reciprocal()
-            smallest *= scale
-            whole = together.mul_(scale).add_(0.5 - smallest).to(torch.int8)  # rounds, as all are above 0
-            beside = torch.cat([apart * scale, smallest, scale], dim=1)
-            torch.mm(beside, self._columns, out=output[some])
-            self._add_product(whole.view(torch.uint8), output[some])
-        return output, units
-
-    def _add_product(self, whole: Tensor, output: Tensor) -> None:
-        factors = (whole, 1.0, 0, self._laid_out, self._units, self._zeros)
-        result: tuple[Any, ...] = (output, None, 1.0, 0, torch.float32, 1.0, 0, "sum", 1.0, "none", [], "")
-        torch.ops.onednn.qlinear_pointwise.binary(*factors, *result)
-
-
-def int8_products() -> bool:
-    """Whether torch multiplies 8-bit integers here, and exactly."""
-    return products_are_exact(LARGEST_STATE)
+COLUMNS_APART = (0, 1, 2, 4, 6, 8, 11, 14)
+"""Numbers of columns that may be multiplied in float32. Of BERT's kinds, these are four to eight before the projections
+of a layer and of its feed-forward, and none before attention's output."""
+_WIDER = 1.1  # a row's range, that fewer columns apart may cost
 
 
 def quantize(forward: PackedForward, sequences: Sequence[TokenIds]) -> None:
@@ -94,7 +28,8 @@ def quantize(forward: PackedForward, sequences: Sequence[TokenIds]) -> None:
 
     Args:
         forward: The pass, which is changed.
-        sequences: Some that are like those to come: columns that are largest in them are multiplied apart.
+        sequences: Some that are like those to come. Columns that are largest in them are multiplied apart, as long as
+            that leaves the others notably finer units.
 
     Raises:
         ValueError: they have so few tokens that products of all tokens look like those of one token a sequence.
@@ -111,6 +46,9 @@ def quantize(forward: PackedForward, sequences: Sequence[TokenIds]) -> None:
     forward.layers = [_with_linears(layer, observe) for layer in plain]
     with torch.inference_mode():
         forward(sequences)
+        for observed in seen.values():
+            observed.rank_columns()
+        forward(sequences)
 
     @functools.cache
     def rounded(number: int) -> Linear:
@@ -118,18 +56,19 @@ def quantize(forward: PackedForward, sequences: Sequence[TokenIds]) -> None:
         if observed.rows <= most:
             return observed.linear
         weight, bias = observed.linear.plain()
-        apart = observed.largest.topk(min(COLUMNS_APART, weight.shape[1])).indices.sort().values
-        return Int8Linear(weight, bias, min(observed.rows, _ROWS), apart)
+        return Int8Linear(weight, bias, min(observed.rows, ROUNDED_ROWS), observed.apart())
 
     forward.layers = [_with_linears(layer, lambda linear: rounded(id(linear))) for layer in plain]
 
 
 class _Observed(Linear):
-    """A linear layer that notes how many rows it is given at most, and the size of each column's largest number."""
+    """A linear layer that notes how many rows it is given at most and, in a first pass, the size of each column's
+    largest number; in a second one, how far the rows reach without the columns that are largest."""
 
     def __init__(self, linear: Linear) -> None:
         self.linear, self.rows = linear, 0
-        self.largest = torch.zeros(0)
+        self._largest, self._ranked = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
+        self._squares = torch.zeros(len(COLUMNS_APART), dtype=torch.float64)  # of ranges, summed over the rows
 
     def __call__(self, rows: Tensor) -> Tensor:
         self._note(rows)
@@ -143,9 +82,25 @@ class _Observed(Linear):
         self._note(rows)
         return self.linear.plus(rows, residual)
 
+    def rank_columns(self) -> None:
+        """End the first pass."""
+        self._ranked = self._largest.topk(min(COLUMNS_APART[-1], len(self._largest))).indices
+
+    def apart(self) -> Tensor:
+        """(columns,) int64: the fewest without which rows reach about as far as without all."""
+        enough = self._squares <= _WIDER**2 * self._squares[-1]
+        return self._ranked[: COLUMNS_APART[int(enough.nonzero()[0])]].sort().values
+
     def _note(self, rows: Tensor) -> None:
-        self.rows, largest = max(self.rows, len(rows)), rows.abs().amax(dim=0)
-        self.largest = torch.maximum(self.largest, largest) if len(self.largest) else largest
+        self.rows = max(self.rows, len(rows))
+        if not len(self._ranked):
+            largest = rows.abs().amax(dim=0)
+            self._largest = torch.maximum(self._largest, largest) if len(self._largest) else largest
+            return
+        for place, count in enumerate(COLUMNS_APART):
+            together = rows.index_fill(1, self._ranked[:count], 0)
+            ranges = together.amax(dim=1) - together.amin(dim=1)
+            self._squares[place] += ranges.double().square().sum()
 
 
 def _with_linears(part: Any, change: Callable[[Linear], Linear]) -> Any:
@@ -156,4 +111,7 @@ def _with_linears(part: Any, change: Callable[[Linear], Linear]) -> Any:
         return part
     fields = {field.name: getattr(part, field.name) for field in dataclasses.fields(part) if field.init}
     changed = {name: made for name, value in fields.items() if (made := _with_linears(value, change)) is not value}
+    if any(isinstance(linear, Int8Linear) and linear.in_few_rows for linear in changed.values()):
+        few = {"together": FEW_ROWS, "chunk_rows": FEW_ROWS}
+        changed |= {name: rows for name, rows in few.items() if name in fields}
     return dataclasses.replace(part, **changed) if changed else part
