@@ -55,9 +55,8 @@ def save_tiny_encoder(folder: Path, *, seed: int = 0, kind: str = "bert", **chan
         "modernbert": lambda: hf.ModernBertModel(hf.ModernBertConfig(**{"local_attention": 8, **sizes})),
         "albert": lambda: hf.AlbertModel(hf.AlbertConfig(**sizes, embedding_size=16)),
         "deberta-v2": lambda: hf.DebertaV2Model(hf.DebertaV2Config(**sizes, **disentangled)),
-        # of transformers releases after 5.0
         "nomic_bert": lambda: hf.NomicBertModel(hf.NomicBertConfig(**sizes)),
-        "gte": lambda: hf.GteModel(hf.GteConfig(**sizes)),
+        "gte": lambda: hf.GteModel(hf.GteConfig(**sizes)),  # transformers 5.17 does not have it
         "jina_embeddings_v3": lambda: hf.JinaEmbeddingsV3Model(hf.JinaEmbeddingsV3Config(**sizes)),
         "rembert": lambda: hf.RemBertModel(hf.RemBertConfig(**sizes, input_embedding_size=16)),
         "convbert": lambda: hf.ConvBertModel(hf.ConvBertConfig(**sizes, embedding_size=16, head_ratio=2)),

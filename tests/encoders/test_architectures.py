@@ -70,9 +70,8 @@ PADDED: dict[str, dict[str, Any]] = {
     "SqueezeBert": {**SIZES, **GROUPED, "embedding_size": 32, "post_attention_groups": 1},
     "XLM": XLM,
 }
-for newer in ("Gte", "JinaEmbeddingsV3", "NomicBert"):
-    if not hasattr(transformers, f"{newer}Config"):  # transformers 5.0
-        del PACKED[newer]
+if not hasattr(transformers, "GteConfig"):  # transformers 5.17
+    del PACKED["Gte"]
 SAME_LENGTH: dict[str, dict[str, Any]] = {
     "ConvBert": {**SIZES, "embedding_size": 16, "head_ratio": 2, "conv_kernel_size": 3},
     "FNet": SIZES,

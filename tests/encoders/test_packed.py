@@ -76,7 +76,7 @@ def gemma(**changes: Any) -> Any:
 
 
 def rotary(kind: str, **changes: Any) -> Any:
-    """A model of a class that transformers 5.0 does not have."""
+    """A model of a class that older releases of transformers do not have."""
     config = getattr(transformers, f"{kind}Config")(**{**SIZES, "pad_token_id": 0, **changes})
     return getattr(transformers, f"{kind}Model")(config)
 
@@ -123,7 +123,9 @@ FAMILY = {
     "Llama 3": lambda: decoder("Llama", rope_parameters=LLAMA3, rms_norm_eps=1e-5),
     "Mistral": lambda: decoder("Mistral", sliding_window=6),
     "Mistral without windows": lambda: decoder("Mistral", sliding_window=None, hidden_act="gelu"),
+    "Mistral in both directions": lambda: decoder("Mistral", is_causal=False, sliding_window=6),
     "Qwen2": lambda: decoder("Qwen2", use_sliding_window=True, sliding_window=6, max_window_layers=1),
+    "Qwen2 in both directions": lambda: decoder("Qwen2", is_causal=False),
     "Qwen3": lambda: decoder("Qwen3", num_key_value_heads=1),
     "Gemma 3": gemma,
     "EmbeddingGemma": lambda: gemma(use_bidirectional_attention=True, query_pre_attn_scalar=10, rope_parameters=STEEP),
@@ -140,14 +142,11 @@ ROTARY: dict[str, dict[str, dict[str, Any]]] = {  # by the class's name, configu
 NEWER = {
     name: functools.partial(rotary, kind, **changes)
     for kind, configurations in ROTARY.items()
-    if hasattr(transformers, f"{kind}Model")  # 5.0 has none of them
+    if hasattr(transformers, f"{kind}Model")  # 5.17 has no GTE
     for name, changes in configurations.items()
 }
 FAMILY |= NEWER
 SEGMENTED = ["BERT", "BERT of one layer", "ELECTRA", "ELECTRA, projected", "ALBERT", "DeBERTa, c2p alone"]
-if tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 2):  # which computes decoders in both directions
-    FAMILY["Qwen2 in both directions"] = lambda: decoder("Qwen2", is_causal=False)
-    FAMILY["Mistral in both directions"] = lambda: decoder("Mistral", is_causal=False, sliding_window=6)
 OTHERS = {
     "a decoder with positions of another kind": lambda: decoder(
         "Llama", rope_parameters={**SCALED, "rope_type": "yarn"}
