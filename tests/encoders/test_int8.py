@@ -43,12 +43,18 @@ def layer(weight: torch.Tensor, bias: torch.Tensor, apart: list[int]) -> Int8Lin
     return Int8Linear(weight, bias, 128, torch.tensor(apart, dtype=torch.int64))
 
 
+def units_of(weight: torch.Tensor) -> torch.Tensor:
+    """(out, 1), by the definition: neither a weight nor the sum of two neighbours has more than 127 of its output."""
+    pairs = torch.nn.functional.pad(weight, (0, weight.shape[1] % 2)).view(len(weight), -1, 2).sum(2)
+    return torch.maximum(weight.abs().amax(1), pairs.abs().amax(1))[:, None] / 127
+
+
 def largest_error(weight: torch.Tensor, rows: torch.Tensor, apart: list[int]) -> torch.Tensor:
     """(rows, out) float64: what rounding can do at most, by the definition: half a unit of each state and weight."""
     weight, rows = weight.double().index_fill(1, torch.tensor(apart), 0), rows.double()
     rows = rows.index_fill(1, torch.tensor(apart), 0)
     of_states = (rows.amax(1, keepdim=True) - rows.amin(1, keepdim=True)) / LARGEST_STATE
-    of_weights = weight.abs().amax(1, keepdim=True) / 127
+    of_weights = units_of(weight)
     return of_states / 2 * (weight.abs().sum(1) + of_weights.T / 2 * weight.shape[1]) + rows.abs().sum(
         1, keepdim=True
     ) * (of_weights.T / 2)
@@ -88,7 +94,7 @@ def test_each_number_becomes_the_nearest_that_there_is() -> None:
     torch.testing.assert_close(found[:, 5], numbers[:, 5])
     weight = numbers.index_fill(1, torch.tensor([5]), 0.5)
     off = layer(weight, torch.empty(0), [5])(single).T - weight
-    most = weight.index_fill(1, torch.tensor([5]), 0).abs().amax(1, keepdim=True) / 127
+    most = units_of(weight.index_fill(1, torch.tensor([5]), 0))
     assert (off.abs() <= 0.501 * most).all()
     assert off[:, 5].abs().max() < 1e-5
 
@@ -97,8 +103,10 @@ def test_each_number_becomes_the_nearest_that_there_is() -> None:
 def test_whole_numbers_are_multiplied_exactly(width: int) -> None:
     """The largest numbers too, of one sign: a sum of two products must not be cut at 16 bits."""
     generator = torch.Generator().manual_seed(width)
-    weight = torch.randint(-127, 128, (32, width), generator=generator).float()
-    weight[:, 0], weight[0], weight[1] = 127.0, 127.0, -127.0
+    weight = torch.randint(-63, 64, (32, width), generator=generator).float()
+    weight[:, 0], weight[:, 1] = 127.0, 0.0
+    weight[0], weight[1], weight[2] = 64.0, -64.0, 127.0
+    weight[:2, 1::2], weight[2, 1::2] = weight[:2, 1::2].sign() * 63, 0.0
     rows = torch.randint(0, LARGEST_STATE + 1, (96, width), generator=generator).float()
     rows[:, 0], rows[:, 1], rows[0] = 0.0, float(LARGEST_STATE), float(LARGEST_STATE)
     rows[0, 0] = 0.0
@@ -269,10 +277,10 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path, wide: Path, monkeypatch:
 
 
 def test_products_are_exact_where_older_instructions_cut_sums_of_8_by_8_bits() -> None:
-    """Which is why states have 7 bits."""
+    """Which is why neighbours among the weights share 127."""
     program = (
         "from headstart.stages.encoders.packed.linear_int8 import products_are_exact as exact\n"
-        f"print(exact({LARGEST_STATE}), exact(255))"
+        "print(exact(64), exact(127))"
     )
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
     ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)

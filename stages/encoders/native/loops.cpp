@@ -67,7 +67,8 @@ inline float sum(Floats vector) {
 }
 
 // The exact GELU, by erf(x / sqrt(2)) as x P(x^2) / Q(x^2), off by 1.1e-8 at most, and by rounding. It was fitted by
-// least squares, repeated with more weight where the error was large, and holds up to 5.4, where erf is 1 - 7e-8.
+// least squares, repeated with more weight where the error was large, and holds up to 5.4, where erf is 1 - 7e-8. Below
+// -5.4 the result is 0 for -2e-7.
 inline Floats gelu(Floats x) {
     const Floats inside = lower(everywhere(5.4f), higher(everywhere(-5.4f), x)), square = inside * inside;
     Floats above = square * 4.67734505e-08f + 1.27200546e-05f, below = square * 1.21659124e-06f + 7.24003714e-05f;
@@ -75,7 +76,8 @@ inline Floats gelu(Floats x) {
     above = above * square + 9.30170888e-03f, below = below * square + 2.83787154e-02f;
     above = above * square + 6.67445516e-02f, below = below * square + 2.50317979e-01f;
     above = above * square + 7.97884491e-01f, below = below * square + 1.0f;
-    return 0.5f * x * (1.0f + inside * above / below);
+    const Floats found = 0.5f * x * (1.0f + inside * above / below);
+    return x < -5.4f ? Floats{} : found;
 }
 
 // e^x for x of at most 0: 2^n e^r with r from -ln(2)/2 to ln(2)/2, as Cody and Waite split it, and e^r by its series.
@@ -395,7 +397,5 @@ void headstart_attend(const float *query_key_value, long apart, long sequences, 
             Attend{tokens + head * width, key, key + key_heads * width, to, scratch, apart, heads * width, length,
                    width, scale}();
         }
-}
-}
 }
 }

@@ -100,15 +100,15 @@ def split(values: Tensor, apart: Tensor | None = None) -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
-def products_are_exact(largest: int = 255) -> bool:
-    """Whether oneDNN multiplies 8-bit integers here exactly: one from 0 to ``largest``, the other from -127 to 127.
+def products_are_exact(weight: int = 127) -> bool:
+    """Whether oneDNN multiplies 8-bit integers here exactly: one from 0 to 255, the other from -weight to ``weight``.
 
     Older instructions, to which ``ONEDNN_MAX_CPU_ISA`` can hold it, cut a sum of two products at 16 bits.
     """
     onednn: Any = torch.backends.mkldnn
     if not (onednn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")):
         return False
-    weight = torch.ops.onednn.qlinear_prepack(torch.full((64, 64), 127, dtype=torch.int8), [64, 64])
-    factors = (torch.full((64, 64), largest, dtype=torch.uint8), 1.0, 0, weight, torch.ones(64), torch.zeros(64).int())
+    weights = torch.ops.onednn.qlinear_prepack(torch.full((64, 64), weight, dtype=torch.int8), [64, 64])
+    factors = (torch.full((64, 64), 255, dtype=torch.uint8), 1.0, 0, weights, torch.ones(64), torch.zeros(64).int())
     product = torch.ops.onednn.qlinear_pointwise.default(*factors, None, 1.0, 0, torch.float32, "none", [], "")
-    return bool((product == largest * 127 * 64).all())
+    return bool((product == 255 * weight * 64).all())

@@ -10,7 +10,7 @@ from .linear import Linear, Tensor
 from .linear_int8 import products_are_exact
 
 COLUMNS_APART = 14  # that are multiplied in float32; with the bias and the rows' smallest numbers they are 16
-_LARGEST_WEIGHT, LARGEST_STATE = 127, 127
+LARGEST_WEIGHT, LARGEST_STATE = 127, 255  # of a weight, or of the sum of two neighbours
 ROUNDED_ROWS = 256
 """Rows that go through a layer together, whose intermediate results stay in the core's cache."""
 
@@ -21,10 +21,11 @@ FEW_ROWS = 192
 
 class Int8Linear(Linear):
     """A linear layer of rounded numbers: weights to 8 bits, by one unit for each output; and the rows that it is given
-    to 7 bits between the row's smallest and largest number, by one unit for each row. Sums of products are exact.
+    to 8 bits between the row's smallest and largest number, by one unit for each row. Sums of products are exact.
 
-    Rows have 7 bits on every processor, because two products of 7 by 8 bits fit into the 16 bits in which processors
-    without newer units (VNNI, AMX) add them. With 8 bits on some of them, one identity would mean two kinds of vectors.
+    Processors without newer units (VNNI, AMX) add two products in 16 bits, and cut what does not fit. So an output's
+    unit lets two weights that are neighbours add up to no more than one may be: then two products always fit. It is the
+    same unit on every processor, for one identity should not mean two kinds of vectors.
 
     A few columns of an encoder's states are far larger than the others, and would leave these few bits. They are
     multiplied apart, in float32. (Dettmers et al., LLM.int8(), 2022, https://arxiv.org/abs/2208.07339.) There they are
@@ -37,7 +38,9 @@ class Int8Linear(Linear):
         """Lay out a weight (out, in) and a bias, as `Linear` takes them, for about ``rows`` rows; ``apart`` are int64
         numbers of columns."""
         together = weight.index_fill(1, apart, 0)
-        units = together.abs().amax(dim=1).clamp_min_(1e-30) / _LARGEST_WEIGHT
+        pairs = pad(together, (0, weight.shape[1] % 2)).view(len(weight), -1, 2)
+        largest = torch.maximum(together.abs().amax(dim=1), pairs.sum(dim=2).abs().amax(dim=1))
+        units = largest.clamp_min_(1e-30) / LARGEST_WEIGHT
         whole = (together / units[:, None]).round_()
         of_smallest = whole.sum(dim=1, dtype=torch.float64).mul_(units).float()
         ending = torch.stack([of_smallest, pad(bias, (0, len(weight) - len(bias)))])
@@ -84,4 +87,4 @@ class _OneDnnLinear:
 
 def int8_products() -> bool:
     """Whether torch multiplies 8-bit integers here, and exactly."""
-    return products_are_exact(LARGEST_STATE)
+    return products_are_exact(LARGEST_WEIGHT // 2 + 1)  # each is rounded to half of the sum, or one more
