@@ -4,6 +4,7 @@
 
 Ways take turns; shown is the median over rounds of the ratio to torch.mm of (2048 x 768) by (768 x 3072) in float32,
 timed just before. `headstart.stages.encoders.packed.linear_cpu.make_linear` chooses by what this prints.
+The rounded ones take rows in float32 and give them, as `Int8Linear` does.
 With ``--apart``, oneDNN also gets an input with so many more numbers from row to row: rows of 4,096 bytes share places
 in the cache.
 """
@@ -13,22 +14,40 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+import unittest.mock
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from facts import cpu_name
+from headstart.stages.encoders.packed import linear_rounded
 from headstart.stages.encoders.packed.linear import Linear
 from headstart.stages.encoders.packed.linear_cpu import MklLinear, OneDnnLinear
 from headstart.stages.encoders.packed.linear_int8 import Int8SplitLinear
+from headstart.stages.encoders.packed.linear_rounded import Int8Linear
 
 ROUNDS = 5
 SECONDS = 0.25
+
+
+def rounded(weight: torch.Tensor, bias: torch.Tensor, rows: int) -> Linear:
+    """A layer of rounded numbers, without columns apart: by the compiled loops where they are the fastest."""
+    return Int8Linear(weight, bias, rows, torch.zeros(0, dtype=torch.int64))
+
+
+def rounded_by_onednn(weight: torch.Tensor, bias: torch.Tensor, rows: int) -> Linear:
+    """The same by oneDNN's product."""
+    with unittest.mock.patch.object(linear_rounded, "compiled_linear", lambda weight: None):
+        return rounded(weight, bias, rows)
+
+
 KINDS: dict[str, Callable[[torch.Tensor, torch.Tensor, int], Linear]] = {
     "plain": lambda weight, bias, rows: Linear(weight, bias),
     "MKL, laid out": MklLinear,
     "oneDNN, laid out": OneDnnLinear,
     "8-bit digits": Int8SplitLinear,
+    "rounded, oneDNN": rounded_by_onednn,
+    "rounded, compiled": rounded,
 }
 
 
@@ -36,7 +55,7 @@ class RowsApart(OneDnnLinear):
     """The same, of an input whose rows are further apart."""
 
 
-FLOAT32_ALONE = (MklLinear, Int8SplitLinear)
+FLOAT32_ALONE = (MklLinear, Int8SplitLinear, rounded_by_onednn, rounded)
 
 
 def main() -> None:
