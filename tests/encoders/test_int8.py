@@ -115,6 +115,16 @@ def test_whole_numbers_are_multiplied_exactly(width: int) -> None:
     torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=1e-2)
 
 
+@pytest.mark.parametrize("width", [64, 33])
+def test_two_neighbours_of_the_largest_rows_fit_into_16_bits(width: int) -> None:
+    """Which is all that processors without VNNI have for the sum of two products, wherever this test runs."""
+    torch.manual_seed(width)
+    whole = layer(torch.randn(200, width) + 0.5, torch.empty(0), [])._compute._weight.whole.long()
+    pairs = torch.nn.functional.pad(whole, (0, width % 2)).view(200, -1, 2)
+    assert (LARGEST_STATE * pairs.sum(2)).abs().max() < 2**15
+    assert pairs.sum(2).abs().max() >= 126  # and hardly a bit is given away
+
+
 def test_rows_that_are_odd() -> None:
     """Of zeros, of one number, of numbers that are no numbers; none spoils another."""
     torch.manual_seed(0)
