@@ -21,7 +21,7 @@ from ...devices import cpu_capabilities
 
 Tensor = torch.Tensor
 VERSION = 1
-"""Of the functions in ``loops.cpp``, where it also stands: a library that was made from other sources is not called."""
+"""Of the functions and their arguments in ``loops.cpp``, where it also stands: a library of another is not called."""
 MOST_KEYS = 512
 """Of more, torch's attention takes less time with AVX2 (``bench/attention.py``)."""
 _NAMES = {"AVX512": "_avx512", "AVX2": "_avx2"}  # by torch's name for what it may use of the processor

@@ -15,9 +15,8 @@ from .linear import Linear, Tensor, padded_rows
 from .linear_rounded import FEW_ROWS, ROUNDED_ROWS, Int8Linear
 
 COLUMNS_APART = (0, 1, 2, 4, 6, 8, 11, 14)
-"""Numbers of columns that may be multiplied in float32. Of BERT's kinds, these are four to eight before the projections
-of a layer and of its feed-forward, and none before attention's output."""
-_WIDER = 1.1  # a row's range, that fewer columns apart may cost
+"""Numbers of columns that may be multiplied in float32. Attention's output often gains by none, others by some."""
+_WIDER = 1.1  # so many times as far may rows reach, for fewer columns apart
 
 
 def quantize(forward: PackedForward, sequences: Sequence[TokenIds]) -> None:
