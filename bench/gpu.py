@@ -42,6 +42,7 @@ from gpu_contenders import (
     Headstart,
     Transformers,
     padded,
+    unfused,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -195,7 +196,7 @@ def stage_speed(bench: Bench) -> Iterator[Row]:
     """The tokenizer alone and the encoder alone, and what share of the card's rate the encoder reaches."""
     yield attempt("alone", f"{bench.half}: product of large matrices", "TFLOP/s", lambda: bench.matrix_rate / 1e12)
     for name in (name for name in bench.shapes if bench.shapes[name].get("model_type", "bert") == "bert"):
-        for way, load in (("packed", Headstart), ("padded", padded)):
+        for way, load in (("packed", Headstart), ("packed, not fused", unfused), ("padded", padded)):
             yield from measure_alone(bench, name, f"{name}, {bench.half}, {way}", load)
 
 

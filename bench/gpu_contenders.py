@@ -82,6 +82,18 @@ def padded(folder: Path, device: str, precision: str) -> Headstart:
         return Headstart(folder, device, precision)
 
 
+def unfused(folder: Path, device: str, precision: str) -> Headstart:
+    """headstart without kernels of its own: each norm and sum is a pass of torch's over memory."""
+    from headstart.stages.encoders.packed import varlen
+
+    kept = varlen.find_fused
+    varlen.find_fused = lambda: None
+    try:
+        return Headstart(folder, device, precision)
+    finally:
+        varlen.find_fused = kept
+
+
 @contextlib.contextmanager
 def _no_architecture() -> Iterator[None]:
     from headstart.stages.encoders import hf, session
@@ -159,6 +171,7 @@ def flash_attention(folder: Path, device: str, precision: str) -> Encode:
 
 CONTENDERS: dict[str, Callable[[Path, str, str], Encode]] = {
     "headstart": Headstart,
+    "headstart, not fused": unfused,
     "headstart, padded": padded,
     "transformers, sorted by length": Transformers,
     "sentence-transformers, SDPA": functools.partial(sentence_transformers, attention="sdpa"),

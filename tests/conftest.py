@@ -16,6 +16,7 @@ from tiny import save_tiny_encoder
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HEADSTART_CACHE"] = ""  # each test loads its encoder by transformers, and leaves nothing in a home
+os.environ["TRITON_INTERPRET"] = "1"  # kernels for GPUs run on the CPU, as plain Python
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Where the tests were started with `&` or `nohup`, what they start would rightly ignore their Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -50,6 +50,7 @@ _MOST_SPARE = 1024  # rows of the embeddings without a token: room for more, or 
 _MODEL_KIND = re.compile(rb'"model"\s*:\s*\{\s*"type"\s*:\s*"(\w+)"')
 _INTEGERS = {"I8", "U8", "I16", "I32", "torch.int8", "torch.uint8", "torch.int16", "torch.int32"}  # not of counts
 _BOTH_DIRECTIONS = {"is_causal": False, "use_bidirectional_attention": True}  # as a decoder's config.json asks for it
+_UNFUSED = "on this GPU, each norm and sum is a pass of its own"
 _OTHER_VOCABULARIES = ("tokenizer.model", "tiktoken.model", "tekken.json")
 """Files that transformers reads in the place of a tokenizer class's own."""
 
@@ -101,7 +102,8 @@ def _load(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
     architecture = model_architecture(model) if settings.device.type in ("cpu", "cuda") else None
     if architecture is not None:
         try:
-            packed = _try_packed(architecture, model, settings, forward, segments=segments)
+            packed, note = _try_packed(architecture, model, settings, forward, segments=segments)
+            notes += [] if note is None else [f"{forward.name} ({forward.kind}): {note}"]
         except UnfitError as error:
             notes.append(f"{forward.name} ({forward.kind}) runs padded on this GPU: {error}")
     if architecture is not None and packed is not None:
@@ -159,16 +161,37 @@ def _padded_backend(forward: PaddedForward, files: EncoderFiles, settings: Encod
 
 def _try_packed(
     architecture: Architecture, model: Any, settings: EncoderSettings, padded: PaddedForward, *, segments: bool
-) -> PackedForward | None:
-    """The packed forward pass; None where a trial shows that it does not give the model's own numbers.
+) -> tuple[PackedForward | None, str | None]:
+    """The packed forward pass, and what a user should know of it.
+
+    The pass is None where a trial shows that it does not give the model's own numbers.
 
     Raises:
         UnfitError: the device is a GPU, on which the pass cannot run, or does not give these numbers.
     """
+    trial = functools.partial(_trial, architecture, model, settings, padded, segments=segments)
+    if settings.device.type != "cuda":
+        return trial(CPU), None
+    kernels = cuda_kernels(settings.device, DTYPES[settings.precision], biased_scores=architecture.BIASED_SCORES)
+    if kernels.fused is None:
+        return trial(kernels), f"{_UNFUSED}: Triton is missing"
+    try:
+        return trial(kernels), None
+    except UnfitError as error:
+        return trial(kernels.unfused()), f"{_UNFUSED}: {error}"  # another UnfitError, where that was not the reason
+
+
+def _trial(
+    architecture: Architecture,
+    model: Any,
+    settings: EncoderSettings,
+    padded: PaddedForward,
+    kernels: Kernels,
+    *,
+    segments: bool,
+) -> PackedForward | None:
+    """The packed forward pass; None, or on a GPU an UnfitError, where it does not give the model's own numbers."""
     dtype, width = DTYPES[settings.precision], int(model.config.hidden_size)
-    kernels: Kernels = CPU
-    if settings.device.type == "cuda":
-        kernels = cuda_kernels(settings.device, dtype, biased_scores=architecture.BIASED_SCORES)
     batch_tokens = settings.chosen_batch_tokens(ForwardMode.PACKED, width)
     packed = architecture.build(
         model.state_dict(), settings.pooled, dtype=dtype, batch_tokens=batch_tokens, kernels=kernels
@@ -183,10 +206,11 @@ def _try_packed(
     with torch.inference_mode():
         try:
             ours = packed(trial)
-        except RuntimeError as error:
+        except Exception as error:  # of any kind: Triton compiles its kernels, by a compiler of the machine
             if kernels is CPU or is_memory_full(error):
                 raise
-            raise UnfitError(f"without padding, torch fails: {textwrap.shorten(str(error), 200)}") from error
+            reason = textwrap.shorten(str(error), 200) or type(error).__name__
+            raise UnfitError(f"without padding, a trial fails: {reason}") from error
         alone = [padded([ids]) for ids in trial]
     theirs = {name: torch.cat([each[name] for each in alone]) for name in alone[0]}
     tolerance = 1e-5 if settings.precision is Precision.FLOAT32 else 0.1

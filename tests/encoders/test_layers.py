@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
-from headstart.stages.encoders.packed import attention, layers
-from headstart.stages.encoders.packed.attention import CAUSAL, Rope, Token, Window, group_sequences
+from headstart.stages.encoders.packed import attention
+from headstart.stages.encoders.packed.activations import ACTIVATIONS
+from headstart.stages.encoders.packed.attention import CAUSAL, Group, Rope, Token, Window, group_sequences
 from headstart.stages.encoders.packed.kernels import UnfitError
-from headstart.stages.encoders.packed.layers import LayerBuilder, LayerNames, LayerShape, NormKind
+from headstart.stages.encoders.packed.layers import Layer, LayerBuilder, LayerNames, LayerShape, NormKind
 from headstart.stages.encoders.packed.linear import padded_rows
 from headstart.stages.encoders.packed.mpnet import RelativeBias
-from headstart.stages.encoders.packed.varlen import CudaKernels
+from headstart.stages.encoders.packed.states import Input, RowNorm
+from headstart.stages.encoders.packed.varlen import CudaKernels, FusedEnding, find_fused
 from varlen_reference import ReferenceVarlen
 
 Tensor = torch.Tensor
@@ -136,7 +139,7 @@ def plain(states: Tensor, builder: LayerBuilder) -> Tensor:
     mixed = torch.einsum("hqk,khd->qhd", scores.softmax(-1), value).reshape(length, -1)
     x = norm(x + norm(product(mixed, names.attention_output), names.attention_branch), names.attention_norm)
     wide = product(norm(x, names.before_feed_forward), *names.up)
-    activate = layers.ACTIVATIONS[builder.activation]
+    activate = ACTIVATIONS[builder.activation]
     wide = activate(wide[:, :INNER]) * wide[:, INNER:] if builder.gated else activate(wide)
     return norm(x + norm(product(wide, names.down), names.output_branch), names.output_norm)
 
@@ -158,6 +161,11 @@ def builder_of(case: str) -> LayerBuilder:
     )
 
 
+def through(layer: Layer, states: Tensor, groups: Sequence[Group]) -> Tensor:
+    """(tokens, width) float32 through one layer, likewise."""
+    return layer(layer.input.of(states.clone()), groups, Input(None, torch.float32)).input
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_layer_gives_what_the_formulas_give(case: str) -> None:
     builder = builder_of(case)
@@ -166,9 +174,9 @@ def test_a_layer_gives_what_the_formulas_give(case: str) -> None:
     expected = [plain(sequence, builder).float() for sequence in states[: sum(LENGTHS)].split(LENGTHS)]
     groups = group_sequences(LENGTHS)
     with torch.inference_mode():
-        every = builder.layer(0)(states.clone(), groups)
-        ones = {token: builder.layer(0, token)(states.clone(), groups) for token in Token}
-        rough = dataclasses.replace(builder, dtype=torch.bfloat16).layer(0)(states.clone(), groups)
+        every = through(builder.layer(0), states, groups)
+        ones = {token: through(builder.layer(0, token), states, groups) for token in Token}
+        rough = through(dataclasses.replace(builder, dtype=torch.bfloat16).layer(0), states, groups)
     assert every.isfinite().all()
     together = torch.cat(expected)
     # A norm behind a branch of small values enlarges what a product rounds; its library picks the order of the sums.
@@ -190,12 +198,39 @@ def test_a_layer_of_a_gpu_gives_what_the_formulas_give(case: str) -> None:
     states, groups = torch.randn(sum(LENGTHS), WIDTH), group_sequences(LENGTHS)
     together = torch.cat([plain(sequence, builder).float() for sequence in states.split(LENGTHS)])
     with torch.inference_mode():
-        every = builder.layer(0)(states.clone(), groups)
-        ones = {token: builder.layer(0, token)(states.clone(), groups) for token in Token}
+        every = through(builder.layer(0), states, groups)
+        ones = {token: through(builder.layer(0, token), states, groups) for token in Token}
     torch.testing.assert_close(every, together, atol=3e-4, rtol=1e-5)
     for token, found in ones.items():
         alone = torch.stack([rows[token.value] for rows in together.split(LENGTHS)])
         torch.testing.assert_close(found, alone, atol=3e-4, rtol=1e-5, msg=str(token))
+
+
+@pytest.mark.skipif(find_fused() is None, reason="Triton is missing")
+@pytest.mark.parametrize("case", CASES)
+def test_a_layer_of_a_gpu_gives_the_same_where_steps_are_fused(case: str) -> None:
+    fused = find_fused()
+    kernels = CudaKernels(torch.device("cpu"), ReferenceVarlen(half_only=False), fused)
+    builder = dataclasses.replace(builder_of(case), kernels=kernels)
+    if isinstance(builder.shapes[0].mask, RelativeBias):
+        return
+    lengths = [20, 3, 3, 1]
+    states, groups = torch.randn(sum(lengths), WIDTH), group_sequences(lengths)
+    together = torch.cat([plain(sequence, builder).float() for sequence in states.split(lengths)])
+    norm = RowNorm(weight=torch.randn(WIDTH), bias=torch.randn(WIDTH), epsilon=EPSILON, rms=None)
+    with torch.inference_mode():
+        layer, one = builder.layer(0), builder.layer(0, Token.LAST)
+        every = layer(layer.input.of(states.clone()), groups, Input(norm, torch.bfloat16))
+        last = through(one, states, groups)
+        half = dataclasses.replace(builder, dtype=torch.bfloat16)
+        rough = through(half.layer(0), states, groups)
+        unfused = through(dataclasses.replace(half, kernels=kernels.unfused()).layer(0), states, groups)
+    assert isinstance(layer.feed_forward.down, FusedEnding) and every.input.dtype == torch.bfloat16
+    torch.testing.assert_close(every.stream, together, atol=3e-4, rtol=1e-5)
+    torch.testing.assert_close(every.input, norm(every.stream).bfloat16(), atol=1e-2, rtol=1e-2)
+    alone = torch.stack([rows[-1] for rows in together.split(lengths)])
+    torch.testing.assert_close(last, alone, atol=3e-4, rtol=1e-5)
+    assert (rough - together).norm() <= 2 * (unfused - together).norm() + 1e-3 * together.norm()
 
 
 def test_a_window_over_a_long_sequence_takes_blocks_and_no_square() -> None:

@@ -32,7 +32,7 @@ from headstart.stages.encoders.packed.modernbert import ModernBert
 from headstart.stages.encoders.packed.mpnet import RelativeBias
 from headstart.stages.encoders.packed.quantized import Int8Linear, quantize
 from headstart.stages.encoders.packed.rope import RopeScaling, RopeShape
-from headstart.stages.encoders.packed.varlen import CudaKernels, find_varlen_attn
+from headstart.stages.encoders.packed.varlen import CudaKernels, find_fused, find_varlen_attn
 from headstart.stages.encoders.pooling import Feature, Pooling, parse_features
 from headstart.stages.extract import extract
 from headstart.stages.settings import ExtractSettings, Precision
@@ -651,6 +651,22 @@ def test_a_gpu_in_half_precision_is_as_near_as_the_cpu(name: str, dtype: torch.d
         assert found[feature].dtype == torch.float32
         ours, theirs = ((each[feature] - values).norm() for each in (found, on_cpu))
         assert ours <= 1.5 * theirs + 1e-3 * values.norm(), feature
+
+
+@pytest.mark.skipif(find_fused() is None, reason="Triton is missing")
+@pytest.mark.usefixtures("heads_of_16")
+@pytest.mark.parametrize("name", ON_GPUS)
+def test_a_gpu_gives_the_same_numbers_where_steps_are_fused(name: str) -> None:
+    model = made(FAMILY[name])
+    features = parse_features(["layer1.mean", "last"], model.config.num_hidden_layers)
+    batch, attend = sequences([9, 9, 4]), ReferenceVarlen(half_only=False)
+    with torch.inference_mode():
+        for dtype, apart in ((torch.float32, 1e-5), (torch.bfloat16, 0.03)):
+            kernels = CudaKernels(torch.device("cpu"), attend, find_fused())
+            found = packed_for_a_gpu(model, features, kernels, dtype)(batch)
+            plain = packed_for_a_gpu(model, features, kernels.unfused(), dtype)(batch)
+            for feature, values in plain.items():
+                assert (found[feature] - values).norm() <= apart * values.norm(), (feature, dtype)
 
 
 class OneDevice(TorchDispatchMode):

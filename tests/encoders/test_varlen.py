@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,14 @@ from headstart.stages.encoders.packed import varlen
 from headstart.stages.encoders.packed.attention import CAUSAL, Token, Window, group_sequences
 from headstart.stages.encoders.packed.forward import PackedForward
 from headstart.stages.encoders.packed.kernels import UnfitError
-from headstart.stages.encoders.packed.varlen import CudaKernels, cuda_kernels, find_varlen_attn
+from headstart.stages.encoders.packed.states import PlainEnding
+from headstart.stages.encoders.packed.varlen import (
+    CudaKernels,
+    FusedEnding,
+    cuda_kernels,
+    find_fused,
+    find_varlen_attn,
+)
 from headstart.stages.encoders.padded import PaddedForward
 from headstart.stages.encoders.pooling import parse_features
 from headstart.stages.settings import ForwardMode, Precision
@@ -108,7 +115,7 @@ def test_what_cannot_run_says_why(changes: dict[str, Any], message: str, monkeyp
 def loaded_on_a_gpu(
     folder: Path, precision: Precision, monkeypatch: pytest.MonkeyPatch, kernels: Any
 ) -> tuple[PackedForward | None, str]:
-    """What `hf` makes of an encoder for a GPU, whose part the CPU plays; and the note of why it is not packed."""
+    """What `hf` makes of an encoder for a GPU, whose part the CPU plays; and the note of how it runs."""
     settings = EncoderSettings(
         features=parse_features(["cls", "mean"], None),
         device=CPU,
@@ -125,9 +132,10 @@ def loaded_on_a_gpu(
     padded = PaddedForward(model, settings, name="an encoder", padding=0)
     on_gpu = dataclasses.replace(settings, device=CUDA)
     try:
-        return hf._try_packed(architecture, model, on_gpu, padded, segments=False), ""
+        forward, note = hf._try_packed(architecture, model, on_gpu, padded, segments=False)
     except UnfitError as error:
         return None, str(error)
+    return forward, note or ""
 
 
 def test_an_encoder_is_tried_on_the_gpu_before_it_is_trusted(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,15 +148,51 @@ def test_an_encoder_is_tried_on_the_gpu_before_it_is_trusted(tiny: Path, monkeyp
     def full(*given: Any, **options: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    def tried(attn: Any, folder: Path = tiny) -> tuple[PackedForward | None, str]:
-        return loaded_on_a_gpu(folder, Precision.BFLOAT16, monkeypatch, lambda *_, **__: CudaKernels(CPU, attn))
+    def tried(attn: Any, fused: Any = None, folder: Path = tiny) -> tuple[PackedForward | None, str]:
+        kernels = CudaKernels(CPU, attn, fused)
+        return loaded_on_a_gpu(folder, Precision.BFLOAT16, monkeypatch, lambda *_, **__: kernels)
 
     forward, _ = tried(ReferenceVarlen())
     assert forward is not None and isinstance(forward.layers[0].attention, varlen.VarlenSelfAttention)
     assert tried(wrong)[1] == "without padding, a trial gives other features"
-    assert tried(fails)[1] == "without padding, torch fails: no kernel image is available"
+    assert tried(fails)[1] == "without padding, a trial fails: no kernel image is available"
     with pytest.raises(torch.OutOfMemoryError):
         tried(full)
+
+    # Kernels of ours that fail are left out, and the user is told.
+    def no_compiler(*given: Any, **options: Any) -> None:
+        raise FileNotFoundError("Failed to find C compiler")
+
+    def spoils(branch: Any, residual: Any, norms: Any, *, stream: torch.Tensor, following: torch.Tensor) -> None:
+        stream.zero_()
+        following.zero_()
+
+    unfused = "on this GPU, each norm and sum is a pass of its own"
+    for end, told in (
+        (no_compiler, "a trial fails: Failed to find C compiler"),
+        (spoils, "a trial gives other features"),
+    ):
+        forward, note = tried(ReferenceVarlen(), SimpleNamespace(end=end))
+        assert note == f"{unfused}: without padding, {told}"
+        assert forward is not None and isinstance(forward.layers[0].feed_forward.down, PlainEnding)
+    assert tried(ReferenceVarlen())[1] == f"{unfused}: Triton is missing"
+    assert tried(fails, SimpleNamespace(end=no_compiler)) == (
+        None,
+        "without padding, a trial fails: no kernel image is available",
+    )
+
+
+@pytest.mark.skipif(find_fused() is None, reason="Triton is missing")
+def test_an_encoder_on_a_gpu_has_fused_steps(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = CudaKernels(CPU, ReferenceVarlen(), find_fused())
+    forward, note = loaded_on_a_gpu(tiny, Precision.BFLOAT16, monkeypatch, lambda *_, **__: kernels)
+    assert forward is not None and isinstance(forward.layers[0].feed_forward.down, FusedEnding) and not note
+
+
+def test_without_triton_there_are_no_kernels_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "headstart.stages.encoders.native.fused", None)
+    monkeypatch.delattr("headstart.stages.encoders.native.fused", raising=False)
+    assert find_fused() is None
 
 
 def test_heads_of_an_odd_width_run_padded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

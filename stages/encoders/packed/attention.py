@@ -16,6 +16,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from ..native.loops import compiled
 from .linear import Linear, padded_rows
+from .states import RowNorm
 
 Tensor = torch.Tensor
 Norm = Callable[[Tensor], Tensor]
@@ -212,10 +213,10 @@ def token_mask(mask: Mask | None, group: Group, token: Token) -> Tensor | None:
 class Attention(Protocol):
     """The attention of a layer, before its output projection."""
 
-    def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
-        """Take (tokens, width) float32; rows past the last group belong to no sequence.
+    def __call__(self, states: Tensor, groups: Sequence[Group], /) -> Tensor:
+        """Take (tokens, width), in the products' dtype; rows past the last group belong to no sequence.
 
-        Returns (tokens, heads x head width), in the products' dtype, finite in every row. For one token a sequence it
+        Returns (tokens, heads x head width), in that dtype, finite in every row. For one token a sequence it
         is (sequences, heads x head width), with more rows as in `token_rows`.
         """
 
@@ -230,7 +231,7 @@ class Heads:
     scale: float | None = None  # of the scores; None for 1 / sqrt(width)
     mask: Mask | None = None
     rope: Rope | None = None
-    norms: tuple[Norm, Norm] | None = None
+    norms: tuple[RowNorm, RowNorm] | None = None
 
     def turns(self, group: Group) -> Tensor | None:
         """`Rope.turns` of a group's sequences."""
@@ -251,12 +252,11 @@ class SelfAttention:
 
     heads: Heads
     query_key_value: Linear
-    dtype: torch.dtype
     together: int | None = None
     """Tokens, about, whose queries, keys and values are computed together, in a core's cache; None for all."""
 
-    def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
-        states, how = hidden_states.to(self.dtype), self.heads
+    def __call__(self, states: Tensor, groups: Sequence[Group]) -> Tensor:
+        how = self.heads
         attention = states.new_empty(len(states), how.heads * how.width)
         if self.together is None:
             query_key_value = self.query_key_value(states)
@@ -324,10 +324,9 @@ class OneQueryAttention:
     token: Token
     query: Linear
     key_value: Linear
-    dtype: torch.dtype
 
-    def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
-        how, states = self.heads, hidden_states.to(self.dtype)
+    def __call__(self, states: Tensor, groups: Sequence[Group]) -> Tensor:
+        how = self.heads
         query = self.query(states[token_rows(groups, self.token)]).view(-1, 1, how.heads, how.width)
         key_value = self.key_value(states).view(len(states), 2, how.key_value_heads, how.width)
         attention = torch.zeros_like(query).view(len(query), how.key_value_heads, -1, how.width)
@@ -340,7 +339,7 @@ class OneQueryAttention:
             how.prepare(key, turns, of_keys=True)
             mask = token_mask(how.mask, group, self.token)
             if mask is not None:
-                mask = mask.to(self.dtype).expand(how.heads, -1).reshape(1, how.key_value_heads, -1, group.length)
+                mask = mask.to(states.dtype).expand(how.heads, -1).reshape(1, how.key_value_heads, -1, group.length)
             attention[group.sequences] = scaled_dot_product_attention(  # queries that share keys stand as its tokens
                 own.view(group.count, how.key_value_heads, -1, how.width),
                 key.transpose(1, 2),
@@ -357,7 +356,7 @@ class AbsorbedAttention:
 
     With one query q a sequence, q . (K x) is (K'q) . x, and the weighted mean of V x over the tokens is V times the
     weighted mean of x. So K' is applied to the query and V to the mean: once a sequence instead of once a token, as in
-    DeepSeek-V2's multi-head latent attention (2024), https://arxiv.org/abs/2405.04434.
+    DeepSeek-V2's multi-head latent attention (2024), https://arxiv.org/abs/2405.04434. It takes states in float32.
     """
 
     token: Token
@@ -368,15 +367,15 @@ class AbsorbedAttention:
     mask: Mask | None
     dtype: torch.dtype
 
-    def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
+    def __call__(self, states: Tensor, groups: Sequence[Group]) -> Tensor:
         heads, _, width = self.key.shape
-        chosen = hidden_states[token_rows(groups, self.token)]
+        chosen = states[token_rows(groups, self.token)]
         query = self.query(chosen.to(self.dtype)).float() / self.divisor
         query = torch.bmm(query.view(len(chosen), heads, -1).transpose(0, 1), self.key)  # (heads, sequences, width)
         query = query.transpose(0, 1).contiguous()  # (sequences, heads, width)
         means = torch.zeros_like(query)
         for group in groups:
-            tokens = hidden_states[group.tokens].view(group.count, group.length, width)
+            tokens = states[group.tokens].view(group.count, group.length, width)
             scores = torch.bmm(query[group.sequences], tokens.transpose(1, 2))  # (sequences, heads, length)
             if (mask := token_mask(self.mask, group, self.token)) is not None:
                 scores += mask

@@ -12,12 +12,13 @@ from torch.nn.functional import embedding
 
 from ...types import TokenIds
 from ..pooling import Feature
+from .activations import ACTIVATIONS
 from .architecture import Architecture
 from .attention import Group, Norm
 from .cpu import CPU
 from .forward import BuildLayer, Embed, PackedForward
 from .kernels import Kernels
-from .layers import ACTIVATIONS, LayerBuilder, LayerNames, LayerShape
+from .layers import LayerBuilder, LayerNames, LayerShape
 
 Tensor = torch.Tensor
 

@@ -27,13 +27,11 @@ class CpuKernels(Kernels):
         normalised: Tensor = rows * squares.add_(epsilon).rsqrt_()
         return normalised.mul_(weight)
 
-    def self_attention(self, heads: Heads, query_key_value: Linear, dtype: torch.dtype) -> Attention:
-        return SelfAttention(heads=heads, query_key_value=query_key_value, dtype=dtype)
+    def self_attention(self, heads: Heads, query_key_value: Linear) -> Attention:
+        return SelfAttention(heads=heads, query_key_value=query_key_value)
 
-    def one_query_attention(
-        self, heads: Heads, token: Token, *, query: Linear, key_value: Linear, dtype: torch.dtype
-    ) -> Attention:
-        return OneQueryAttention(heads=heads, token=token, query=query, key_value=key_value, dtype=dtype)
+    def one_query_attention(self, heads: Heads, token: Token, *, query: Linear, key_value: Linear) -> Attention:
+        return OneQueryAttention(heads=heads, token=token, query=query, key_value=key_value)
 
     def place(self, tensor: Tensor) -> Tensor:
         return tensor

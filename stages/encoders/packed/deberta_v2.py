@@ -38,12 +38,11 @@ class DisentangledAttention:
     p2c: Tensor | None
     places: Callable[[int], Tensor]
     scale: float
-    dtype: torch.dtype
 
-    def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
-        query_key_value = self.query_key_value(hidden_states.to(self.dtype))
+    def __call__(self, states: Tensor, groups: Sequence[Group]) -> Tensor:
+        query_key_value = self.query_key_value(states)
         width = query_key_value.shape[1] // (3 * self.heads)
-        attention = query_key_value.new_zeros(len(hidden_states), self.heads * width)
+        attention = query_key_value.new_zeros(len(states), self.heads * width)
         for group in groups:
             length = group.length
             places = group.once("distances", functools.partial(self.places, length))
@@ -76,10 +75,8 @@ class OneQueryDisentangledAttention:
     p2c: Tensor | None
     places: Callable[[int], Tensor]
     scale: float
-    dtype: torch.dtype
 
-    def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
-        states = hidden_states.to(self.dtype)
+    def __call__(self, states: Tensor, groups: Sequence[Group]) -> Tensor:
         queries = self.query(states[token_rows(groups, self.token)])
         key_value = self.key_value(states).view(len(states), 2, self.heads, -1)
         attention = torch.zeros_like(queries)
@@ -90,7 +87,7 @@ class OneQueryDisentangledAttention:
             # (sequences, heads, 1 or length, width)
             query = queries[group.sequences].view(group.count, self.heads, 1, -1)
             key, value = key_value[group.tokens].view(group.count, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-            by_distance = torch.zeros(group.count, self.heads, 1, length, dtype=self.dtype)
+            by_distance = torch.zeros(group.count, self.heads, 1, length, dtype=states.dtype)
             if self.c2p is not None:
                 by_distance += query @ self.c2p[:, places].transpose(1, 2)
             if self.p2c is not None:
@@ -189,7 +186,6 @@ class DebertaV2(Bert):
             "heads": self.heads,
             "places": self.places,
             "scale": scale,
-            "dtype": builder.dtype,
             **{term: None if term not in tables else tables[term].to(builder.dtype).contiguous() for term in _TERMS},
         }
         if token is None:

@@ -15,11 +15,12 @@ import torch
 from ...settings import ForwardMode
 from ...types import TokenIds
 from ..pooling import Feature, Pooling
-from .attention import Group, Norm, Token, group_sequences
+from .attention import Group, Token, group_sequences
 from .cpu import CPU
 from .kernels import Kernels
 from .layers import Layer
 from .linear import Linear
+from .states import Input, RowNorm
 
 Tensor = torch.Tensor
 Embed = Callable[[Sequence[TokenIds], Sequence[Group]], Tensor]
@@ -43,7 +44,7 @@ class PackedForward:
         embed: Embed,
         layer: BuildLayer,
         dtype: torch.dtype,
-        norm: Norm | None = None,
+        norm: RowNorm | None = None,
         pooler: Callable[[], Linear] | None = None,
         kernels: Kernels = CPU,
     ) -> None:
@@ -61,7 +62,7 @@ class PackedForward:
         self._pooler = pooler() if pooled and pooler is not None else None
         self._features = [[f for f in features if (f.layer or layers) == n] for n in range(1, layers + 1)]
         last = max(number for number, taken in enumerate(self._features) if taken)
-        self._norm = norm if last == layers - 1 else None
+        self._pooled = Input(norm if last == layers - 1 else None, torch.float32)  # of the last layer
         tokens = {
             None if f.pooling is Pooling.CLS and f.skipped else _TOKENS.get(f.pooling) for f in self._features[last]
         }
@@ -75,12 +76,12 @@ class PackedForward:
             By the features' names: (sequences, width) float32 each.
         """
         groups = group_sequences([len(sequence) for sequence in sequences])
-        hidden_states = self.embed(sequences, groups)
+        states = self.layers[0].input.of(self.embed(sequences, groups))
+        inputs = [*(layer.input for layer in self.layers[1:]), self._pooled]
         pooled: dict[str, Tensor] = {}
-        for layer, features in zip(self.layers, self._features, strict=False):
-            hidden_states = layer(hidden_states, groups)
-            if layer is self.layers[-1] and self._norm is not None:
-                hidden_states = self._norm(hidden_states)
+        for layer, features, following in zip(self.layers, self._features, inputs, strict=False):
+            states = layer(states, groups, following)
+            hidden_states = states.input if following is self._pooled else states.stream
             if layer.token is not None:
                 ones = hidden_states[: len(sequences)]
                 pooled |= {f.name: self._pool_one(ones, f.pooling) for f in features}

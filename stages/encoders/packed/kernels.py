@@ -9,8 +9,10 @@ from typing import ClassVar
 import torch
 
 from ..pooling import Feature
+from .activations import gate
 from .attention import Attention, Group, Heads, Token
 from .linear import Linear
+from .states import Ending, PlainEnding, RowNorm
 
 Tensor = torch.Tensor
 
@@ -36,14 +38,20 @@ class Kernels(abc.ABC):
         """Each row divided by the root of its mean square, times the weight; float32, as a new tensor."""
 
     @abc.abstractmethod
-    def self_attention(self, heads: Heads, query_key_value: Linear, dtype: torch.dtype) -> Attention:
+    def self_attention(self, heads: Heads, query_key_value: Linear) -> Attention:
         """The attention of every token; an UnfitError where it is of a kind that the device does not compute."""
 
     @abc.abstractmethod
-    def one_query_attention(
-        self, heads: Heads, token: Token, *, query: Linear, key_value: Linear, dtype: torch.dtype
-    ) -> Attention:
+    def one_query_attention(self, heads: Heads, token: Token, *, query: Linear, key_value: Linear) -> Attention:
         """The attention of one token of each sequence; an UnfitError likewise."""
+
+    def ending(self, projection: Linear, *, branch_norm: RowNorm | None, norm: RowNorm | None) -> Ending:
+        """The end of a branch: its projection, the norm of that, and the norm of the sum with the residual."""
+        return PlainEnding(projection=projection, branch_norm=branch_norm, norm=norm)
+
+    def gate(self, rows: Tensor, activation: str) -> Tensor:
+        """`activations.gate`."""
+        return gate(rows, activation)
 
     @abc.abstractmethod
     def place(self, tensor: Tensor) -> Tensor:

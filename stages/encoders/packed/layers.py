@@ -8,33 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch.nn.functional import gelu, layer_norm, relu, silu
 
-from .attention import AbsorbedAttention, Attention, Group, Heads, Mask, Norm, Rope, Token
+from .activations import ACTIVATIONS
+from .attention import AbsorbedAttention, Attention, Group, Heads, Mask, Rope, Token
 from .cpu import CPU
 from .kernels import Kernels
 from .linear import SHAPE_ROWS, Linear
+from .states import Ending, Input, RowNorm, States
 
 Tensor = torch.Tensor
 FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' names for two kinds of layers: all, or a window
 CHUNK_ROWS = 512
 """Rows that go through a layer's feed-forward together, on a CPU. Their widest intermediate result, 6 MB for BERT-base
 in float32, stays in the core's cache, and the products lose no speed (``bench/batches.py``)."""
-_gelu_tanh = functools.partial(gelu, approximate="tanh")
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": gelu,
-    "gelu_new": _gelu_tanh,
-    "gelu_fast": _gelu_tanh,
-    "gelu_pytorch_tanh": _gelu_tanh,
-    "silu": silu,
-    "swish": silu,
-    "relu": relu,
-}
-"""By the names that config.json has for them."""
 
 
 class NormKind(enum.Enum):
@@ -46,54 +35,34 @@ class NormKind(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ending:
-    """The end of a branch: its projection, and how the result is added to what the branch began with."""
-
-    projection: Linear
-    branch_norm: Norm | None  # of the branch, before it is added
-    norm: Norm | None  # of the sum
-
-    def __call__(self, rows: Tensor, residual: Tensor) -> Tensor:
-        """(n, inputs) in the products' dtype and (n, width) float32 to (n, width) float32."""
-        if self.branch_norm is None:
-            total = self.projection.plus(rows, residual)
-        else:
-            total = self.branch_norm(self.projection(rows).float()).add_(residual)
-        return total if self.norm is None else self.norm(total)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class FeedForward:
     """A layer after its attention: output projection and feed-forward, each added to a residual."""
 
-    dtype: torch.dtype
     attention_output: Ending
-    norm: Norm | None  # before the feed-forward
+    input: Input
     up: Linear
     activation: str
-    gated: bool  # the first half of ``up``, activated, multiplies the second (Shazeer, GLU variants, 2020)
+    gate: Callable[[Tensor, str], Tensor] | None  # of ``up``'s two halves, as `activations.gate`; None for one
     down: Ending
     chunk_rows: int | None  # that go through it together; None for all
 
-    def __call__(self, hidden_states: Tensor, attention: Tensor) -> Tensor:
-        """The layer's input (n, width) float32, and attention's result for it, to the layer's output, likewise."""
+    def __call__(self, stream: Tensor, attention: Tensor, following: Input) -> States:
+        """The residual stream (n, width) float32, and attention's result for it, to the layer's states."""
         if self.chunk_rows is None:
-            return self._output(hidden_states, attention)
-        output = torch.empty_like(hidden_states)
-        for start in range(0, len(hidden_states), self.chunk_rows):
+            return self._output(stream, attention, following)
+        states = States.empty(stream, following)
+        for start in range(0, len(stream), self.chunk_rows):
             chunk = slice(start, start + self.chunk_rows)
-            output[chunk] = self._output(hidden_states[chunk], attention[chunk])
-        return output
+            states.write(chunk, self._output(stream[chunk], attention[chunk], following))
+        return states
 
-    def _output(self, hidden_states: Tensor, attention: Tensor) -> Tensor:
-        rows = self.attention_output(attention, hidden_states)
-        inner = rows if self.norm is None else self.norm(rows)
-        return self.down(self._activated(inner.to(self.dtype)), rows)
+    def _output(self, stream: Tensor, attention: Tensor, following: Input) -> States:
+        states = self.attention_output(attention, stream, self.input)
+        return self.down(self._activated(states.input), states.stream, following)
 
     def _activated(self, rows: Tensor) -> Tensor:
-        if self.gated:
-            gate, values = self.up(rows).chunk(2, dim=1)
-            return ACTIVATIONS[self.activation](gate).mul_(values)
+        if self.gate is not None:
+            return self.gate(self.up(rows), self.activation)
         return self.up.gelu(rows) if self.activation == "gelu" else ACTIVATIONS[self.activation](self.up(rows))
 
 
@@ -102,19 +71,20 @@ class Layer:
     """One transformer layer, for every token or for one token of each sequence."""
 
     token: Token | None  # None for every token
-    norm: Norm | None  # before the attention
+    input: Input  # of the attention
     attention: Attention
     feed_forward: FeedForward
     kernels: Kernels
 
-    def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
-        """(tokens, width) float32 to the same. Rows past the last group belong to no sequence, and stay finite.
+    def __call__(self, states: States, groups: Sequence[Group], following: Input) -> States:
+        """The states of all tokens to the same, as the next part takes them.
 
-        For one token, it returns (sequences, width), and some more rows that belong to no sequence.
+        Rows past the last group belong to no sequence, and stay finite. For one token, the result has a row for each
+        sequence, and some more that belong to none.
         """
-        attention = self.attention(hidden_states if self.norm is None else self.norm(hidden_states), groups)
-        chosen = hidden_states if self.token is None else hidden_states[self.kernels.token_rows(groups, self.token)]
-        return self.feed_forward(chosen, attention)
+        attention, stream = self.attention(states.input, groups), states.stream
+        chosen = stream if self.token is None else stream[self.kernels.token_rows(groups, self.token)]
+        return self.feed_forward(chosen, attention, following)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,15 +152,15 @@ class LayerBuilder:
         """The linear layer of these names, laid out for about ``rows`` rows."""
         return self._make(*self._weight_and_bias(*names), rows)
 
-    def norm(self, name: str, order: Tensor | None = None) -> Norm:
+    def norm(self, name: str, order: Tensor | None = None) -> RowNorm:
         """The norm of a name; its numbers stand in another order where one is given."""
         weight, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
         if order is not None:
             weight, bias = weight[order], None if bias is None else bias[order]
-        if self.norms is not NormKind.LAYER:
-            weight = weight + 1 if self.norms is NormKind.RMS_FROM_ONE else weight
-            return functools.partial(self.kernels.rms_norm, weight=weight, epsilon=self.epsilon)
-        return functools.partial(layer_norm, normalized_shape=weight.shape, weight=weight, bias=bias, eps=self.epsilon)
+        if self.norms is NormKind.LAYER:
+            return RowNorm(weight=weight, bias=bias, epsilon=self.epsilon, rms=None)
+        weight = weight + 1 if self.norms is NormKind.RMS_FROM_ONE else weight
+        return RowNorm(weight=weight, bias=None, epsilon=self.epsilon, rms=self.kernels.rms_norm)
 
     def layer(self, number: int, token: Token | None = None, *, attention: Attention | None = None) -> Layer:
         """The layer of a number, from 0, for every token or for one token of each sequence.
@@ -200,10 +170,12 @@ class LayerBuilder:
         names, shape, prefix = self.names, self.shapes[number], self.names.layer.format(number)
         if not shape.norm_before_attention:
             names = dataclasses.replace(names, before_attention=None)
+        attention = attention or self.attention(number, token)
+        dtype = torch.float32 if isinstance(attention, AbsorbedAttention) else self.dtype
         return Layer(
             token=token,
-            norm=self._norm(prefix, names.before_attention),
-            attention=attention or self.attention(number, token),
+            input=Input(self._norm(prefix, names.before_attention), dtype),
+            attention=attention,
             feed_forward=self.feed_forward(number, CHUNK_ROWS if token is None else SHAPE_ROWS),
             kernels=self.kernels,
         )
@@ -249,13 +221,12 @@ class LayerBuilder:
         )
         if token is None:
             query_key_value = self._make(weight, bias, self.batch_tokens)
-            return self.kernels.self_attention(heads, query_key_value, self.dtype)
+            return self.kernels.self_attention(heads, query_key_value)
         return self.kernels.one_query_attention(
             heads,
             token,
             query=self._make(weight[:queries], bias[:queries], SHAPE_ROWS),
             key_value=self._make(weight[queries:], bias[queries:], self.batch_tokens),
-            dtype=self.dtype,
         )
 
     def feed_forward(self, number: int, rows: int) -> FeedForward:
@@ -267,18 +238,17 @@ class LayerBuilder:
             through = weight.double() @ value_bias.double()
             bias = (bias.double() + through if len(bias) else through).float()
         return FeedForward(
-            dtype=self.dtype,
-            attention_output=Ending(
-                projection=self._make(weight, bias, rows),
+            attention_output=self.kernels.ending(
+                self._make(weight, bias, rows),
                 branch_norm=self._norm(prefix, names.attention_branch),
                 norm=self._norm(prefix, names.attention_norm),
             ),
-            norm=self._norm(prefix, names.before_feed_forward),
+            input=Input(self._norm(prefix, names.before_feed_forward), self.dtype),
             up=self.linear(*(prefix + name for name in names.up), rows=rows),
             activation=self.activation,
-            gated=self.gated,
-            down=Ending(
-                projection=self.linear(prefix + names.down, rows=rows),
+            gate=self.kernels.gate if self.gated else None,
+            down=self.kernels.ending(
+                self.linear(prefix + names.down, rows=rows),
                 branch_norm=self._norm(prefix, names.output_branch),
                 norm=self._norm(prefix, names.output_norm),
             ),
@@ -294,7 +264,7 @@ class LayerBuilder:
         value = bias[len(bias) - of_keys * width :].view(of_keys, 1, width)
         return value.expand(-1, shape.heads // of_keys, -1).reshape(-1)
 
-    def _norm(self, prefix: str, name: str | None) -> Norm | None:
+    def _norm(self, prefix: str, name: str | None) -> RowNorm | None:
         return None if name is None else self.norm(prefix + name)
 
     def _weight_and_bias(self, *names: str) -> tuple[Tensor, Tensor]:

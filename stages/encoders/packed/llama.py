@@ -12,13 +12,14 @@ from typing import Any, ClassVar
 import torch
 
 from ..pooling import Feature
+from .activations import ACTIVATIONS
 from .architecture import Architecture
 from .attention import Rope, Window
 from .cpu import CPU
 from .embeddings import WordEmbeddings
 from .forward import PackedForward
 from .kernels import Kernels
-from .layers import ACTIVATIONS, FULL, SLIDING, LayerBuilder, LayerNames, LayerShape, NormKind
+from .layers import FULL, SLIDING, LayerBuilder, LayerNames, LayerShape, NormKind
 from .rope import RopeShape, same_rope
 
 Tensor = torch.Tensor

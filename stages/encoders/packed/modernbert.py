@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 import torch
 
 from ..pooling import Feature
+from .activations import ACTIVATIONS
 from .architecture import Architecture
 from .attention import Rope, Window
 from .cpu import CPU
 from .embeddings import WordEmbeddings
 from .forward import PackedForward
 from .kernels import Kernels
-from .layers import ACTIVATIONS, FULL, SLIDING, LayerBuilder, LayerNames, LayerShape
+from .layers import FULL, SLIDING, LayerBuilder, LayerNames, LayerShape
 
 Tensor = torch.Tensor
 _THETAS = {FULL: 160_000.0, SLIDING: 10_000.0}  # where config.json does not name them

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import types
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from ..pooling import Feature, Pooling
 from .attention import Attention, Group, Heads, Rope, Token, Window
 from .kernels import Kernels, Tensor, UnfitError
 from .linear import Linear
+from .states import Ending, Input, RowNorm, States
 
 _NEEDED = {"scale", "window_size", "enable_gqa", "num_splits"}
 _SINCE = "2.12"  # of torch, whose varlen_attn has these parameters
@@ -77,7 +79,16 @@ def cuda_kernels(device: torch.device, dtype: torch.dtype, *, biased_scores: boo
     varlen_attn = find_varlen_attn()
     if varlen_attn is None:
         raise UnfitError(f"without padding, it takes torch {_SINCE}, and this is {torch.__version__}")
-    return CudaKernels(device, varlen_attn)
+    return CudaKernels(device, varlen_attn, find_fused())
+
+
+def find_fused() -> types.ModuleType | None:
+    """The module `native.fused`; None where Triton is missing, or fails to load."""
+    try:
+        from ..native import fused
+    except Exception:  # of any kind: Triton looks for drivers and libraries
+        return None
+    return fused
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -91,13 +102,20 @@ class Runs:
 
 
 class CudaKernels(Kernels):
-    """One call for all sequences of a batch. What says where they lie is copied once a batch; nothing waits for it."""
+    """One call for all sequences of a batch. What says where they lie is copied once a batch; nothing waits for it.
+
+    ``fused`` is `native.fused`, for one pass over memory in the place of several; None for torch's operators.
+    """
 
     IN_CHUNKS = False
     ABSORBS = False  # which takes a product for each length
 
-    def __init__(self, device: torch.device, varlen_attn: VarlenAttn) -> None:
-        self._device, self.varlen_attn = device, varlen_attn
+    def __init__(self, device: torch.device, varlen_attn: VarlenAttn, fused: types.ModuleType | None = None) -> None:
+        self._device, self.varlen_attn, self.fused = device, varlen_attn, fused
+
+    def unfused(self) -> CudaKernels:
+        """The same by torch's operators alone."""
+        return CudaKernels(self._device, self.varlen_attn)
 
     def linear(self, weight: Tensor, bias: Tensor, *, rows: int) -> Linear:
         return Linear(weight, bias)
@@ -105,17 +123,31 @@ class CudaKernels(Kernels):
     def rms_norm(self, rows: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         return rms_norm(rows, weight.shape, weight, epsilon)
 
-    def self_attention(self, heads: Heads, query_key_value: Linear, dtype: torch.dtype) -> Attention:
+    def self_attention(self, heads: Heads, query_key_value: Linear) -> Attention:
         _require_fit(heads)
-        return VarlenSelfAttention(heads=heads, query_key_value=query_key_value, dtype=dtype, kernels=self)
+        return VarlenSelfAttention(heads=heads, query_key_value=query_key_value, kernels=self)
 
-    def one_query_attention(
-        self, heads: Heads, token: Token, *, query: Linear, key_value: Linear, dtype: torch.dtype
-    ) -> Attention:
+    def one_query_attention(self, heads: Heads, token: Token, *, query: Linear, key_value: Linear) -> Attention:
         _require_fit(heads)
-        return VarlenOneQueryAttention(
-            heads=heads, token=token, query=query, key_value=key_value, dtype=dtype, kernels=self
-        )
+        return VarlenOneQueryAttention(heads=heads, token=token, query=query, key_value=key_value, kernels=self)
+
+    def ending(self, projection: Linear, *, branch_norm: RowNorm | None, norm: RowNorm | None) -> Ending:
+        if self.fused is None:
+            return super().ending(projection, branch_norm=branch_norm, norm=norm)
+        return FusedEnding(projection=projection, branch_norm=branch_norm, norm=norm, fused=self.fused)
+
+    def gate(self, rows: Tensor, activation: str) -> Tensor:
+        if self.fused is None:
+            return super().gate(rows, activation)
+        gated: Tensor = self.fused.gate(rows, activation)
+        return gated
+
+    def prepare(self, how: Heads, heads: Tensor, turns: Tensor | None, *, of_keys: bool) -> None:
+        """`Heads.prepare` of (tokens, heads, width)."""
+        if self.fused is None or (how.norms is None and turns is None):
+            how.prepare(heads[None], turns, of_keys=of_keys)
+        else:
+            self.fused.prepare(heads, None if how.norms is None else how.norms[of_keys].parts, turns)
 
     def place(self, tensor: Tensor) -> Tensor:
         if self._device.type == "cpu":
@@ -204,21 +236,36 @@ class CudaKernels(Kernels):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FusedEnding:
+    """`PlainEnding`, in which all that follows the product is one pass over memory."""
+
+    projection: Linear
+    branch_norm: RowNorm | None
+    norm: RowNorm | None
+    fused: types.ModuleType
+
+    def __call__(self, rows: Tensor, residual: Tensor, following: Input) -> States:
+        states, norms = States.empty(residual, following), (self.branch_norm, self.norm, following.norm)
+        parts = tuple(None if norm is None else norm.parts for norm in norms)
+        self.fused.end(self.projection(rows), residual, parts, stream=states.stream, following=states.input)
+        return states
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class VarlenSelfAttention:
     """Scaled dot-product attention of every token."""
 
     heads: Heads
     query_key_value: Linear
-    dtype: torch.dtype
     kernels: CudaKernels
 
-    def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
+    def __call__(self, states: Tensor, groups: Sequence[Group]) -> Tensor:
         how, every = self.heads, self.kernels.every(groups)
         turns = self.kernels.turns(groups, how.rope, every)
-        states = self.query_key_value(hidden_states.to(self.dtype)).view(len(hidden_states), -1, how.width)
-        query, key, value = states.split_with_sizes([how.heads, how.key_value_heads, how.key_value_heads], 1)
+        query_key_value = self.query_key_value(states).view(len(states), -1, how.width)
+        query, key, value = query_key_value.split_with_sizes([how.heads, how.key_value_heads, how.key_value_heads], 1)
         for of_keys, part in ((False, query), (True, key)):
-            how.prepare(part[None], turns, of_keys=of_keys)
+            self.kernels.prepare(how, part, turns, of_keys=of_keys)
         attention = self.kernels.varlen_attn(
             query,
             key,
@@ -232,7 +279,7 @@ class VarlenSelfAttention:
             enable_gqa=how.heads != how.key_value_heads,
             num_splits=1,
         )
-        return attention.reshape(len(hidden_states), -1)
+        return attention.reshape(len(states), -1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -243,18 +290,17 @@ class VarlenOneQueryAttention:
     token: Token
     query: Linear
     key_value: Linear
-    dtype: torch.dtype
     kernels: CudaKernels
 
-    def __call__(self, hidden_states: Tensor, groups: Sequence[Group]) -> Tensor:
-        how, kernels, states = self.heads, self.kernels, hidden_states.to(self.dtype)
+    def __call__(self, states: Tensor, groups: Sequence[Group]) -> Tensor:
+        how, kernels = self.heads, self.kernels
         mask = how.mask if isinstance(how.mask, Window) else None
         one, seen = kernels.one(groups, self.token), kernels.seen(groups, self.token, mask)
         query = self.query(states[one.rows]).view(-1, how.heads, how.width)
         others = states if len(seen.rows) == len(states) else states[seen.rows]
         key, value = self.key_value(others).view(len(others), 2, how.key_value_heads, how.width).unbind(1)
-        how.prepare(query[None], kernels.turns(groups, how.rope, one), of_keys=False)
-        how.prepare(key[None], kernels.turns(groups, how.rope, seen), of_keys=True)
+        kernels.prepare(how, query, kernels.turns(groups, how.rope, one), of_keys=False)
+        kernels.prepare(how, key, kernels.turns(groups, how.rope, seen), of_keys=True)
         attention = kernels.varlen_attn(
             query,
             key,

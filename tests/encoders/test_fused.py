@@ -1,0 +1,143 @@
+"""Kernels for GPUs: run on the CPU by Triton's interpreter beside torch's operators, and compiled for real GPUs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from headstart.stages.encoders.packed.activations import ACTIVATIONS, gate
+from headstart.stages.encoders.packed.attention import Heads, Rope
+from headstart.stages.encoders.packed.cpu import CPU
+from headstart.stages.encoders.packed.linear import Linear
+from headstart.stages.encoders.packed.states import Input, PlainEnding, RowNorm
+from headstart.stages.encoders.packed.varlen import FusedEnding, find_fused
+
+fused: Any = find_fused()
+pytestmark = pytest.mark.skipif(fused is None, reason="Triton is missing")
+HALF = [torch.bfloat16, torch.float16]
+
+
+def norm_of(width: int, kind: str | None) -> RowNorm | None:
+    """A norm with random weights: layer normalisation (with a bias or not), or by root mean squares."""
+    if kind is None:
+        return None
+    bias = torch.randn(width) if kind == "layer" else None
+    rms = CPU.rms_norm if kind == "rms" else None
+    return RowNorm(weight=1 + 0.1 * torch.randn(width), bias=bias, epsilon=1e-5, rms=rms)
+
+
+@pytest.mark.parametrize("dtype", [*HALF, torch.float32])
+@pytest.mark.parametrize("width", [8, 384, 1000])
+@pytest.mark.parametrize(
+    ("branch", "of_sum", "following"),
+    [
+        (None, "layer", None),  # BERT
+        (None, None, "layer"),  # ModernBERT
+        (None, None, "unbiased"),
+        (None, None, "rms"),  # Llama
+        ("rms", None, "rms"),  # Gemma
+        ("layer", "rms", "layer"),
+        (None, None, None),
+    ],
+)
+def test_the_end_of_a_branch(
+    branch: str | None, of_sum: str | None, following: str | None, width: int, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(width)
+    projection = Linear(torch.randn(width, 16).to(dtype), torch.randn(width).to(dtype))
+    rows, residual = torch.randn(3, 16).to(dtype), 10 + 5 * torch.randn(3, width)  # a mean that is not small
+    norms = {"branch_norm": norm_of(width, branch), "norm": norm_of(width, of_sum)}
+    taken = Input(norm_of(width, following), dtype)
+    expected = PlainEnding(projection=projection, **norms)(rows, residual, taken)
+    found = FusedEnding(projection=projection, **norms, fused=fused)(rows, residual, taken)
+    torch.testing.assert_close(found.stream, expected.stream, atol=2e-5, rtol=2e-5)
+    exact = taken.norm(found.stream) if taken.norm is not None else found.stream
+    assert found.input.dtype == dtype
+    torch.testing.assert_close(found.input.float(), exact, atol=2e-5, rtol=torch.finfo(dtype).eps + 1e-5)
+    assert (found.input is found.stream) == (following is None and dtype == torch.float32)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # the result is right: 1 / (1 + inf)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("inner", [40, 1024, 1500])
+def test_the_gate_of_a_feed_forward(activation: str, inner: int) -> None:
+    rows = 4 * torch.randn(3, 2 * inner)
+    torch.testing.assert_close(fused.gate(rows, activation), gate(rows, activation), atol=1e-5, rtol=1e-5)
+    for dtype in HALF:
+        half = rows.to(dtype)
+        found, exact = fused.gate(half, activation), gate(half.float(), activation)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), exact, atol=5e-6, rtol=torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pairs"), [(None, 32), (None, 20), ("rms", 32), ("rms", None), ("layer", 20), ("unbiased", 20)]
+)
+@pytest.mark.parametrize(("heads", "width"), [(12, 64), (5, 72)])
+def test_heads_are_normalised_and_turned(kind: str | None, pairs: int | None, heads: int, width: int) -> None:
+    torch.manual_seed(heads)
+    states = torch.randn(7, 3 * heads, width)  # queries, keys, values
+    rope = None if pairs is None else Rope(frequencies=torch.rand(pairs), scale=1.3)
+    turns = None if rope is None else rope.turns(torch.arange(7) + 100)
+    norm = norm_of(width, kind)
+    how = Heads(heads=heads, key_value_heads=heads, width=width, rope=rope, norms=norm and (norm, norm))
+    expected, found = states.clone(), states.clone()
+    how.prepare(expected[None, :, heads : 2 * heads], turns, of_keys=True)
+    fused.prepare(found[:, heads : 2 * heads], norm and norm.parts, turns)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(found[:, :heads], states[:, :heads]) and torch.equal(
+        found[:, 2 * heads :], states[:, 2 * heads :]
+    )
+    half = states.bfloat16()
+    fused.prepare(half[:, heads : 2 * heads], norm and norm.parts, turns)
+    assert (half.float() - expected).abs().max() <= 0.02 * expected.abs().max()
+
+
+COMPILE = """
+import warnings
+
+warnings.simplefilter("ignore")
+import triton
+from headstart.stages.encoders.native.fused import KERNELS
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+NORM = {"weight": "*fp32", "bias": "*fp32", "epsilon": "fp32"}
+PARTS = ("branch", "sum", "next")
+END = {"branch": "*bf16", "residual": "*fp32", "stream": "*fp32", "following": "*bf16"}
+END |= {f"{part}_{name}": kind for part in PARTS for name, kind in NORM.items()} | {"width": "i32"}
+HEADS = {"heads": "*fp16", "token_stride": "i32", "head_stride": "i32", **NORM, "turns": "*fp32"}
+HEADS |= dict.fromkeys(("turned", "count", "width"), "i32")
+ABSENT = {f"{part}_{name}": None for part in PARTS for name in ("weight", "bias")}
+OF_BERT = {name: None for name in ABSENT if not name.startswith("sum")}
+CASES = [
+    ("end", END, {"BRANCH": True, "OF_SUM": True, "FOLLOWING": True, "SAME": False, "BLOCK": 1024}),
+    ("end", END, {**OF_BERT, "BRANCH": False, "OF_SUM": True, "FOLLOWING": False, "SAME": False, "BLOCK": 4096}),
+    ("end", END, {**ABSENT, "BRANCH": False, "OF_SUM": False, "FOLLOWING": False, "SAME": True, "BLOCK": 512}),
+    *(
+        ("gate", {"rows": "*bf16", "output": "*bf16", "inner": "i32"}, {"ACTIVATION": activation, "BLOCK": 1024})
+        for activation in ("gelu", "gelu_new", "silu", "relu")
+    ),
+    ("prepare", HEADS, {"CENTRED": True, "HEADS": 16, "PAIRS": 32}),
+    ("prepare", HEADS, {"weight": None, "bias": None, "CENTRED": False, "HEADS": 16, "PAIRS": 32}),
+    ("prepare", HEADS, {"turns": None, "CENTRED": False, "HEADS": 4, "PAIRS": 128}),
+]
+for generation in (80, 86, 89, 90, 100):
+    for name, types, constants in CASES:
+        signature = {**types, **dict.fromkeys(constants, "constexpr")}
+        source = ASTSource(fn=KERNELS[name], signature=signature, constexprs=constants)
+        made = triton.compile(source, target=GPUTarget("cuda", generation, 32))
+        assert made.asm["cubin"], name
+print("compiled")
+"""
+
+
+def test_kernels_compile_for_gpus_that_are_not_there(tmp_path: Any) -> None:
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
+    del environment["TRITON_INTERPRET"]
+    ran = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=False)
+    assert ran.stdout.endswith("compiled\n"), ran.stderr[-2000:]
