@@ -21,7 +21,10 @@ from .files import CONFIG, TOKENIZER, EncoderFiles
 from .int8 import to_int8
 from .modules import with_modules
 from .packed.architecture import Architecture, find_architecture
-from .packed.backend import PackedCpuBackend
+from .packed.backend import packed_backend
+from .packed.cpu import CPU
+from .packed.kernels import Kernels, UnfitError
+from .packed.varlen import cuda_kernels
 from .tokenizer import set_up
 from .weights import unused_weights
 
@@ -32,7 +35,7 @@ def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> 
     Returns None where only transformers can load it. ``packed`` is that field of the record's ``encoder``, which may
     come from anyone. Where the files are odd, this raises exceptions of any kind.
     """
-    if settings.device.type != "cpu" or files.pickled or files.model / TOKENIZER not in files.tokenizer:
+    if settings.device.type not in ("cpu", "cuda") or files.pickled or files.model / TOKENIZER not in files.tokenizer:
         return None
     tokenizer = tokenizers.Tokenizer.from_file(str(files.model / TOKENIZER))
     set_up(
@@ -45,24 +48,41 @@ def load_packed(files: EncoderFiles, settings: EncoderSettings, packed: Any) -> 
     architecture = find_architecture(json.loads((files.model / CONFIG).read_bytes()))
     if architecture is None or (config := EncoderConfig.from_record(packed, architecture, tokenizer)) is None:
         return None
-    weights, dtype = _Weights(files, architecture), DTYPES[settings.precision]
+    dtype = DTYPES[settings.precision]
+    kernels = _kernels(architecture, settings.device, dtype)
+    if kernels is None:
+        return None
+    weights = _Weights(files, architecture, kernels)
     batch_tokens = settings.chosen_batch_tokens(ForwardMode.PACKED, config.width)
-    forward = architecture.build(weights, settings.pooled, dtype=dtype, batch_tokens=batch_tokens)
+    forward = architecture.build(weights, settings.pooled, dtype=dtype, batch_tokens=batch_tokens, kernels=kernels)
     if weights.unused():
         return None  # transformers says which
     if settings.int8:
         to_int8(forward, settings, tokenizer)
     width, segments = config.width, config.segments
-    backend = PackedCpuBackend(with_modules(forward, files, settings, width=width))
+    backend = packed_backend(with_modules(forward, files, settings, width=width), settings.device)
     return Encoder(settings, tokenizer=tokenizer, backend=backend, width=width, segments=segments, config=config)
 
 
-class _Weights(Mapping[str, torch.Tensor]):
-    """float32 weights by the names of transformers' ``state_dict()``, each read from its file when it is asked for."""
+def _kernels(architecture: Architecture, device: torch.device, dtype: torch.dtype) -> Kernels | None:
+    """The kernels of a device; None where the pass would run there in another way than at its best."""
+    if device.type == "cpu":
+        return CPU
+    try:
+        kernels = cuda_kernels(device, dtype, biased_scores=architecture.BIASED_SCORES)
+    except UnfitError:
+        return None
+    return None if kernels.fused is None else kernels
 
-    def __init__(self, files: EncoderFiles, architecture: Architecture) -> None:
+
+class _Weights(Mapping[str, torch.Tensor]):
+    """float32 weights on a device, by the names of transformers' ``state_dict()``.
+
+    Each is read from its file when it is asked for."""
+
+    def __init__(self, files: EncoderFiles, architecture: Architecture, kernels: Kernels) -> None:
         """List them. Raises ValueError where two have the same name."""
-        self._architecture = architecture
+        self._architecture, self._kernels = architecture, kernels
         self._homes: dict[str, tuple[Any, str, int, int]] = {}  # file, name there, which part of how many
         self._used: set[str] = set()
         for file in files.weights:
@@ -82,7 +102,7 @@ class _Weights(Mapping[str, torch.Tensor]):
         weight: torch.Tensor = file.get_tensor(stored)  # mapped, as transformers maps it
         if not weight.is_floating_point():
             raise ValueError(f"the weights {stored} are quantised")
-        return (weight if parts == 1 else weight.chunk(parts)[part]).to(torch.float32)
+        return self._kernels.place((weight if parts == 1 else weight.chunk(parts)[part]).to(torch.float32))
 
     def unused(self) -> list[str]:
         """The weights that were not asked for, and belong neither to a layer of the architecture nor to a head."""

@@ -24,7 +24,7 @@ import transformers
 from ...cache.errors import EncoderError, SettingsError
 from ..devices import DTYPES
 from ..settings import ForwardMode, Precision
-from .backend import Backend, Forward
+from .backend import Backend
 from .config import EncoderConfig, tokenizer_sha256
 from .cuda import CopyStream, CudaBackend
 from .encoder import Encoder, EncoderSettings, leave_out_prompt
@@ -33,7 +33,7 @@ from .int8 import to_int8
 from .memory import is_memory_full
 from .modules import with_modules
 from .packed.architecture import Architecture, architecture_class, find_architecture
-from .packed.backend import PackedCpuBackend
+from .packed.backend import packed_backend
 from .packed.cpu import CPU
 from .packed.forward import PackedForward
 from .packed.kernels import Kernels, UnfitError
@@ -110,8 +110,8 @@ def _load(files: EncoderFiles, settings: EncoderSettings) -> Encoder:
         if settings.int8:
             to_int8(packed, settings, fast_tokenizer)
         packed_pass = with_modules(packed, files, settings, width=width)  # it keeps the model's weights, not the model
-        backend = _packed_backend(packed_pass, settings.device)
-        if settings.device.type == "cpu" and not fast_tokenizer.encode_special_tokens:  # its JSON does not say that
+        backend = packed_backend(packed_pass, settings.device)
+        if not fast_tokenizer.encode_special_tokens:  # its JSON does not say that
             digest = tokenizer_sha256(fast_tokenizer)
             config = EncoderConfig(architecture=architecture, width=width, segments=segments, tokenizer_sha256=digest)
     elif settings.int8:
@@ -145,10 +145,6 @@ def model_architecture(model: Any) -> Architecture | None:
     epsilons = {getattr(norm, "eps", getattr(norm, "variance_epsilon", None)) for norm in norms} - {None}
     same = architecture is not None and epsilons <= {architecture.epsilon} and architecture.matches(model)
     return architecture if same else None
-
-
-def _packed_backend(forward: Forward, device: torch.device) -> Backend:
-    return PackedCpuBackend(forward) if device.type == "cpu" else CudaBackend(forward, CopyStream(device))
 
 
 def _padded_backend(forward: PaddedForward, files: EncoderFiles, settings: EncoderSettings, *, width: int) -> Backend:

@@ -214,14 +214,12 @@ class EncoderSession:
             from .trials import recall, remember
 
             self._report(Step("loading the encoder", 0, 0, "files"))
-            on_cpu = self.device.type == "cpu"
-            self._encoder = recall(self.identity, self.load_packed) if on_cpu else None
+            self._encoder = recall(self.identity, self.device, self.load_packed)
             if self._encoder is None:
                 from .hf import load_encoder  # which loads transformers
 
                 self._encoder = load_encoder(self.files, self.encoder_settings)
-                if on_cpu:
-                    remember(self.identity, self._encoder)
+                remember(self.identity, self.device, self._encoder)
             notes = list(self._encoder.notes)
             if tuple(self.settings.features) == (AUTO,) and self._recipe is None:
                 notes.append(

@@ -3,11 +3,11 @@
 When transformers loads an encoder, the packed pass is tried beside the model's own. Where that went well, a file says
 what it takes to load the encoder again, and which vectors it gave for some texts:
 
-    FOLDER/<hash of identity, versions and processor>.npz
+    FOLDER/<hash of identity, versions, processor and GPU>.npz
 
-A run with the same identity, versions and processor loads the encoder by that, and checks it by these vectors. Where
-anything stands in the way, transformers loads it as ever. The folder is ``HEADSTART_CACHE``, or ``headstart`` in the
-user's cache folder; where that variable is empty, nothing is kept.
+A run with the same identity, versions, processor and GPU loads the encoder by that, and checks it by these vectors.
+Where anything stands in the way, transformers loads it as ever. The folder is ``HEADSTART_CACHE``, or ``headstart`` in
+the user's cache folder; where that variable is empty, nothing is kept.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ...cache.hashing import digest
 from ...cache.identity import Identity
@@ -36,12 +37,12 @@ _ALIKE = {Precision.FLOAT32: 1e-4, Precision.BFLOAT16: 1e-2, Precision.FLOAT16: 
 """Largest difference of a number, as a share of the largest number of its feature."""
 
 
-def recall(identity: Identity, load: Callable[[Any], Encoder | None]) -> Encoder | None:
+def recall(identity: Identity, device: torch.device, load: Callable[[Any], Encoder | None]) -> Encoder | None:
     """Load an encoder by the file of an earlier trial; None where there is none, or it does not hold.
 
-    ``load`` is `EncoderSession.load_packed` of the encoder on a CPU.
+    ``load`` is `EncoderSession.load_packed` of the encoder on that device.
     """
-    path = _path(identity)
+    path = _path(identity, device)
     if path is None:
         return None
     try:
@@ -53,9 +54,9 @@ def recall(identity: Identity, load: Callable[[Any], Encoder | None]) -> Encoder
         return None
 
 
-def remember(identity: Identity, encoder: Encoder) -> None:
-    """Keep what it takes to load an encoder that transformers loaded to a CPU; nothing where it cannot be written."""
-    path = _path(identity)
+def remember(identity: Identity, device: torch.device, encoder: Encoder) -> None:
+    """Keep what it takes to load an encoder that transformers loaded; nothing where it cannot be written."""
+    path = _path(identity, device)
     if path is None or encoder.config is None or encoder.notes:  # notes are of transformers: they are to be seen again
         return
     vectors = _vectors(encoder)
@@ -70,7 +71,7 @@ def remember(identity: Identity, encoder: Encoder) -> None:
         Path(file.name).replace(path)
 
 
-def _path(identity: Identity) -> Path | None:
+def _path(identity: Identity, device: torch.device) -> Path | None:
     """Where the file of an encoder is; None where none is kept."""
     named = os.environ.get(_VARIABLE)
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - `~` may lead nowhere
@@ -78,6 +79,8 @@ def _path(identity: Identity) -> Path | None:
         return None
     folder = Path(named) if named else Path(home) / "headstart"
     made_by = [version("headstart"), VERSIONS, cpu_capabilities().get("cpu_name")]
+    if device.type == "cuda":
+        made_by.append(torch.cuda.get_device_name(device))
     return folder / f"{digest(identity.to_json().encode(), json.dumps(made_by).encode()).hex()}.npz"
 
 

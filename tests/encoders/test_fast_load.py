@@ -22,13 +22,20 @@ from headstart.cache.reader import Cache, open_cache
 from headstart.cache.writer import CacheWriter, copy_with_labels
 from headstart.stages.encoders import fast_load, hf
 from headstart.stages.encoders.config import tokenizer_sha256
-from headstart.stages.encoders.encoder import Encoder
+from headstart.stages.encoders.cuda import CudaBackend
+from headstart.stages.encoders.encoder import Encoder, EncoderSettings
+from headstart.stages.encoders.files import find_encoder
+from headstart.stages.encoders.packed import backend
 from headstart.stages.encoders.packed.bert import Bert
+from headstart.stages.encoders.packed.kernels import UnfitError
 from headstart.stages.encoders.packed.roberta import Roberta
+from headstart.stages.encoders.packed.varlen import CudaKernels, find_fused
+from headstart.stages.encoders.pooling import parse_features
 from headstart.stages.extract import extract, extract_tables
 from headstart.stages.extraction import reopen
-from headstart.stages.settings import ExtractSettings
+from headstart.stages.settings import ExtractSettings, Precision
 from tiny import require_kind, save_tiny_encoder, tiny_rows
+from varlen_reference import ReferenceVarlen
 
 Change = Callable[[dict[str, Any]], Any]
 OLD = [text for text, _ in tiny_rows(60)]
@@ -422,3 +429,55 @@ def test_a_table_that_changes_after_its_first_reading_is_refused(
     with pytest.raises(TableError, match="changed while it was read"):
         run(table, tmp_path / "c.h5", tiny, update=True)
     assert (tmp_path / "c.h5").read_bytes() == before
+
+
+def loaded_on_a_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch, kernels: Callable[..., Any]) -> Encoder | None:
+    """An encoder loaded for a GPU, whose part the CPU plays, by what its loading on the CPU left."""
+    settings = EncoderSettings(
+        features=parse_features(["cls", "mean"], None),
+        device=torch.device("cpu"),
+        precision=Precision.BFLOAT16,
+        prefix="",
+        max_length=100,
+        batch_tokens=256,
+    )
+    files = find_encoder(str(folder))
+    config = hf.load_encoder(files, settings).config
+    assert config is not None
+    monkeypatch.setattr(fast_load, "cuda_kernels", kernels)
+    monkeypatch.setattr(backend, "CopyStream", lambda device: device)
+    return fast_load.load_packed(files, dataclasses.replace(settings, device=torch.device("cuda")), config.to_record())
+
+
+@pytest.mark.skipif(find_fused() is None, reason="Triton is missing")
+def test_a_gpu_gets_its_encoder_without_transformers_too(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = CudaKernels(torch.device("cpu"), ReferenceVarlen(), find_fused())
+    encoder = loaded_on_a_gpu(tiny, monkeypatch, lambda *_, **__: kernels)
+    assert encoder is not None and isinstance(encoder.backend, CudaBackend)
+    monkeypatch.undo()
+    on_cpu = hf.load_encoder(
+        find_encoder(str(tiny)),
+        EncoderSettings(
+            features=parse_features(["cls", "mean"], None),
+            device=torch.device("cpu"),
+            precision=Precision.FLOAT32,
+            prefix="",
+            max_length=100,
+        ),
+    )
+    sequences, _ = encoder.tokenize(OLD[:9])
+    with torch.inference_mode():
+        found, expected = encoder.backend.forward(sequences), on_cpu.backend.forward(sequences)
+    for name, values in expected.items():
+        assert (found[name] - values).norm() <= 0.02 * values.norm()
+
+
+def test_what_runs_in_another_way_on_a_gpu_is_loaded_by_transformers(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unfit(*_: Any, **__: Any) -> None:
+        raise UnfitError("without padding, it takes a GPU of the Ampere generation or a newer one")
+
+    assert loaded_on_a_gpu(tiny, monkeypatch, unfit) is None
+    plain = CudaKernels(torch.device("cpu"), ReferenceVarlen())
+    assert loaded_on_a_gpu(tiny, monkeypatch, lambda *_, **__: plain) is None

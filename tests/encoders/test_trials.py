@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from extracting import run
-from headstart.stages.encoders import hf
+from headstart.stages.encoders import hf, trials
 from headstart.stages.encoders.encoder import Encoder
+from headstart.stages.encoders.session import EncoderSession
+from headstart.stages.settings import ExtractSettings
 from tiny import save_tiny_encoder, tiny_rows
 
 TEXTS = [text for text, _ in tiny_rows(20)]
@@ -66,6 +69,15 @@ def test_another_encoder_or_setting_is_loaded_by_transformers(tmp_path: Path, ke
     save_tiny_encoder(folder, seed=1)
     features(folder, tmp_path / "3.h5")
     assert len(loads) == len(list(kept.iterdir())) == 3
+
+
+def test_each_gpu_has_a_file_of_its_own(tiny: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = EncoderSession(ExtractSettings(encoder=str(tiny))).identity
+    found = {trials._path(identity, torch.device("cpu"))}
+    for name in ("NVIDIA H100", "NVIDIA A100"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        found.add(trials._path(identity, torch.device("cuda")))
+    assert len(found) == 3
 
 
 def other_vectors(file: Path) -> None:

@@ -16,8 +16,9 @@ from headstart.stages.encoders import hf
 from headstart.stages.encoders.cuda import CudaBackend
 from headstart.stages.encoders.encoder import EncoderSettings
 from headstart.stages.encoders.files import find_encoder
-from headstart.stages.encoders.packed import varlen
+from headstart.stages.encoders.packed import backend, varlen
 from headstart.stages.encoders.packed.attention import CAUSAL, Token, Window, group_sequences
+from headstart.stages.encoders.packed.backend import packed_backend
 from headstart.stages.encoders.packed.forward import PackedForward
 from headstart.stages.encoders.packed.kernels import UnfitError
 from headstart.stages.encoders.packed.states import PlainEnding
@@ -219,7 +220,7 @@ def test_a_note_says_why_an_encoder_runs_padded_on_a_gpu(tiny: Path, monkeypatch
 
 
 def test_the_packed_pass_of_a_gpu_copies_beside_the_computation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hf, "CopyStream", lambda device: device)
+    monkeypatch.setattr(backend, "CopyStream", lambda device: device)
     forward: Any = PackedForward.__new__(PackedForward)
-    backend = hf._packed_backend(forward, CUDA)
-    assert isinstance(backend, CudaBackend) and backend.forward is forward
+    made = packed_backend(forward, CUDA)
+    assert isinstance(made, CudaBackend) and made.forward is forward

@@ -1,4 +1,4 @@
-"""Packed batches on a CPU: each core takes a batch of its own."""
+"""How packed batches run: on a CPU, each core takes a batch of its own."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import contextlib
 from collections.abc import Generator, Iterable, Sequence
 
 import numpy as np
+import torch
 
 from ...threads import ordered_map
 from ...types import Features, TokenIds
-from ..backend import Backend
+from ..backend import Backend, Forward
+from ..cuda import CopyStream, CudaBackend
 from ..memory import MemoryFullError
 
 
@@ -40,3 +42,8 @@ class PackedCpuBackend(Backend):
         # Attention multiplies a neighbour's values by zero, so one that is not finite spoils others: see `attend`.
         alone = [self.encode([sequence]) for sequence in sequences]
         return {name: np.concatenate([values[name] for values in alone]) for name in features}
+
+
+def packed_backend(forward: Forward, device: torch.device) -> Backend:
+    """What runs a packed pass on its device."""
+    return PackedCpuBackend(forward) if device.type == "cpu" else CudaBackend(forward, CopyStream(device))
