@@ -11,7 +11,7 @@ import torch
 
 from ..types import Features, TokenIds
 from .backend import Backend, Forward
-from .memory import halving
+from .memory import is_memory_full
 
 
 class CopyStream:
@@ -57,12 +57,13 @@ class CudaBackend(Backend):
     def encode_all(self, batches: Iterable[Sequence[TokenIds]]) -> Generator[dict[str, Features], None, None]:
         started: list[Callable[[], dict[str, Features]]] = []
         for batch in batches:
-            with halving(batch) as halves:
-                started.append(self._start(batch))
-            if halves:
-                yield from (wait() for wait in started)  # which frees their memory for the halves
+            begun = self._begin(batch)
+            if begun is None:
+                yield from (wait() for wait in started)  # which frees their memory for this one
                 started.clear()
-                yield self._encode_halves(halves)
+                yield self.encode(batch)
+            else:
+                started.append(begun)
             if len(started) > 1:
                 yield started.pop(0)()
         yield from (wait() for wait in started)
@@ -73,6 +74,17 @@ class CudaBackend(Backend):
     def _encode_halves(self, halves: Sequence[Sequence[TokenIds]]) -> dict[str, Features]:
         torch.cuda.empty_cache()
         return super()._encode_halves(halves)
+
+    def _begin(self, sequences: Sequence[TokenIds]) -> Callable[[], dict[str, Features]] | None:
+        """`_start`, or None where the memory is full: the batch before may hold the memory that this one needs."""
+        if not sequences:
+            return dict
+        try:
+            return self._start(sequences)
+        except Exception as error:
+            if not is_memory_full(error):
+                raise
+            return None
 
     def _start(self, sequences: Sequence[TokenIds]) -> Callable[[], dict[str, Features]]:
         """Queue a batch: the copy of its ids, its computation, and the copy of its features back."""
