@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -76,17 +77,24 @@ class CudaBackend(Backend):
         return super()._encode_halves(halves)
 
     def _begin(self, sequences: Sequence[TokenIds]) -> Callable[[], dict[str, Features]] | None:
-        """`_start`, or None where the memory is full: the batch before may hold the memory that this one needs."""
+        """`_start`, whose error is raised by what is returned, in the batch's turn.
+
+        None where the memory is full: the batch before may hold the memory that this one needs.
+        """
         if not sequences:
             return dict
         try:
             return self._start(sequences)
         except Exception as error:
-            if not is_memory_full(error):
-                raise
-            return None
+            if is_memory_full(error):
+                return None
+            return functools.partial(_raise, error)
 
     def _start(self, sequences: Sequence[TokenIds]) -> Callable[[], dict[str, Features]]:
         """Queue a batch: the copy of its ids, its computation, and the copy of its features back."""
         with torch.inference_mode():
             return self._copies.to_host(self.forward(sequences))
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
