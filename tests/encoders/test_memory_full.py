@@ -10,23 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from extracting import run
+from extracting import room_for, run
 from headstart.cache.errors import StorageError
 from headstart.stages.encoders.memory import MemoryFullError, halving, is_memory_full
 from headstart.stages.encoders.packed.forward import PackedForward
 from tiny import tiny_rows
-
-
-def room_for(patch: pytest.MonkeyPatch, tokens: int) -> None:
-    """Let torch's own allocator refuse whatever more tokens than these ask of it."""
-    original = PackedForward.__call__
-
-    def call(self: PackedForward, sequences: Any) -> Any:
-        if sum(map(len, sequences)) > tokens:
-            torch.empty(1 << 60, dtype=torch.uint8)
-        return original(self, sequences)
-
-    patch.setattr(PackedForward, "__call__", call)
 
 
 @pytest.fixture
