@@ -4,7 +4,7 @@
 
 The encoder waits for the slowest of them. Tokenizing runs with one thread and with two (`RAYON_NUM_THREADS`), the other
 steps with one, as in `extract`. In `extract`, reading, hashing texts and tokenizing run in one thread while the encoder
-works, and writing in another.
+works, hashing tokens and composing batches in a second, and collecting features and writing them in a third.
 
 The second table is of `extract`'s whole pass over the table, with a device that takes a fixed time a text: a clock
 stands for a GPU. It says which share of the time the device stood idle, from its first batch to the end of its last.
