@@ -4,7 +4,12 @@
 
 The encoder waits for the slowest of them. Tokenizing runs with one thread and with two (`RAYON_NUM_THREADS`), the other
 steps with one, as in `extract`. In `extract`, reading, hashing texts and tokenizing run in one thread while the encoder
-works, and writing in another.
+works, hashing tokens and composing batches in a second, and collecting features and writing them in a third.
+
+The second table is of `extract`'s whole pass over the table, with a device that takes a fixed time a text: a clock
+stands for a GPU. It says which share of the time the device stood idle, from its first batch to the end of its last.
+It is of the real tokenizer, the real cache and the real order of work; only the encoder's pass and its copies are not
+there. `--only idle` prints this table alone.
 """
 
 from __future__ import annotations
@@ -23,7 +28,9 @@ from typing import Any
 from facts import cpu_name
 
 DATA = Path(__file__).resolve().parent.parent / ".data"
-ROWS = 16384  # a window of `extract`
+ROWS = 16384  # that each step is given
+SPEEDS = (5_000, 10_000, 20_000, 40_000)  # of the device, in texts a second
+BATCH_TOKENS = 16384
 
 
 def main() -> None:
@@ -33,6 +40,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.only == "idle":
+        show_idle(arguments)
+        return
     if arguments.only:
         show(arguments, arguments.only)
         return
@@ -42,6 +52,8 @@ def main() -> None:
         only = "all" if threads == "1" else "tokenizing"
         environment = {**os.environ, "RAYON_NUM_THREADS": threads}
         subprocess.run([sys.executable, __file__, *sys.argv[1:], "--only", only], env=environment, check=True)
+    print(flush=True)
+    subprocess.run([sys.executable, __file__, *sys.argv[1:], "--only", "idle"], check=True)
 
 
 def show(arguments: argparse.Namespace, only: str) -> None:
@@ -117,6 +129,98 @@ def steps(arguments: argparse.Namespace, folder: Path) -> dict[str, Callable[[],
         "hashing tokens": lambda: len(hash_sequences(sequences)),
         f"writing {features.shape[1]} numbers a text": write,
     }
+
+
+def show_idle(arguments: argparse.Namespace) -> None:
+    """Measure the pass with devices of several speeds, in turns, and print a line for each."""
+    print("| the device alone, texts a second | with `extract` | idle |\n|---|---|---|", flush=True)
+    found: dict[int, list[tuple[float, float]]] = {speed: [] for speed in SPEEDS}
+    with tempfile.TemporaryDirectory(dir=DATA) as folder:
+        run = whole_pass(arguments, Path(folder))
+        run(SPEEDS[-1])
+        for _ in range(arguments.rounds):
+            for speed in SPEEDS:
+                found[speed].append(run(speed))
+    for speed, rounds in found.items():
+        texts, idle = (statistics.median(values) for values in zip(*rounds, strict=True))
+        least, most = min(share for _, share in rounds), max(share for _, share in rounds)
+        print(f"| {speed:,} | {texts:,.0f} | {idle:.1%} ({least:.1%} to {most:.1%}) |", flush=True)
+
+
+def whole_pass(arguments: argparse.Namespace, folder: Path) -> Callable[[int], tuple[float, float]]:
+    """A function that fills a new cache with a device of some speed: texts a second, and the device's idle share."""
+    import numpy as np
+    from headstart.cache.reader import open_any
+    from headstart.cache.siblings import partial_path
+    from headstart.cache.writer import CacheWriter, create_cache
+    from headstart.stages.encoders.cuda import CudaBackend
+    from headstart.stages.encoders.session import EncoderSession
+    from headstart.stages.extraction.encode_table import encode_table
+    from headstart.stages.extraction.resume import UnfinishedCache
+    from headstart.stages.extraction.reuse import ReusableCaches
+    from headstart.stages.progress import silent
+    from headstart.stages.settings import ExtractSettings
+    from headstart.stages.tables.scan import scan_table
+    from headstart.stages.tables.table import open_table
+
+    settings = ExtractSettings(encoder=str(DATA / arguments.encoder), batch_tokens=BATCH_TOKENS)
+    table = open_table(DATA / arguments.table, text_column="text", label_column="label", settings=settings)
+    session, scan = EncoderSession(settings), scan_table(table, silent)
+    encoder, path = session.encoder, partial_path(folder / "filled.h5")
+    mode = encoder.backend.forward.mode
+    features = {
+        name: np.random.default_rng(0).standard_normal((BATCH_TOKENS, width), np.float32)
+        for name, width in encoder.widths.items()
+    }
+
+    class Device:
+        """Computes one batch after the other. A clock and no thread, which would have to wait for Python's lock."""
+
+        def __init__(self, speed: int) -> None:
+            self.mode, self.speed = mode, speed
+            self.started: float | None = None
+            self.free_at = self.idle = 0.0
+
+        def __call__(self, sequences: Any) -> Any:
+            now = time.perf_counter()
+            if self.started is None:
+                self.started = self.free_at = now
+            self.idle += max(0.0, now - self.free_at)
+            self.free_at = max(now, self.free_at) + len(sequences) / self.speed
+            return len(sequences), self.free_at
+
+        def to_host(self, queued: Any) -> Callable[[], Any]:
+            count, ready = queued
+
+            def wait() -> Any:
+                time.sleep(max(0.0, ready - time.perf_counter()))
+                return {name: values[:count] for name, values in features.items()}
+
+            return wait
+
+    def run(speed: int) -> tuple[float, float]:
+        device: Any = Device(speed)
+        encoder.backend = CudaBackend(device, device)
+        create_cache(
+            path,
+            block_rows=settings.block_rows,
+            widths=encoder.widths,
+            storage="float32",
+            identity=session.identity,
+            plan=session.plan(settings.window_rows),
+            text_hashes=scan.text_hashes,
+            labels=None,
+            label_names=None,
+        )
+        cache = open_any(path)
+        with CacheWriter(path) as writer:
+            unfinished = UnfinishedCache(cache, scan.in_file(cache), kept=())
+            encode_table(table, unfinished, writer, encoder, reusable=ReusableCaches((), silent), report=silent)
+        path.unlink()
+        seconds = device.free_at - device.started
+        return scan.rows / seconds, device.idle / seconds
+
+    return run
 
 
 if __name__ == "__main__":

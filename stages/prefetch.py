@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ _Item = TypeVar("_Item")
 _END: Any = object()
 
 
-def prefetch(items: Iterator[_Item]) -> Iterator[_Item]:
+def prefetch(items: Iterator[_Item]) -> Generator[_Item, None, None]:
     """Yield the same items; a thread makes the next item while the caller works on the last one.
 
     An error in making an item is raised where that item would be yielded.

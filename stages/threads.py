@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import itertools
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -56,20 +57,25 @@ def _torch_threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def ordered_map(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> Generator[_Result, None, None]:
+def ordered_map(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Generator[_Result, None, None]:
     """Call ``work`` with each item, several at a time in threads, and yield the results in the order of the items.
 
     There is one worker for each of torch's threads, and at most `MAX_WORKERS`, which then divide torch's threads among
     them. A single item gets all of torch's threads.
 
+    Items are asked for in the caller's thread, when there is room: at most one more than workers is asked for whose
+    result is not yielded.
+
     What a call raises is raised when its result is due. No further call starts after that, after the generator is
-    closed, or after Ctrl-C.
+    closed, or after Ctrl-C. What ``items`` raises is raised at once.
     """
     threads = torch.get_num_threads()
     threads_per_worker = -(-threads // MAX_WORKERS)
     workers = threads // threads_per_worker
-    if workers == 1 or len(items) < 2:
-        yield from map(work, items)
+    coming = iter(items)
+    first = list(itertools.islice(coming, 1 if workers == 1 else 2))
+    if workers == 1 or len(first) < 2:
+        yield from map(work, itertools.chain(first, coming))
         return
     ended = threading.Event()
 
@@ -81,7 +87,7 @@ def ordered_map(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> Gen
     with _torch_threads(threads_per_worker), concurrent.futures.ThreadPoolExecutor(workers, "headstart-map") as pool:
         pending: collections.deque[concurrent.futures.Future[_Result]] = collections.deque()
         try:
-            for item in items:
+            for item in itertools.chain(first, coming):
                 pending.append(pool.submit(run, item))
                 if len(pending) > workers:  # one item waits in the queue, so that no worker is idle
                     yield pending.popleft().result()

@@ -11,12 +11,14 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 from headstart.cache.hashing import HASH_BYTES, digest
 from headstart.cache.layout import read_layout
 from headstart.cache.reader import Cache, open_any, open_cache
 from headstart.cache.seal import SEAL_BYTES, write_seal
 from headstart.cache.siblings import partial_path
 from headstart.stages.encoders.backend import Backend
+from headstart.stages.encoders.packed.forward import PackedForward
 from headstart.stages.extract import extract
 from headstart.stages.progress import Event, Note
 from headstart.stages.settings import ExtractSettings
@@ -107,3 +109,15 @@ def interrupted_after(batches: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Backend, "encode", encode)
         yield
+
+
+def room_for(patch: pytest.MonkeyPatch, tokens: int) -> None:
+    """Let torch's own allocator refuse whatever more tokens than these ask of it."""
+    original = PackedForward.__call__
+
+    def call(self: PackedForward, sequences: Any) -> Any:
+        if sum(map(len, sequences)) > tokens:
+            torch.empty(1 << 60, dtype=torch.uint8)
+        return original(self, sequences)
+
+    patch.setattr(PackedForward, "__call__", call)

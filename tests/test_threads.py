@@ -49,6 +49,31 @@ def test_as_many_items_run_at_once_as_there_are_threads() -> None:
         torch.set_num_threads(before)
 
 
+def test_items_are_asked_for_when_there_is_room(threads: int) -> None:
+    asked: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(40):
+            asked.append(number)
+            yield number
+
+    workers, found = (threads if threads <= MAX_WORKERS else threads // 2), 0
+    for found, result in enumerate(ordered_map(lambda number: number, items())):
+        assert result == found
+        assert len(asked) <= min(40, found + 1 + (workers if workers > 1 else 0))
+    assert found == 39
+
+
+def test_an_error_in_asking_for_an_item_ends_the_work(threads: int) -> None:
+    def items() -> Iterator[int]:
+        yield from range(10)
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        list(ordered_map(lambda number: number, items()))
+    assert torch.get_num_threads() == threads
+
+
 def test_an_error_is_raised_in_its_turn_and_ends_the_work(threads: int) -> None:
     begun = []
 

@@ -31,18 +31,24 @@ class Backend:
         self.halved_batches, self._counting = 0, threading.Lock()
 
     def encode_all(self, batches: Iterable[Sequence[TokenIds]]) -> Generator[dict[str, Features], None, None]:
-        """Encode batches, and yield the features of each, in the batches' order. Errors are those of `encode`."""
+        """Encode batches, and yield the features of each, in the batches' order.
+
+        Batches are asked for one by one, when there is room for them. Errors are those of `encode`, each in its batch's
+        turn.
+        """
         yield from map(self.encode, batches)
 
     def encode(self, sequences: Sequence[TokenIds]) -> dict[str, Features]:
         """Encode one batch; where the memory is full, in halves, down to one sequence.
 
         Returns:
-            By the features' names: (sequences, width) float32 each.
+            By the features' names: (sequences, width) float32 each. Of an empty batch: nothing.
 
         Raises:
             MemoryFullError: there is no memory even for one of the sequences alone.
         """
+        if not sequences:
+            return {}
         with halving(sequences) as halves:
             return self._run(sequences)
         return self._encode_halves(halves)

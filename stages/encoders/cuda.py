@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import torch
 
 from ..types import Features, TokenIds
 from .backend import Backend, Forward
-from .memory import halving
+from .memory import is_memory_full
 
 
 class CopyStream:
@@ -57,12 +58,13 @@ class CudaBackend(Backend):
     def encode_all(self, batches: Iterable[Sequence[TokenIds]]) -> Generator[dict[str, Features], None, None]:
         started: list[Callable[[], dict[str, Features]]] = []
         for batch in batches:
-            with halving(batch) as halves:
-                started.append(self._start(batch))
-            if halves:
-                yield from (wait() for wait in started)  # which frees their memory for the halves
+            begun = self._begin(batch)
+            if begun is None:
+                yield from (wait() for wait in started)  # which frees their memory for this one
                 started.clear()
-                yield self._encode_halves(halves)
+                yield self.encode(batch)
+            else:
+                started.append(begun)
             if len(started) > 1:
                 yield started.pop(0)()
         yield from (wait() for wait in started)
@@ -74,7 +76,25 @@ class CudaBackend(Backend):
         torch.cuda.empty_cache()
         return super()._encode_halves(halves)
 
+    def _begin(self, sequences: Sequence[TokenIds]) -> Callable[[], dict[str, Features]] | None:
+        """`_start`, whose error is raised by what is returned, in the batch's turn.
+
+        None where the memory is full: the batch before may hold the memory that this one needs.
+        """
+        if not sequences:
+            return dict
+        try:
+            return self._start(sequences)
+        except Exception as error:
+            if is_memory_full(error):
+                return None
+            return functools.partial(_raise, error)
+
     def _start(self, sequences: Sequence[TokenIds]) -> Callable[[], dict[str, Features]]:
         """Queue a batch: the copy of its ids, its computation, and the copy of its features back."""
         with torch.inference_mode():
             return self._copies.to_host(self.forward(sequences))
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
+import functools
 import reprlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from importlib.metadata import version
 
 import numpy as np
@@ -207,7 +209,7 @@ class Encoder:
 
 @dataclasses.dataclass(frozen=True)
 class BatchReport:
-    """One batch that `encode_sequences` has encoded."""
+    """One batch of some rows that was encoded."""
 
     sequences: Indices  # (batch,), the first row that has each of them, among those that were given
     features: dict[str, Features]  # by name, (batch, width)
@@ -216,6 +218,133 @@ class BatchReport:
     _: dataclasses.KW_ONLY
     number: int  # from 1
     batches: int  # how many there are
+
+
+class EncoderWork:
+    """Rows of token ids that are encoded together: equal sequences once, in batches of similar length.
+
+    The batches are composed when it is made. `encode_in_turn` runs them.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        sequences: Sequence[TokenIds],
+        *,
+        distinct: bool = False,
+        needed: Mask | None = None,
+        batch_tokens: int | None = None,
+        path: ForwardMode | None = None,
+        on_batch: Callable[[BatchReport], None] | None = None,
+    ) -> None:
+        """Compose the batches; arguments are as for `encode_sequences`."""
+        self._long_texts, self._widths = encoder.long_texts, encoder.widths
+        self._needed, self._on_batch = needed, on_batch
+        self._parts, self._counts = encoder.long_texts.split(sequences)
+        self._rows = np.repeat(np.arange(len(sequences)), self._counts)  # of the parts
+        self._first = self._places = np.arange(len(self._parts))
+        if not distinct or len(self._parts) > len(sequences):
+            hashes = hash_keys(hash_sequences(self._parts))
+            _, self._first, self._places = np.unique(hashes, return_index=True, return_inverse=True)
+        self._lengths = np.array([len(self._parts[number]) for number in self._first.tolist()], np.int64)
+        padded = (path or encoder.path) is not ForwardMode.PACKED
+        batches = compose_batches(self._lengths, batch_tokens or encoder.batch_tokens, padded=padded)
+        if needed is not None:
+            kept = np.bincount(self._places, needed[self._rows], minlength=len(self._first)) > 0
+            batches = [batch for batch in batches if kept[batch].any()]
+        self._batches, self._taken = batches, 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the features of all batches are there."""
+        return self._taken == len(self._batches)
+
+    def batches(self) -> Iterator[list[TokenIds]]:
+        """The sequences of each batch, in the order in which `take` expects their features."""
+        for batch in self._batches:
+            yield [self._parts[number] for number in self._first[batch].tolist()]
+
+    def row(self, sequence: int) -> int:
+        """The first row that has a sequence of the next batch that `take` expects."""
+        return int(self._rows[self._first[self._batches[self._taken][sequence]]])
+
+    def take(self, values: dict[str, Features], seconds: float) -> None:
+        """Take the features of the next batch, for which the caller waited so many seconds, and report it."""
+        batch, self._taken = self._batches[self._taken], self._taken + 1
+        for name, array in self._features.items():
+            array[batch] = values[name]
+        if self._on_batch is not None:
+            rows, tokens = self._rows[self._first[batch]], int(self._lengths[batch].sum())
+            report = BatchReport(rows, values, tokens, seconds, number=self._taken, batches=len(self._batches))
+            self._on_batch(report)
+
+    def result(self) -> dict[str, Features]:
+        """The features of the rows, as `encode_sequences` returns them, when the work is done."""
+        return self._long_texts.join(
+            self._features, self._parts, self._counts, places=self._places, needed=self._needed
+        )
+
+    @functools.cached_property
+    def _features(self) -> dict[str, Features]:
+        """Of the distinct sequences. They take memory from the first batch on, not while the work waits."""
+        return {name: np.empty((len(self._first), width), np.float32) for name, width in self._widths.items()}
+
+
+def encode_in_turn(encoder: Encoder, works: Iterable[EncoderWork]) -> Generator[EncoderWork, None, None]:
+    """Run works through the encoder, which goes from one to the next without a pause; yield each when it is done.
+
+    A work is asked for while batches of the one before are under way. One without batches comes in its turn.
+
+    Raises:
+        MemoryFullError: there is no memory for one sequence alone; ``sequence`` is the number of its row in the first
+            work that was not yielded.
+        Exception: what making a work raised, when the works before it are yielded.
+    """
+    coming = _Coming(works)
+    with contextlib.closing(encoder.backend.encode_all(coming.batches())) as encoded:
+        while True:
+            started, waited = time.perf_counter(), coming.seconds
+            try:
+                values = next(encoded, None)
+            except MemoryFullError as error:
+                raise MemoryFullError(coming.works[0].row(error.sequence)) from error
+            if values is None:
+                break
+            work = coming.works[0]
+            if values:
+                work.take(values, time.perf_counter() - started - (coming.seconds - waited))
+            if work.is_done:
+                yield coming.works.popleft()
+    if coming.error is not None:
+        raise coming.error
+
+
+class _Coming:
+    """Works on their way to a backend, which asks for their batches when it has room."""
+
+    def __init__(self, works: Iterable[EncoderWork]) -> None:
+        self.works: collections.deque[EncoderWork] = collections.deque()  # begun, and not done
+        self.seconds = 0.0  # that the backend waited for a work to be made
+        self.error: Exception | None = None  # in making one; the works before it are done first
+        self._source = iter(works)
+
+    def batches(self) -> Iterator[list[TokenIds]]:
+        """The batches of all works. A work without batches has an empty one, which comes back in its turn."""
+        while (work := self._next()) is not None:
+            self.works.append(work)
+            if work.is_done:
+                yield []
+            yield from work.batches()
+
+    def _next(self) -> EncoderWork | None:
+        started = time.perf_counter()
+        try:
+            return next(self._source, None)
+        except Exception as error:
+            self.error = error
+            return None
+        finally:
+            self.seconds += time.perf_counter() - started
 
 
 def encode_sequences(
@@ -248,31 +377,14 @@ def encode_sequences(
     Raises:
         MemoryFullError: there is no memory for one sequence alone; ``sequence`` is the number of its row.
     """
-    parts, counts = encoder.long_texts.split(sequences)
-    rows = np.repeat(np.arange(len(sequences)), counts)  # of the parts
-    first = places = np.arange(len(parts))
-    if not distinct or len(parts) > len(sequences):
-        _, first, places = np.unique(hash_keys(hash_sequences(parts)), return_index=True, return_inverse=True)
-    own = [parts[number] for number in first.tolist()]
-    lengths = np.array([len(part) for part in own], np.int64)
-    padded = (path or encoder.path) is not ForwardMode.PACKED
-    batches = compose_batches(lengths, batch_tokens or encoder.batch_tokens, padded=padded)
-    if needed is not None:
-        kept = np.bincount(places, needed[rows], minlength=len(own)) > 0
-        batches = [batch for batch in batches if kept[batch].any()]
-    features = {name: np.empty((len(own), width), np.float32) for name, width in encoder.widths.items()}
-    encoded = encoder.backend.encode_all([own[place] for place in batch] for batch in batches)
-    with contextlib.closing(encoded):
-        for number, batch in enumerate(batches, 1):
-            started = time.perf_counter()
-            try:
-                values = next(encoded)
-            except MemoryFullError as error:
-                raise MemoryFullError(int(rows[first[batch[error.sequence]]])) from error
-            seconds = time.perf_counter() - started
-            for name, array in features.items():
-                array[batch] = values[name]
-            if on_batch is not None:
-                tokens = int(lengths[batch].sum())
-                on_batch(BatchReport(rows[first[batch]], values, tokens, seconds, number=number, batches=len(batches)))
-    return encoder.long_texts.join(features, parts, counts, places=places, needed=needed)
+    work = EncoderWork(
+        encoder,
+        sequences,
+        distinct=distinct,
+        needed=needed,
+        batch_tokens=batch_tokens,
+        path=path,
+        on_batch=on_batch,
+    )
+    (done,) = encode_in_turn(encoder, [work])
+    return done.result()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -32,13 +32,17 @@ class Copies:
 
     def __init__(self) -> None:
         self.pending, self.most = 0, 0
+        self.events: list[tuple[str, float]] = []
 
     def to_host(self, tensors: dict[str, torch.Tensor]) -> Callable[[], dict[str, Any]]:
         self.pending += 1
         self.most = max(self.most, self.pending)
+        first = float(tensors["cls"][0])
+        self.events.append(("begun", first))
 
         def wait() -> dict[str, Any]:
             self.pending -= 1
+            self.events.append(("fetched", first))
             return {name: tensor.numpy() for name, tensor in tensors.items()}
 
         return wait
@@ -64,6 +68,56 @@ def test_a_batch_is_halved_when_the_one_before_is_fetched() -> None:
     found = [features["cls"].tolist() for features in backend.encode_all(batches)]
     assert found == [*EXPECTED[:2], [[9], [1]], *EXPECTED[2:]]
     assert (backend.halved_batches, copies.most, copies.pending) == (1, 2, 0)
+
+
+def test_a_batch_is_asked_for_and_begun_before_the_one_before_is_fetched() -> None:
+    copies: Any = Copies()
+
+    def coming() -> Iterator[list[Any]]:
+        for number, batch in enumerate(BATCHES[:3], 1):
+            copies.events.append(("asked for", 3.0 * number))
+            yield batch
+
+    list(CudaBackend(Sums(), copies).encode_all(coming()))
+    begun = [[("asked for", 3.0 * number), ("begun", 3.0 * number)] for number in (1, 2, 3)]
+    assert copies.events == [*begun[0], *begun[1], ("fetched", 3), *begun[2], ("fetched", 6), ("fetched", 9)]
+
+
+def test_an_empty_batch_comes_back_in_its_turn() -> None:
+    copies: Any = Copies()
+    coming: list[list[Any]] = [[], BATCHES[0], [], [], BATCHES[1], []]
+    found = [features and features["cls"].tolist() for features in CudaBackend(Sums(), copies).encode_all(coming)]
+    assert found == [{}, EXPECTED[0], {}, {}, EXPECTED[1], {}]
+
+
+def test_a_sequence_that_finds_memory_when_the_batch_before_is_fetched_is_encoded() -> None:
+    copies: Any = Copies()
+
+    class Shared(Sums):
+        def __call__(self, sequences: Any) -> dict[str, torch.Tensor]:
+            self.room = 3 if copies.pending else 100
+            return super().__call__(sequences)
+
+    backend, long = CudaBackend(Shared(), copies), [np.ones(50, np.int32)]
+    found = [features["cls"].tolist() for features in backend.encode_all([BATCHES[0], long, BATCHES[1]])]
+    assert (found, backend.halved_batches) == ([EXPECTED[0], [[50]], EXPECTED[1]], 0)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("shapes do not fit")])
+def test_an_error_comes_in_its_turn(error: Exception) -> None:
+    copies: Any = Copies()
+
+    class Fails(Sums):
+        def __call__(self, sequences: Any) -> dict[str, torch.Tensor]:
+            if len(sequences[0]) == 5:
+                raise error
+            return super().__call__(sequences)
+
+    found = []
+    with pytest.raises(type(error)):
+        for features in CudaBackend(Fails(), copies).encode_all([*BATCHES[:2], [np.ones(5, np.int32)], BATCHES[2]]):
+            found.append(features["cls"].tolist())
+    assert found == EXPECTED[:2]
 
 
 def test_a_sequence_that_is_too_long_alone_is_named() -> None:

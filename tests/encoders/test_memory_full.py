@@ -10,23 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from extracting import run
+from extracting import room_for, run, settings
 from headstart.cache.errors import StorageError
+from headstart.stages.encoders.backend import Backend
 from headstart.stages.encoders.memory import MemoryFullError, halving, is_memory_full
 from headstart.stages.encoders.packed.forward import PackedForward
+from headstart.stages.encoders.session import EncoderSession
 from tiny import tiny_rows
-
-
-def room_for(patch: pytest.MonkeyPatch, tokens: int) -> None:
-    """Let torch's own allocator refuse whatever more tokens than these ask of it."""
-    original = PackedForward.__call__
-
-    def call(self: PackedForward, sequences: Any) -> Any:
-        if sum(map(len, sequences)) > tokens:
-            torch.empty(1 << 60, dtype=torch.uint8)
-        return original(self, sequences)
-
-    patch.setattr(PackedForward, "__call__", call)
 
 
 @pytest.fixture
@@ -84,6 +74,34 @@ def test_a_text_that_does_not_fit_beside_another_batch_is_encoded_alone(
     alone, _ = run(table, tmp_path / "alone.h5", tiny, batch_tokens=64)
     assert refused
     np.testing.assert_allclose(alone.features(), whole.features(), atol=1e-5)
+
+
+def test_after_a_batch_that_found_no_memory_batches_are_encoded_side_by_side_again(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second finds no memory: it and the two that are begun are encoded alone; of the others, 2 at a time."""
+    backend = EncoderSession(settings(tiny)).encoder.backend
+    main, alone, refused, together = threading.get_ident(), [], [], threading.Barrier(2, timeout=30)
+    original = Backend.encode
+
+    def encode(self: Backend, sequences: Any) -> Any:
+        number = int(sequences[0][0]) - 10
+        if threading.get_ident() == main:
+            alone.append(number)
+        elif number > 3:
+            together.wait()  # otherwise it times out
+        elif number == 1 and not refused:
+            refused.append(number)
+            raise MemoryFullError(0)
+        return original(self, sequences)
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(Backend, "encode", encode)
+    batches = [[np.array([10 + number, 3, 4], np.int32)] for number in range(10)]
+    found = [features["cls"] for features in backend.encode_all(iter(batches))]
+    assert (refused, alone) == ([1], [1, 2, 3])
+    for batch, values in zip(batches, found, strict=True):
+        np.testing.assert_allclose(values, original(backend, batch)["cls"], atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])

@@ -26,7 +26,7 @@ from headstart.cache.reader import Cache, open_any
 from headstart.cache.siblings import partial_path, superseded_paths
 from headstart.cache.writer import CacheWriter
 from headstart.stages.encoders.backend import Backend
-from headstart.stages.encoders.packed.backend import PackedCpuBackend
+from headstart.stages.encoders.encoder import Encoder, EncoderWork
 from headstart.stages.encoders.session import EncoderSession
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -144,14 +144,14 @@ def test_the_few_new_texts_of_many_windows_are_encoded_together(
     old, new = numbered(70), numbered(7, 500)
     run(write_csv(old), tmp_path / "c.h5", tiny)
     grown = write_csv([row for at in range(7) for row in (*old[10 * at : 10 * at + 10], new[at])])
-    original, together = PackedCpuBackend.encode_all, []
+    together: list[int] = []
 
-    def encode_all(self: PackedCpuBackend, batches: Any) -> Any:
-        batches = list(batches)
-        together.append(sum(map(len, batches)))
-        return original(self, batches)
+    class Work(EncoderWork):
+        def __init__(self, encoder: Encoder, sequences: Any, **options: Any) -> None:
+            together.append(len(sequences))
+            super().__init__(encoder, sequences, **options)
 
-    monkeypatch.setattr(PackedCpuBackend, "encode_all", encode_all)
+    monkeypatch.setattr("headstart.stages.extraction.encode_table.EncoderWork", Work)
     monkeypatch.setattr("headstart.stages.extraction.windows._JOINED_BYTES", most_bytes)
     cache, _ = run(grown, tmp_path / "c.h5", tiny, update=True)
     assert (len(together), sum(together)) == (passes, 7)
