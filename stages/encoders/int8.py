@@ -37,6 +37,12 @@ _TEXTS = (
 """Of many kinds, to see which columns of an encoder's states are large."""
 
 
+UNCOMPILED = (
+    "int8 is slower here than it could be: headstart's C++ was not compiled when it was installed; install g++, and "
+    "then headstart again (`pip install --force-reinstall --no-deps`)"
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Likeness:
     """Cosines of features in int8 and in float32, over some texts and all features."""

@@ -226,6 +226,11 @@ class EncoderSession:
                     f"the folder of encoder {self.files.name} does not say how its vectors are made (it has no "
                     "modules.json): the feature is cls, the first token's; others are chosen with `features`"
                 )
+            if self.encoder_settings.int8:
+                from .int8 import UNCOMPILED
+                from .native.loops import is_missing
+
+                notes += [UNCOMPILED] if is_missing() else []
             for note in notes:
                 self._report(Note(note))
         return self._encoder

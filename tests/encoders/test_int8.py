@@ -21,14 +21,16 @@ from headstart.cache.reader import Cache, open_cache
 from headstart.stages.devices import choose_precision
 from headstart.stages.encoders import hf, int8
 from headstart.stages.encoders.encoder import encode_sequences
+from headstart.stages.encoders.native import loops
 from headstart.stages.encoders.packed import quantized
 from headstart.stages.encoders.packed.linear_rounded import LARGEST_STATE, Int8Linear
 from headstart.stages.encoders.packed.quantized import COLUMNS_APART
 from headstart.stages.encoders.session import EncoderSession
 from headstart.stages.export import export
 from headstart.stages.model import load as load_classifier
+from headstart.stages.progress import Note
 from headstart.stages.repair import repair
-from headstart.stages.settings import Precision
+from headstart.stages.settings import ExtractSettings, ForwardMode, Precision
 from headstart.stages.train_head import train_head
 from headstart.stages.verify import verify
 from processor import needs_int8
@@ -261,6 +263,17 @@ def test_the_command_line_says_what_it_costs(wide: Path, tmp_path: Path, write_c
     likeness = open_cache(out).record["likeness"]
     middle, lowest = f"{likeness['median']:.4f} in the middle", f"{likeness['lowest']:.4f} at the least"
     assert f"int8       cosine with float32: {middle}, {lowest}, of 30 texts" in done.stdout
+
+
+def test_a_user_is_told_where_the_compiled_loops_are_missing(wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for missing in (True, False):
+        monkeypatch.setattr(loops, "is_missing", lambda missing=missing: missing)
+        for precision in (Precision.INT8, Precision.FLOAT32):
+            heard: list[Any] = []
+            settings = ExtractSettings(encoder=str(wide), precision=precision)
+            assert EncoderSession(settings, heard.append).encoder.path is ForwardMode.PACKED
+            notes = [event.text for event in heard if isinstance(event, Note)]
+            assert (int8.UNCOMPILED in notes) == (missing and precision is Precision.INT8)
 
 
 def test_shards_say_what_it_costs(wide: Path, tmp_path: Path, write_csv: Callable[..., Path]) -> None:

@@ -251,6 +251,11 @@ def compiled() -> CompiledLoops | None:
     return None
 
 
+def is_missing() -> bool:
+    """Whether there is no library, though this processor could run one: it was not compiled at installation."""
+    return torch.backends.cpu.get_cpu_capability() in _NAMES and compiled() is None
+
+
 def _rounding(rows: Tensor, weight: RoundedWeight) -> tuple[int | float, ...]:
     """What the library takes for rows that are to be rounded."""
     count, width = rows.shape
