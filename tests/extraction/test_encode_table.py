@@ -250,6 +250,36 @@ def test_a_text_of_a_later_window_that_takes_too_much_memory_is_named(
     assert holding(tmp_path / "c.h5") == set(range(8))
 
 
+def test_a_text_is_named_whose_window_is_not_the_last_that_was_begun(
+    table: Table, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is of its window's last batch, so that the cores have the next window's first by then."""
+    sequences, _ = EncoderSession(settings(tiny)).encoder.tokenize(table["text"])
+    works: list[EncoderWork] = []
+
+    class Work(EncoderWork):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            works.append(self)
+
+    monkeypatch.setattr("headstart.stages.extraction.encode_table.EncoderWork", Work)
+    run(table, tmp_path / "whole.h5", tiny)
+    failing = list(works[1].batches())[-1][-1]
+    row = next(row for row, sequence in enumerate(sequences) if np.array_equal(sequence, failing))
+    assert WINDOW <= row < 2 * WINDOW
+    original = PackedForward.__call__
+
+    def call(self: PackedForward, batch: Any) -> Any:
+        if any(np.array_equal(sequence, failing) for sequence in batch):
+            raise MemoryError
+        return original(self, batch)
+
+    monkeypatch.setattr(PackedForward, "__call__", call)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    with pytest.raises(StorageError, match=rf"row {row + 1}: .* {len(failing)} tokens"):
+        run(table, tmp_path / "c.h5", tiny)
+
+
 def test_every_backend_writes_the_same_bytes_resumed_or_not(
     table: Table, tiny: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
