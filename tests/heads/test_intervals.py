@@ -75,6 +75,7 @@ def test_a_score_lies_in_its_interval_which_copies_of_texts_do_not_narrow(seed: 
     rng = np.random.default_rng(seed)
     labels, groups = rng.integers(classes, size=texts), np.arange(texts)
     probabilities = rng.dirichlet(np.ones(classes) / 4, size=texts) + 1e-9
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
     rows: tuple[Any, ...] = (labels, np.log(probabilities), groups)
     names = tuple("abcd"[:classes])
     alone = evaluate(*rows, names=names, resamples=30)
