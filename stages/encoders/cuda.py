@@ -15,6 +15,11 @@ from .backend import Backend, Forward
 from .memory import is_memory_full
 
 
+QUEUED = 4
+"""Batches that are queued on a device before the first of them is waited for: it works on while Python stalls, as it
+does for some milliseconds where another thread holds its lock."""
+
+
 class CopyStream:
     """A CUDA stream of its own for copies."""
 
@@ -49,7 +54,7 @@ class CopyStream:
 
 
 class CudaBackend(Backend):
-    """Starts one batch while the features of the batch before are copied back."""
+    """Queues batches while the features of those before are computed and copied back."""
 
     def __init__(self, forward: Forward, copies: CopyStream) -> None:
         super().__init__(forward)
@@ -65,7 +70,7 @@ class CudaBackend(Backend):
                 yield self.encode(batch)
             else:
                 started.append(begun)
-            if len(started) > 1:
+            if len(started) == QUEUED:
                 yield started.pop(0)()
         yield from (wait() for wait in started)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from headstart.stages.encoders.cuda import CudaBackend
+from headstart.stages.encoders.cuda import QUEUED, CudaBackend
 from headstart.stages.encoders.memory import MemoryFullError
 from headstart.stages.settings import ForwardMode
 
@@ -52,8 +52,8 @@ BATCHES = [[np.full(length, number, np.int32) for length in (3, 2, 2)] for numbe
 EXPECTED = [[[3 * number], [2 * number], [2 * number]] for number in range(1, 8)]
 
 
-@pytest.mark.parametrize(("room", "halved", "most"), [(7, 0, 2), (4, 7, 1), (3, 14, 1)])
-def test_batches_come_in_order_and_one_is_begun_while_another_is_fetched(room: int, halved: int, most: int) -> None:
+@pytest.mark.parametrize(("room", "halved", "most"), [(7, 0, QUEUED), (4, 7, 1), (3, 14, 1)])
+def test_batches_come_in_order_and_others_are_begun_while_one_is_fetched(room: int, halved: int, most: int) -> None:
     copies: Any = Copies()
     backend = CudaBackend(Sums(room), copies)
     assert [features["cls"].tolist() for features in backend.encode_all(iter(BATCHES))] == EXPECTED
@@ -67,20 +67,21 @@ def test_a_batch_is_halved_when_the_one_before_is_fetched() -> None:
     backend = CudaBackend(Sums(9), copies)
     found = [features["cls"].tolist() for features in backend.encode_all(batches)]
     assert found == [*EXPECTED[:2], [[9], [1]], *EXPECTED[2:]]
-    assert (backend.halved_batches, copies.most, copies.pending) == (1, 2, 0)
+    assert (backend.halved_batches, copies.most, copies.pending) == (1, QUEUED, 0)
 
 
-def test_a_batch_is_asked_for_and_begun_before_the_one_before_is_fetched() -> None:
+def test_batches_are_asked_for_and_begun_before_the_first_of_them_is_fetched() -> None:
     copies: Any = Copies()
 
     def coming() -> Iterator[list[Any]]:
-        for number, batch in enumerate(BATCHES[:3], 1):
+        for number, batch in enumerate(BATCHES[: QUEUED + 1], 1):
             copies.events.append(("asked for", 3.0 * number))
             yield batch
 
     list(CudaBackend(Sums(), copies).encode_all(coming()))
-    begun = [[("asked for", 3.0 * number), ("begun", 3.0 * number)] for number in (1, 2, 3)]
-    assert copies.events == [*begun[0], *begun[1], ("fetched", 3), *begun[2], ("fetched", 6), ("fetched", 9)]
+    begun = [(what, 3.0 * number) for number in range(1, QUEUED + 2) for what in ("asked for", "begun")]
+    fetched = [("fetched", 3 * number) for number in range(1, QUEUED + 2)]
+    assert copies.events == [*begun[: 2 * QUEUED], fetched[0], *begun[2 * QUEUED :], *fetched[1:]]
 
 
 def test_an_empty_batch_comes_back_in_its_turn() -> None:
