@@ -14,7 +14,6 @@ from ..types import Features, TokenIds
 from .backend import Backend, Forward
 from .memory import is_memory_full
 
-
 QUEUED = 4
 """Batches that are queued on a device before the first of them is waited for: it works on while Python stalls, as it
 does for some milliseconds where another thread holds its lock."""
