@@ -15,6 +15,7 @@ there. `--only idle` prints this table alone.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import statistics
 import subprocess
@@ -188,6 +189,9 @@ def whole_pass(arguments: argparse.Namespace, folder: Path) -> Callable[[int], t
             self.idle += max(0.0, now - self.free_at)
             self.free_at = max(now, self.free_at) + len(sequences) / self.speed
             return len(sequences), self.free_at
+
+        def on_device(self) -> Any:
+            return contextlib.nullcontext()
 
         def to_host(self, queued: Any) -> Callable[[], Any]:
             count, ready = queued

@@ -26,6 +26,10 @@ class CopyStream:
         self._device = device
         self._stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
+    def on_device(self) -> Any:
+        """A block in which the device is this thread's: torch asks for its stream, and Triton launches there."""
+        return torch.cuda.device(self._device)
+
     def to_device(self, array: npt.NDArray[np.int64]) -> torch.Tensor:
         """Copy an array to the device, beside the computation of the batch before."""
         with torch.cuda.stream(self._stream):
@@ -96,7 +100,7 @@ class CudaBackend(Backend):
 
     def _start(self, sequences: Sequence[TokenIds]) -> Callable[[], dict[str, Features]]:
         """Queue a batch: the copy of its ids, its computation, and the copy of its features back."""
-        with torch.inference_mode():
+        with torch.inference_mode(), self._copies.on_device():
             return self._copies.to_host(self.forward(sequences))
 
 

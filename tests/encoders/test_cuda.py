@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,8 +34,16 @@ class Copies:
     def __init__(self) -> None:
         self.pending, self.most = 0, 0
         self.events: list[tuple[str, float]] = []
+        self.here = False  # whether the device is the thread's
+
+    @contextlib.contextmanager
+    def on_device(self) -> Iterator[None]:
+        self.here = True
+        yield
+        self.here = False
 
     def to_host(self, tensors: dict[str, torch.Tensor]) -> Callable[[], dict[str, Any]]:
+        assert self.here
         self.pending += 1
         self.most = max(self.most, self.pending)
         first = float(tensors["cls"][0])
@@ -82,6 +91,19 @@ def test_batches_are_asked_for_and_begun_before_the_first_of_them_is_fetched() -
     begun = [(what, 3.0 * number) for number in range(1, QUEUED + 2) for what in ("asked for", "begun")]
     fetched = [("fetched", 3 * number) for number in range(1, QUEUED + 2)]
     assert copies.events == [*begun[: 2 * QUEUED], fetched[0], *begun[2 * QUEUED :], *fetched[1:]]
+
+
+def test_a_batch_is_computed_on_its_device_whatever_the_thread() -> None:
+    copies: Any = Copies()
+
+    class Watched(Sums):
+        def __call__(self, sequences: Any) -> dict[str, torch.Tensor]:
+            assert copies.here
+            return super().__call__(sequences)
+
+    backend = CudaBackend(Watched(), copies)
+    assert backend.encode(BATCHES[0])["cls"].tolist() == EXPECTED[0] and not copies.here
+    assert [features["cls"].tolist() for features in backend.encode_all(BATCHES)] == EXPECTED
 
 
 def test_an_empty_batch_comes_back_in_its_turn() -> None:

@@ -98,11 +98,8 @@ def test_heads_are_normalised_and_turned(kind: str | None, pairs: int | None, he
 
 
 COMPILE = """
-import warnings
-
-warnings.simplefilter("ignore")
 import triton
-from headstart.stages.encoders.native.fused import KERNELS
+from headstart.stages.encoders.native.fused import KERNELS, _options
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -130,7 +127,7 @@ for generation in (80, 86, 89, 90, 100):
     for name, types, constants in CASES:
         signature = {**types, **dict.fromkeys(constants, "constexpr")}
         source = ASTSource(fn=KERNELS[name], signature=signature, constexprs=constants)
-        made = triton.compile(source, target=GPUTarget("cuda", generation, 32))
+        made = triton.compile(source, target=GPUTarget("cuda", generation, 32), options=_options(1024))
         assert made.asm["cubin"], name
 print("compiled")
 """
@@ -139,5 +136,7 @@ print("compiled")
 def test_kernels_compile_for_gpus_that_are_not_there(tmp_path: Any) -> None:
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
     del environment["TRITON_INTERPRET"]
-    ran = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", COMPILE], env=environment, capture_output=True, text=True, check=False
+    )
     assert ran.stdout.endswith("compiled\n"), ran.stderr[-2000:]

@@ -69,6 +69,9 @@ class Device:
         begin.mode = forward.mode  # type: ignore[attr-defined]
         yield from CudaBackend(begin, copies).encode_all(batches)  # type: ignore[arg-type]
 
+    def on_device(self) -> Any:
+        return contextlib.nullcontext()
+
     def to_host(self, queued: Any) -> Callable[[], Any]:
         def wait() -> Any:
             window, features = queued[0], queued[1].result()

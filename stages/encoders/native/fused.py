@@ -51,7 +51,7 @@ def end(
         *(norm[3] for norm in parts),
         SAME=following is stream,
         BLOCK=block,
-        num_warps=_warps(block),
+        **_options(block),
     )
 
 
@@ -60,7 +60,7 @@ def gate(rows: Tensor, activation: str) -> Tensor:
     inner = rows.shape[1] // 2
     output, block = rows.new_empty(len(rows), inner), min(_GATED, triton.next_power_of_2(inner))
     grid = len(rows), triton.cdiv(inner, block)
-    _gate[grid](rows, output, inner, ACTIVATION=activation, BLOCK=block, num_warps=_warps(block))
+    _gate[grid](rows, output, inner, ACTIVATION=activation, BLOCK=block, **_options(block))
     return output
 
 
@@ -89,13 +89,14 @@ def prepare(heads: Tensor, norm: NormParts, turns: Tensor | None) -> None:
         CENTRED=centred,
         HEADS=numbers,
         PAIRS=pairs,
-        num_warps=_warps(2 * numbers * pairs),
+        **_options(2 * numbers * pairs),
     )
 
 
-def _warps(numbers: int) -> int:
-    """Of 32 threads each, for so many numbers: about eight for each thread."""
-    return min(16, max(1, numbers // 256))
+def _options(numbers: int) -> dict[str, Any]:
+    """For a program of so many numbers: warps of 32 threads, each with about eight of them. Whether a product and a sum
+    are one step is by default another thing in each release."""
+    return {"num_warps": min(16, max(1, numbers // 256)), "enable_fp_fusion": True}
 
 
 @triton.jit
