@@ -14,7 +14,8 @@ from headstart.stages.encoders.packed.attention import Heads, Rope
 from headstart.stages.encoders.packed.cpu import CPU
 from headstart.stages.encoders.packed.linear import Linear
 from headstart.stages.encoders.packed.states import Input, PlainEnding, RowNorm
-from headstart.stages.encoders.packed.varlen import FusedEnding, find_fused
+from headstart.stages.encoders.packed.varlen import CudaKernels, FusedEnding, find_fused
+from varlen_reference import ReferenceVarlen
 
 fused: Any = find_fused()
 pytestmark = pytest.mark.skipif(fused is None, reason="Triton is missing")
@@ -59,6 +60,27 @@ def test_the_end_of_a_branch(
     assert found.input.dtype == dtype
     torch.testing.assert_close(found.input.float(), exact, atol=2e-5, rtol=torch.finfo(dtype).eps + 1e-5)
     assert (found.input is found.stream) == (following is None and dtype == torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("tables", "first_alone"), [(1, False), (2, False), (3, False), (2, True), (3, True)])
+@pytest.mark.parametrize(("kind", "following"), [("layer", None), ("unbiased", "rms"), ("layer", "layer")])
+def test_what_the_first_layer_begins_with(
+    kind: str, following: str | None, tables: int, first_alone: bool, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(tables)
+    width, tokens = 40, 6
+    looked_up: list[Any] = [(torch.randn(size, width), torch.randint(size, (tokens,))) for size in (90, 12, 2)][:tables]
+    if first_alone:
+        looked_up[-1] = looked_up[-1][0], None
+    norm, taken = norm_of(width, kind), Input(norm_of(width, following), dtype)
+    assert norm is not None
+    plain = CudaKernels(torch.device("cpu"), ReferenceVarlen())
+    expected = plain.embed(looked_up, norm, taken)
+    found = CudaKernels(torch.device("cpu"), ReferenceVarlen(), fused).embed(looked_up, norm, taken)
+    torch.testing.assert_close(found.stream, expected.stream, atol=2e-5, rtol=2e-5)
+    assert found.input.dtype == dtype and found.stream.dtype == torch.float32
+    torch.testing.assert_close(found.input, expected.input, atol=2e-5, rtol=2 * torch.finfo(dtype).eps + 1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # the result is right: 1 / (1 + inf)
@@ -111,10 +133,17 @@ HEADS = {"heads": "*fp16", "token_stride": "i32", "head_stride": "i32", **NORM, 
 HEADS |= dict.fromkeys(("turned", "count", "width"), "i32")
 ABSENT = {f"{part}_{name}": None for part in PARTS for name in ("weight", "bias")}
 OF_BERT = {name: None for name in ABSENT if not name.startswith("sum")}
+TABLES = ("first", "second", "third")
+EMBED = {part: kind for name in TABLES for part, kind in ((name, "*fp32"), (f"of_{name}", "*i64"))}
+EMBED |= {"stream": "*fp32", "following": "*bf16", "width": "i32"}
+EMBED |= {f"{part}_{name}": kind for part in PARTS[1:] for name, kind in NORM.items()}
+OF_WORDS = dict.fromkeys(("second", "of_second", "of_third", "sum_bias", "next_weight", "next_bias"))
 CASES = [
     ("end", END, {"BRANCH": True, "OF_SUM": True, "FOLLOWING": True, "SAME": False, "BLOCK": 1024}),
     ("end", END, {**OF_BERT, "BRANCH": False, "OF_SUM": True, "FOLLOWING": False, "SAME": False, "BLOCK": 4096}),
     ("end", END, {**ABSENT, "BRANCH": False, "OF_SUM": False, "FOLLOWING": False, "SAME": True, "BLOCK": 512}),
+    ("embed", EMBED, {"OF_SUM": True, "FOLLOWING": False, "SAME": False, "BLOCK": 1024}),
+    ("embed", EMBED, {**OF_WORDS, "OF_SUM": True, "FOLLOWING": True, "SAME": False, "BLOCK": 1024}),
     *(
         ("gate", {"rows": "*bf16", "output": "*bf16", "inner": "i32"}, {"ACTIVATION": activation, "BLOCK": 1024})
         for activation in ("gelu", "gelu_new", "silu", "relu")

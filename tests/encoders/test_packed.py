@@ -32,6 +32,7 @@ from headstart.stages.encoders.packed.modernbert import ModernBert
 from headstart.stages.encoders.packed.mpnet import RelativeBias
 from headstart.stages.encoders.packed.quantized import Int8Linear, quantize
 from headstart.stages.encoders.packed.rope import RopeScaling, RopeShape
+from headstart.stages.encoders.packed.states import States
 from headstart.stages.encoders.packed.varlen import CudaKernels, find_fused, find_varlen_attn
 from headstart.stages.encoders.pooling import Feature, Pooling, parse_features
 from headstart.stages.extract import extract
@@ -393,11 +394,11 @@ def test_rows_of_no_sequence_reach_no_feature(names: list[str]) -> None:
     forward = packed(model, features)
     embed = forward.embed
 
-    def poisoned(*arguments: Any) -> torch.Tensor:
-        rows = embed(*arguments)
-        assert len(rows) == 192
-        rows[148:] = 1000.0
-        return rows
+    def poisoned(*arguments: Any) -> States:
+        states = embed(*arguments)
+        assert len(states.stream) == len(states.input) == 192
+        states.stream[148:] = states.input[148:] = 1000.0
+        return states
 
     with torch.inference_mode():
         clean = forward(batch)

@@ -168,16 +168,20 @@ def test_an_encoder_is_tried_on_the_gpu_before_it_is_trusted(tiny: Path, monkeyp
         stream.zero_()
         following.zero_()
 
+    def embeds(tables: Any, norms: Any, *, stream: torch.Tensor, following: torch.Tensor) -> None:
+        stream.zero_()
+        following.zero_()
+
     unfused = "on this GPU, each norm and sum is a pass of its own"
     for end, told in (
         (no_compiler, "a trial fails: Failed to find C compiler"),
         (spoils, "a trial gives other features"),
     ):
-        forward, note = tried(ReferenceVarlen(), SimpleNamespace(end=end))
+        forward, note = tried(ReferenceVarlen(), SimpleNamespace(end=end, embed=embeds))
         assert note == f"{unfused}: without padding, {told}"
         assert forward is not None and isinstance(forward.layers[0].feed_forward.down, PlainEnding)
     assert tried(ReferenceVarlen())[1] == f"{unfused}: Triton is missing"
-    assert tried(fails, SimpleNamespace(end=no_compiler)) == (
+    assert tried(fails, SimpleNamespace(end=no_compiler, embed=embeds)) == (
         None,
         "without padding, a trial fails: no kernel image is available",
     )

@@ -9,6 +9,7 @@ GELU after a plain product stays torch's own pass: within cuBLAS's product it wo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,6 +45,38 @@ def end(
     _end[(len(branch),)](
         branch,
         residual,
+        stream,
+        following,
+        *(part for norm in parts for part in norm[:3]),
+        width,
+        *(norm[3] for norm in parts),
+        SAME=following is stream,
+        BLOCK=block,
+        **_options(block),
+    )
+
+
+def embed(
+    tables: Sequence[tuple[Tensor, Tensor | None]],
+    norms: tuple[NormParts, NormParts],
+    *,
+    stream: Tensor,
+    following: Tensor,
+) -> None:
+    """Look up and add rows of tables, and normalise the sums.
+
+    Args:
+        tables: one to three, (n, width) float32, each with the rows' numbers, (tokens,) int64; None for the first row.
+        norms: of the sums, and of what follows.
+        stream: (tokens, width) float32, for the first norm's result.
+        following: as for `end`.
+    """
+    width = stream.shape[1]
+    block = triton.next_power_of_2(width)
+    parts = [(None, None, 0.0, False) if norm is None else norm for norm in norms]
+    lookups = [*tables, *[(None, None)] * (3 - len(tables))]
+    _embed[(len(stream),)](
+        *(part for lookup in lookups for part in lookup),
         stream,
         following,
         *(part for norm in parts for part in norm[:3]),
@@ -149,6 +182,53 @@ def _end(
 
 
 @triton.jit
+def _look_up(table, numbers, token, columns, mask, width):
+    """A row of a table."""
+    row = 0
+    if numbers is not None:
+        row = tl.load(numbers + token)
+    return tl.load(table + row * width + columns, mask=mask, other=0.0)
+
+
+@triton.jit
+def _embed(
+    first,  # (n, width) float32, like the other tables
+    of_first,  # (tokens,) int64
+    second,
+    of_second,
+    third,
+    of_third,
+    stream,  # (tokens, width) float32, written
+    following,  # (tokens, width), written: the first part's input
+    sum_weight,
+    sum_bias,
+    sum_epsilon,
+    next_weight,
+    next_bias,
+    next_epsilon,
+    width,
+    OF_SUM: tl.constexpr,  # noqa: N803 - whether this norm is layer normalisation
+    FOLLOWING: tl.constexpr,  # noqa: N803
+    SAME: tl.constexpr,  # noqa: N803 - whether the input is the stream
+    BLOCK: tl.constexpr,  # noqa: N803
+):
+    token, columns = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    mask = columns < width
+    values = _look_up(first, of_first, token, columns, mask, width)
+    if second is not None:
+        values += _look_up(second, of_second, token, columns, mask, width)
+    if third is not None:
+        values += _look_up(third, of_third, token, columns, mask, width)
+    if sum_weight is not None:
+        values = _normalise(values, mask, columns, sum_weight, sum_bias, sum_epsilon, width, OF_SUM)
+    tl.store(stream + token * width + columns, values, mask=mask)
+    if not SAME:
+        if next_weight is not None:
+            values = _normalise(values, mask, columns, next_weight, next_bias, next_epsilon, width, FOLLOWING)
+        tl.store(following + token * width + columns, values.to(following.dtype.element_ty), mask=mask)
+
+
+@triton.jit
 def _activate(values, ACTIVATION: tl.constexpr):  # noqa: N803
     """`packed.activations.ACTIVATIONS`, of float32."""
     if ACTIVATION == "gelu":
@@ -218,5 +298,5 @@ def _prepare(
     tl.store(places, values.to(heads.dtype.element_ty), mask=mask)
 
 
-KERNELS: dict[str, Any] = {"end": _end, "gate": _gate, "prepare": _prepare}
+KERNELS: dict[str, Any] = {"end": _end, "embed": _embed, "gate": _gate, "prepare": _prepare}
 """For tests, which compile them for GPUs that are not there."""

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch.nn.functional import embedding
 
 from ...types import TokenIds
 from ..pooling import Feature
@@ -17,8 +16,9 @@ from .architecture import Architecture
 from .attention import Group, Norm
 from .cpu import CPU
 from .forward import BuildLayer, Embed, PackedForward
-from .kernels import Kernels
+from .kernels import Kernels, Lookup
 from .layers import LayerBuilder, LayerNames, LayerShape
+from .states import Input, States
 
 Tensor = torch.Tensor
 
@@ -34,16 +34,16 @@ class Embeddings:
     position_ids: Callable[[Tensor, Sequence[Group]], Tensor]
     kernels: Kernels
 
-    def __call__(self, sequences: Sequence[TokenIds], groups: Sequence[Group]) -> Tensor:
-        """(tokens, width) float32, with rows of zeros up to a number that suits the products."""
+    def __call__(self, sequences: Sequence[TokenIds], groups: Sequence[Group], following: Input) -> States:
+        """With rows of zeros up to a number that suits the products."""
         joined = torch.from_numpy(np.concatenate(sequences).astype(np.int64))  # (tokens,) or (tokens, 2)
-        ids, place = joined if joined.ndim == 1 else joined[:, 0], self.kernels.place
-        rows = embedding(place(ids), self.words)
+        ids, place = joined if joined.ndim == 1 else joined[:, 0].contiguous(), self.kernels.place
+        tables: list[Lookup] = [(self.words, place(ids))]
         if self.positions is not None:
-            rows += embedding(place(self.position_ids(ids, groups)), self.positions)
+            tables.append((self.positions, place(self.position_ids(ids, groups))))
         if self.segments is not None:
-            rows += self.segments[0] if joined.ndim == 1 else embedding(place(joined[:, 1]), self.segments)
-        return self.kernels.pad(self.norm(rows))
+            tables.append((self.segments, None if joined.ndim == 1 else place(joined[:, 1].contiguous())))
+        return self.kernels.embed(tables, self.norm, following)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import ClassVar
 from .bert import Bert
 from .forward import Embed
 from .layers import LayerBuilder
+from .states import Input
 
 
 class Electra(Bert):
@@ -20,7 +21,10 @@ class Electra(Bert):
         if f"{self.PROJECTION}.weight" not in builder.weights:
             return embed
         project = builder.linear(self.PROJECTION)
-        return lambda sequences, groups: project(embed(sequences, groups).to(builder.dtype)).float()
+        narrow = Input(None, builder.dtype)
+        return lambda sequences, groups, following: following.of(
+            project(embed(sequences, groups, narrow).input).float()
+        )
 
 
 ARCHITECTURES = {"electra": Electra}

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch.nn.functional import embedding
 
 from ...types import TokenIds
 from .attention import Group, Norm
 from .kernels import Kernels
+from .states import Input, States
 
 Tensor = torch.Tensor
 
@@ -24,7 +24,7 @@ class WordEmbeddings:
     norm: Norm
     kernels: Kernels
 
-    def __call__(self, sequences: Sequence[TokenIds], groups: Sequence[Group]) -> Tensor:
-        """(tokens, width) float32, with rows of zeros up to a number that suits the products."""
+    def __call__(self, sequences: Sequence[TokenIds], groups: Sequence[Group], following: Input) -> States:
+        """With rows of zeros up to a number that suits the products."""
         ids = self.kernels.place(torch.from_numpy(np.concatenate(sequences).astype(np.int64)))
-        return self.kernels.pad(self.norm(embedding(ids, self.words)))
+        return self.kernels.embed([(self.words, ids)], self.norm, following)

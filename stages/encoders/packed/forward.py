@@ -20,11 +20,12 @@ from .cpu import CPU
 from .kernels import Kernels
 from .layers import Layer
 from .linear import Linear
-from .states import Input, RowNorm
+from .states import Input, RowNorm, States
 
 Tensor = torch.Tensor
-Embed = Callable[[Sequence[TokenIds], Sequence[Group]], Tensor]
-"""Token sequences and their groups to (tokens, width) float32, with some rows of no sequence at the end."""
+Embed = Callable[[Sequence[TokenIds], Sequence[Group], Input], States]
+"""Token sequences and their groups to states as the first layer takes them, with some rows of no sequence at the end on
+CPUs."""
 BuildLayer = Callable[[int, Token | None], Layer]
 """Builds the layer of a number, from 0: for every token, or for one token of each sequence."""
 
@@ -76,7 +77,7 @@ class PackedForward:
             By the features' names: (sequences, width) float32 each.
         """
         groups = group_sequences([len(sequence) for sequence in sequences])
-        states = self.layers[0].input.of(self.embed(sequences, groups))
+        states = self.embed(sequences, groups, self.layers[0].input)
         inputs = [*(layer.input for layer in self.layers[1:]), self._pooled]
         pooled: dict[str, Tensor] = {}
         for layer, features, following in zip(self.layers, self._features, inputs, strict=False):

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
+from torch.nn.functional import embedding
 
 from ..pooling import Feature
 from .activations import gate
-from .attention import Attention, Group, Heads, Token
+from .attention import Attention, Group, Heads, Norm, Token
 from .linear import Linear
-from .states import Ending, PlainEnding, RowNorm
+from .states import Ending, Input, PlainEnding, RowNorm, States
 
 Tensor = torch.Tensor
+Lookup = tuple[Tensor, Tensor | None]
+"""A table (n, width) float32, and the row of it for each token, (tokens,) int64; None for the first row for all."""
 
 
 class UnfitError(ValueError):
@@ -44,6 +47,15 @@ class Kernels(abc.ABC):
     @abc.abstractmethod
     def one_query_attention(self, heads: Heads, token: Token, *, query: Linear, key_value: Linear) -> Attention:
         """The attention of one token of each sequence; an UnfitError likewise."""
+
+    def embed(self, tables: Sequence[Lookup], norm: Norm, following: Input) -> States:
+        """The states of tokens that begin as the sum of rows of tables, normalised; the first names a row for each."""
+        words, ids = tables[0]
+        assert ids is not None
+        rows = embedding(ids, words)
+        for table, places in tables[1:]:
+            rows += table[0] if places is None else embedding(places, table)
+        return following.of(self.pad(norm(rows)))
 
     def ending(self, projection: Linear, *, branch_norm: RowNorm | None, norm: RowNorm | None) -> Ending:
         """The end of a branch: its projection, the norm of that, and the norm of the sum with the residual."""

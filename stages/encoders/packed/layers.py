@@ -50,7 +50,7 @@ class FeedForward:
         """The residual stream (n, width) float32, and attention's result for it, to the layer's states."""
         if self.chunk_rows is None:
             return self._output(stream, attention, following)
-        states = States.empty(stream, following)
+        states = States.empty(len(stream), stream, following)
         for start in range(0, len(stream), self.chunk_rows):
             chunk = slice(start, start + self.chunk_rows)
             states.write(chunk, self._output(stream[chunk], attention[chunk], following))

@@ -45,11 +45,13 @@ class States:
     input: Tensor  # (n, width), in the dtype of the next part's `Input`; often the stream itself
 
     @classmethod
-    def empty(cls, rows: Tensor, following: Input) -> States:
-        """States to write to, like (n, width) float32 ``rows``; one tensor, where the input is the stream itself."""
-        stream = torch.empty_like(rows)
+    def empty(cls, count: int, like: Tensor, following: Input) -> States:
+        """States of so many tokens to write to, as wide as float32 rows that are given, and on their device.
+
+        They are one tensor, where the input is the stream itself."""
+        stream = like.new_empty(count, like.shape[1])
         same = following.norm is None and following.dtype == stream.dtype
-        return cls(stream, stream if same else torch.empty_like(rows, dtype=following.dtype))
+        return cls(stream, stream if same else torch.empty_like(stream, dtype=following.dtype))
 
     def write(self, rows: slice, part: States) -> None:
         """Put the states of some rows in their place."""

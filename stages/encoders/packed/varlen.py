@@ -18,8 +18,8 @@ from torch.nn.functional import rms_norm
 
 from ...types import Indices
 from ..pooling import Feature, Pooling
-from .attention import Attention, Group, Heads, Rope, Token, Window
-from .kernels import Kernels, Tensor, UnfitError
+from .attention import Attention, Group, Heads, Norm, Rope, Token, Window
+from .kernels import Kernels, Lookup, Tensor, UnfitError
 from .linear import Linear
 from .states import Ending, Input, RowNorm, States
 
@@ -136,6 +136,15 @@ class CudaKernels(Kernels):
             return super().ending(projection, branch_norm=branch_norm, norm=norm)
         return FusedEnding(projection=projection, branch_norm=branch_norm, norm=norm, fused=self.fused)
 
+    def embed(self, tables: Sequence[Lookup], norm: Norm, following: Input) -> States:
+        if self.fused is None or not isinstance(norm, RowNorm):
+            return super().embed(tables, norm, following)
+        (words, ids), after = tables[0], following.norm and following.norm.parts
+        assert ids is not None
+        states = States.empty(len(ids), words, following)
+        self.fused.embed(tables, (norm.parts, after), stream=states.stream, following=states.input)
+        return states
+
     def gate(self, rows: Tensor, activation: str) -> Tensor:
         if self.fused is None:
             return super().gate(rows, activation)
@@ -245,7 +254,7 @@ class FusedEnding:
     fused: types.ModuleType
 
     def __call__(self, rows: Tensor, residual: Tensor, following: Input) -> States:
-        states, norms = States.empty(residual, following), (self.branch_norm, self.norm, following.norm)
+        states, norms = States.empty(len(residual), residual, following), (self.branch_norm, self.norm, following.norm)
         parts = tuple(None if norm is None else norm.parts for norm in norms)
         self.fused.end(self.projection(rows), residual, parts, stream=states.stream, following=states.input)
         return states
