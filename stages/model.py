@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 import functools
 import os
 import reprlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +50,25 @@ class Texts:
     texts: list[str]
     pairs: list[str] | None  # the second text of each; None for single texts
     is_one: bool  # the caller gave one str, not a list of them
+
+
+class TokenWindow(Protocol):
+    """Token sequences that are encoded together."""
+
+    @property
+    def sequences(self) -> Sequence[TokenIds]: ...
+
+    def place(self, index: int, /) -> str:
+        """The name of a sequence's text in a message."""
+
+
+_Window = TypeVar("_Window", bound=TokenWindow)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    sequences: Sequence[TokenIds]
+    place: Callable[[int], str]
 
 
 class TextClassifier:
@@ -243,22 +264,41 @@ class TextClassifier:
             EncoderError: a feature is not finite.
             StorageError: the memory is full with one sequence alone.
         """
-        from .encoders.encoder import encode_sequences
+        ((_, features),) = self.features_in_turn([_Rows(sequences, place)], on_batch)
+        return features
+
+    def features_in_turn(
+        self, windows: Iterable[_Window], on_batch: Callable[[BatchReport], None] | None = None
+    ) -> Generator[tuple[_Window, Features], None, None]:
+        """Yield each window with the features of its sequences, while the encoder works on the next.
+
+        ``on_batch`` is called, and errors are raised, as for `features`.
+        """
+        from .encoders.encoder import EncoderWork, encode_in_turn
         from .encoders.memory import MemoryFullError
 
-        encoder = self.load_encoder()
-        try:
-            with self._encoding:
-                (features,) = encode_sequences(encoder, sequences, on_batch=on_batch).values()
-        except MemoryFullError as error:
-            tokens = min(len(sequences[error.sequence]), self.head.identity.max_length)  # of the longest chunk
-            raise StorageError(
-                f"{place(error.sequence)}: the memory is full with this text alone, of {tokens:,} tokens; free some"
-            ) from error
-        finite = np.isfinite(features).all(axis=1)
-        if not finite.all():
-            raise EncoderError(f"{place(int(np.argmin(finite)))}: the encoder's feature of this text is not finite")
-        return features
+        encoder, begun = self.load_encoder(), collections.deque[_Window]()
+
+        def works() -> Iterator[EncoderWork]:
+            for window in windows:
+                begun.append(window)
+                yield EncoderWork(encoder, window.sequences, on_batch=on_batch)
+
+        with self._encoding, contextlib.closing(encode_in_turn(encoder, works())) as done:
+            try:
+                for work in done:
+                    (features,) = work.result().values()
+                    finite = np.isfinite(features).all(axis=1)
+                    if not finite.all():
+                        text = begun[0].place(int(np.argmin(finite)))
+                        raise EncoderError(f"{text}: the encoder's feature of this text is not finite")
+                    yield begun.popleft(), features
+            except MemoryFullError as error:
+                text, row = begun[0].place(error.sequence), begun[0].sequences[error.sequence]
+                tokens = min(len(row), self.head.identity.max_length)  # of the longest chunk
+                raise StorageError(
+                    f"{text}: the memory is full with this text alone, of {tokens:,} tokens; free some"
+                ) from error
 
     def load_encoder(self) -> Encoder:
         """Return the encoder; the first call finds, checks and loads it. Errors as for `predict`."""

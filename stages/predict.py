@@ -6,7 +6,8 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -330,10 +331,10 @@ class _Work:
         with OutputLog(out, self._key()) as log:
             if log.is_other:
                 report(Note(f"{log.path} is of another run, encoder, cache or settings: beginning again"))
-            with open_writer(out, schema, scan.json_types, overwrite=overwrite) as write:
+            writing = open_writer(out, schema, scan.json_types, overwrite=overwrite)
+            with writing as write, closing(self._classified(scan, log)) as windows:
                 said = False
-                for window in prefetch(_windows(self.classifier, source, scan, self.reusable, log)):
-                    found = window.found or self._classify(window)
+                for window, found in windows:
                     if window.found is None and not said:
                         self._note_kept(log)
                         said = True
@@ -386,13 +387,19 @@ class _Work:
         elif log.changed:
             self.report(Note(f"{log.path} is of another table: beginning again"))
 
-    def _classify(self, window: _Window) -> WindowOutputs:
+    def _classified(self, scan: ColumnScan, log: OutputLog) -> Generator[tuple[_Window, WindowOutputs], None, None]:
+        """Yield the table's windows, each with what the head says of it, while the encoder works on the next."""
+        windows = prefetch(_windows(self.classifier, self.source, scan, self.reusable, log))
+        with closing(windows), closing(self.classifier.features_in_turn(windows, self._count)) as encoded:
+            for window, features in encoded:
+                yield window, window.found or self._classify(window, features)
+
+    def _classify(self, window: _Window, features: Features) -> WindowOutputs:
         """Return what the head says of a window: of texts that a cache holds by its features, of others by the
-        encoder's."""
+        encoder's, (sequences, width)."""
         classifier, cached = self.classifier, window.cached["cache"] >= 0
         outputs = np.empty((len(window.good), classifier.no_outputs.shape[1]), np.float32)
         if window.sequences:
-            features = classifier.features(window.sequences, window.place, self._count)
             outputs[~cached] = classifier.head.outputs(features)
             self._keep(window, features)
         (feature,) = classifier.head.identity.features

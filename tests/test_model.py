@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import headstart
 import numpy as np
@@ -15,8 +17,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from extracting import run
-from headstart.cache.errors import EncoderError, FormatError, IdentityError, SettingsError, TableError
+from headstart.cache.errors import EncoderError, FormatError, IdentityError, SettingsError, StorageError, TableError
 from headstart.stages.encoders.backend import Backend
+from headstart.stages.encoders.cuda import CudaBackend
 from headstart.stages.encoders.encoder import Encoder
 from headstart.stages.model import TextClassifier, load
 from headstart.stages.settings import TrainSettings
@@ -247,3 +250,74 @@ def test_a_feature_that_is_not_finite_is_refused_with_its_text(runs: Path, monke
     monkeypatch.setattr(Backend, "encode", encode)
     with pytest.raises(EncoderError, match="text 2: the encoder's feature of this text is not finite"):
         model.predict(["good", "good film good film good", "bad"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbered:
+    """Texts as a window of a table."""
+
+    number: int
+    sequences: list[Any]
+
+    def place(self, index: int) -> str:
+        return f"window {self.number}, text {index}"
+
+
+class Queue:
+    """Copies from a device, whose part the CPU plays: notes when a batch is begun."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def on_device(self) -> Any:
+        return contextlib.nullcontext()
+
+    def to_host(self, tensors: dict[str, Any]) -> Any:
+        self.events.append("begun")
+        return lambda: {name: values.float().numpy() for name, values in tensors.items()}
+
+
+def test_the_encoder_works_on_the_next_window_while_one_is_classified(runs: Path) -> None:
+    model, queue = load(runs / "single"), Queue()
+    encoder = model.load_encoder()
+    sequences = [encoder.tokenize(texts)[0] for texts in (TEXTS, [], TEXTS[::-1], TEXTS[:2])]
+    alone = [model.features(rows) for rows in sequences]
+    copies: Any = queue
+    encoder.backend = CudaBackend(encoder.backend.forward, copies)
+    windows = [Numbered(number, rows) for number, rows in enumerate(sequences)]
+    for (window, features), expected in zip(model.features_in_turn(windows), alone, strict=True):
+        queue.events.append(f"given {window.number}")
+        np.testing.assert_allclose(features, expected, atol=1e-6)
+    assert queue.events == ["begun"] * 3 + ["given 0", "given 1", "given 2", "given 3"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (lambda tensors: {n: v * np.nan for n, v in tensors.items()}, EncoderError, "of this text is not finite"),
+        (MemoryError(), StorageError, "the memory is full with this text alone, of 5 tokens"),
+    ],
+)
+def test_what_fails_is_named_in_its_own_window(runs: Path, spoil: Any, error: type[Exception], message: str) -> None:
+    model, queue = load(runs / "single"), Queue()
+    encoder = model.load_encoder()
+    forward = encoder.backend.forward
+
+    def fails(sequences: Any) -> Any:
+        if any(len(sequence) == 5 for sequence in sequences):
+            if isinstance(spoil, Exception):
+                raise spoil
+            return spoil(forward(sequences))
+        return forward(sequences)
+
+    failing, queued = cast(Any, fails), cast(Any, queue)
+    failing.mode = forward.mode
+    encoder.backend = CudaBackend(failing, queued)
+    short, long = encoder.tokenize(["good", "a fine day"])[0]
+    assert (len(short), len(long)) == (3, 5)
+    windows, given = [Numbered(0, [short]), Numbered(1, [short, long]), Numbered(2, [short])], []
+    with pytest.raises(error, match=f"^window 1, text [01]: .*{message}"):
+        for window, _ in model.features_in_turn(windows):
+            given.append(window.number)
+    assert given == [0]
+    assert len(list(model.features_in_turn(windows[:1]))) == 1  # it can be used again
