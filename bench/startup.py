@@ -4,7 +4,7 @@
 
 The runs alternate, each in a process of its own, from its start to its end: one that has transformers load the encoder,
 as every run did and as the first on a machine does; one that loads it as an earlier run's trial says; and one with
-nothing to do. What a run waited for the encoder is no start-up; its record says how long that was.
+nothing to do. The encoder's own work is no start-up; a run's record says how long that was.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ longer than these in bfloat16 (``bench/batches.py --padded``)."""
 
 
 def choose_device(name: str) -> torch.device:
-    """Turn ``auto`` or a device's name into a device that is there.
+    """Turn ``auto`` or a device's name into a device that is there; of GPUs, with its number.
 
     Raises:
         SettingsError: no such device here.
@@ -41,6 +41,8 @@ def choose_device(name: str) -> torch.device:
             raise SettingsError(f"device {name!r} is not supported; choose auto, cpu, cuda, cuda:1 or mps")
         torch.empty(0, device=device)
         if device.type == "cuda":
+            if device.index is None:  # the current device is a thread's, and the result is for any thread
+                device = torch.device("cuda", torch.cuda.current_device())
             torch.cuda.set_device(device)  # events and questions about the hardware are of the current one
     except (RuntimeError, AssertionError, NotImplementedError):
         raise SettingsError(f"device {name!r} cannot be used here: there is none; try `device=auto`") from None

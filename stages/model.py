@@ -272,6 +272,8 @@ class TextClassifier:
     ) -> Generator[tuple[_Window, Features], None, None]:
         """Yield each window with the features of its sequences, while the encoder works on the next.
 
+        Until the end, nothing else can be encoded: another call waits, and from the same thread for ever.
+
         ``on_batch`` is called, and errors are raised, as for `features`.
         """
         from .encoders.encoder import EncoderWork, encode_in_turn

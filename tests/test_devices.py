@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from headstart.stages.devices import cpu_capabilities, default_batch_tokens, gpu_batch_tokens
+from headstart.stages.devices import choose_device, cpu_capabilities, default_batch_tokens, gpu_batch_tokens
 from headstart.stages.settings import ForwardMode
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,3 +48,15 @@ def test_what_torch_keeps_for_later_counts_as_free(
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: (gib + 2) << 30)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2 << 30)
     assert default_batch_tokens(torch.device("cuda"), ForwardMode.PACKED, width) == tokens
+
+
+def test_a_gpu_is_chosen_with_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By torch's own `set_device`, which takes no device without one."""
+    current = [1]
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", current.append, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
+    monkeypatch.setattr(torch, "empty", lambda *sizes, device: None)
+    for name, number in (("auto", 1), ("cuda", 1), ("cuda:0", 0), ("cuda:3", 3), ("cuda", 3)):
+        device = choose_device(name)
+        assert (device.type, device.index, current[-1]) == ("cuda", number, number), name

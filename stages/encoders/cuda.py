@@ -31,7 +31,7 @@ class CopyStream:
         return torch.cuda.device(self._device)
 
     def to_device(self, array: npt.NDArray[np.int64]) -> torch.Tensor:
-        """Copy an array to the device, beside the computation of the batch before."""
+        """Copy an array to the device; the computation waits for it."""
         with torch.cuda.stream(self._stream):
             tensor = torch.from_numpy(array).pin_memory().to(self._device, non_blocking=True)
         torch.cuda.current_stream().wait_stream(self._stream)

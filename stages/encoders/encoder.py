@@ -214,7 +214,7 @@ class BatchReport:
     sequences: Indices  # (batch,), the first row that has each of them, among those that were given
     features: dict[str, Features]  # by name, (batch, width)
     tokens: int
-    seconds: float  # that the caller waited for the encoder
+    seconds: float  # since the batch before, or since the encoder had no work
     _: dataclasses.KW_ONLY
     number: int  # from 1
     batches: int  # how many there are
@@ -303,7 +303,6 @@ def encode_in_turn(encoder: Encoder, works: Iterable[EncoderWork]) -> Generator[
     coming = _Coming(works)
     with contextlib.closing(encoder.backend.encode_all(coming.batches())) as encoded:
         while True:
-            started, waited = time.perf_counter(), coming.seconds
             try:
                 values = next(encoded, None)
             except MemoryFullError as error:
@@ -312,7 +311,7 @@ def encode_in_turn(encoder: Encoder, works: Iterable[EncoderWork]) -> Generator[
                 break
             work = coming.works[0]
             if values:
-                work.take(values, time.perf_counter() - started - (coming.seconds - waited))
+                work.take(values, coming.taken())
             if work.is_done:
                 yield coming.works.popleft()
     if coming.error is not None:
@@ -324,9 +323,9 @@ class _Coming:
 
     def __init__(self, works: Iterable[EncoderWork]) -> None:
         self.works: collections.deque[EncoderWork] = collections.deque()  # begun, and not done
-        self.seconds = 0.0  # that the backend waited for a work to be made
         self.error: Exception | None = None  # in making one; the works before it are done first
         self._source = iter(works)
+        self._under_way, self._since = 0, 0.0  # batches; and since when the oldest of them alone takes time
 
     def batches(self) -> Iterator[list[TokenIds]]:
         """The batches of all works. A work without batches has an empty one, which comes back in its turn."""
@@ -334,17 +333,24 @@ class _Coming:
             self.works.append(work)
             if work.is_done:
                 yield []
-            yield from work.batches()
+            for batch in work.batches():
+                if not self._under_way:
+                    self._since = time.perf_counter()
+                self._under_way += 1
+                yield batch
+
+    def taken(self) -> float:
+        """Count the oldest batch as taken. Returns the seconds for which it was, but for those of the batch before."""
+        seconds, self._since = time.perf_counter() - self._since, time.perf_counter()
+        self._under_way -= 1
+        return seconds
 
     def _next(self) -> EncoderWork | None:
-        started = time.perf_counter()
         try:
             return next(self._source, None)
         except Exception as error:
             self.error = error
             return None
-        finally:
-            self.seconds += time.perf_counter() - started
 
 
 def encode_sequences(

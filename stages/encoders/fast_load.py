@@ -24,7 +24,7 @@ from .packed.architecture import Architecture, find_architecture
 from .packed.backend import packed_backend
 from .packed.cpu import CPU
 from .packed.kernels import Kernels, UnfitError
-from .packed.varlen import cuda_kernels
+from .packed.varlen import cuda_kernels, find_fused
 from .tokenizer import set_up
 from .weights import unused_weights
 
@@ -72,6 +72,7 @@ def _kernels(architecture: Architecture, device: torch.device, dtype: torch.dtyp
         kernels = cuda_kernels(device, dtype, biased_scores=architecture.BIASED_SCORES)
     except UnfitError:
         return None
+    kernels.fused = find_fused()
     return None if kernels.fused is None else kernels
 
 
@@ -102,7 +103,7 @@ class _Weights(Mapping[str, torch.Tensor]):
         weight: torch.Tensor = file.get_tensor(stored)  # mapped, as transformers maps it
         if not weight.is_floating_point():
             raise ValueError(f"the weights {stored} are quantised")
-        return self._kernels.place((weight if parts == 1 else weight.chunk(parts)[part]).to(torch.float32))
+        return self._kernels.load((weight if parts == 1 else weight.chunk(parts)[part]).to(torch.float32))
 
     def unused(self) -> list[str]:
         """The weights that were not asked for, and belong neither to a layer of the architecture nor to a head."""

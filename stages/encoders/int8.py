@@ -38,8 +38,8 @@ _TEXTS = (
 
 
 UNCOMPILED = (
-    "int8 is slower here than it could be: headstart's C++ was not compiled when it was installed; install g++, and "
-    "then headstart again (`pip install --force-reinstall --no-deps`)"
+    "int8 is slower here than it could be: headstart's C++ was not compiled for this version; install g++, and then "
+    "headstart again as before, with pip's options --force-reinstall --no-deps --no-cache-dir"
 )
 
 

@@ -451,9 +451,9 @@ def loaded_on_a_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch, kernels: Call
 
 @pytest.mark.skipif(find_fused() is None, reason="Triton is missing")
 def test_a_gpu_gets_its_encoder_without_transformers_too(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kernels = CudaKernels(torch.device("cpu"), ReferenceVarlen(), find_fused())
+    kernels = CudaKernels(torch.device("cpu"), ReferenceVarlen())
     encoder = loaded_on_a_gpu(tiny, monkeypatch, lambda *_, **__: kernels)
-    assert encoder is not None and isinstance(encoder.backend, CudaBackend)
+    assert encoder is not None and isinstance(encoder.backend, CudaBackend) and kernels.fused is find_fused()
     monkeypatch.undo()
     on_cpu = hf.load_encoder(
         find_encoder(str(tiny)),
@@ -480,4 +480,5 @@ def test_what_runs_in_another_way_on_a_gpu_is_loaded_by_transformers(
 
     assert loaded_on_a_gpu(tiny, monkeypatch, unfit) is None
     plain = CudaKernels(torch.device("cpu"), ReferenceVarlen())
+    monkeypatch.setattr(fast_load, "find_fused", lambda: None)
     assert loaded_on_a_gpu(tiny, monkeypatch, lambda *_, **__: plain) is None

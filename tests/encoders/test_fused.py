@@ -54,7 +54,10 @@ def test_the_end_of_a_branch(
     norms = {"branch_norm": norm_of(width, branch), "norm": norm_of(width, of_sum)}
     taken = Input(norm_of(width, following), dtype)
     expected = PlainEnding(projection=projection, **norms)(rows, residual, taken)
-    found = FusedEnding(projection=projection, **norms, fused=fused)(rows, residual, taken)
+    kernels = CudaKernels(torch.device("cpu"), ReferenceVarlen(), fused)
+    ending = kernels.ending(projection, **norms)
+    assert isinstance(ending, FusedEnding)
+    found = ending(rows, residual, taken)
     torch.testing.assert_close(found.stream, expected.stream, atol=2e-5, rtol=2e-5)
     exact = taken.norm(found.stream) if taken.norm is not None else found.stream
     assert found.input.dtype == dtype
@@ -157,15 +160,77 @@ for generation in (80, 86, 89, 90, 100):
         signature = {**types, **dict.fromkeys(constants, "constexpr")}
         source = ASTSource(fn=KERNELS[name], signature=signature, constexprs=constants)
         made = triton.compile(source, target=GPUTarget("cuda", generation, 32), options=_options(1024))
-        assert made.asm["cubin"] and ".local" not in made.asm["ptx"], name  # nothing is kept in slow memory
+        assert made.asm["cubin"], name
 print("compiled")
 """
 
 
-def test_kernels_compile_for_gpus_that_are_not_there(tmp_path: Any) -> None:
+LAUNCH = """
+import subprocess
+from pathlib import Path
+
+import torch
+import triton
+from headstart.stages.encoders.native import fused
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver, jit
+
+
+class NoGpu:
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+    def map_python_to_cpp_type(self, kind):
+        return "int"
+
+
+def launch(kernel, grid):
+    return lambda *given, **options: made.append(kernel.run(*given, grid=grid, warmup=True, **options))
+
+
+made = []
+driver.set_active(NoGpu())
+jit.JITFunction.__getitem__ = launch
+for width, heads, inner in ((384, 12, 1536), (768, 12, 1152), (4096, 32, 11008)):
+    per_head, found = width // heads, []
+    layer = torch.ones(width), torch.ones(width), 1e-12, True
+    rms, of_head = ((torch.ones(size), None, 1e-6, False) for size in (width, per_head))
+    for tokens in (1, 7, 16, 1000, 4097):
+        branch, stream = torch.empty(tokens, width).bfloat16(), torch.empty(tokens, width)
+        following, numbers = torch.empty(tokens, width).bfloat16(), torch.zeros(tokens, dtype=torch.int64)
+        fused.end(branch, stream, (None, layer, None), stream=stream, following=following)
+        fused.end(branch, stream, (rms, None, rms), stream=stream, following=following)
+        fused.end(branch, stream, (None, layer, None), stream=stream, following=stream)
+        tables = [(stream, numbers), (stream, numbers), (stream, None)]
+        fused.embed(tables, (layer, None), stream=stream, following=following)
+        fused.gate(torch.empty(tokens, 2 * inner).bfloat16(), "silu")
+        turns = torch.ones(tokens, 1, per_head // 2, dtype=torch.complex64)
+        for part in torch.empty(tokens, 3 * heads, per_head).bfloat16().split(heads, 1)[:2]:
+            fused.prepare(part, None, turns)
+            fused.prepare(part, of_head, turns)
+        found.append(len({id(kernel) for kernel in made}))
+    assert len(set(found)) == 1, "compiled again for other numbers of tokens"
+ptxas = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+for kernel in {id(kernel): kernel for kernel in made}.values():
+    Path("kernel.ptx").write_text(kernel.asm["ptx"])
+    command = [ptxas, "-v", "-arch=sm_90a", "kernel.ptx", "-o", "kernel.cubin"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert "0 bytes spill stores" in said, said
+print("launched")
+"""
+
+
+@pytest.mark.parametrize(("program", "ends"), [(COMPILE, "compiled"), (LAUNCH, "launched")])
+def test_kernels_compile_for_gpus_that_are_not_there(program: str, ends: str, tmp_path: Any) -> None:
+    """For several generations; and once for all batches of an encoder, with nothing that does not fit in registers."""
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
     del environment["TRITON_INTERPRET"]
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", COMPILE], env=environment, capture_output=True, text=True, check=False
-    )
-    assert ran.stdout.endswith("compiled\n"), ran.stderr[-2000:]
+    command = [sys.executable, "-W", "error", "-c", program]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert ran.stdout.endswith(f"{ends}\n"), ran.stderr[-2000:]

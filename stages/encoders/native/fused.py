@@ -63,7 +63,7 @@ def embed(
     stream: Tensor,
     following: Tensor,
 ) -> None:
-    """Look up and add rows of tables, and normalise the sums.
+    """Look up and add rows of tables, and normalise the sums. Numbers are not checked: loading checks the vocabulary.
 
     Args:
         tables: one to three, (n, width) float32, each with the rows' numbers, (tokens,) int64; None for the first row.
@@ -236,7 +236,7 @@ def _activate(values, ACTIVATION: tl.constexpr):  # noqa: N803
     elif ACTIVATION == "silu" or ACTIVATION == "swish":  # noqa: PLR1714 - Triton has no `in`
         values *= tl.sigmoid(values)
     elif ACTIVATION == "relu":
-        values = tl.maximum(values, 0.0)
+        values = tl.maximum(values, 0.0, propagate_nan=tl.PropagateNan.ALL)
     else:  # the approximation by tanh: (1 + tanh(x)) / 2 is the logistic function of 2 x
         values *= tl.sigmoid(1.5957691216057308 * (values + 0.044715 * values * values * values))
     return values

@@ -10,6 +10,7 @@ import abc
 import ctypes
 import dataclasses
 import functools
+import sys
 from collections.abc import Sequence
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -252,8 +253,8 @@ def compiled() -> CompiledLoops | None:
 
 
 def is_missing() -> bool:
-    """Whether there is no library, though this processor could run one: it was not compiled at installation."""
-    return torch.backends.cpu.get_cpu_capability() in _NAMES and compiled() is None
+    """Whether there is no library of this version, though g++ could compile one for this machine at installation."""
+    return sys.platform != "win32" and torch.backends.cpu.get_cpu_capability() in _NAMES and compiled() is None
 
 
 def _rounding(rows: Tensor, weight: RoundedWeight) -> tuple[int | float, ...]:

@@ -76,6 +76,10 @@ class PackedForward:
         Returns:
             By the features' names: (sequences, width) float32 each.
         """
+        with self._kernels.on_device():
+            return self._compute(sequences)
+
+    def _compute(self, sequences: Sequence[TokenIds]) -> dict[str, Tensor]:
         groups = group_sequences([len(sequence) for sequence in sequences])
         states = self.embed(sequences, groups, self.layers[0].input)
         inputs = [*(layer.input for layer in self.layers[1:]), self._pooled]

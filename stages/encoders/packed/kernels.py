@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import ClassVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
 
 import torch
 from torch.nn.functional import embedding
@@ -67,7 +68,15 @@ class Kernels(abc.ABC):
 
     @abc.abstractmethod
     def place(self, tensor: Tensor) -> Tensor:
-        """A tensor of the CPU, on the device."""
+        """A tensor of the CPU, which a batch needs, on the device; nothing waits for it."""
+
+    def load(self, weight: Tensor) -> Tensor:
+        """A weight of the CPU, on the device."""
+        return weight
+
+    def on_device(self) -> AbstractContextManager[Any]:
+        """A block in which the device is this thread's, for what does not look where its tensors are."""
+        return nullcontext()
 
     @abc.abstractmethod
     def pad(self, rows: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import types
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ from ..pooling import Feature, Pooling
 from .attention import Attention, Group, Heads, Norm, Rope, Token, Window
 from .kernels import Kernels, Lookup, Tensor, UnfitError
 from .linear import Linear
-from .states import Ending, Input, RowNorm, States
+from .states import Ending, Input, PlainEnding, RowNorm, States
 
 _NEEDED = {"scale", "window_size", "enable_gqa", "num_splits"}
 _SINCE = "2.12"  # of torch, whose varlen_attn has these parameters
@@ -65,7 +66,7 @@ def find_varlen_attn() -> VarlenAttn | None:
 
 
 def cuda_kernels(device: torch.device, dtype: torch.dtype, *, biased_scores: bool) -> CudaKernels:
-    """The kernels of a CUDA device, for products in ``dtype``.
+    """The kernels of a CUDA device, for products in ``dtype``, by torch's operators alone.
 
     Raises:
         UnfitError: torch, the precision, the GPU or the encoder's attention is unfit for `varlen_attn`.
@@ -79,7 +80,7 @@ def cuda_kernels(device: torch.device, dtype: torch.dtype, *, biased_scores: boo
     varlen_attn = find_varlen_attn()
     if varlen_attn is None:
         raise UnfitError(f"without padding, it takes torch {_SINCE}, and this is {torch.__version__}")
-    return CudaKernels(device, varlen_attn, find_fused())
+    return CudaKernels(device, varlen_attn)
 
 
 def find_fused() -> types.ModuleType | None:
@@ -104,7 +105,8 @@ class Runs:
 class CudaKernels(Kernels):
     """One call for all sequences of a batch. What says where they lie is copied once a batch; nothing waits for it.
 
-    ``fused`` is `native.fused`, for one pass over memory in the place of several; None for torch's operators.
+    ``fused`` is `native.fused`, for one pass over memory in the place of several; None for torch's operators. It may be
+    set at any time.
     """
 
     IN_CHUNKS = False
@@ -112,10 +114,6 @@ class CudaKernels(Kernels):
 
     def __init__(self, device: torch.device, varlen_attn: VarlenAttn, fused: types.ModuleType | None = None) -> None:
         self._device, self.varlen_attn, self.fused = device, varlen_attn, fused
-
-    def unfused(self) -> CudaKernels:
-        """The same by torch's operators alone."""
-        return CudaKernels(self._device, self.varlen_attn)
 
     def linear(self, weight: Tensor, bias: Tensor, *, rows: int) -> Linear:
         return Linear(weight, bias)
@@ -132,9 +130,8 @@ class CudaKernels(Kernels):
         return VarlenOneQueryAttention(heads=heads, token=token, query=query, key_value=key_value, kernels=self)
 
     def ending(self, projection: Linear, *, branch_norm: RowNorm | None, norm: RowNorm | None) -> Ending:
-        if self.fused is None:
-            return super().ending(projection, branch_norm=branch_norm, norm=norm)
-        return FusedEnding(projection=projection, branch_norm=branch_norm, norm=norm, fused=self.fused)
+        plain = PlainEnding(projection=projection, branch_norm=branch_norm, norm=norm)
+        return FusedEnding(plain=plain, kernels=self)
 
     def embed(self, tables: Sequence[Lookup], norm: Norm, following: Input) -> States:
         if self.fused is None or not isinstance(norm, RowNorm):
@@ -162,6 +159,12 @@ class CudaKernels(Kernels):
         if self._device.type == "cpu":
             return tensor
         return tensor.pin_memory().to(self._device, non_blocking=True)
+
+    def load(self, weight: Tensor) -> Tensor:
+        return weight.to(self._device)  # not pinned: that memory would stay locked
+
+    def on_device(self) -> AbstractContextManager[Any]:
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
     def pad(self, rows: Tensor) -> Tensor:
         return rows
@@ -246,17 +249,19 @@ class CudaKernels(Kernels):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FusedEnding:
-    """`PlainEnding`, in which all that follows the product is one pass over memory."""
+    """`PlainEnding`, in which all that follows the product is one pass over memory, where there are kernels for it."""
 
-    projection: Linear
-    branch_norm: RowNorm | None
-    norm: RowNorm | None
-    fused: types.ModuleType
+    plain: PlainEnding
+    kernels: CudaKernels
 
     def __call__(self, rows: Tensor, residual: Tensor, following: Input) -> States:
-        states, norms = States.empty(len(residual), residual, following), (self.branch_norm, self.norm, following.norm)
+        plain, fused = self.plain, self.kernels.fused
+        if fused is None:
+            return plain(rows, residual, following)
+        states = States.empty(len(residual), residual, following)
+        norms = (plain.branch_norm, plain.norm, following.norm)
         parts = tuple(None if norm is None else norm.parts for norm in norms)
-        self.fused.end(self.projection(rows), residual, parts, stream=states.stream, following=states.input)
+        fused.end(plain.projection(rows), residual, parts, stream=states.stream, following=states.input)
         return states
 
 
