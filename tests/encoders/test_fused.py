@@ -216,7 +216,7 @@ for width, heads, inner in ((384, 12, 1536), (768, 12, 1152), (4096, 32, 11008))
             fused.prepare(part, of_head, turns)
         found.append(len({id(kernel) for kernel in made}))
     assert len(set(found)) == 1, "compiled again for other numbers of tokens"
-ptxas = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+ptxas = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas-blackwell"
 for kernel in {id(kernel): kernel for kernel in made}.values():
     Path("kernel.ptx").write_text(kernel.asm["ptx"])
     command = [ptxas, "-v", "-arch=sm_90a", "kernel.ptx", "-o", "kernel.cubin"]
