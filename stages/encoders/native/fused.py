@@ -145,6 +145,35 @@ def _normalise(values, mask, columns, weight, bias, epsilon, width, CENTRED: tl.
 
 
 @triton.jit
+def _store(
+    values,
+    mask,
+    columns,
+    start,
+    stream,
+    following,
+    sum_weight,
+    sum_bias,
+    sum_epsilon,
+    next_weight,
+    next_bias,
+    next_epsilon,
+    width,
+    OF_SUM: tl.constexpr,  # noqa: N803
+    FOLLOWING: tl.constexpr,  # noqa: N803
+    SAME: tl.constexpr,  # noqa: N803
+):
+    """Write a row of the residual stream, normalised, and the next part's input that is made of it."""
+    if sum_weight is not None:
+        values = _normalise(values, mask, columns, sum_weight, sum_bias, sum_epsilon, width, OF_SUM)
+    tl.store(stream + start + columns, values, mask=mask)
+    if not SAME:
+        if next_weight is not None:
+            values = _normalise(values, mask, columns, next_weight, next_bias, next_epsilon, width, FOLLOWING)
+        tl.store(following + start + columns, values.to(following.dtype.element_ty), mask=mask)
+
+
+@triton.jit
 def _end(
     branch,  # (n, width) in half precision
     residual,  # (n, width) float32
@@ -172,13 +201,24 @@ def _end(
     if branch_weight is not None:
         values = _normalise(values, mask, columns, branch_weight, branch_bias, branch_epsilon, width, BRANCH)
     values += tl.load(residual + start + columns, mask=mask, other=0.0)
-    if sum_weight is not None:
-        values = _normalise(values, mask, columns, sum_weight, sum_bias, sum_epsilon, width, OF_SUM)
-    tl.store(stream + start + columns, values, mask=mask)
-    if not SAME:
-        if next_weight is not None:
-            values = _normalise(values, mask, columns, next_weight, next_bias, next_epsilon, width, FOLLOWING)
-        tl.store(following + start + columns, values.to(following.dtype.element_ty), mask=mask)
+    _store(
+        values,
+        mask,
+        columns,
+        start,
+        stream,
+        following,
+        sum_weight,
+        sum_bias,
+        sum_epsilon,
+        next_weight,
+        next_bias,
+        next_epsilon,
+        width,
+        OF_SUM,
+        FOLLOWING,
+        SAME,
+    )
 
 
 @triton.jit
@@ -219,13 +259,24 @@ def _embed(
         values += _look_up(second, of_second, token, columns, mask, width)
     if third is not None:
         values += _look_up(third, of_third, token, columns, mask, width)
-    if sum_weight is not None:
-        values = _normalise(values, mask, columns, sum_weight, sum_bias, sum_epsilon, width, OF_SUM)
-    tl.store(stream + token * width + columns, values, mask=mask)
-    if not SAME:
-        if next_weight is not None:
-            values = _normalise(values, mask, columns, next_weight, next_bias, next_epsilon, width, FOLLOWING)
-        tl.store(following + token * width + columns, values.to(following.dtype.element_ty), mask=mask)
+    _store(
+        values,
+        mask,
+        columns,
+        token * width,
+        stream,
+        following,
+        sum_weight,
+        sum_bias,
+        sum_epsilon,
+        next_weight,
+        next_bias,
+        next_epsilon,
+        width,
+        OF_SUM,
+        FOLLOWING,
+        SAME,
+    )
 
 
 @triton.jit
