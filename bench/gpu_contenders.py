@@ -84,14 +84,14 @@ def padded(folder: Path, device: str, precision: str) -> Headstart:
 
 def unfused(folder: Path, device: str, precision: str) -> Headstart:
     """headstart without kernels of its own: each norm and sum is a pass of torch's over memory."""
-    from headstart.stages.encoders.packed import varlen
+    from headstart.stages.encoders import fast_load, hf
 
-    kept = varlen.find_fused
-    varlen.find_fused = lambda: None
+    kept = hf.find_fused, fast_load.find_fused
+    hf.find_fused = fast_load.find_fused = lambda: None
     try:
         return Headstart(folder, device, precision)
     finally:
-        varlen.find_fused = kept
+        hf.find_fused, fast_load.find_fused = kept
 
 
 @contextlib.contextmanager
