@@ -248,7 +248,7 @@ def extract_speed(bench: Bench) -> Iterator[Row]:
     record = headstart.open_cache(bench.cache).record
     what = f"{next(iter(bench.shapes))}, {len(bench.texts):,} texts"
     yield Row("extract", f"{what}: from table to cache", record["seconds"], "s")
-    yield Row("extract", f"{what}: the encoder had work", record["encode_seconds"], "s")
+    yield Row("extract", f"{what}: batches were under way", record["encode_seconds"], "s")
 
 
 def train_head_speed(bench: Bench) -> Iterator[Row]:

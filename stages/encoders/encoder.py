@@ -214,7 +214,7 @@ class BatchReport:
     sequences: Indices  # (batch,), the first row that has each of them, among those that were given
     features: dict[str, Features]  # by name, (batch, width)
     tokens: int
-    seconds: float  # since the batch before, or since the encoder had no work
+    seconds: float  # in which batches were under way, since the batch before was taken
     _: dataclasses.KW_ONLY
     number: int  # from 1
     batches: int  # how many there are
@@ -269,7 +269,7 @@ class EncoderWork:
         return int(self._rows[self._first[self._batches[self._taken][sequence]]])
 
     def take(self, values: dict[str, Features], seconds: float) -> None:
-        """Take the features of the next batch, for which the caller waited so many seconds, and report it."""
+        """Take the features of the next batch, and report it with so many ``seconds``."""
         batch, self._taken = self._batches[self._taken], self._taken + 1
         for name, array in self._features.items():
             array[batch] = values[name]
@@ -325,7 +325,7 @@ class _Coming:
         self.works: collections.deque[EncoderWork] = collections.deque()  # begun, and not done
         self.error: Exception | None = None  # in making one; the works before it are done first
         self._source = iter(works)
-        self._under_way, self._since = 0, 0.0  # batches; and since when the oldest of them alone takes time
+        self._under_way, self._since = 0, 0.0  # batches; and since when, or when the last one was taken
 
     def batches(self) -> Iterator[list[TokenIds]]:
         """The batches of all works. A work without batches has an empty one, which comes back in its turn."""
@@ -340,8 +340,9 @@ class _Coming:
                 yield batch
 
     def taken(self) -> float:
-        """Count the oldest batch as taken. Returns the seconds for which it was, but for those of the batch before."""
-        seconds, self._since = time.perf_counter() - self._since, time.perf_counter()
+        """Count a batch as taken. Returns the seconds in which batches were under way, since the last one was taken."""
+        now = time.perf_counter()
+        seconds, self._since = now - self._since, now
         self._under_way -= 1
         return seconds
 

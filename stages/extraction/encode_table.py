@@ -47,7 +47,7 @@ class Counts:
     kept_blocks: int = 0  # blocks that an earlier run wrote
     reused_rows: int = 0  # rows that were copied from other caches
     halved_batches: int = 0  # batches that did not fit in memory, and were encoded in halves
-    encode_seconds: float = 0.0  # in which the encoder had work
+    encode_seconds: float = 0.0  # in which batches were under way
 
 
 def encode_table(

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from headstart.stages.devices import DTYPES
+from headstart.stages.encoders import hf
+from headstart.stages.encoders.files import find_encoder
 from headstart.stages.encoders.packed.activations import ACTIVATIONS, gate
 from headstart.stages.encoders.packed.attention import Heads, Rope
 from headstart.stages.encoders.packed.cpu import CPU
 from headstart.stages.encoders.packed.linear import Linear
 from headstart.stages.encoders.packed.states import Input, PlainEnding, RowNorm
 from headstart.stages.encoders.packed.varlen import CudaKernels, FusedEnding, find_fused
+from headstart.stages.encoders.pooling import parse_features
+from headstart.stages.settings import Precision
 from varlen_reference import ReferenceVarlen
 
 fused: Any = find_fused()
@@ -122,6 +130,52 @@ def test_heads_are_normalised_and_turned(kind: str | None, pairs: int | None, he
     assert (half.float() - expected).abs().max() <= 0.02 * expected.abs().max()
 
 
+@pytest.mark.parametrize("precision", [Precision.BFLOAT16, Precision.FLOAT16])
+def test_a_real_encoder_moves_little_where_steps_are_fused(minilm: Path, precision: Precision) -> None:
+    """A third of what loading on a GPU allows."""
+    features = parse_features(["cls", "mean"], 6)
+    model = hf.load_model(find_encoder(str(minilm)), features)
+    architecture, kernels = hf.model_architecture(model), CudaKernels(torch.device("cpu"), ReferenceVarlen())
+    assert architecture is not None
+    dtype = DTYPES[precision]
+    forward = architecture.build(model.state_dict(), features, dtype=dtype, batch_tokens=256, kernels=kernels)
+    texts = [(1000 + np.arange(length)).astype(np.int32) for length in (7, 7, 3)]
+    with torch.inference_mode():
+        plain = forward(texts)
+        kernels.fused = fused
+        moved = hf._moved(forward(texts), plain)
+    assert 0 < moved < hf._ROUNDED[precision] / 3
+
+
+def test_a_pass_is_computed_on_its_device_whatever_the_thread(minilm: Path) -> None:
+    here = False
+
+    class Elsewhere(CudaKernels):
+        @contextlib.contextmanager
+        def on_device(self) -> Any:
+            nonlocal here
+            here = True
+            yield
+            here = False
+
+        def place(self, tensor: torch.Tensor) -> torch.Tensor:
+            assert here
+            return tensor
+
+    features = parse_features(["mean"], 6)
+    model = hf.load_model(find_encoder(str(minilm)), features)
+    architecture, kernels = hf.model_architecture(model), Elsewhere(torch.device("cpu"), ReferenceVarlen())
+    assert architecture is not None
+    forward = architecture.build(model.state_dict(), features, dtype=torch.bfloat16, batch_tokens=256, kernels=kernels)
+    with torch.inference_mode():
+        assert forward([np.arange(5, dtype=np.int32)])["mean"].isfinite().all() and not here
+
+
+def test_an_activation_that_the_kernel_does_not_know_is_not_taken_for_another() -> None:
+    with pytest.raises(KeyError):
+        fused.gate(torch.ones(1, 16), "tanh")
+
+
 COMPILE = """
 import triton
 from headstart.stages.encoders.native.fused import KERNELS, _options
@@ -149,7 +203,7 @@ CASES = [
     ("embed", EMBED, {**OF_WORDS, "OF_SUM": True, "FOLLOWING": True, "SAME": False, "BLOCK": 1024}),
     *(
         ("gate", {"rows": "*bf16", "output": "*bf16", "inner": "i32"}, {"ACTIVATION": activation, "BLOCK": 1024})
-        for activation in ("gelu", "gelu_new", "silu", "relu")
+        for activation in ("gelu", "gelu_tanh", "silu", "relu")
     ),
     ("prepare", HEADS, {"CENTRED": True, "HEADS": 16, "PAIRS": 32}),
     ("prepare", HEADS, {"weight": None, "bias": None, "CENTRED": False, "HEADS": 16, "PAIRS": 32}),

@@ -20,6 +20,16 @@ Tensor = torch.Tensor
 NormParts = tuple[Tensor, Tensor | None, float, bool] | None
 """A norm's weight and bias, (width,) float32, its epsilon, and whether it is layer normalisation. None: no norm."""
 _GATED = 1024  # numbers of a row that one program activates
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "silu": "silu",
+    "swish": "silu",
+    "relu": "relu",
+}
+"""What `_activate` computes, by the names of `packed.activations.ACTIVATIONS`; another name is a KeyError."""
 
 
 def end(
@@ -93,7 +103,7 @@ def gate(rows: Tensor, activation: str) -> Tensor:
     inner = rows.shape[1] // 2
     output, block = rows.new_empty(len(rows), inner), min(_GATED, triton.next_power_of_2(inner))
     grid = len(rows), triton.cdiv(inner, block)
-    _gate[grid](rows, output, inner, ACTIVATION=activation, BLOCK=block, **_options(block))
+    _gate[grid](rows, output, inner, ACTIVATION=_ACTIVATIONS[activation], BLOCK=block, **_options(block))
     return output
 
 
@@ -281,10 +291,10 @@ def _embed(
 
 @triton.jit
 def _activate(values, ACTIVATION: tl.constexpr):  # noqa: N803
-    """`packed.activations.ACTIVATIONS`, of float32."""
+    """One of `_ACTIVATIONS`, of float32."""
     if ACTIVATION == "gelu":
         values *= 0.5 * (1.0 + tl.erf(values * 0.7071067811865476))
-    elif ACTIVATION == "silu" or ACTIVATION == "swish":  # noqa: PLR1714 - Triton has no `in`
+    elif ACTIVATION == "silu":
         values *= tl.sigmoid(values)
     elif ACTIVATION == "relu":
         values = tl.maximum(values, 0.0, propagate_nan=tl.PropagateNan.ALL)
